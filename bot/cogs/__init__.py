@@ -1,0 +1,1 @@
+"""The slash commands and listeners, one role a file."""

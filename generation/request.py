@@ -1,0 +1,245 @@
+"""The plain values that cross the package boundaries: no Discord, no torch, no files.
+
+A request is what somebody asked for; a recipe is everything that one finished image
+depends on, so that it can be made again to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self, get_args
+
+from .errors import InvalidRequest
+
+SchedulerName = Literal["lms", "ddim"]
+SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
+
+PROMPT_LENGTH: Final = 1_000
+SEED_MAX: Final = 2**32 - 1
+STEPS_MIN: Final = 1
+STEPS_MAX: Final = 150
+GUIDANCE_MIN: Final = 1.0
+GUIDANCE_MAX: Final = 30.0
+SIZE_MIN: Final = 32
+SIZE_MAX: Final = 2_048
+SIZE_MULTIPLE: Final = 8
+COUNT_MAX: Final = 4
+STRENGTH_MIN: Final = 0.05
+STRENGTH_MAX: Final = 1.0
+
+
+def pixels_sha256(width: int, height: int, rgb: bytes) -> str:
+    """Return the SHA-256 of an image's size and its RGB bytes, row by row, as hex digits.
+
+    It depends on the pixels alone, not on how a file packs them.
+    """
+    return hashlib.sha256(f"{width}x{height}:".encode() + rgb).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An 8-bit RGB image: `3 * width * height` bytes, row by row from the top left."""
+
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.rgb) != 3 * self.width * self.height:
+            raise ValueError(f"{len(self.rgb)} bytes are no {self.width}x{self.height} RGB image")
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash by which recipes and stores know these pixels."""
+        return pixels_sha256(self.width, self.height, self.rgb)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request for `count` images, checked when it is made.
+
+    Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from
+    it (similar images): `strength` is the share of the denoising that is done anew, from
+    almost none (0.05) to all of it (1.0), and the source has the size of the images.
+
+    Raises:
+        InvalidRequest: a value is out of range; its sentence says which and what fits.
+    """
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: SchedulerName
+    negative_prompt: str = ""
+    count: int = 1
+    source: Pixels | None = None
+    strength: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt, required=True)
+        _check_text("negative prompt", self.negative_prompt, required=False)
+        _check_range("seed", self.seed, 0, SEED_MAX, whole=True)
+        _check_range("steps", self.steps, STEPS_MIN, STEPS_MAX, whole=True)
+        _check_range("guidance scale", self.guidance_scale, GUIDANCE_MIN, GUIDANCE_MAX)
+        _check_range("count", self.count, 1, COUNT_MAX, whole=True)
+        _check_size("width", self.width)
+        _check_size("height", self.height)
+        if self.scheduler not in SCHEDULERS:
+            raise InvalidRequest(
+                "scheduler",
+                f"There is no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}.",
+            )
+        self._check_source()
+
+    def _check_source(self) -> None:
+        if self.source is None:
+            if self.strength is not None:
+                raise InvalidRequest(
+                    "strength", "A strength needs an image to start from; add an image."
+                )
+            return
+        if self.strength is None:
+            raise InvalidRequest("strength", "An image to start from needs a strength, say 0.6.")
+        _check_range("strength", self.strength, STRENGTH_MIN, STRENGTH_MAX)
+        if (self.source.width, self.source.height) != (self.width, self.height):
+            raise InvalidRequest(
+                "image",
+                f"The image is {self.source.width}x{self.source.height} but the picture is to be "
+                f"{self.width}x{self.height}; give both the same size.",
+            )
+
+    def seed_of(self, index: int) -> int:
+        """Return the seed of image `index`, counted from 0."""
+        return (self.seed + index) % (SEED_MAX + 1)
+
+    def alone(self, index: int) -> Self:
+        """Return the request that makes image `index` of this one, and nothing else."""
+        return dataclasses.replace(self, seed=self.seed_of(index), count=1)
+
+
+def _check_text(field_name: str, text: str, *, required: bool) -> None:
+    if required and not text.strip():
+        raise InvalidRequest(field_name, f"The {field_name} is empty; say what you want to see.")
+    if len(text) > PROMPT_LENGTH:
+        raise InvalidRequest(
+            field_name,
+            f"The {field_name} has {len(text):,} characters; keep it to {PROMPT_LENGTH:,}.",
+        )
+    if "\x00" in text:
+        raise InvalidRequest(field_name, f"The {field_name} holds a NUL character; take it out.")
+
+
+def _check_range(
+    field_name: str, value: float, low: float, high: float, *, whole: bool = False
+) -> None:
+    kind = int if whole else (int, float)
+    fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not low <= value <= high:
+        what = "a whole number" if whole else "a number"
+        raise InvalidRequest(
+            field_name, f"The {field_name} is {value!r}; use {what} from {low:,} to {high:,}."
+        )
+
+
+def _check_size(field_name: str, value: int) -> None:
+    _check_range(field_name, value, SIZE_MIN, SIZE_MAX, whole=True)
+    if value % SIZE_MULTIPLE:
+        below = value - value % SIZE_MULTIPLE
+        near = (n for n in (below, below + SIZE_MULTIPLE) if SIZE_MIN <= n <= SIZE_MAX)
+        raise InvalidRequest(
+            field_name,
+            f"The {field_name} is {value}, which is not a multiple of {SIZE_MULTIPLE}; "
+            f"use {' or '.join(map(str, near))}.",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything that one image depends on, and the hash of the pixels that came out."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: SchedulerName
+    scheduler_settings: Mapping[str, Any]
+    model: str
+    model_sha256: str
+    dtype: str
+    device: str
+    source_sha256: str | None
+    strength: float | None
+    versions: Mapping[str, str]
+    pixels_sha256: str
+
+    def request(self, source: Pixels | None) -> GenerationRequest:
+        """Return the request that makes this one image again.
+
+        `source` has to be the image with the hash `source_sha256`, or None without one.
+        """
+        return GenerationRequest(
+            prompt=self.prompt,
+            negative_prompt=self.negative_prompt,
+            seed=self.seed,
+            width=self.width,
+            height=self.height,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            scheduler=self.scheduler,
+            source=source,
+            strength=self.strength,
+        )
+
+    def to_json(self) -> str:
+        """Return the recipe as one JSON object with sorted keys."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is no JSON object, or a field is missing, unknown or of a wrong type.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("a recipe is a JSON object")
+        names = {f.name for f in dataclasses.fields(cls)}
+        if missing := names - values.keys():
+            raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
+        if unknown := values.keys() - names:
+            raise ValueError(f"the recipe has an unknown field {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedImage:
+    """One finished image of a job; `index` counts from 0."""
+
+    index: int
+    pixels: Pixels
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`step` of `steps` denoising steps of a job are done."""
+
+    step: int
+    steps: int
+
+    @property
+    def percent(self) -> int:
+        """Return the share that is done, 0 to 100."""
+        return 100 * self.step // self.steps

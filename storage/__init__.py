@@ -1,0 +1,1 @@
+"""Jobs, images and recipes in SQLite and in files."""
