@@ -1,0 +1,207 @@
+"""Models from the Hugging Face hub: downloaded once, then found without the network."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # has no __all__
+
+from .errors import ModelError
+from .model_files import INDEX, DownloadProgress, list_folder, select_files
+
+_ANSWER_SECONDS: Final = 15.0
+# The root of what the HTTP client raises, whichever client this version of the hub uses.
+_HTTPError: Final = errors.HTTPError  # type: ignore[attr-defined]  # has no __all__
+
+
+def download(
+    name: str,
+    *,
+    on_download: Callable[[DownloadProgress], None] | None = None,
+    token: str | None = None,
+) -> Path:
+    """Return the folder with the newest version of the hub model `name`, downloaded if need be.
+
+    Only what the model needs is fetched. A transfer that is cut off goes on where it
+    stopped; after a restart finished files are kept. When the hub cannot be reached, a
+    complete model in the cache is used.
+
+    Raises:
+        ModelError: the model does not exist, may not be had, or does not get here.
+    """
+    try:
+        info = HfApi().model_info(name, files_metadata=True, timeout=_ANSWER_SECONDS, token=token)
+    except (_HTTPError, OfflineModeIsEnabled, OSError) as error:
+        cached = None if _is_refusal(error) else _cached(name)
+        if cached is not None:
+            return cached
+        raise _explain(name, error) from error
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    names = select_files(sizes, f"The model {name}").names
+    try:
+        return _fetch(name, str(info.sha), {n: sizes[n] for n in names}, on_download, token)
+    # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
+    except (_HTTPError, OSError, RuntimeError) as error:
+        raise _explain(name, error) from error
+
+
+def _fetch(
+    name: str,
+    revision: str,
+    sizes: Mapping[str, int],
+    on_download: Callable[[DownloadProgress], None] | None,
+    token: str | None,
+) -> Path:
+    here = {n for n in sizes if isinstance(try_to_load_from_cache(name, n, revision=revision), str)}
+    tracker = _Tracker(name, sizes, here, on_download)
+    if missing := tracker.total - tracker.done:
+        _check_space(name, missing)
+    folder = snapshot_download(
+        name, allow_patterns=sorted(sizes), token=token, tqdm_class=_bar_class(tracker)
+    )
+    return Path(folder)
+
+
+def _cached(name: str) -> Path | None:
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=INDEX, local_files_only=True))
+        select_files(list_folder(folder), f"The model {name}")
+    except (LocalEntryNotFoundError, ModelError):
+        return None
+    return folder
+
+
+def _check_space(name: str, needed: int) -> None:
+    cache = Path(HF_HUB_CACHE)
+    while not cache.exists():
+        cache = cache.parent
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise ModelError(
+            f"The model {name} needs another {needed / 1e9:.1f} GB in {HF_HUB_CACHE} but only "
+            f"{free / 1e9:.1f} GB are free; make room, or set HF_HOME to a folder on a larger disk."
+        )
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, HfHubHTTPError) and error.response.status_code in {401, 403, 404}
+
+
+def _explain(name: str, error: Exception) -> ModelError:
+    if isinstance(error, GatedRepoError):
+        return ModelError(
+            f"The model {name} asks for its licence to be accepted first; do so on its page at the "
+            "hub and set HF_TOKEN to a token of that account."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelError(
+            f"There is no folder {name} and no model {name} on the hub for everybody; check the "
+            "spelling, and set HF_TOKEN if the model is private."
+        )
+    if isinstance(error, HfHubHTTPError):
+        return _explain_status(name, error.response.status_code)
+    if isinstance(error, OSError) and error.errno in _DISK_SENTENCES:
+        return ModelError(f"The model {name} cannot be saved: {_DISK_SENTENCES[error.errno]}")
+    return ModelError(
+        f"The model {name} is not complete on this machine and the hub does not answer "
+        f"({_short(error)}); check the connection and try again, finished files are kept."
+    )
+
+
+_DISK_SENTENCES: Final = {
+    errno.ENOSPC: "the disk is full; make room, or set HF_HOME to a folder on a larger disk.",
+    errno.EDQUOT: "the disk quota is used up; make room, or set HF_HOME to another folder.",
+    errno.EACCES: "the cache folder may not be written; set HF_HOME to a folder that may.",
+    errno.EPERM: "the cache folder may not be written; set HF_HOME to a folder that may.",
+    errno.EROFS: "the cache folder is read-only; set HF_HOME to a folder that can be written.",
+}
+
+
+def _explain_status(name: str, status: int) -> ModelError:
+    if status in {401, 403}:
+        return ModelError(
+            f"The hub refuses to hand out the model {name} (status {status}); check HF_TOKEN, and "
+            "that its account may read the model."
+        )
+    return ModelError(
+        f"The hub cannot hand out the model {name} at the moment (status {status}); try again "
+        "in a few minutes."
+    )
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")[:120]
+
+
+class _Tracker:
+    """Adds up what the bars of one download say; they are moved by several threads."""
+
+    def __init__(
+        self,
+        name: str,
+        sizes: Mapping[str, int],
+        here: set[str],
+        report: Callable[[DownloadProgress], None] | None,
+    ) -> None:
+        self.total = sum(sizes.values())
+        self.done = self._kept = sum(sizes[n] for n in here)
+        self._name, self._files, self._report = name, len(sizes), report
+        self._files_done = len(here)
+        self._bytes: dict[object, float] = {}
+        self._lock = threading.Lock()
+
+    def moved(self, bar: object, unit: str, n: float) -> None:
+        """Take note that `bar` stands at `n` bytes or files and tell whoever asked."""
+        with self._lock:
+            if unit == "B":
+                # One bar counts what the network brought, the other what the disk took.
+                self._bytes[bar] = n
+                self.done = min(self.total, self._kept + int(max(self._bytes.values())))
+            else:
+                self._files_done = max(self._files_done, int(n))
+                if self._files_done == self._files:
+                    self.done = self.total
+            if self._report is not None:
+                self._report(
+                    DownloadProgress(
+                        model=self._name,
+                        done=self.done,
+                        total=self.total,
+                        files_done=self._files_done,
+                        files=self._files,
+                    )
+                )
+
+
+def _bar_class(tracker: _Tracker) -> type[Any]:
+    class Bar(tqdm):
+        """A progress bar that draws nothing and tells the tracker."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = True
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # as tqdm itself
+            self.n = kwargs.get("initial") or 0
+            self._unit = kwargs.get("unit", "it")
+
+        def update(self, n: float | None = 1) -> None:
+            """Count `n` more bytes or files."""
+            with self.get_lock():
+                self.n += n or 0
+                tracker.moved(id(self), self._unit, self.n)
+
+    return Bar

@@ -1,0 +1,247 @@
+"""From a model's name to the folder that holds it, checked before anything is loaded.
+
+A name is `starter` (the model that comes with the package), a folder, or a repository of
+the Hugging Face hub, which is downloaded once and found again without the network.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from .errors import ModelError
+from .model_files import (
+    DEFAULTS,
+    INDEX,
+    PICKLES,
+    SCHEDULER_CONFIG,
+    DownloadProgress,
+    list_folder,
+    pickle_sentence,
+    read_config,
+    select_files,
+    weights_sha256,
+)
+
+__all__ = [
+    "STARTER",
+    "DownloadProgress",
+    "ModelProfile",
+    "locate",
+    "profile",
+    "starter_folder",
+    "weights_sha256",
+]
+
+STARTER: Final = "starter"
+DEFAULT_STEPS: Final = 30
+DEFAULT_GUIDANCE_SCALE: Final = 7.5
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
+_CLASSES: Final = {
+    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
+    "text_encoder": {"CLIPTextModel"},
+    "unet": {"UNet2DConditionModel"},
+    "vae": {"AutoencoderKL"},
+}
+_PREDICTIONS = frozenset({"epsilon", "v_prediction"})
+# A UNet that sets one of these wants more than latents, a timestep and a prompt.
+_MORE_CONDITIONS: Final = (
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelProfile:
+    """What a model's configs say of it, read without loading its weights.
+
+    `native_size` (the edge of its pictures) and `size_multiple` are in pixels,
+    `token_limit` counts the start and the end token.
+    """
+
+    name: str
+    folder: Path
+    native_size: int
+    size_multiple: int
+    token_limit: int
+    default_steps: int
+    default_guidance_scale: float
+    prediction_type: str
+    scheduler_config: Mapping[str, Any] = field(repr=False)
+
+
+def starter_folder() -> Path:
+    """Return the folder of the model that comes with the package."""
+    return Path(__file__).with_name("starter")
+
+
+def locate(
+    name: str,
+    *,
+    on_download: Callable[[DownloadProgress], None] | None = None,
+    token: str | None = None,
+) -> ModelProfile:
+    """Return the model called `name`: `starter`, a folder or a hub id as in `owner/name`.
+
+    A hub model that is not in the cache is downloaded; `on_download` hears of it from
+    other threads, one call at a time. `token` is the hub's; without one the hub's own
+    settings count (`HF_TOKEN`, or a login), as do `HF_ENDPOINT` and `HF_HOME`.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be downloaded, used or trusted.
+    """
+    if name == STARTER:
+        return profile(starter_folder(), STARTER)
+    path = Path(name).expanduser()
+    if path.suffix.lower() in PICKLES:
+        raise ModelError(pickle_sentence(f"The model {name}"))
+    if path.is_dir():
+        return profile(path, path.resolve().name)
+    if path.is_file() or path.suffix.lower() == ".safetensors":
+        raise ModelError(
+            f"The model {name} is a single file; name a folder in the layout of diffusers or a "
+            "hub id as in owner/name instead."
+        )
+    if _HUB_ID.fullmatch(name):
+        # It loads the hub's client, which takes a good part of a second.
+        from .hub import download  # noqa: PLC0415
+
+        return profile(download(name, on_download=on_download, token=token), name)
+    raise ModelError(
+        f"There is no model {name!r}; use {STARTER!r}, a folder, or a hub id as in owner/name."
+    )
+
+
+def profile(folder: Path, name: str) -> ModelProfile:
+    """Return what the configs in `folder` say, after checking that the model can be used.
+
+    Raises:
+        ModelError: the folder holds no complete Stable Diffusion model with safetensors.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"There is no folder {folder}; check the spelling of the model.")
+    select_files(list_folder(folder), f"The model in {folder}")
+    _check_classes(folder)
+    unet = _Config(folder, "unet/config.json")
+    vae = _Config(folder, "vae/config.json")
+    text_encoder = _Config(folder, "text_encoder/config.json")
+    _check_networks(unet, vae, text_encoder)
+    scheduler = _Config(folder, SCHEDULER_CONFIG)
+    vae_factor = 2 ** (len(vae.sizes("block_out_channels")) - 1)
+    steps, guidance_scale = _defaults(folder)
+    return ModelProfile(
+        name=name,
+        folder=folder,
+        native_size=min(unet.sizes("sample_size")) * vae_factor,
+        size_multiple=max(8, vae_factor),
+        token_limit=_token_limit(folder, text_encoder),
+        default_steps=steps,
+        default_guidance_scale=guidance_scale,
+        prediction_type=_prediction_type(scheduler),
+        scheduler_config=scheduler.values,
+    )
+
+
+class _Config:
+    """One JSON file of a model, with sentences for values that are not what they must be."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / name
+        self.values = read_config(folder, name)
+
+    def size(self, key: str, fallback: int | None = None) -> int:
+        """Return a whole number from 1 up."""
+        value: Any = self.values.get(key, fallback)
+        if not _is_size(value):
+            raise self.wrong(key, "a whole number from 1 up")
+        return int(value)
+
+    def sizes(self, key: str) -> list[int]:
+        """Return whole numbers from 1 up; a single one counts as a list of one."""
+        value: Any = self.values.get(key)
+        found: list[int] = value if isinstance(value, list) else [value]
+        if not found or not all(map(_is_size, found)):
+            raise self.wrong(key, "whole numbers from 1 up")
+        return found
+
+    def wrong(self, key: str, expected: str) -> ModelError:
+        """Return the error for a value that is not what was expected."""
+        return ModelError(
+            f"{self.path} says {key} = {self.values.get(key)!r} instead of {expected}; download "
+            "the model again or choose another one."
+        )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _check_classes(folder: Path) -> None:
+    index = read_config(folder, INDEX)
+    kind = index.get("_class_name")
+    if kind not in _PIPELINES:
+        raise ModelError(
+            f"The model in {folder} is made for {kind or 'an unnamed pipeline'}, which this engine "
+            "cannot run; choose a Stable Diffusion 1 or 2 model (StableDiffusionPipeline)."
+        )
+    for part, classes in _CLASSES.items():
+        entry = index.get(part)
+        found = entry[-1] if isinstance(entry, list) and entry else None
+        if found not in classes:
+            raise ModelError(
+                f"The model in {folder} has {found or 'nothing'} as its {part} instead of "
+                f"{min(classes)}; choose a plain Stable Diffusion 1 or 2 model."
+            )
+
+
+def _check_networks(unet: _Config, vae: _Config, text_encoder: _Config) -> None:
+    channels = vae.size("latent_channels", 4)
+    if unet.size("in_channels", 4) != channels:
+        raise ModelError(
+            f"{unet.path} takes {unet.values['in_channels']} channels where the latents have "
+            f"{channels}, as a model for inpainting does; choose a text-to-image model."
+        )
+    if unet.size("out_channels", 4) != channels:
+        raise unet.wrong("out_channels", f"the {channels} channels of the latents")
+    for key in _MORE_CONDITIONS:
+        if unet.values.get(key) is not None:
+            raise unet.wrong(key, "null (this engine gives a UNet only a prompt)")
+    width = text_encoder.size("hidden_size", 512)
+    if set(unet.sizes("cross_attention_dim")) != {width}:
+        raise unet.wrong("cross_attention_dim", f"the text encoder's {width}")
+
+
+def _token_limit(folder: Path, text_encoder: _Config) -> int:
+    positions = text_encoder.size("max_position_embeddings", 77)
+    if not (folder / "tokenizer/tokenizer_config.json").is_file():
+        return positions
+    tokenizer = _Config(folder, "tokenizer/tokenizer_config.json")
+    # A tokenizer without a limit of its own says 10**30, as a float in some files.
+    limit = tokenizer.values.get("model_max_length") or positions
+    if not isinstance(limit, int | float):
+        raise tokenizer.wrong("model_max_length", "a whole number from 1 up")
+    return int(min(limit, positions))
+
+
+def _prediction_type(scheduler: _Config) -> str:
+    found = str(scheduler.values.get("prediction_type", "epsilon"))
+    if found not in _PREDICTIONS:
+        raise scheduler.wrong("prediction_type", " or ".join(sorted(_PREDICTIONS)))
+    return found
+
+
+def _defaults(folder: Path) -> tuple[int, float]:
+    if not (folder / DEFAULTS).is_file():
+        return DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE
+    config = _Config(folder, DEFAULTS)
+    guidance_scale = config.values.get("guidance_scale", DEFAULT_GUIDANCE_SCALE)
+    if not isinstance(guidance_scale, int | float) or guidance_scale < 1:
+        raise config.wrong("guidance_scale", "a number from 1 up")
+    return config.size("steps", DEFAULT_STEPS), float(guidance_scale)
