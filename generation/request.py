@@ -163,7 +163,10 @@ def _check_size(field_name: str, value: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that one image depends on, and the hash of the pixels that came out."""
+    """Everything that one image depends on, and the hash of the pixels that came out.
+
+    `unread_prompt` is the end of the prompt for which the model had no tokens left.
+    """
 
     prompt: str
     negative_prompt: str
@@ -180,6 +183,7 @@ class Recipe:
     device: str
     source_sha256: str | None
     strength: float | None
+    unread_prompt: str
     versions: Mapping[str, str]
     pixels_sha256: str
 
@@ -243,3 +247,13 @@ class Progress:
     def percent(self) -> int:
         """Return the share that is done, 0 to 100."""
         return 100 * self.step // self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A job waits; `position` 1 is the next to run."""
+
+    position: int
+
+
+Event = Waiting | Progress

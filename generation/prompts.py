@@ -1,0 +1,29 @@
+"""From text to token ids, and what of the text did not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """Token ids of exactly the model's length, and the end of the text that was cut off."""
+
+    ids: tuple[int, ...]
+    unread: str
+
+
+def tokenize(tokenizer: Any, text: str, limit: int) -> TokenizedPrompt:
+    """Return `text` as `limit` token ids, start and end marks and padding included.
+
+    What does not fit is cut, as in diffusers' pipeline, but not in silence: `unread` is the
+    part of the text, from the first character without a token, that the model cannot see.
+    """
+    ids = tokenizer(text, padding="max_length", max_length=limit, truncation=True).input_ids
+    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    room = limit - 2
+    if len(whole.input_ids) <= room:
+        return TokenizedPrompt(tuple(ids), "")
+    first_cut = whole.offset_mapping[room][0]
+    return TokenizedPrompt(tuple(ids), text[first_cut:].strip())

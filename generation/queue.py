@@ -1,0 +1,288 @@
+"""The asyncio queue in front of the engine thread.
+
+Everything that decides (order, room, cancelling a waiting job) happens on the event loop
+and needs no lock; the engine thread is handed one job at a time and posts what happens
+back to the loop. Only that thread ever touches the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, Self, TypeVar
+
+from .errors import EngineFailed, GenerationError, QueueFull
+from .request import Event, GeneratedImage, GenerationRequest, Progress, Waiting
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Event], None]
+_STOP_SECONDS: Final = 30.0
+
+
+class ImageInProgress(Protocol):
+    """An image on its way through an engine."""
+
+    @property
+    def done(self) -> bool:
+        """Return whether only decoding is left."""
+
+    @property
+    def progress(self) -> Progress:
+        """Return how many of its steps are taken."""
+
+
+I = TypeVar("I", bound=ImageInProgress)  # noqa: E741 - the one letter that says image
+
+
+class EngineLike(Protocol[I]):
+    """What the queue needs of an engine; see `generation.engine.Engine`."""
+
+    def begin(self, request: GenerationRequest) -> list[I]:
+        """Return the images of `request` at their first step."""
+
+    def step(self, images: Sequence[I]) -> None:
+        """Take one step of each of `images` that is not done."""
+
+    def finish(self, image: I) -> GeneratedImage:
+        """Return the picture of an image that is done."""
+
+
+class JobCancelled(GenerationError):
+    """The job was cancelled before it was finished."""
+
+    def __init__(self) -> None:
+        super().__init__("This picture was cancelled.")
+
+
+class QueueClosed(GenerationError):
+    """The queue shut down with the job unfinished; it can be submitted again later."""
+
+    def __init__(self) -> None:
+        super().__init__("The bot is shutting down; the picture will be made when it is back.")
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Ticket:
+    """One job in the queue.
+
+    `started` is done when the engine takes the job up; `images` holds its pictures, or
+    JobCancelled, QueueClosed or another GenerationError.
+    """
+
+    job_id: int
+    request: GenerationRequest
+    listener: Listener
+    started: asyncio.Future[None]
+    images: asyncio.Future[list[GeneratedImage]]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class GenerationQueue(Generic[I]):
+    """Jobs in order of arrival, at most `limit` of them waiting, one at a time on the engine.
+
+    Used as an async context manager: entering starts the thread, which builds the engine
+    by `make_engine`; leaving stops it after the step it is at and fails what is unfinished
+    with QueueClosed.
+    """
+
+    def __init__(self, make_engine: Callable[[], EngineLike[I]], *, limit: int) -> None:
+        self._make_engine = make_engine
+        self._limit = limit
+        self._reserved = 0
+        self._waiting: deque[Ticket] = deque()
+        self._running: Ticket | None = None
+        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._ready.add_done_callback(_retrieve)
+        self._stopped: asyncio.Future[None] = self._loop.create_future()
+        # A daemon: a hung device must not keep a process alive that was told to stop.
+        threading.Thread(target=self._work, name="engine", daemon=True).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._inbox.put(None)
+        try:
+            await asyncio.wait_for(self._stopped, _STOP_SECONDS)
+        except TimeoutError:
+            log.error("The engine did not stop within %s s; leaving it behind", _STOP_SECONDS)
+        for ticket in [*self._waiting, *filter(None, [self._running])]:
+            _fail(ticket, QueueClosed())
+        self._waiting.clear()
+        self._running = None
+
+    async def ready(self) -> None:
+        """Wait until the engine is loaded.
+
+        Raises:
+            GenerationError: it could not be loaded; the sentence says why.
+        """
+        await asyncio.shield(self._ready)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many jobs wait, places that are reserved included."""
+        return len(self._waiting) + self._reserved
+
+    @contextmanager
+    def reserve(self) -> Iterator[None]:
+        """Hold a place while a job is committed to storage, before it is submitted.
+
+        Raises:
+            QueueFull: `limit` jobs are waiting.
+        """
+        if self.waiting >= self._limit:
+            raise QueueFull(self._limit)
+        self._reserved += 1
+        try:
+            yield
+        finally:
+            self._reserved -= 1
+
+    def submit(self, job_id: int, request: GenerationRequest, listener: Listener) -> Ticket:
+        """Put a job at the end of the queue and return its ticket.
+
+        It takes any job: the bound is kept by `reserve`, and what was accepted before a
+        restart has to fit again. `listener` is called on the event loop.
+        """
+        if self._stopping.is_set():
+            raise QueueClosed
+        ticket = Ticket(
+            job_id=job_id,
+            request=request,
+            listener=listener,
+            started=self._loop.create_future(),
+            images=self._loop.create_future(),
+        )
+        ticket.images.add_done_callback(_retrieve)
+        self._waiting.append(ticket)
+        if self._running is None:
+            self._next()
+        else:
+            ticket.listener(Waiting(len(self._waiting)))
+        return ticket
+
+    def cancel(self, job_id: int) -> bool:
+        """Cancel a waiting job at once or a running one after its step; False if it is over."""
+        for ticket in self._waiting:
+            if ticket.job_id == job_id:
+                self._waiting.remove(ticket)
+                _fail(ticket, JobCancelled())
+                self._tell_positions()
+                return True
+        if self._running is not None and self._running.job_id == job_id:
+            self._running.cancelled.set()
+            return True
+        return False
+
+    def _next(self) -> None:
+        self._running = self._waiting.popleft() if self._waiting else None
+        if self._running is None:
+            return
+        self._inbox.put(self._running)
+        self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        for position, ticket in enumerate(self._waiting, start=1):
+            ticket.listener(Waiting(position))
+
+    # What follows, up to `_make`, runs on the event loop but is posted by the engine thread.
+
+    def _started(self, ticket: Ticket) -> None:
+        if not ticket.started.done():
+            ticket.started.set_result(None)
+
+    def _over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+        if isinstance(outcome, GenerationError):
+            _fail(ticket, outcome)
+        elif not ticket.images.done():
+            self._started(ticket)
+            ticket.images.set_result(outcome)
+        if self._running is ticket:
+            self._next()
+
+    # From here on: the engine thread.
+
+    def _work(self) -> None:
+        try:
+            engine = self._make_engine()
+        except GenerationError as error:
+            self._post(self._ready.set_exception, error)
+        except Exception as error:
+            log.exception("The engine could not be loaded")
+            self._post(
+                self._ready.set_exception,
+                EngineFailed(f"The model could not be loaded ({_brief(error)}); see the log."),
+            )
+        else:
+            self._post(self._ready.set_result, None)
+            while (ticket := self._inbox.get()) is not None and not self._stopping.is_set():
+                self._post(self._over, ticket, self._attempt(engine, ticket))
+        self._post(self._stopped.set_result, None)
+
+    def _attempt(
+        self, engine: EngineLike[I], ticket: Ticket
+    ) -> list[GeneratedImage] | GenerationError:
+        """Return what came of a ticket; whatever breaks in the engine breaks this job alone."""
+        try:
+            return self._make(engine, ticket)
+        except GenerationError as error:
+            return error
+        except Exception as error:
+            log.exception("The engine failed on job %s", ticket.job_id)
+            return EngineFailed(
+                f"The engine failed on this picture ({_brief(error)}); try other settings, or "
+                "ask the operator to look at the log."
+            )
+
+    def _make(self, engine: EngineLike[I], ticket: Ticket) -> list[GeneratedImage]:
+        self._post(self._started, ticket)
+        images = engine.begin(ticket.request)
+        self._post(ticket.listener, images[0].progress)
+        while not all(image.done for image in images):
+            self._check(ticket)
+            engine.step(images)
+            self._post(ticket.listener, images[0].progress)
+        finished = []
+        for image in images:
+            self._check(ticket)
+            finished.append(engine.finish(image))
+        return finished
+
+    def _check(self, ticket: Ticket) -> None:
+        if ticket.cancelled.is_set():
+            raise JobCancelled
+        if self._stopping.is_set():
+            raise QueueClosed
+
+    def _post(self, callback: Callable[..., object], *args: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:
+            log.debug("The event loop closed before the engine thread was done")
+
+
+def _fail(ticket: Ticket, error: GenerationError) -> None:
+    if not ticket.images.done():
+        ticket.images.set_exception(error)
+
+
+def _retrieve(future: asyncio.Future[object]) -> None:
+    """Mark a failure as seen: whoever holds the ticket may be gone by then."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"

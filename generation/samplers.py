@@ -1,0 +1,105 @@
+"""Scheduler names, their settings, and the course that one image takes through a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+from diffusers import DDIMScheduler, LMSDiscreteScheduler
+
+from .request import SchedulerName
+
+_CLASSES: Final[Mapping[SchedulerName, Any]] = {
+    "ddim": DDIMScheduler,
+    "lms": LMSDiscreteScheduler,
+}
+# What StableDiffusionPipeline writes over any scheduler that it is given: the models were
+# trained with an offset of one step, and clipping is for pixels, not for latents.
+_PIPELINE_SETTINGS: Final = {"steps_offset": 1, "clip_sample": False}
+_LMS_ORDER: Final = 4
+
+
+def start_step(steps: int, strength: float | None) -> int:
+    """Return the first step of `steps` that is taken: 0 from pure noise, later from an image.
+
+    The number of steps that are taken is `steps * strength` cut to a whole number, as in
+    diffusers' img2img pipeline, but at least one.
+    """
+    if strength is None:
+        return 0
+    return steps - min(max(int(steps * strength), 1), steps)
+
+
+class Sampler:
+    """The schedule of one image, and how far along it the image is.
+
+    Every image has its own: schedulers keep state (the step index; for LMS the last
+    derivatives), and sharing one is the fault most reported to diffusers.
+    """
+
+    def __init__(
+        self,
+        name: SchedulerName,
+        config: Mapping[str, Any],
+        *,
+        steps: int,
+        strength: float | None = None,
+    ) -> None:
+        self._scheduler = _CLASSES[name].from_config({**config, **_PIPELINE_SETTINGS})
+        self._scheduler.set_timesteps(steps)
+        self._is_multistep = name == "lms"
+        self._timesteps: torch.Tensor = self._scheduler.timesteps
+        self._start = start_step(len(self._timesteps), strength)
+        self._taken = 0
+        if self._is_multistep:
+            self._scheduler.set_begin_index(self._start)
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps this image takes in all."""
+        return len(self._timesteps) - self._start
+
+    @property
+    def taken(self) -> int:
+        """Return how many of them are done."""
+        return self._taken
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """Return the timestep of the next step, a scalar (fractional for some LMS settings)."""
+        return self._timesteps[self._start + self._taken]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the scheduler's settings as plain JSON values, for the recipe."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in sorted(self._scheduler.config.items())
+            if not key.startswith("_")
+        }
+
+    def start_from_noise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the latents at the first timestep: noise at the schedule's scale."""
+        return noise * self._scheduler.init_noise_sigma
+
+    def start_from_latents(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Return `latents` of an image with the noise of the first step that is taken."""
+        return self._scheduler.add_noise(latents, noise, self.timestep.reshape(1))
+
+    def scale(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return what the UNet is shown: for LMS `x / sqrt(sigma**2 + 1)`, for DDIM `x`."""
+        return self._scheduler.scale_model_input(latents, self.timestep)
+
+    def step(self, prediction: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """Return the latents one step on, and move to the next timestep.
+
+        A linear multistep method needs as many past derivatives as its order. diffusers
+        derives the order from the global step index, which is wrong when an image starts in
+        the middle of the schedule: there the history begins at the first step really taken
+        (https://github.com/huggingface/diffusers/issues/5630).
+        """
+        options = {"order": min(self._taken + 1, _LMS_ORDER)} if self._is_multistep else {}
+        timestep = self.timestep
+        self._taken += 1
+        return self._scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
