@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -114,21 +113,16 @@ def _explain(name: str, error: Exception) -> ModelError:
         )
     if isinstance(error, HfHubHTTPError):
         return _explain_status(name, error.response.status_code)
-    if isinstance(error, OSError) and error.errno in _DISK_SENTENCES:
-        return ModelError(f"The model {name} cannot be saved: {_DISK_SENTENCES[error.errno]}")
+    # Only the operating system gives a number: what the hub's client raises has none.
+    if isinstance(error, OSError) and error.errno is not None:
+        return ModelError(
+            f"The model {name} cannot be saved in {HF_HUB_CACHE} ({error.strerror}); make room "
+            "there, or set HF_HOME to a folder that can be written."
+        )
     return ModelError(
         f"The model {name} is not complete on this machine and the hub does not answer "
         f"({_short(error)}); check the connection and try again, finished files are kept."
     )
-
-
-_DISK_SENTENCES: Final = {
-    errno.ENOSPC: "the disk is full; make room, or set HF_HOME to a folder on a larger disk.",
-    errno.EDQUOT: "the disk quota is used up; make room, or set HF_HOME to another folder.",
-    errno.EACCES: "the cache folder may not be written; set HF_HOME to a folder that may.",
-    errno.EPERM: "the cache folder may not be written; set HF_HOME to a folder that may.",
-    errno.EROFS: "the cache folder is read-only; set HF_HOME to a folder that can be written.",
-}
 
 
 def _explain_status(name: str, status: int) -> ModelError:

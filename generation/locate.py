@@ -102,7 +102,7 @@ def locate(
     path = Path(name).expanduser()
     if path.suffix.lower() in PICKLES:
         raise ModelError(pickle_sentence(f"The model {name}"))
-    if path.is_dir():
+    if name and path.is_dir():
         return profile(path, path.resolve().name)
     if path.is_file() or path.suffix.lower() == ".safetensors":
         raise ModelError(

@@ -1,0 +1,171 @@
+"""A small Hugging Face hub on the loopback: a real server for the real client.
+
+It speaks what downloading a model takes: the model's info, its tree, and HEAD and GET of
+files with ETags and ranges. It can cut transfers off, ask for a token and be out of order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar, Self
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One request that reached the server."""
+
+    method: str
+    path: str
+    range: str | None
+    token: str | None
+
+
+@dataclass
+class Hub:
+    """What the server has and how it behaves; `requests` is what it was asked."""
+
+    models: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    gated: dict[str, str] = field(default_factory=dict)
+    # A file's name to the number of bytes after which its next transfer breaks off.
+    cuts: dict[str, int] = field(default_factory=dict)
+    # Files whose contents cannot be had at the moment.
+    broken: set[str] = field(default_factory=set)
+    # What the server says of a file's size instead of the truth.
+    sizes: dict[str, int] = field(default_factory=dict)
+    status: int | None = None
+    requests: list[Seen] = field(default_factory=list)
+    url: str = ""
+
+    def add_folder(self, name: str, folder: Path) -> None:
+        """Serve all files of a folder as the model `name`."""
+        files = (path for path in folder.rglob("*") if path.is_file())
+        self.models[name] = {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+    def downloads(self) -> list[str]:
+        """Return the names of the files that were asked for, in order."""
+        return [
+            seen.path.split(f"/resolve/{COMMIT}/")[1]
+            for seen in self.requests
+            if seen.method == "GET" and "/resolve/" in seen.path
+        ]
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Self]:
+        """Serve on a free port of the loopback until the block ends."""
+        hub = cls()
+        handler = type("Handler", (_Handler,), {"hub": hub})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: ClassVar[Hub]
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def log_message(self, *args: object) -> None:
+        """Stay silent: what was asked is in `requests`."""
+
+    def _answer(self, *, with_body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        token = (self.headers["Authorization"] or "").removeprefix("Bearer ") or None
+        self.hub.requests.append(Seen(self.command, path, self.headers["Range"], token))
+        if self.hub.status is not None:
+            self._send(self.hub.status, b"{}", with_body=with_body)
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path):
+            self._info(found[1])
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
+            self._tree(found[1])
+        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+            self._file(found[1], found[2], token, with_body=with_body)
+        else:
+            self._refuse(404, "EntryNotFound")
+
+    def _info(self, name: str) -> None:
+        if name not in self.hub.models:
+            # What the real hub says to somebody without a token.
+            self._refuse(401, "RepoNotFound")
+            return
+        files = self.hub.models[name].items()
+        sizes = {file: len(data) for file, data in files} | self.hub.sizes
+        siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
+        self._json({"id": name, "sha": COMMIT, "siblings": siblings, "tags": []})
+
+    def _tree(self, name: str) -> None:
+        files = self.hub.models[name].items()
+        self._json(
+            [
+                {"type": "file", "path": file, "size": len(data), "oid": _etag(data)}
+                for file, data in files
+            ]
+        )
+
+    def _file(self, name: str, file: str, token: str | None, *, with_body: bool) -> None:
+        if name in self.hub.gated and token != self.hub.gated[name]:
+            self._refuse(403 if token else 401, "GatedRepo")
+            return
+        if with_body and file in self.hub.broken:
+            self._refuse(500, "Broken")
+            return
+        data = self.hub.models[name][file]
+        headers = {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        start = 0
+        if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or ""):
+            start = int(wanted[1])
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        cut = self.hub.cuts.pop(file, None) if with_body else None
+        self._send(206 if start else 200, data[start:], headers, with_body=with_body, cut=cut)
+
+    def _refuse(self, status: int, code: str) -> None:
+        self._send(status, b"", {"X-Error-Code": code}, with_body=self.command == "GET")
+
+    def _json(self, value: object) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        with_body: bool = True,
+        cut: int | None = None,
+    ) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body[:cut])
+        if cut is not None:
+            self.close_connection = True
+
+
+def _etag(data: bytes) -> str:
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
