@@ -1,1 +1,4 @@
-"""Jobs, images and recipes in SQLite and in files."""
+"""What outlives the process: jobs and their recipes in SQLite, pictures in files.
+
+One thread owns the database; the event loop never waits on disk.
+"""

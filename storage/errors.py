@@ -1,0 +1,123 @@
+"""Everything that can go wrong in storage, each with a sentence for the person.
+
+    StorageError
+    ├── DatabaseUnusable     the database file cannot be opened, read or written
+    ├── DiskFull             there is no room left for a row or a picture
+    ├── FolderUnusable       the data folder or a file in it cannot be read or written
+    ├── FolderInUse          another process works on the same data folder
+    └── PictureMissing       a picture's file is gone
+        └── PictureDamaged   a picture's file is there, but holds other bytes
+
+`str(error)` is always one sentence that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+
+class StorageError(Exception):
+    """The root of this package's errors; its text is fit for the operator."""
+
+
+class DatabaseUnusable(StorageError):
+    """The database at `path` cannot be used; `reason` ends the sentence that begins with it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"The database {path} {reason}.")
+        self.path = path
+        self.reason = reason
+
+
+class DiskFull(StorageError):
+    """There is no room left where `path` lies."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"The disk that holds {path} is full; free some space and try again.")
+        self.path = path
+
+
+class FolderUnusable(StorageError):
+    """The file system refuses to read or write `path`."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} cannot be used ({reason}); let the bot's user read and write there, "
+            f"or choose another folder with --data."
+        )
+        self.path = path
+        self.reason = reason
+
+
+class FolderInUse(StorageError):
+    """Another process, `process` if it is known, holds the data folder."""
+
+    def __init__(self, folder: Path, process: int | None) -> None:
+        which = "" if process is None else f" (process {process})"
+        super().__init__(
+            f"{folder} is in use by another Imagine Bot{which}; "
+            f"stop it or choose another folder with --data."
+        )
+        self.folder = folder
+        self.process = process
+
+
+class PictureMissing(StorageError):
+    """The file of a picture is not there."""
+
+    def __init__(self, sha256: str, fault: str = "is missing") -> None:
+        super().__init__(
+            f"The picture {sha256[:12]} {fault} in the pictures folder; "
+            f"restore it from a backup or make it again."
+        )
+        self.sha256 = sha256
+
+
+class PictureDamaged(PictureMissing):
+    """The file of a picture holds other bytes than were written."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(sha256, "is damaged")
+
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def from_os_error(path: Path, error: OSError) -> StorageError:
+    """Return what an error of the file system at `path` means to the operator."""
+    if error.errno in _NO_ROOM:
+        return DiskFull(path)
+    return FolderUnusable(path, (error.strerror or str(error)).lower())
+
+
+_REASONS: Final = {
+    sqlite3.SQLITE_BUSY: "is locked by another program; close that program and try again",
+    sqlite3.SQLITE_LOCKED: "is locked by another program; close that program and try again",
+    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup or move it away to start anew",
+    sqlite3.SQLITE_NOTADB: "is not a database; move it away or choose another folder with --data",
+    sqlite3.SQLITE_READONLY: (
+        "cannot be written; let the bot's user write to it and its folder, "
+        "or choose another folder with --data"
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        "cannot be opened; let the bot's user read and write it and its folder, "
+        "or choose another folder with --data"
+    ),
+    sqlite3.SQLITE_IOERR: "cannot be read or written; check the disk and its connection",
+}
+
+
+def from_sqlite_error(path: Path, error: sqlite3.Error) -> StorageError:
+    """Return what an error of SQLite on the database at `path` means to the operator."""
+    # The low byte is the error, the rest its details; the module's own errors carry no code.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(path)
+    if reason := _REASONS.get(code):
+        return DatabaseUnusable(path, reason)
+    return StorageError(
+        f"The database {path} refused a statement ({error}); please report this as a bug."
+    )

@@ -1,0 +1,190 @@
+"""The store of jobs: every question that the bot asks, answered in the database thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import sqlite_utils
+
+from generation.request import GeneratedImage, Pixels
+
+from . import queries
+from .database import Database
+from .errors import PictureMissing
+from .pictures import PictureFiles
+from .queries import UNFINISHED
+from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Row, StoredImage
+
+__all__ = ["HistoryEntry", "Job", "JobKind", "JobStatus", "JobStore", "NewJob", "StoredImage"]
+
+log = logging.getLogger(__name__)
+
+
+class JobStore:
+    """Jobs and images; what a method has returned from is on disk.
+
+    A job moves queued -> running -> generated -> delivered, or to failed or cancelled. A move
+    that does not start where the job stands changes nothing and returns False; so does every
+    move of a deleted job.
+
+    Every method raises StorageError when the disk or the database fails.
+    """
+
+    def __init__(self, db: Database, pictures: PictureFiles) -> None:
+        self._db = db
+        self._pictures = pictures
+
+    async def tidy(self) -> None:
+        """Finish what a crash cut short: half-written files, and removals of pictures.
+
+        Only for the start, when nobody else works on the folder.
+        """
+
+        def sweep(db: sqlite_utils.Database) -> None:
+            self._pictures.sweep()
+            queries.remove_marked_files(db, self._pictures)
+
+        await self._db.run(sweep)
+
+    async def add(self, new: NewJob) -> Job:
+        """Store a new job, queued, with the picture that it starts from, and return it."""
+        return await self._db.run(lambda db: queries.insert_job(db, self._pictures, new))
+
+    async def get(self, job_id: int) -> Job | None:
+        """Return a job, deleted or not, or None when there is none.
+
+        Raises:
+            PictureMissing: the picture that it starts from is gone or damaged.
+        """
+        return await self._db.run(lambda db: self._job(queries.job_row(db, job_id)))
+
+    async def by_message(self, message_id: int) -> Job | None:
+        """Return the newest job that a Discord message shows, deleted or not.
+
+        Raises:
+            PictureMissing: the picture that it starts from is gone or damaged.
+        """
+        return await self._db.run(lambda db: self._job(queries.job_row_by_message(db, message_id)))
+
+    def _job(self, row: Row | None) -> Job | None:
+        return None if row is None else queries.job_of(self._pictures, row)
+
+    async def set_message(self, job_id: int, message_id: int) -> None:
+        """Remember the Discord message that shows a job."""
+        await self._db.run(lambda db: queries.set_message(db, job_id, message_id))
+
+    async def start(self, job_id: int) -> bool:
+        """Call a queued job running, or a running one once more, and count the attempt."""
+        return await self._db.run(lambda db: queries.start(db, job_id))
+
+    async def complete(self, job_id: int, images: Sequence[tuple[GeneratedImage, bytes]]) -> bool:
+        """Store the images of a running job, each with its PNG file, and call it generated.
+
+        After a crash at any instant either all of it is there or the job is still running.
+        """
+
+        def store(db: sqlite_utils.Database) -> bool:
+            if not queries.has_status(db, job_id, JobStatus.RUNNING):
+                return False
+            queries.insert_images(db, self._pictures, job_id, images)
+            return queries.move(db, job_id, origins=(JobStatus.RUNNING,), to=JobStatus.GENERATED)
+
+        return await self._db.run(store)
+
+    async def delivered(self, job_id: int, message_id: int) -> bool:
+        """Call a generated job delivered, by that Discord message."""
+        return await self._db.run(
+            lambda db: queries.move(
+                db,
+                job_id,
+                origins=(JobStatus.GENERATED,),
+                to=JobStatus.DELIVERED,
+                message_id=message_id,
+            )
+        )
+
+    async def fail(self, job_id: int, error: str) -> bool:
+        """Call an unfinished job failed, for the reason in that sentence."""
+        return await self._db.run(lambda db: _fail(db, job_id, error))
+
+    async def cancel(self, job_id: int) -> bool:
+        """Call an unfinished job cancelled."""
+        return await self._db.run(
+            lambda db: queries.move(db, job_id, origins=UNFINISHED, to=JobStatus.CANCELLED)
+        )
+
+    async def unfinished(self) -> list[Job]:
+        """Return the queued, running and generated jobs, the oldest first.
+
+        A job whose source is gone or damaged cannot go on: it becomes failed and is left out.
+        """
+        return await self._db.run(self._unfinished)
+
+    def _unfinished(self, db: sqlite_utils.Database) -> list[Job]:
+        jobs = []
+        for row in queries.unfinished_rows(db):
+            try:
+                jobs.append(queries.job_of(self._pictures, row))
+            except PictureMissing as error:
+                log.warning("Job %d cannot go on: %s", row["id"], error)
+                _fail(db, row["id"], str(error))
+        return jobs
+
+    async def images(self, job_id: int) -> list[StoredImage]:
+        """Return the images of a job in their order, deleted ones too."""
+        return await self._db.run(lambda db: queries.images(db, job_id))
+
+    async def image(self, job_id: int, number: int) -> StoredImage | None:
+        """Return image `number` of a job, counted from 1, unless there is none or it is deleted."""
+        images = await self.images(job_id)
+        return next((i for i in images if i.index == number - 1 and not i.deleted), None)
+
+    async def image_by_pixels(self, pixels_sha256: str) -> StoredImage | None:
+        """Return the oldest image with these pixels that is not deleted."""
+        return await self._db.run(lambda db: queries.image_by_pixels(db, pixels_sha256))
+
+    async def source_pixels(self, pixels_sha256: str) -> Pixels | None:
+        """Return the pixels with this hash, if an image or a source with them is kept.
+
+        Raises:
+            PictureMissing: it is kept, but its file is gone or damaged.
+        """
+        return await self._db.run(
+            lambda db: queries.source_pixels(db, self._pictures, pixels_sha256)
+        )
+
+    async def read(self, image: StoredImage) -> bytes:
+        """Return the PNG file of an image, byte for byte as it was stored.
+
+        Raises:
+            PictureMissing: the file is gone or damaged.
+        """
+        return await self._db.run(lambda _: self._pictures.read(image.sha256))
+
+    async def delete(self, job_id: int) -> bool:
+        """Delete a job's images and take it out of the history; cancel it if it is unfinished.
+
+        Files that nothing else refers to are removed. The job itself stays, marked deleted.
+        Returns False when there is no such job or it is deleted already.
+        """
+        deleted = await self._db.run(lambda db: queries.mark_deleted(db, job_id))
+        # In a transaction of its own: a rollback brings rows back, but no files.
+        await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+        return deleted
+
+    async def history(self, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
+        """Return at most `limit` of somebody's jobs with images, the newest first.
+
+        Their prompts have every word of `query`, or a word that begins with it; a number also
+        finds the job of that number, and a query without any word finds all.
+        """
+        return await self._db.run(lambda db: queries.history(db, user_id, query, limit))
+
+    async def counts(self) -> Mapping[JobStatus, int]:
+        """Return how many jobs that are not deleted stand at each status."""
+        return await self._db.run(queries.counts)
+
+
+def _fail(db: sqlite_utils.Database, job_id: int, error: str) -> bool:
+    return queries.move(db, job_id, origins=UNFINISHED, to=JobStatus.FAILED, error=error)

@@ -1,0 +1,164 @@
+"""The numbered steps from an empty file to today's schema.
+
+A step that has been released is never edited: a new one is added behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+from .errors import DatabaseUnusable
+
+
+def m001_jobs(db: sqlite_utils.Database) -> None:
+    """Add pictures by the hash of their file, and the jobs that people asked for."""
+    db.executescript(
+        """
+        CREATE TABLE pictures (
+            sha256 TEXT PRIMARY KEY,
+            pixels_sha256 TEXT NOT NULL,
+            -- 'removing' until the file is gone: a crash in between must not leave it behind.
+            state TEXT NOT NULL DEFAULT 'kept' CHECK (state IN ('kept', 'removing', 'removed'))
+        );
+        CREATE INDEX pictures_by_pixels ON pictures (pixels_sha256);
+
+        CREATE TABLE jobs (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            kind TEXT NOT NULL,
+            status TEXT NOT NULL DEFAULT 'queued' CHECK (status IN (
+                'queued', 'running', 'generated', 'delivered', 'failed', 'cancelled'
+            )),
+            user_id INTEGER NOT NULL,
+            guild_id INTEGER,
+            channel_id INTEGER NOT NULL,
+            message_id INTEGER,
+            origin TEXT,
+            -- JSON: the request without its source, which is a picture.
+            request TEXT NOT NULL,
+            source_sha256 TEXT REFERENCES pictures (sha256),
+            attempts INTEGER NOT NULL DEFAULT 0,
+            error TEXT,
+            created_at TEXT NOT NULL,
+            deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1))
+        );
+        CREATE INDEX jobs_by_status ON jobs (status);
+        CREATE INDEX jobs_by_user ON jobs (user_id, id);
+        CREATE INDEX jobs_by_message ON jobs (message_id);
+        CREATE INDEX jobs_by_origin ON jobs (origin);
+        CREATE INDEX jobs_by_source ON jobs (source_sha256);
+        """
+    )
+
+
+def m002_images(db: sqlite_utils.Database) -> None:
+    """Add the images of a job with their recipes, and which image a job came from."""
+    db.executescript(
+        """
+        CREATE TABLE images (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            job_id INTEGER NOT NULL REFERENCES jobs (id),
+            "index" INTEGER NOT NULL,
+            sha256 TEXT NOT NULL REFERENCES pictures (sha256),
+            -- JSON, as in the metadata of the file.
+            recipe TEXT NOT NULL,
+            deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1)),
+            UNIQUE (job_id, "index")
+        );
+        CREATE INDEX images_by_picture ON images (sha256);
+        ALTER TABLE jobs ADD COLUMN parent_image_id INTEGER REFERENCES images (id);
+        """
+    )
+
+
+def m003_prompt_search(db: sqlite_utils.Database) -> None:
+    """Add an index of the words in the prompts of jobs, symbols and emoji included."""
+    db.executescript(
+        """
+        CREATE VIRTUAL TABLE prompt_search USING fts5 (
+            prompt,
+            prefix = '2 3',
+            tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
+        );
+        INSERT INTO prompt_search (rowid, prompt)
+            SELECT id, json_extract(request, '$.prompt') FROM jobs WHERE NOT deleted;
+
+        CREATE TRIGGER jobs_added_to_search AFTER INSERT ON jobs WHEN NOT new.deleted
+        BEGIN
+            INSERT INTO prompt_search (rowid, prompt)
+                VALUES (new.id, json_extract(new.request, '$.prompt'));
+        END;
+
+        CREATE TRIGGER jobs_changed_in_search AFTER UPDATE OF request, deleted ON jobs
+        BEGIN
+            DELETE FROM prompt_search WHERE rowid = old.id;
+            INSERT INTO prompt_search (rowid, prompt)
+                SELECT new.id, json_extract(new.request, '$.prompt') WHERE NOT new.deleted;
+        END;
+
+        CREATE TRIGGER jobs_removed_from_search AFTER DELETE ON jobs
+        BEGIN
+            DELETE FROM prompt_search WHERE rowid = old.id;
+        END;
+        """
+    )
+
+
+STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
+    m001_jobs,
+    m002_images,
+    m003_prompt_search,
+)
+
+
+def migrations() -> Migrations:
+    """Return the steps as sqlite-utils knows them, under the name of this program."""
+    steps = Migrations("imagine-bot")
+    for step in STEPS:
+        steps()(step)
+    return steps
+
+
+def apply(path: Path, db: sqlite_utils.Database) -> None:
+    """Take the steps that the database at `path` still lacks, each in a transaction of its own."""
+    refuse_foreign(path, db)
+    migrations().apply(db)
+
+
+def refuse_foreign(path: Path, db: sqlite_utils.Database) -> None:
+    """Check, without a write, that this program may work on the database.
+
+    Raises:
+        DatabaseUnusable: a newer version or another program made it.
+    """
+    applied = _applied(db)
+    if applied - {step.__name__ for step in STEPS}:
+        raise DatabaseUnusable(
+            path,
+            "was made by a newer Imagine Bot; update this one or choose another folder with --data",
+        )
+    if not applied and set(db.table_names()) - {Migrations.migrations_table, "sqlite_sequence"}:
+        raise DatabaseUnusable(
+            path, "belongs to another program; choose another folder with --data"
+        )
+
+
+def require_current(path: Path, db: sqlite_utils.Database) -> None:
+    """Check, without a write, that the database has this version's schema.
+
+    Raises:
+        DatabaseUnusable: a newer or an older version or another program made it.
+    """
+    refuse_foreign(path, db)
+    if len(_applied(db)) < len(STEPS):
+        raise DatabaseUnusable(
+            path, "was made by an older Imagine Bot; start the bot once to bring it up to date"
+        )
+
+
+def _applied(db: sqlite_utils.Database) -> set[str]:
+    return {migration.name for migration in migrations().applied(db)}

@@ -1,0 +1,67 @@
+"""From a data folder to a store that is ready, and that nobody else works on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+from .database import Database
+from .errors import FolderInUse, from_os_error
+from .jobs import JobStore
+from .pictures import PictureFiles
+
+DATABASE_NAME: Final = "imagine-bot.db"
+LOCK_NAME: Final = "imagine-bot.lock"
+PICTURES_NAME: Final = "pictures"
+
+
+@asynccontextmanager
+async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
+    """Open the store in a data folder, which is made if need be, for this process alone.
+
+    Raises:
+        FolderInUse: another bot works on it.
+        StorageError: the folder or the database cannot be used; the sentence says why.
+    """
+    pictures = PictureFiles(data_dir / PICTURES_NAME)
+    with _locked(data_dir):
+        async with Database(data_dir / DATABASE_NAME) as db:
+            store = JobStore(db, pictures)
+            await store.tidy()
+            yield store
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder; the kernel lets go of it when the process dies, however it dies."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise from_os_error(folder, error) from error
+    try:
+        _lock(folder, descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(folder: Path, descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        raise FolderInUse(folder, _holder(descriptor)) from error
+    except OSError as error:
+        raise from_os_error(folder, error) from error
+
+
+def _holder(descriptor: int) -> int | None:
+    # The holder may be about to write its number.
+    text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isdecimal() else None

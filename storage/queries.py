@@ -1,0 +1,319 @@
+"""The statements on jobs, images and pictures, one function each.
+
+They are plain functions on an open database, so that the command line can read with the
+same ones (`storage.database.open_readonly`) as the bot's store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import sqlite_utils
+
+from generation.request import GeneratedImage, Pixels
+
+from . import records, search
+from .errors import PictureDamaged
+from .pictures import PictureFiles, from_png, to_png
+from .records import HistoryEntry, Job, JobStatus, NewJob, Row, StoredImage
+
+UNFINISHED: Final = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED)
+# The largest number that SQLite takes: a person may type a longer one.
+ID_MAX: Final = 2**63 - 1
+
+_IMAGES: Final = """
+    SELECT images.*, jobs.parent_image_id, pictures.pixels_sha256 FROM images
+    JOIN jobs ON jobs.id = images.job_id
+    JOIN pictures ON pictures.sha256 = images.sha256
+"""
+
+
+def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -> Job:
+    """Store a new job, its source as a picture file first, and return it."""
+    source = new.request.source
+    source_sha256 = None if source is None else keep_pixels(db, pictures, source)
+    (row,) = db.query(
+        """
+        INSERT INTO jobs (kind, user_id, guild_id, channel_id, origin, parent_image_id,
+                          request, source_sha256, created_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        RETURNING *
+        """,
+        (
+            new.kind,
+            new.user_id,
+            new.guild_id,
+            new.channel_id,
+            new.origin,
+            new.parent_image_id,
+            records.request_to_json(new.request),
+            source_sha256,
+            datetime.now(UTC).isoformat(),
+        ),
+    )
+    return records.job_from_row(row, source)
+
+
+def keep_pixels(db: sqlite_utils.Database, pictures: PictureFiles, pixels: Pixels) -> str:
+    """Return the hash of a picture file with these pixels, which is written unless there is one."""
+    known = _kept_picture(db, pixels.sha256)
+    if known is not None and pictures.path(known).exists():
+        return known
+    return keep_file(db, pictures, to_png(pixels), pixels.sha256)
+
+
+def keep_file(
+    db: sqlite_utils.Database, pictures: PictureFiles, data: bytes, pixels_sha256: str
+) -> str:
+    """Write a picture file and its row, whichever of the two is not there, and return its hash."""
+    sha256 = pictures.write(data)
+    db.execute(
+        """
+        INSERT INTO pictures (sha256, pixels_sha256) VALUES (?, ?)
+        ON CONFLICT (sha256) DO UPDATE SET state = 'kept'
+        """,
+        (sha256, pixels_sha256),
+    )
+    return sha256
+
+
+def insert_images(
+    db: sqlite_utils.Database,
+    pictures: PictureFiles,
+    job_id: int,
+    images: Sequence[tuple[GeneratedImage, bytes]],
+) -> None:
+    """Store the finished images of a job: every file first, then the rows."""
+    files = [keep_file(db, pictures, data, image.pixels.sha256) for image, data in images]
+    db.conn.executemany(
+        'INSERT INTO images (job_id, "index", sha256, recipe) VALUES (?, ?, ?, ?)',
+        [
+            (job_id, image.index, sha256, records.recipe_to_json(image.recipe))
+            for (image, _), sha256 in zip(images, files, strict=True)
+        ],
+    )
+
+
+def move(
+    db: sqlite_utils.Database,
+    job_id: int,
+    *,
+    origins: Sequence[JobStatus],
+    to: JobStatus,
+    **values: Any,
+) -> bool:
+    """Give a job another status, and columns other values, if it stands in one of `origins`.
+
+    Returns False, and changes nothing, for any other job and for a deleted one.
+    """
+    columns = {"status": to, **values}
+    assignments = ", ".join(f"{name} = :{name}" for name in columns)
+    return _changed(
+        db,
+        f"""
+        UPDATE jobs SET {assignments}
+        WHERE id = :id AND NOT deleted AND status IN ({_quoted(origins)})
+        """,  # noqa: S608 -- names of columns and statuses come from this program
+        {**columns, "id": job_id},
+    )
+
+
+def start(db: sqlite_utils.Database, job_id: int) -> bool:
+    """Count one more attempt at a job and call it running, if it is queued or was running."""
+    return _changed(
+        db,
+        f"""
+        UPDATE jobs SET status = 'running', attempts = attempts + 1
+        WHERE id = ? AND NOT deleted
+            AND status IN ({_quoted((JobStatus.QUEUED, JobStatus.RUNNING))})
+        """,  # noqa: S608 -- the statuses come from this program
+        (job_id,),
+    )
+
+
+def has_status(db: sqlite_utils.Database, job_id: int, status: JobStatus) -> bool:
+    """Tell whether a job that is not deleted stands there."""
+    rows = db.execute(
+        "SELECT 1 FROM jobs WHERE id = ? AND status = ? AND NOT deleted", (job_id, status)
+    )
+    return rows.fetchone() is not None
+
+
+def set_message(db: sqlite_utils.Database, job_id: int, message_id: int) -> None:
+    """Remember the Discord message that shows a job."""
+    db.execute("UPDATE jobs SET message_id = ? WHERE id = ?", (message_id, job_id))
+
+
+def job_row(db: sqlite_utils.Database, job_id: int) -> Row | None:
+    """Return the row of a job, deleted or not."""
+    return _first(db, "SELECT * FROM jobs WHERE id = ?", (min(job_id, ID_MAX),))
+
+
+def job_row_by_message(db: sqlite_utils.Database, message_id: int) -> Row | None:
+    """Return the row of the newest job that a message shows, deleted or not."""
+    return _first(
+        db, "SELECT * FROM jobs WHERE message_id = ? ORDER BY id DESC LIMIT 1", (message_id,)
+    )
+
+
+def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:
+    """Return the rows of the jobs that still have a way to go, the oldest first."""
+    return list(
+        db.query(
+            f"""
+            SELECT * FROM jobs WHERE NOT deleted AND status IN ({_quoted(UNFINISHED)})
+            ORDER BY id
+            """  # noqa: S608 -- the statuses come from this program
+        )
+    )
+
+
+def job_of(pictures: PictureFiles, row: Row) -> Job:
+    """Return the job of a row, with the pixels of its source.
+
+    Raises:
+        PictureMissing: the file of its source is gone or damaged.
+    """
+    sha256 = row["source_sha256"]
+    if sha256 is None or row["deleted"]:
+        return records.job_from_row(row, None)
+    return records.job_from_row(row, read_pixels(pictures, sha256))
+
+
+def read_pixels(pictures: PictureFiles, sha256: str) -> Pixels:
+    """Return the pixels of a picture file.
+
+    Raises:
+        PictureMissing: the file is gone, damaged, or no PNG.
+    """
+    try:
+        return from_png(pictures.read(sha256))
+    except ValueError as error:
+        raise PictureDamaged(sha256) from error
+
+
+def images(db: sqlite_utils.Database, job_id: int) -> list[StoredImage]:
+    """Return the images of a job in their order, deleted ones too."""
+    rows = db.query(f'{_IMAGES} WHERE job_id = ? ORDER BY "index"', (min(job_id, ID_MAX),))
+    return [records.image_from_row(row) for row in rows]
+
+
+def image_by_pixels(db: sqlite_utils.Database, pixels_sha256: str) -> StoredImage | None:
+    """Return the oldest image with these pixels that is not deleted."""
+    row = _first(
+        db,
+        f"{_IMAGES} WHERE pixels_sha256 = ? AND NOT images.deleted ORDER BY images.id LIMIT 1",
+        (pixels_sha256,),
+    )
+    return None if row is None else records.image_from_row(row)
+
+
+def source_pixels(
+    db: sqlite_utils.Database, pictures: PictureFiles, pixels_sha256: str
+) -> Pixels | None:
+    """Return the pixels with this hash, if an image or a source with them is kept.
+
+    Raises:
+        PictureMissing: it is kept, but its file is gone or damaged.
+    """
+    sha256 = _kept_picture(db, pixels_sha256)
+    if sha256 is None:
+        return None
+    pixels = read_pixels(pictures, sha256)
+    if pixels.sha256 != pixels_sha256:
+        raise PictureDamaged(sha256)
+    return pixels
+
+
+def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
+    """Return somebody's jobs with images whose prompt has every word of `query`, newest first.
+
+    Each word may be the beginning of one. A number also finds the job of that number; a query
+    without anything to search for finds all.
+    """
+    words, number = search.words_query(query), search.job_id(query)
+    rows = db.query(
+        """
+        SELECT * FROM jobs
+        WHERE user_id = :user AND NOT deleted AND status IN ('generated', 'delivered')
+            AND (
+                (:words IS NULL AND :number IS NULL)
+                OR id = :number
+                OR id IN (SELECT rowid FROM prompt_search WHERE prompt_search MATCH :words)
+            )
+        ORDER BY id DESC LIMIT :limit
+        """,
+        {"user": user_id, "words": words, "number": number, "limit": max(limit, 0)},
+    )
+    return [records.entry_from_row(row) for row in rows]
+
+
+def counts(db: sqlite_utils.Database) -> dict[JobStatus, int]:
+    """Return how many jobs that are not deleted stand at each status, none left out."""
+    rows = db.execute("SELECT status, count(*) FROM jobs WHERE NOT deleted GROUP BY status")
+    found = dict(rows.fetchall())
+    return {status: found.get(status, 0) for status in JobStatus}
+
+
+def mark_deleted(db: sqlite_utils.Database, job_id: int) -> bool:
+    """Mark a job and its images deleted, and the pictures that nothing needs now for removal."""
+    deleted = _changed(
+        db,
+        f"""
+        UPDATE jobs SET deleted = 1,
+            status = iif(status IN ({_quoted(UNFINISHED)}), 'cancelled', status)
+        WHERE id = ? AND NOT deleted
+        """,  # noqa: S608 -- the statuses come from this program
+        (job_id,),
+    )
+    if deleted:
+        db.execute("UPDATE images SET deleted = 1 WHERE job_id = ?", (job_id,))
+        db.execute(
+            """
+            UPDATE pictures SET state = 'removing'
+            WHERE state = 'kept'
+                AND sha256 IN (
+                    SELECT sha256 FROM images WHERE job_id = :id
+                    UNION SELECT source_sha256 FROM jobs WHERE id = :id
+                )
+                AND NOT EXISTS (
+                    SELECT 1 FROM images WHERE images.sha256 = pictures.sha256 AND NOT deleted
+                )
+                AND NOT EXISTS (
+                    SELECT 1 FROM jobs WHERE source_sha256 = pictures.sha256 AND NOT deleted
+                )
+            """,
+            {"id": job_id},
+        )
+    return deleted
+
+
+def remove_marked_files(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
+    """Remove the files of pictures that were marked for removal."""
+    rows = db.execute("SELECT sha256 FROM pictures WHERE state = 'removing'")
+    for (sha256,) in rows.fetchall():
+        pictures.remove(sha256)
+        db.execute("UPDATE pictures SET state = 'removed' WHERE sha256 = ?", (sha256,))
+
+
+def _kept_picture(db: sqlite_utils.Database, pixels_sha256: str) -> str | None:
+    row = _first(
+        db,
+        "SELECT sha256 FROM pictures WHERE pixels_sha256 = ? AND state = 'kept' LIMIT 1",
+        (pixels_sha256,),
+    )
+    return None if row is None else str(row["sha256"])
+
+
+def _first(db: sqlite_utils.Database, sql: str, parameters: Sequence[Any]) -> Row | None:
+    return next(iter(db.query(sql, parameters)), None)
+
+
+def _changed(db: sqlite_utils.Database, sql: str, parameters: Any) -> bool:
+    return bool(db.execute(sql, parameters).rowcount)
+
+
+def _quoted(statuses: Sequence[JobStatus]) -> str:
+    return ", ".join(f"'{status}'" for status in statuses)

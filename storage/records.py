@@ -1,0 +1,172 @@
+"""What the store hands out: jobs, their images, and lines of the history."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from generation.request import GenerationRequest, Pixels, Recipe
+
+
+class JobStatus(enum.StrEnum):
+    """Where a job stands; it moves forward only, and the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    GENERATED = "generated"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobKind(enum.StrEnum):
+    """How a job came to be."""
+
+    IMAGINE = "imagine"
+    VARY = "vary"
+    RERUN = "rerun"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """What somebody asks for, where, and which image it comes from.
+
+    `origin` names the event that asked, say `interaction:123`; it need not be unique.
+    """
+
+    kind: JobKind
+    user_id: int
+    guild_id: int | None
+    channel_id: int
+    request: GenerationRequest
+    parent_image_id: int | None = None
+    origin: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(NewJob):
+    """One accepted request. `error` is the sentence of a failed one; `created_at` is in UTC.
+
+    The request of a deleted job has lost its source, since that picture may be gone.
+    """
+
+    id: int
+    status: JobStatus
+    message_id: int | None
+    error: str | None
+    attempts: int
+    created_at: datetime
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """One picture of a job; `index` counts from 0, `sha256` is the hash of its file.
+
+    `parent_image_id` is its lineage: the image that its job came from.
+    """
+
+    id: int
+    job_id: int
+    index: int
+    sha256: str
+    recipe: Recipe
+    parent_image_id: int | None
+    deleted: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """A line of somebody's history; `seed` is the one of the first of `count` images."""
+
+    job_id: int
+    prompt: str
+    kind: JobKind
+    status: JobStatus
+    seed: int
+    count: int
+    created_at: datetime
+    guild_id: int | None
+    channel_id: int
+    message_id: int | None
+
+
+Row = Mapping[str, Any]
+
+
+def request_to_json(request: GenerationRequest) -> str:
+    """Return the request without its source as JSON in ASCII, which keeps any text as it is."""
+    values = {
+        field.name: getattr(request, field.name)
+        for field in dataclasses.fields(request)
+        if field.name != "source"
+    }
+    return json.dumps(values, sort_keys=True)
+
+
+def request_from_json(text: str, source: Pixels | None) -> GenerationRequest:
+    """Return the request that was stored, with its source put back."""
+    values = json.loads(text)
+    if source is None:
+        values["strength"] = None
+    return GenerationRequest(**values, source=source)
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """Return the recipe as JSON in ASCII, which keeps any text as it is."""
+    return json.dumps(json.loads(recipe.to_json()), sort_keys=True)
+
+
+def job_from_row(row: Row, source: Pixels | None) -> Job:
+    """Return the job of a row of `jobs`, given the picture that it refers to."""
+    return Job(
+        id=row["id"],
+        kind=JobKind(row["kind"]),
+        status=JobStatus(row["status"]),
+        user_id=row["user_id"],
+        guild_id=row["guild_id"],
+        channel_id=row["channel_id"],
+        message_id=row["message_id"],
+        origin=row["origin"],
+        parent_image_id=row["parent_image_id"],
+        request=request_from_json(row["request"], source),
+        attempts=row["attempts"],
+        error=row["error"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        deleted=bool(row["deleted"]),
+    )
+
+
+def image_from_row(row: Row) -> StoredImage:
+    """Return the image of a row of `images` joined with its job's `parent_image_id`."""
+    return StoredImage(
+        id=row["id"],
+        job_id=row["job_id"],
+        index=row["index"],
+        sha256=row["sha256"],
+        recipe=Recipe.from_json(row["recipe"]),
+        parent_image_id=row["parent_image_id"],
+        deleted=bool(row["deleted"]),
+    )
+
+
+def entry_from_row(row: Row) -> HistoryEntry:
+    """Return the line of the history for a row of `jobs`."""
+    request = json.loads(row["request"])
+    return HistoryEntry(
+        job_id=row["id"],
+        prompt=request["prompt"],
+        kind=JobKind(row["kind"]),
+        status=JobStatus(row["status"]),
+        seed=request["seed"],
+        count=request["count"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        guild_id=row["guild_id"],
+        channel_id=row["channel_id"],
+        message_id=row["message_id"],
+    )
