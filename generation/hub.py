@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,9 @@ from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # has no _
 from .errors import ModelError
 from .model_files import INDEX, DownloadProgress, list_folder, select_files
 
+# Hears which bar stands at how many of which unit.
+_Moved = Callable[[object, str, float], None]
+
 _ANSWER_SECONDS: Final = 15.0
 # The root of what the HTTP client raises, whichever client this version of the hub uses.
 _HTTPError: Final = errors.HTTPError  # type: ignore[attr-defined]  # has no __all__
@@ -30,12 +33,14 @@ _HTTPError: Final = errors.HTTPError  # type: ignore[attr-defined]  # has no __a
 def download(
     name: str,
     *,
+    check: Callable[[Path], object],
     on_download: Callable[[DownloadProgress], None] | None = None,
     token: str | None = None,
 ) -> Path:
     """Return the folder with the newest version of the hub model `name`, downloaded if need be.
 
-    Only what the model needs is fetched. A transfer that is cut off goes on where it
+    Only what the model needs is fetched, and the weights only when `check` has seen the
+    folder with the configs and raised nothing. A transfer that is cut off goes on where it
     stopped; after a restart finished files are kept. When the hub cannot be reached, a
     complete model in the cache is used.
 
@@ -50,29 +55,31 @@ def download(
             return cached
         raise _explain(name, error) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    names = select_files(sizes, f"The model {name}").names
+    files = select_files(sizes, f"The model {name}")
     try:
-        return _fetch(name, str(info.sha), {n: sizes[n] for n in names}, on_download, token)
+        check(_fetch(name, files.configs, token))
+        needed = {n: sizes[n] for n in files.names}
+        here = {n for n in needed if _is_here(name, n, str(info.sha))}
+        tracker = _Tracker(name, needed, here, on_download)
+        _check_space(name, tracker.total - tracker.done)
+        return _fetch(name, files.names, token, tracker.moved)
     # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
     except (_HTTPError, OSError, RuntimeError) as error:
         raise _explain(name, error) from error
 
 
 def _fetch(
-    name: str,
-    revision: str,
-    sizes: Mapping[str, int],
-    on_download: Callable[[DownloadProgress], None] | None,
-    token: str | None,
+    name: str, files: Sequence[str], token: str | None, moved: _Moved = lambda *_: None
 ) -> Path:
-    here = {n for n in sizes if isinstance(try_to_load_from_cache(name, n, revision=revision), str)}
-    tracker = _Tracker(name, sizes, here, on_download)
-    if missing := tracker.total - tracker.done:
-        _check_space(name, missing)
-    folder = snapshot_download(
-        name, allow_patterns=sorted(sizes), token=token, tqdm_class=_bar_class(tracker)
+    return Path(
+        snapshot_download(
+            name, allow_patterns=list(files), token=token, tqdm_class=_bar_class(moved)
+        )
     )
-    return Path(folder)
+
+
+def _is_here(name: str, file: str, revision: str) -> bool:
+    return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
 
 
 def _cached(name: str) -> Path | None:
@@ -182,9 +189,9 @@ class _Tracker:
                 )
 
 
-def _bar_class(tracker: _Tracker) -> type[Any]:
+def _bar_class(moved: _Moved) -> type[Any]:
     class Bar(tqdm):
-        """A progress bar that draws nothing and tells the tracker."""
+        """A progress bar that draws nothing and says where it stands."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs["disable"] = True
@@ -196,6 +203,6 @@ def _bar_class(tracker: _Tracker) -> type[Any]:
             """Count `n` more bytes or files."""
             with self.get_lock():
                 self.n += n or 0
-                tracker.moved(id(self), self._unit, self.n)
+                moved(id(self), self._unit, self.n)
 
     return Bar

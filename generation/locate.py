@@ -113,7 +113,13 @@ def locate(
         # It loads the hub's client, which takes a good part of a second.
         from .hub import download  # noqa: PLC0415
 
-        return profile(download(name, on_download=on_download, token=token), name)
+        folder = download(
+            name,
+            check=lambda configs: _read_configs(configs, name),
+            on_download=on_download,
+            token=token,
+        )
+        return profile(folder, name)
     raise ModelError(
         f"There is no model {name!r}; use {STARTER!r}, a folder, or a hub id as in owner/name."
     )
@@ -128,6 +134,10 @@ def profile(folder: Path, name: str) -> ModelProfile:
     if not folder.is_dir():
         raise ModelError(f"There is no folder {folder}; check the spelling of the model.")
     select_files(list_folder(folder), f"The model in {folder}")
+    return _read_configs(folder, name)
+
+
+def _read_configs(folder: Path, name: str) -> ModelProfile:
     _check_classes(folder)
     unet = _Config(folder, "unet/config.json")
     vae = _Config(folder, "vae/config.json")

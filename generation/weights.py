@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +15,20 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from accelerate.utils import send_to_device
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from .errors import ModelError
 from .locate import ModelProfile
-from .model_files import ModelFiles, list_folder, select_files, weights_sha256
+from .model_files import (
+    ModelFiles,
+    PartWeights,
+    list_folder,
+    read_config,
+    select_files,
+    weights_sha256,
+)
 from .models.stable_diffusion import Components
 
 DTYPES: Final = {
@@ -56,7 +65,7 @@ def load(
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     files = select_files(list_folder(profile.folder), f"The model in {profile.folder}")
-    with _loading, _quiet():
+    with _loading, _quiet(), torch.random.fork_rng(devices=[]):
         tokenizer = _load_tokenizer(profile.folder / "tokenizer")
         networks = {part: _load_network(profile.folder, part, files, kind) for part in _NETWORKS}
     _place(networks, place, offload=offload and place.type != "cpu")
@@ -79,8 +88,8 @@ def choose_device(name: str | None) -> torch.device:
     """
     try:
         device = PartialState().device if name is None else torch.device(name)
-        if device.type != "cpu" and device.index is None:
-            device = torch.device(device.type, 0)
+        # Tensors say `cuda:0` and `cpu`, and only equal devices compare as equal.
+        device = torch.device("cpu") if device.type == "cpu" else _numbered(device)
         # The only test that holds for every kind of device is to put something there.
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -89,6 +98,10 @@ def choose_device(name: str | None) -> torch.device:
             "leave the device out to have one chosen."
         ) from error
     return device
+
+
+def _numbered(device: torch.device) -> torch.device:
+    return device if device.index is not None else torch.device(device.type, 0)
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
@@ -116,6 +129,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
 def _load_network(folder: Path, part: str, files: ModelFiles, dtype: torch.dtype) -> Any:
     weights = files.weights[part]
+    _check_headers(folder, weights)
     try:
         network, report = _NETWORKS[part].from_pretrained(
             folder / part,
@@ -124,17 +138,41 @@ def _load_network(folder: Path, part: str, files: ModelFiles, dtype: torch.dtype
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            # What did not fit is reported below, in the same words for both libraries.
+            ignore_mismatched_sizes=True,
         )
-    # Three libraries read these files, each with errors of its own, some of them bare.
+    # A config can make the networks' constructors fail in any way.
     except Exception as error:
         raise _broken(folder / weights.names[0], error) from error
-    if missing := sorted(report["missing_keys"]):
-        # The libraries fill such a gap with random numbers.
-        raise ModelError(
-            f"{folder / weights.names[0]} lacks {len(missing)} of the tensors that {part}/config."
-            f"json asks for (such as {missing[0]}); download the model again."
-        )
+    _check_report(folder / weights.names[0], part, report)
     return network.eval().requires_grad_(False)
+
+
+def _check_headers(folder: Path, weights: PartWeights) -> None:
+    """Read where the tensors lie: that finds a file that was cut off, and costs nothing."""
+    for name in weights.names:
+        if not name.endswith(".safetensors"):
+            read_config(folder, name)
+            continue
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise _broken(folder / name, error) from error
+
+
+def _check_report(path: Path, part: str, report: Mapping[str, Any]) -> None:
+    """Refuse what the libraries would fill with random numbers."""
+    if missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{path} lacks {len(missing)} of the tensors that {part}/config.json asks for (such as "
+            f"{missing[0]}); download the model again."
+        )
+    if other := sorted(key for key, *_ in report["mismatched_keys"]):
+        raise ModelError(
+            f"{path} has {len(other)} tensors of another shape than {part}/config.json asks for "
+            f"(such as {other[0]}); download the model again."
+        )
 
 
 def _broken(path: Path, error: Exception) -> ModelError:
@@ -145,7 +183,7 @@ def _broken(path: Path, error: Exception) -> ModelError:
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text[:160].rstrip(".")
+    return textwrap.shorten(text.split(". ")[0], 100, placeholder=" ...").rstrip(".")
 
 
 def _place(networks: dict[str, Any], device: torch.device, *, offload: bool) -> None:

@@ -463,7 +463,17 @@ def test_a_hub_model_of_pickles_is_refused_before_a_byte_is_fetched(
     assert hub.downloads() == []
 
 
-def test_a_disk_that_is_too_small_is_named_before_a_byte_is_fetched(
+def test_a_hub_model_for_another_engine_is_refused_before_its_weights_are_fetched(
+    hub: Hub, client: Client, folder: Path, edit: Edit
+) -> None:
+    edit("model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+    hub.add_folder("owner/rabbit", folder)
+    assert "StableDiffusionXLPipeline" in client.locate("owner/rabbit").error
+    assert "model_index.json" in hub.downloads()
+    assert not set(WEIGHTS) & set(hub.downloads())
+
+
+def test_a_disk_that_is_too_small_is_named_before_the_weights_are_fetched(
     hub: Hub, client: Client, folder: Path
 ) -> None:
     hub.add_folder("owner/rabbit", folder)
@@ -471,7 +481,7 @@ def test_a_disk_that_is_too_small_is_named_before_a_byte_is_fetched(
     error = client.locate("owner/rabbit").error
     assert "needs another 1000000000.0 GB" in error
     assert "HF_HOME" in error
-    assert hub.downloads() == []
+    assert not set(WEIGHTS) & set(hub.downloads())
 
 
 def test_a_cache_that_cannot_be_written_is_named(

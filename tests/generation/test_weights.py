@@ -1,0 +1,313 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from generation.errors import ModelError
+from generation.locate import locate, profile, starter_folder, weights_sha256
+from generation.weights import _place, load
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+TEXT = "text_encoder/model.safetensors"
+
+
+def tiny_pipeline() -> StableDiffusionPipeline:
+    tokenizer = CLIPTokenizer.from_pretrained(starter_folder() / "tokenizer")
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=32,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
+        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[StableDiffusionPipeline]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield tiny_pipeline()
+
+
+@pytest.fixture
+def folder(tiny: StableDiffusionPipeline, tmp_path: Path) -> Path:
+    tiny.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def refusal(folder: Path, **options: Any) -> str:
+    with pytest.raises(ModelError) as caught:
+        load(profile(folder, "tiny"), **options)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert sentence.endswith(".")
+    return sentence
+
+
+def edit(folder: Path, name: str, values: dict[str, Any]) -> None:
+    config = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(config | values))
+
+
+def test_the_starter_loads_ready_to_run() -> None:
+    parts = load(locate("starter"), device="cpu")
+    assert (parts.device, parts.dtype) == (torch.device("cpu"), torch.float32)
+    for network in (parts.text_encoder, parts.unet, parts.vae):
+        assert not network.training
+        assert not any(p.requires_grad for p in network.parameters())
+        assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert parts.weights_sha256 == weights_sha256(starter_folder())
+    assert parts.profile.name == "starter"
+    assert parts.scheduler_config["num_train_timesteps"] == 1000
+    ids = parts.tokenizer("red apple", padding="max_length", return_tensors="pt").input_ids
+    hidden = parts.text_encoder(ids).last_hidden_state
+    latents = torch.zeros(1, 4, 16, 16)
+    noise = parts.unet(latents, torch.tensor([500]), encoder_hidden_states=hidden).sample
+    assert noise.shape == latents.shape
+    assert parts.vae.decode(latents).sample.shape == (1, 3, 64, 64)
+
+
+def test_a_saved_pipeline_loads_with_the_weights_that_were_saved(
+    tiny: StableDiffusionPipeline, folder: Path
+) -> None:
+    found = profile(folder, "tiny")
+    assert (found.native_size, found.size_multiple, found.token_limit) == (16, 8, 32)
+    parts = load(found, device="cpu")
+    for part in ("text_encoder", "unet", "vae"):
+        saved, loaded = getattr(tiny, part).state_dict(), getattr(parts, part).state_dict()
+        assert saved.keys() == loaded.keys()
+        assert all(torch.equal(saved[key], loaded[key]) for key in saved)
+
+
+def test_half_precision_and_split_weights_load(tiny: StableDiffusionPipeline, folder: Path) -> None:
+    for name in (UNET, VAE, TEXT):
+        (folder / name).unlink()
+    tiny.unet.save_pretrained(folder / "unet", variant="fp16", max_shard_size="50KB")
+    tiny.vae.save_pretrained(folder / "vae", variant="fp16")
+    tiny.text_encoder.save_pretrained(folder / "text_encoder", max_shard_size="50KB")
+    assert len(list((folder / "unet").glob("*.fp16-*-of-*.safetensors"))) > 1
+    assert len(list((folder / "text_encoder").glob("*-of-*.safetensors"))) > 1
+    parts = load(profile(folder, "tiny"), device="cpu")
+    for part in ("text_encoder", "unet", "vae"):
+        saved, loaded = getattr(tiny, part).state_dict(), getattr(parts, part).state_dict()
+        assert all(torch.equal(saved[key], loaded[key]) for key in saved)
+
+
+def test_the_dtype_can_be_chosen(folder: Path) -> None:
+    parts = load(profile(folder, "tiny"), device="cpu", dtype="bfloat16")
+    assert parts.dtype == torch.bfloat16
+    for network in (parts.text_encoder, parts.unet, parts.vae):
+        assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+
+
+def test_loading_leaves_the_process_as_it_was(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A tensor that no config asks for makes the libraries talk.
+    save_file(load_file(folder / TEXT) | {"left.over": torch.zeros(1)}, folder / TEXT)
+    save_file(load_file(folder / UNET) | {"left.over": torch.zeros(1)}, folder / UNET)
+
+    def state() -> tuple[object, ...]:
+        libraries = (diffusers_logging, transformers_logging)
+        return (
+            *(lib.get_verbosity() for lib in libraries),
+            *(lib.is_progress_bar_enabled() for lib in libraries),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            logging.root.level,
+            torch.get_rng_state().tolist(),
+        )
+
+    before = state()
+    load(profile(folder, "tiny"), device="cpu", dtype="bfloat16")
+    (folder / VAE).write_bytes(b"")
+    with pytest.raises(ModelError):
+        load(profile(folder, "tiny"), device="cpu")
+    assert state() == before
+    written = capfd.readouterr()
+    assert (written.out, written.err) == ("", "")
+
+
+def test_a_model_with_pickled_weights_is_refused(
+    tiny: StableDiffusionPipeline, folder: Path
+) -> None:
+    found = profile(folder, "tiny")
+    (folder / UNET).unlink()
+    tiny.unet.save_pretrained(folder / "unet", safe_serialization=False)
+    with pytest.raises(ModelError, match="can run code"):
+        load(found, device="cpu")
+
+
+@pytest.mark.parametrize("name", [TEXT, UNET, VAE])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_file_that_was_cut_off_is_named(folder: Path, name: str, share: float) -> None:
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: int(len(data) * share)])
+    sentence = refusal(folder, device="cpu")
+    assert str(folder / name) in sentence
+    assert "download the model again" in sentence
+
+
+@pytest.mark.parametrize("name", [TEXT, UNET, VAE])
+def test_a_file_of_something_else_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"<html>Not found</html>" * 100)
+    assert str(folder / name) in refusal(folder, device="cpu")
+
+
+def test_a_broken_tokenizer_is_named(folder: Path) -> None:
+    (folder / "tokenizer/tokenizer.json").write_text("{}")
+    assert str(folder / "tokenizer") in refusal(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "name"),
+    [
+        ("unet/config.json", {"block_out_channels": [16, 32]}, UNET),
+        ("vae/config.json", {"block_out_channels": [16, 32]}, VAE),
+        ("text_encoder/config.json", {"vocab_size": 99}, TEXT),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_named(
+    folder: Path, config: str, values: dict[str, Any], name: str
+) -> None:
+    edit(folder, config, values)
+    state = torch.get_rng_state()
+    sentence = refusal(folder, device="cpu")
+    assert str(folder / name) in sentence
+    assert "of another shape" in sentence or "lacks" in sentence
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_config_that_makes_no_network_is_named(folder: Path) -> None:
+    edit(folder, "unet/config.json", {"norm_num_groups": 7})
+    assert "must be divisible" in refusal(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", [TEXT, UNET, VAE])
+def test_a_missing_tensor_is_no_random_one(folder: Path, name: str) -> None:
+    tensors = load_file(folder / name)
+    gone = min(key for key in tensors if key.endswith("bias"))
+    del tensors[gone]
+    save_file(tensors, folder / name)
+    sentence = refusal(folder, device="cpu")
+    assert "lacks 1 of the tensors" in sentence
+    assert gone in sentence
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "toaster", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_named(folder: Path, device: str) -> None:
+    assert repr(device) in refusal(folder, device=device)
+
+
+def test_a_cpu_with_a_number_is_the_cpu(folder: Path) -> None:
+    assert load(profile(folder, "tiny"), device="cpu:0").device == torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_is_a_sentence(folder: Path) -> None:
+    assert "use cpu" in refusal(folder, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", "half"])
+def test_a_dtype_that_will_not_do_is_named(folder: Path, dtype: str) -> None:
+    assert dtype in refusal(folder, device="cpu", dtype=dtype)
+
+
+def test_files_that_vanish_after_they_were_found_are_named(folder: Path) -> None:
+    found = profile(folder, "tiny")
+    shutil.rmtree(folder / "vae")
+    with pytest.raises(ModelError, match=r"vae/config\.json"):
+        load(found, device="cpu")
+
+
+def test_on_a_cpu_there_is_nothing_to_offload(folder: Path) -> None:
+    parts = load(profile(folder, "tiny"), device="cpu", offload=True)
+    assert parts.vae.decode(torch.zeros(1, 4, 8, 8)).sample.shape == (1, 3, 16, 16)
+
+
+def test_offloading_sends_the_others_away_before_a_network_comes(
+    tiny: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves: list[tuple[str, str]] = []
+    networks = {part: deepcopy(getattr(tiny, part)) for part in ("text_encoder", "unet", "vae")}
+    for part, network in networks.items():
+        monkeypatch.setattr(network, "to", lambda to, part=part: moves.append((part, str(to))))
+    # No machine is without a `cpu:0`, and no tensor says that it is there: it says `cpu`.
+    _place(networks, torch.device("cpu:0"), offload=True)
+    networks["unet"](torch.zeros(1, 4, 8, 8), 5, encoder_hidden_states=torch.zeros(1, 32, 32))
+    networks["vae"].decode(torch.zeros(1, 4, 8, 8))
+    networks["text_encoder"](torch.ones(1, 32, dtype=torch.long))
+    assert moves == [
+        *[("text_encoder", "cpu"), ("vae", "cpu"), ("unet", "cpu:0")],
+        *[("text_encoder", "cpu"), ("unet", "cpu"), ("vae", "cpu:0")],
+        *[("unet", "cpu"), ("vae", "cpu"), ("text_encoder", "cpu:0")],
+    ]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="offloading needs an accelerator")
+def test_offloading_keeps_one_network_on_the_device_in_any_order(folder: Path) -> None:
+    parts = load(profile(folder, "tiny"), offload=True, dtype="float32")
+    plain = load(profile(folder, "tiny"), dtype="float32")
+    assert parts.device == torch.device("cuda", 0)
+    ids = torch.ones(1, 32, dtype=torch.long)
+    latents = torch.ones(1, 4, 8, 8, device=parts.device)
+    hidden = torch.ones(1, 32, 32, device=parts.device)
+    calls = {
+        "text_encoder": lambda p: p.text_encoder(ids.to(p.device)).last_hidden_state,
+        "unet": lambda p: p.unet(latents, 5, encoder_hidden_states=hidden).sample,
+        "vae": lambda p: p.vae.decode(latents).sample,
+    }
+
+    def on_device(part: str) -> bool:
+        return bool(next(getattr(parts, part).parameters()).is_cuda)
+
+    assert not any(map(on_device, calls))
+    with torch.inference_mode():
+        for part in ("text_encoder", "unet", "unet", "vae", "unet", "text_encoder", "vae"):
+            assert torch.equal(calls[part](parts), calls[part](plain))
+            assert [other for other in calls if on_device(other)] == [part]
+        parts.vae.encode(torch.zeros(1, 3, 16, 16, device=parts.device))
+        assert [other for other in calls if on_device(other)] == ["vae"]
