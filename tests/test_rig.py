@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import discord as dpy
 import pytest
 from PIL import Image
@@ -156,6 +157,11 @@ async def test_an_enforced_nonce_posts_once(discord: Discord) -> None:
     assert [seen.content for seen in discord.messages()] == ["only one"]
     assert len(discord.asked("POST", "/channels/*/messages")) == 3
 
+    discord.age(300)
+    asked = await discord.slash("post", text="much later")
+    await discord.until(lambda: asked.text, what="a report")
+    assert [seen.content for seen in discord.messages()] == ["only one", "much later"]
+
 
 @pytest.mark.usefixtures("bot")
 async def test_the_bot_writes_to_a_person_and_is_asked_there(discord: Discord) -> None:
@@ -174,8 +180,7 @@ async def test_after_a_cut_the_session_goes_on_and_nothing_is_lost(discord: Disc
     await asked.answered()
     assert (discord.gateway.identified, discord.gateway.resumed) == (1, 1)
 
-    discord.expire_sessions()
-    discord.drop_sockets()
+    discord.drop_sockets(resumable=False)
     await discord.until(lambda: discord.gateway.identified == 2, what="a new session")
     assert discord.gateway.refused == 1
 
@@ -301,6 +306,23 @@ async def test_another_sitecustomize_still_runs(discord: Discord, tmp_path: Path
     async with BotProcess([sys.executable, "-c", ""], discord, env=env) as bot:
         assert await bot.wait() == 0
         assert "the other one" in bot.output
+
+
+async def test_requests_that_discord_refuses_are_refused(discord: Discord) -> None:
+    messages = f"{discord.url}/api/v10/channels/{discord.channel.id}/messages"
+    form = aiohttp.FormData({"payload_json": "{}"}, quote_fields=False)
+    form.add_field("files[0]", io.BytesIO(bytes(10 * 2**20 + 1)), filename="huge.png")
+    async with aiohttp.ClientSession() as client:
+        async with client.post(messages, json={"content": "let me in"}) as refused:
+            assert refused.status == 401
+        client.headers["Authorization"] = f"Bot {discord.token}"
+        async with client.post(messages, data=form) as refused:
+            assert (refused.status, (await refused.json())["code"]) == (413, 40005)
+        async with client.post(messages, json={"content": ""}) as refused:
+            assert (refused.status, (await refused.json())["code"]) == (400, 50035)
+        async with client.get(f"{discord.url}/cdn/attachments/1/2/gone.png") as refused:
+            assert refused.status == 404
+    assert discord.messages() == []
 
 
 async def test_permissions_come_with_the_person(discord: Discord) -> None:

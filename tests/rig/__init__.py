@@ -8,7 +8,7 @@ interaction) is SimCord's; the transport is here. It uses private names of simco
     async with Discord.start() as discord, BotProcess([...], discord) as bot:
         await bot.ready()
         asked = await discord.slash("imagine", prompt="a rabbit")
-        await discord.until(lambda: asked.message and asked.message.files)
+        await discord.until(lambda: asked.message and asked.message.attachments)
 
 Everything runs in the test's own event loop: between two awaits nothing changes, so a test
 may read whatever it likes, and must not block the loop.

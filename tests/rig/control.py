@@ -47,6 +47,10 @@ class Discord(PeopledWorld):
         await web.SockSite(runner, listening).start()
         try:
             yield world
+        except BaseException as error:
+            for gap in world.gaps:
+                error.add_note(f"not simulated: {gap}")
+            raise
         finally:
             world._rest.troubles.release_all()
             world.gateway.drop_sockets()
@@ -100,13 +104,13 @@ class Discord(PeopledWorld):
         self._rest.troubles.order(hold)
         return hold
 
-    def drop_sockets(self) -> int:
-        """Cut the bot's gateway connections and return how many there were."""
-        return self.gateway.drop_sockets()
+    def drop_sockets(self, *, resumable: bool = True) -> int:
+        """Cut the bot's gateway connections and return how many there were.
 
-    def expire_sessions(self) -> None:
-        """Make the next RESUME fail, so that the bot has to identify anew."""
-        self.gateway.expire_sessions()
+        The bot may RESUME, or without `resumable` has to identify anew, for which discord.py
+        takes five seconds.
+        """
+        return self.gateway.drop_sockets(resumable=resumable)
 
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=_BODY_LIMIT)

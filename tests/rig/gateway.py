@@ -182,19 +182,18 @@ class Gateway:
             await asyncio.wait([pump])
         return link.socket
 
-    def drop_sockets(self) -> int:
-        """Cut every connection and return how many there were; the sessions stay."""
+    def drop_sockets(self, *, resumable: bool = True) -> int:
+        """Cut every connection and return how many there were.
+
+        The sessions stay, unless they are not to be `resumable`.
+        """
         links = list(self._links)
         for link in links:
             self._hang_up(link)
             link.cut()
+        if not resumable:
+            self._forget(list(self._sessions.values()))
         return len(links)
-
-    def expire_sessions(self) -> None:
-        """Forget every session, so that a bot that wants to resume has to identify anew."""
-        for session in self._sessions.values():
-            session.end()
-        self._sessions.clear()
 
     async def _receive(self, link: _Link, frame: dict[str, Any]) -> None:
         op, data = frame["op"], frame["d"]
@@ -219,9 +218,7 @@ class Gateway:
                 code=_Close.DISALLOWED_INTENTS, message=b"Disallowed intent(s)."
             )
             return
-        for session in [session for session in self._sessions.values() if session.link is None]:
-            session.end()
-            del self._sessions[session.key]
+        self._forget([session for session in self._sessions.values() if session.link is None])
         self.identified += 1
         session = Session(f"session-{self.identified}", self._world, intents, link)
         self._sessions[session.key] = session
@@ -236,6 +233,11 @@ class Gateway:
             return
         self.resumed += 1
         session.resume(link, data["seq"] or 0)
+
+    def _forget(self, sessions: list[Session]) -> None:
+        for session in sessions:
+            session.end()
+            del self._sessions[session.key]
 
     def _hang_up(self, link: _Link) -> None:
         for session in self._sessions.values():

@@ -108,11 +108,11 @@ class BotProcess:
             what="the bot's arrival",
         )
 
-    def terminate(self) -> None:
-        """Send SIGTERM to the bot, as an operator or a service manager does."""
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send SIGTERM (or SIGINT) to the bot alone, as a service manager or an operator does."""
         self._expected_to_end = True
         if self.running:
-            self._started().terminate()
+            self._started().send_signal(number)
 
     def kill(self) -> None:
         """Send SIGKILL to the bot and everything that it started."""
