@@ -101,7 +101,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def _numbered(device: torch.device) -> torch.device:
-    return device if device.index is not None else torch.device(device.type, 0)
+    return device if ":" in str(device) else torch.device(device.type, 0)
 
 
 def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
