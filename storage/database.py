@@ -21,6 +21,7 @@ from .errors import DatabaseUnusable, StorageError, from_sqlite_error
 T = TypeVar("T")
 
 BUSY_SECONDS: Final = 5.0
+_NO_WRITING: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 
 
 class Database:
@@ -46,6 +47,7 @@ class Database:
     async def __aenter__(self) -> Self:
         opened = _Answer[None]()
         self._ended = _Answer[None]()
+        # A daemon, because an event loop that dies on the way must not keep the process alive.
         thread = threading.Thread(
             target=self._work, args=(opened, self._ended), name="database", daemon=True
         )
@@ -241,11 +243,12 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=BUSY_SECONDS)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         connection.close()
         # Where nothing may be written, SQLite cannot make its file of shared memory. Without
         # a write-ahead log nobody is writing either, so it can be read without that file.
-        if path.with_name(f"{path.name}-wal").exists():
+        is_refused = error.sqlite_errorcode & 0xFF in _NO_WRITING
+        if not is_refused or path.with_name(f"{path.name}-wal").exists():
             raise
         connection = sqlite3.connect(f"{uri}?immutable=1", uri=True)
     return connection

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,45 @@ import pytest
 from storage.jobs import JobStore
 from storage.opening import open_storage
 
+NOBODY = 65534
+
+ReadOnly = Callable[[], AbstractContextManager[None]]
+
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
     async with open_storage(tmp_path) as store:
         yield store
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """Yield a folder that another user reaches too, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def read_only(shared_folder: Path) -> ReadOnly:
+    """Return a context in which nothing may be written in the shared folder."""
+
+    @contextlib.contextmanager
+    def no_writing() -> Iterator[None]:
+        for path in (shared_folder, *shared_folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        # No mode stops the superuser.
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            if is_root:
+                os.seteuid(0)
+            for path in (shared_folder, *shared_folder.rglob("*")):
+                path.chmod(0o755)
+
+    return no_writing

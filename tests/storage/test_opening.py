@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.errors import DatabaseUnusable, FolderInUse, FolderUnusable
+from storage.opening import open_storage
+
+from .conftest import ReadOnly
+from .samples import new_job
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+async def test_a_folder_is_made_with_everything_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "data"
+    async with open_storage(folder) as store:
+        await store.add(new_job())
+    assert {path.name for path in folder.iterdir()} == {
+        "imagine-bot.db",
+        "imagine-bot.lock",
+        "pictures",
+    }
+
+
+async def test_two_bots_never_work_on_one_folder(tmp_path: Path) -> None:
+    async with open_storage(tmp_path):
+        with pytest.raises(FolderInUse) as caught:
+            async with open_storage(tmp_path):
+                pass
+    assert str(caught.value) == (
+        f"{tmp_path} is in use by another Imagine Bot (process {os.getpid()}); "
+        f"stop it or choose another folder with --data."
+    )
+
+
+async def test_a_folder_is_free_again_after_leaving(tmp_path: Path) -> None:
+    for _ in range(2):
+        async with open_storage(tmp_path) as store:
+            await store.counts()
+
+
+async def test_a_folder_is_free_again_when_opening_failed(tmp_path: Path) -> None:
+    database = tmp_path / "imagine-bot.db"
+    database.write_text("my shopping list, longer than the header of a database " * 10)
+    with pytest.raises(DatabaseUnusable):
+        async with open_storage(tmp_path):
+            pass
+    database.unlink()
+    async with open_storage(tmp_path) as store:
+        await store.counts()
+
+
+async def test_another_process_is_named_and_frees_the_folder_by_dying(tmp_path: Path) -> None:
+    other = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.storage.crash_worker",
+        str(tmp_path),
+        "0",
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert other.stdout is not None
+        assert await other.stdout.readline()
+        with pytest.raises(FolderInUse) as caught:
+            async with open_storage(tmp_path):
+                pass
+        assert caught.value.process == other.pid
+    finally:
+        other.kill()
+        await other.communicate()
+    async with open_storage(tmp_path) as store:
+        await store.counts()
+
+
+async def test_a_folder_that_cannot_be_written_is_refused(
+    shared_folder: Path, read_only: ReadOnly
+) -> None:
+    with read_only():
+        for folder in (shared_folder, shared_folder / "data"):
+            with pytest.raises(FolderUnusable, match=r"choose another folder with --data\.$"):
+                async with open_storage(folder):
+                    pass
+
+
+async def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(FolderUnusable, match="file exists"):
+        async with open_storage(tmp_path / "data"):
+            pass
+
+
+async def test_half_written_pictures_are_swept_at_the_start(tmp_path: Path) -> None:
+    leftover = tmp_path / "pictures" / "ab" / f"{'ab' * 32}.tmp"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half a pic")
+    async with open_storage(tmp_path):
+        assert not leftover.exists()
