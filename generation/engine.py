@@ -188,10 +188,11 @@ class Engine:
         posterior = self._parts.vae.encode(
             self._place(2.0 * (image.to(torch.float32) / 255.0) - 1.0)
         ).latent_dist
-        sample = posterior.mean + posterior.std * self._place(
+        sample: torch.Tensor = posterior.mean + posterior.std * self._place(
             noise.draw(draws, posterior.mean.shape)
         )
-        return self._parts.vae.config.scaling_factor * sample
+        scaling_factor: float = self._parts.vae.config.scaling_factor
+        return scaling_factor * sample
 
     def _predict(self, batch: Sequence[Denoising]) -> list[torch.Tensor]:
         """Return the guided prediction for each image of `batch` from one UNet call.

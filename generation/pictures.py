@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from typing import Final
 
@@ -14,7 +15,7 @@ from .request import SIZE_MAX, SIZE_MIN, Pixels
 SOURCE_BYTES_MAX: Final = 25 * 2**20
 SOURCE_PIXELS_MAX: Final = 40_000_000
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-_SHOWN_MIN: Final = 256
+_SHOWN_MIN: Final[int] = 256
 
 
 def read_source(data: bytes) -> Image.Image:
@@ -72,11 +73,12 @@ def fitted_size(width: int, height: int, *, native: int, multiple: int) -> tuple
     The shape is kept as nearly as multiples of `multiple` allow, with about as many pixels
     as the model was trained on.
     """
-    scale = native / (width * height) ** 0.5
+    scale = native / math.sqrt(width * height)
     low = -(-SIZE_MIN // multiple) * multiple
 
     def fit(side: int) -> int:
-        return min(max(round(side * scale / multiple) * multiple, low), SIZE_MAX)
+        nearest = round(side * scale / multiple) * multiple
+        return min(max(nearest, low), SIZE_MAX)
 
     return fit(width), fit(height)
 

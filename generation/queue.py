@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol, Self, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from .errors import EngineFailed, GenerationError, QueueFull
 from .request import Event, GeneratedImage, GenerationRequest, Progress, Waiting
@@ -82,6 +82,11 @@ class Ticket:
     started: asyncio.Future[None]
     images: asyncio.Future[list[GeneratedImage]]
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+    async def taken_up_or_over(self) -> None:
+        """Wait until the engine takes the job up, or it ends without that."""
+        over: list[asyncio.Future[Any]] = [self.started, self.images]
+        await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
 
 
 class GenerationQueue(Generic[I]):
@@ -278,7 +283,7 @@ def _fail(ticket: Ticket, error: GenerationError) -> None:
         ticket.images.set_exception(error)
 
 
-def _retrieve(future: asyncio.Future[object]) -> None:
+def _retrieve(future: asyncio.Future[Any]) -> None:
     """Mark a failure as seen: whoever holds the ticket may be gone by then."""
     if not future.cancelled():
         future.exception()

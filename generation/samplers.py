@@ -81,15 +81,18 @@ class Sampler:
 
     def start_from_noise(self, noise: torch.Tensor) -> torch.Tensor:
         """Return the latents at the first timestep: noise at the schedule's scale."""
-        return noise * self._scheduler.init_noise_sigma
+        scale: float = self._scheduler.init_noise_sigma
+        return noise * scale
 
     def start_from_latents(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Return `latents` of an image with the noise of the first step that is taken."""
-        return self._scheduler.add_noise(latents, noise, self.timestep.reshape(1))
+        noisy: torch.Tensor = self._scheduler.add_noise(latents, noise, self.timestep.reshape(1))
+        return noisy
 
     def scale(self, latents: torch.Tensor) -> torch.Tensor:
         """Return what the UNet is shown: for LMS `x / sqrt(sigma**2 + 1)`, for DDIM `x`."""
-        return self._scheduler.scale_model_input(latents, self.timestep)
+        scaled: torch.Tensor = self._scheduler.scale_model_input(latents, self.timestep)
+        return scaled
 
     def step(self, prediction: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         """Return the latents one step on, and move to the next timestep.
@@ -102,4 +105,7 @@ class Sampler:
         options = {"order": min(self._taken + 1, _LMS_ORDER)} if self._is_multistep else {}
         timestep = self.timestep
         self._taken += 1
-        return self._scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
+        stepped: torch.Tensor = self._scheduler.step(
+            prediction, timestep, latents, **options, return_dict=False
+        )[0]
+        return stepped

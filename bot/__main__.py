@@ -1,0 +1,5 @@
+"""`python -m bot` is `imagine-bot`."""
+
+from .cli import main
+
+main()

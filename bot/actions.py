@@ -1,0 +1,115 @@
+"""What can be done to a picture, once for commands, buttons and reactions."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import discord
+from PIL import Image
+
+from generation.request import GenerationRequest
+from storage.records import Job, JobKind, NewJob, StoredImage
+
+from .access import check_may_remove, check_may_see
+from .errors import NotVisible
+from .requests import ImageReference, Wishes, rerun_of
+
+if TYPE_CHECKING:
+    from .client import ImagineBot
+
+Person = discord.User | discord.Member
+_NO_WISHES: Final = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for something, where, and by which interaction or reaction."""
+
+    person: Person
+    guild_id: int | None
+    channel_id: int
+    origin: str
+
+    def order(
+        self, kind: JobKind, request: GenerationRequest, *, parent_image_id: int | None = None
+    ) -> NewJob:
+        """Return the job to submit for this person."""
+        return NewJob(
+            kind=kind,
+            user_id=self.person.id,
+            guild_id=self.guild_id,
+            channel_id=self.channel_id,
+            request=request,
+            parent_image_id=parent_image_id,
+            origin=self.origin,
+        )
+
+
+def asker_of(interaction: discord.Interaction[ImagineBot]) -> Asker:
+    """Return who asks by this interaction, and where."""
+    return Asker(
+        person=interaction.user,
+        guild_id=interaction.guild_id,
+        channel_id=interaction.channel_id or interaction.user.id,
+        origin=f"interaction:{interaction.id}",
+    )
+
+
+class Actions:
+    """Turns "again", "vary" and "away" into orders and deeds, for whoever asks and may.
+
+    All methods raise NotVisible for a picture that does not exist, was deleted, or is not for
+    the person.
+    """
+
+    def __init__(self, bot: ImagineBot) -> None:
+        self._bot = bot
+
+    async def find_job(self, job_id: int, person: Person) -> Job:
+        """Return a job that `person` may see."""
+        job = await self._bot.service.jobs.get(job_id)
+        return check_may_see(self._bot, job, person, str(job_id))
+
+    async def find_image(
+        self, reference: ImageReference, person: Person
+    ) -> tuple[StoredImage, Image.Image]:
+        """Return the record and the picture that `reference` names."""
+        jobs = self._bot.service.jobs
+        check_may_see(self._bot, await jobs.get(reference.job_id), person, str(reference))
+        stored = await jobs.image(reference.job_id, reference.number)
+        if stored is None:
+            raise NotVisible(str(reference))
+        return stored, await asyncio.to_thread(_open, await jobs.read(stored))
+
+    async def rerun(self, asker: Asker, job_id: int) -> NewJob:
+        """Return the order for the same recipe with a new seed."""
+        job = await self.find_job(job_id, asker.person)
+        return asker.order(
+            JobKind.RERUN, rerun_of(job.request), parent_image_id=job.parent_image_id
+        )
+
+    async def vary(
+        self, asker: Asker, reference: ImageReference, wishes: Wishes = _NO_WISHES
+    ) -> NewJob:
+        """Return the order for a variation of one picture."""
+        stored, picture = await self.find_image(reference, asker.person)
+        request = self._bot.desk.variation(stored.recipe, picture, wishes)
+        return asker.order(JobKind.VARY, request, parent_image_id=stored.id)
+
+    async def find_removable(self, job_id: int, person: Person) -> Job:
+        """Return a job that `person` may take away.
+
+        Raises:
+            NotAllowed: somebody else asked for it, and the person is no moderator.
+        """
+        job = await self.find_job(job_id, person)
+        check_may_remove(self._bot, job, person)
+        return job
+
+
+def _open(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert("RGB")

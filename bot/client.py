@@ -1,0 +1,161 @@
+"""The bot: everything put together, opened in order and closed in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import discord
+from discord import app_commands
+from discord.ext import commands
+
+from generation.errors import GenerationError
+from generation.locate import ModelProfile, locate
+from generation.queue import EngineLike, GenerationQueue
+from storage.opening import open_storage
+
+from .actions import Actions
+from .buttons import DYNAMIC_ITEMS
+from .config import Settings
+from .delivery import DiscordCourier
+from .errors import sentence, tell
+from .intake import Intake
+from .requests import RequestDesk
+from .service import ImagineService
+
+log = logging.getLogger(__name__)
+
+# None of these is privileged: nothing has to be switched on in Discord's developer portal.
+INTENTS: Final = discord.Intents(guilds=True, guild_reactions=True, dm_reactions=True)
+_COGS: Final = ("imagine", "vary", "history", "reactions")
+
+MakeEngine = Callable[[], EngineLike[Any]]
+
+
+class ImagineBot(commands.Bot):
+    """Imagine Bot on Discord; made by `create_bot`.
+
+    `service`, `courier`, `intake`, `actions` and `desk` are there from `setup_hook` until `close`.
+    `failure` holds what made it stop by itself.
+    """
+
+    service: ImagineService
+    courier: DiscordCourier
+    intake: Intake
+    actions: Actions
+    desk: RequestDesk
+
+    def __init__(self, settings: Settings, profile: ModelProfile, make_engine: MakeEngine) -> None:
+        super().__init__(
+            # There are no text commands: only slash commands, buttons and reactions.
+            command_prefix=commands.when_mentioned,
+            help_command=None,
+            intents=INTENTS,
+            allowed_mentions=discord.AllowedMentions.none(),
+            allowed_installs=app_commands.AppInstallationType(guild=True, user=False),
+            allowed_contexts=app_commands.AppCommandContext(
+                guild=True, dm_channel=True, private_channel=False
+            ),
+        )
+        self.settings = settings
+        self.profile = profile
+        self.failure: Exception | None = None
+        self._make_engine = make_engine
+        self._stack = AsyncExitStack()
+        self._background: set[asyncio.Task[None]] = set()
+        self.tree.error(self._on_command_error)
+
+    async def setup_hook(self) -> None:
+        """Open storage and queue, load the cogs, publish the commands.
+
+        Raises:
+            StorageError: the data folder cannot be used.
+        """
+        jobs = await self._stack.enter_async_context(open_storage(self.settings.data))
+        self.courier = DiscordCourier(self, progress_seconds=self.settings.progress_seconds)
+        queue = GenerationQueue(self._make_engine, limit=self.settings.queue_limit)
+        self.service = ImagineService(jobs=jobs, queue=queue, courier=self.courier)
+        # Closed in the reverse order: the queue stops first, then what it made is delivered.
+        self._stack.push_async_callback(self.courier.close)
+        self._stack.push_async_callback(self.service.close)
+        await self._stack.enter_async_context(queue)
+        self.intake = Intake(self.service)
+        self.actions = Actions(self)
+        self.desk = RequestDesk(self.settings, self.profile)
+        self.add_dynamic_items(*DYNAMIC_ITEMS)
+        for name in _COGS:
+            await self.load_extension(f"bot.cogs.{name}")
+        await self.tree.sync()
+        self._in_background(self._watch(queue))
+        self._in_background(self._resume())
+
+    async def close(self) -> None:
+        """Stop after the step that the engine is at; what is unfinished is kept for next time."""
+        await self._stack.aclose()
+        for task in self._background:
+            task.cancel()
+        await super().close()
+
+    async def on_ready(self) -> None:
+        """Say in the log who we are and where."""
+        log.info("Logged in as %s in %s servers", self.user, len(self.guilds))
+
+    async def _watch(self, queue: GenerationQueue[Any]) -> None:
+        """Stop the bot if the engine cannot be loaded; the jobs stay queued."""
+        try:
+            await queue.ready()
+        except GenerationError as error:
+            self.failure = error
+            await self.close()
+        else:
+            log.info("The model %s is ready", self.profile.name)
+
+    async def _resume(self) -> None:
+        await self.wait_until_ready()
+        if count := await self.service.resume():
+            log.info("Taking up %s jobs from before", count)
+
+    def _in_background(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _on_command_error(
+        self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError
+    ) -> None:
+        """Answer what fails before a command's own code runs, such as a check or an option."""
+        cause = error.original if isinstance(error, app_commands.CommandInvokeError) else error
+        await tell(interaction, sentence(cause))
+
+
+def create_bot(
+    settings: Settings,
+    *,
+    profile: ModelProfile | None = None,
+    make_engine: MakeEngine | None = None,
+) -> ImagineBot:
+    """Return the whole bot for `settings`, whoever runs it: Discord, the demo or a test.
+
+    `profile` is the model if it was located already; `make_engine` builds the engine on the
+    engine's thread.
+
+    Raises:
+        ModelError: the model cannot be found or used.
+    """
+    located = profile if profile is not None else locate(settings.model)
+    return ImagineBot(settings, located, make_engine or _engine_maker(settings, located))
+
+
+def _engine_maker(settings: Settings, profile: ModelProfile) -> MakeEngine:
+    def make() -> EngineLike[Any]:
+        # Here, on the engine's thread, because this import loads torch.
+        from generation.engine import Engine  # noqa: PLC0415
+        from generation.weights import load  # noqa: PLC0415
+
+        return Engine(load(profile, device=settings.device, dtype=settings.dtype))
+
+    return make

@@ -1,0 +1,100 @@
+"""/history: find one's own pictures again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import discord
+from discord import app_commands
+from discord.ext import commands
+
+from storage.records import HistoryEntry
+
+from .. import replies
+from ..buttons import finished_view
+from ..errors import NotVisible, answering
+from ..intake import within_deadline
+
+if TYPE_CHECKING:
+    from ..client import ImagineBot
+
+_CHOICES = 25
+_LISTED = 10
+
+
+class History(commands.Cog):
+    """One's own prompts and pictures."""
+
+    def __init__(self, bot: ImagineBot) -> None:
+        self._bot = bot
+
+    @app_commands.command()
+    @app_commands.describe(search="Words from the prompt, or a job id; suggestions as you type")
+    async def history(
+        self,
+        interaction: discord.Interaction[ImagineBot],
+        search: app_commands.Range[str, 0, 100] | None = None,
+    ) -> None:
+        """Find your own pictures again; only you see the answer."""
+        async with answering(interaction):
+            entries = await within_deadline(
+                interaction,
+                self._bot.service.jobs.history(interaction.user.id, search or "", _LISTED),
+                ephemeral=True,
+            )
+            if len(entries) == 1 or (entries and search and _names(search, entries[0])):
+                await self._show(interaction, entries[0])
+            else:
+                await self._say(interaction, replies.history(entries, search or ""))
+
+    async def _show(
+        self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry
+    ) -> None:
+        """Show one job again, with its pictures and buttons."""
+        job = await self._bot.actions.find_job(entry.job_id, interaction.user)
+        pictures = await self._bot.service.pictures(job)
+        if not pictures:
+            raise NotVisible(str(entry.job_id))
+        files = await self._bot.courier.files(job, pictures)
+        await self._say(
+            interaction,
+            f"{replies.finished(job, pictures[0].image.recipe)}\n{replies.jump(entry)}",
+            files=[file.file() for file in files],
+            view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
+        )
+
+    async def _say(
+        self,
+        interaction: discord.Interaction[ImagineBot],
+        content: str,
+        *,
+        files: list[discord.File] = discord.utils.MISSING,
+        view: discord.ui.View = discord.utils.MISSING,
+    ) -> None:
+        if interaction.response.is_done():
+            await interaction.followup.send(content, files=files, view=view, ephemeral=True)
+        else:
+            await interaction.response.send_message(
+                content, files=files, view=view, ephemeral=True, suppress_embeds=True
+            )
+
+    @history.autocomplete("search")
+    async def suggest(
+        self, interaction: discord.Interaction[ImagineBot], current: str
+    ) -> list[app_commands.Choice[str]]:
+        """Suggest the person's own jobs that match what is typed so far."""
+        entries = await self._bot.service.jobs.history(interaction.user.id, current, _CHOICES)
+        return [
+            app_commands.Choice(name=replies.choice_name(entry), value=str(entry.job_id))
+            for entry in entries
+        ]
+
+
+def _names(search: str, entry: HistoryEntry) -> bool:
+    """Return whether `search` is this entry's job id, as a chosen suggestion is."""
+    return search.strip().removeprefix("#") == str(entry.job_id)
+
+
+async def setup(bot: ImagineBot) -> None:
+    """Add the cog; called by `load_extension`."""
+    await bot.add_cog(History(bot))

@@ -1,0 +1,81 @@
+"""/imagine: new pictures from a prompt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import discord
+from discord import app_commands
+from discord.ext import commands
+
+from generation.request import (
+    COUNT_MAX,
+    GUIDANCE_MAX,
+    GUIDANCE_MIN,
+    PROMPT_LENGTH,
+    SEED_MAX,
+    SIZE_MAX,
+    SIZE_MIN,
+    STEPS_MAX,
+    STEPS_MIN,
+    SchedulerName,
+)
+from storage.records import JobKind
+
+from ..actions import asker_of
+from ..errors import answering
+from ..requests import Wishes
+
+if TYPE_CHECKING:
+    from ..client import ImagineBot
+
+
+class Imagine(commands.Cog):
+    """New pictures from a prompt."""
+
+    @app_commands.command()
+    @app_commands.describe(
+        prompt="What you want to see",
+        negative_prompt="What you do not want to see",
+        seed="The same seed and settings give the same picture",
+        steps="More steps take longer and look more finished",
+        guidance_scale="How closely to follow the prompt",
+        width="In pixels, a multiple of 8",
+        height="In pixels, a multiple of 8",
+        scheduler="The method of denoising",
+        count="How many pictures",
+    )
+    async def imagine(
+        self,
+        interaction: discord.Interaction[ImagineBot],
+        prompt: app_commands.Range[str, 1, PROMPT_LENGTH],
+        negative_prompt: app_commands.Range[str, 0, PROMPT_LENGTH] | None = None,
+        seed: app_commands.Range[int, 0, SEED_MAX] | None = None,
+        steps: app_commands.Range[int, STEPS_MIN, STEPS_MAX] | None = None,
+        guidance_scale: app_commands.Range[float, GUIDANCE_MIN, GUIDANCE_MAX] | None = None,
+        width: app_commands.Range[int, SIZE_MIN, SIZE_MAX] | None = None,
+        height: app_commands.Range[int, SIZE_MIN, SIZE_MAX] | None = None,
+        scheduler: SchedulerName | None = None,
+        count: app_commands.Range[int, 1, COUNT_MAX] | None = None,
+    ) -> None:
+        """Make pictures from a prompt."""
+        async with answering(interaction):
+            bot = interaction.client
+            wishes = Wishes(
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                steps=steps,
+                guidance_scale=guidance_scale,
+                width=width,
+                height=height,
+                scheduler=scheduler,
+                count=count,
+            )
+            new = asker_of(interaction).order(JobKind.IMAGINE, bot.desk.imagine(wishes))
+            await bot.intake.accept(interaction, new)
+
+
+async def setup(bot: ImagineBot) -> None:
+    """Add the cog; called by `load_extension`."""
+    await bot.add_cog(Imagine())

@@ -1,0 +1,108 @@
+"""🔁 🎲 ❌ as reactions, on any of the bot's pictures, however old."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import discord
+from discord.ext import commands
+
+from storage.records import Job, JobStatus
+
+from ..access import may_remove, may_use
+from ..actions import Asker
+from ..buttons import REMOVE_EMOJI, RERUN_EMOJI, VARY_EMOJI
+from ..errors import USER_ERRORS
+from ..requests import ImageReference
+
+if TYPE_CHECKING:
+    from ..client import ImagineBot
+
+log = logging.getLogger(__name__)
+
+
+class Reactions(commands.Cog):
+    """What a reaction on one of our messages does.
+
+    The raw event is used, with the message looked up in our own database: discord.py tells of
+    reactions on messages that it remembers only, which after a restart is none.
+    """
+
+    def __init__(self, bot: ImagineBot) -> None:
+        self._bot = bot
+
+    @commands.Cog.listener()
+    async def on_raw_reaction_add(self, payload: discord.RawReactionActionEvent) -> None:
+        """Act on 🔁, 🎲 and ❌ below our own messages; ignore all else."""
+        emoji = str(payload.emoji)
+        if emoji not in (RERUN_EMOJI, VARY_EMOJI, REMOVE_EMOJI):
+            return
+        person = payload.member or await self._person(payload)
+        if person is None or person.bot:
+            return
+        job = await self._bot.service.jobs.by_message(payload.message_id)
+        if job is None or job.deleted:
+            return
+        try:
+            await self._act(emoji, job, person, payload)
+        except USER_ERRORS as error:
+            await self._tell(payload, person, str(error))
+
+    async def _person(self, payload: discord.RawReactionActionEvent) -> discord.User | None:
+        """Return who reacted in a direct message; in a server the event names the member."""
+        if payload.guild_id is not None:
+            return None
+        try:
+            return await self._bot.fetch_user(payload.user_id)
+        except discord.HTTPException:
+            log.warning("Nothing is known of the person who reacted to %s", payload.message_id)
+            return None
+
+    async def _act(
+        self,
+        emoji: str,
+        job: Job,
+        person: discord.User | discord.Member,
+        payload: discord.RawReactionActionEvent,
+    ) -> None:
+        if emoji == REMOVE_EMOJI:
+            if may_remove(self._bot, job, person):
+                await self._bot.service.cancel_or_remove(job)
+            return
+        if not may_use(self._bot, job, person):
+            return
+        asker = Asker(
+            person=person,
+            guild_id=payload.guild_id,
+            channel_id=payload.channel_id,
+            origin=f"reaction:{payload.message_id}:{payload.user_id}:{emoji}",
+        )
+        if emoji == RERUN_EMOJI:
+            new = await self._bot.actions.rerun(asker, job.id)
+        elif job.status in (JobStatus.GENERATED, JobStatus.DELIVERED):
+            new = await self._bot.actions.vary(asker, ImageReference(job.id, 1))
+        else:
+            return
+        await self._bot.intake.accept_reaction(new, self._message(payload))
+
+    async def _tell(
+        self,
+        payload: discord.RawReactionActionEvent,
+        person: discord.User | discord.Member,
+        sentence: str,
+    ) -> None:
+        """Answer a reaction that came to nothing where it was made; there is no private way."""
+        try:
+            await self._message(payload).reply(f"{person.mention}: {sentence}")
+        except discord.HTTPException as error:
+            log.warning("Could not answer a reaction with %r: %s", sentence, error)
+
+    def _message(self, payload: discord.RawReactionActionEvent) -> discord.PartialMessage:
+        channel = self._bot.get_partial_messageable(payload.channel_id, guild_id=payload.guild_id)
+        return channel.get_partial_message(payload.message_id)
+
+
+async def setup(bot: ImagineBot) -> None:
+    """Add the cog; called by `load_extension`."""
+    await bot.add_cog(Reactions(bot))

@@ -1,0 +1,130 @@
+"""/vary: pictures similar to one of ours, or to an image from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import TYPE_CHECKING
+
+import discord
+from discord import app_commands
+from discord.ext import commands
+
+from generation.errors import InvalidSource, MetadataError
+from generation.metadata import read_png
+from generation.pictures import SOURCE_BYTES_MAX, read_source
+from generation.request import PROMPT_LENGTH, SEED_MAX, STRENGTH_MAX, STRENGTH_MIN
+from storage.records import JobKind, NewJob
+
+from ..actions import Asker, asker_of
+from ..errors import MissingInput, answering
+from ..intake import within_deadline
+from ..replies import choice_name
+from ..requests import ImageReference, Wishes
+
+if TYPE_CHECKING:
+    from ..client import ImagineBot
+
+_CHOICES = 25
+
+
+class Vary(commands.Cog):
+    """Similar pictures."""
+
+    def __init__(self, bot: ImagineBot) -> None:
+        self._bot = bot
+
+    @app_commands.command()
+    @app_commands.describe(
+        image="One of the bot's pictures: job and number, such as 42-1",
+        attachment="Or a picture of your own",
+        strength="From 0.05, almost the same, to 1, almost all new",
+        prompt="What it should become; the picture's own prompt when left out",
+        negative_prompt="What you do not want to see",
+        seed="The same seed and settings give the same picture",
+    )
+    async def vary(
+        self,
+        interaction: discord.Interaction[ImagineBot],
+        image: str | None = None,
+        attachment: discord.Attachment | None = None,
+        strength: app_commands.Range[float, STRENGTH_MIN, STRENGTH_MAX] | None = None,
+        prompt: app_commands.Range[str, 1, PROMPT_LENGTH] | None = None,
+        negative_prompt: app_commands.Range[str, 0, PROMPT_LENGTH] | None = None,
+        seed: app_commands.Range[int, 0, SEED_MAX] | None = None,
+    ) -> None:
+        """Make a picture similar to another."""
+        async with answering(interaction):
+            wishes = Wishes(
+                prompt=prompt, negative_prompt=negative_prompt, strength=strength, seed=seed
+            )
+            work = self._order(asker_of(interaction), image, attachment, wishes)
+            new = await within_deadline(interaction, work)
+            await self._bot.intake.accept(interaction, new)
+
+    async def _order(
+        self,
+        asker: Asker,
+        image: str | None,
+        attachment: discord.Attachment | None,
+        wishes: Wishes,
+    ) -> NewJob:
+        if image is not None and attachment is None:
+            return await self._bot.actions.vary(asker, ImageReference.parse(image), wishes)
+        if attachment is not None and image is None:
+            return await self._from_outside(asker, attachment, wishes)
+        raise MissingInput(
+            "Say which picture to vary: give either image, such as 42-1, or attachment."
+        )
+
+    async def _from_outside(
+        self, asker: Asker, attachment: discord.Attachment, wishes: Wishes
+    ) -> NewJob:
+        if attachment.size > SOURCE_BYTES_MAX:
+            raise InvalidSource(
+                f"That file is too large; send an image of at most {SOURCE_BYTES_MAX // 2**20} MiB."
+            )
+        data = await _download(attachment)
+        picture = await asyncio.to_thread(read_source, data)
+        if wishes.prompt is None:
+            inside = await asyncio.to_thread(_prompt_inside, data)
+            wishes = dataclasses.replace(wishes, prompt=inside)
+        if wishes.prompt is None:
+            raise MissingInput("Say what the picture should become: add a prompt.")
+        request = await asyncio.to_thread(self._bot.desk.similar, picture, wishes)
+        return asker.order(JobKind.VARY, request)
+
+    @vary.autocomplete("image")
+    async def suggest_image(
+        self, interaction: discord.Interaction[ImagineBot], current: str
+    ) -> list[app_commands.Choice[str]]:
+        """Suggest the person's own latest pictures."""
+        entries = await self._bot.service.jobs.history(interaction.user.id, current, _CHOICES)
+        choices = [
+            app_commands.Choice(name=choice_name(entry, number), value=f"{entry.job_id}-{number}")
+            for entry in entries
+            for number in range(1, entry.count + 1)
+        ]
+        return choices[:_CHOICES]
+
+
+async def _download(attachment: discord.Attachment) -> bytes:
+    try:
+        return await attachment.read()
+    except discord.HTTPException as error:
+        raise InvalidSource(
+            "That file could not be fetched from Discord; please attach it again."
+        ) from error
+
+
+def _prompt_inside(data: bytes) -> str | None:
+    """Return the prompt in a picture that we made and somebody kept, or None."""
+    try:
+        return read_png(data)[1].prompt
+    except MetadataError:
+        return None
+
+
+async def setup(bot: ImagineBot) -> None:
+    """Add the cog; called by `load_extension`."""
+    await bot.add_cog(Vary(bot))

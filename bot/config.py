@@ -1,0 +1,110 @@
+"""Settings from defaults, a TOML file and the environment, checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from generation.request import GUIDANCE_MAX, GUIDANCE_MIN, SIZE_MAX, SIZE_MIN, STEPS_MAX, STEPS_MIN
+
+from .errors import ConfigError
+
+DEFAULT_FILE: Final = Path("config.toml")
+_ENV_PREFIX: Final = "IMAGINE_BOT_"
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set; `config.example.toml` explains each key.
+
+    A value is taken from the first of: the command line, the environment
+    (`DISCORD_TOKEN`, else `IMAGINE_BOT_` and the key in upper case), the TOML file.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_ENV_PREFIX, extra="forbid", frozen=True, populate_by_name=True
+    )
+
+    token: Annotated[
+        SecretStr | None,
+        Field(validation_alias=AliasChoices("token", "DISCORD_TOKEN", "discord_token")),
+    ] = None
+    data: Path = Path("data")
+    model: Annotated[str, Field(min_length=1)] = "starter"
+    device: str | None = None
+    dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] | None = None
+    guidance_scale: Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)] | None = None
+    max_steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] = STEPS_MAX
+    max_size: Annotated[int, Field(ge=SIZE_MIN, le=SIZE_MAX)] = 1_024
+    queue_limit: Annotated[int, Field(ge=1, le=10_000)] = 100
+    progress_seconds: Annotated[float, Field(ge=0.2, le=60)] = 2.0
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic passes it by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out the sources that are not ours; the TOML file comes in by `load_settings`."""
+        return (init_settings, env_settings)
+
+
+def load_settings(config: Path | None = None, **given: Any) -> Settings:
+    """Return the settings from `config` (or ./config.toml if there is one) and the environment.
+
+    `given` holds what the command line says; None there means not said.
+
+    Raises:
+        ConfigError: a file cannot be read, or a key or value is wrong; one sentence.
+    """
+    said = {key: value for key, value in given.items() if value is not None}
+    file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    written = _read(file) if file is not None else {}
+    try:
+        from_environment = Settings().model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "the environment")) from error
+    try:
+        from_file = Settings.model_validate(written).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, str(file))) from error
+    try:
+        return Settings(**{**from_file, **from_environment, **said})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "the command line")) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}; mend that line.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be read ({error.strerror}); copy config.example.toml to it, or name "
+            "another file with --config."
+        ) from error
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """Return one sentence about the first thing that is wrong."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "?"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Settings.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "config.example.toml lists all keys."
+        return f"{where} has an unknown key {key!r}; {hint}"
+    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    value = "a secret" if "token" in key.lower() else repr(first["input"])
+    return f"{where} sets {key} to {value}; it should be {message}."

@@ -1,0 +1,251 @@
+"""The courier on Discord: progress at a rate that Discord allows, pictures that arrive.
+
+Everything is an edit of an ordinary message through the bot's own token: interaction tokens
+die after 15 minutes, and sooner when Discord feels like it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import aiohttp
+import discord
+
+from generation.metadata import read_png
+from generation.request import Event
+from storage.records import Job
+
+from . import replies
+from .buttons import REMOVE_ID, cancelled_view, finished_view, waiting_view
+from .service import MessageGone, Picture, Undeliverable
+
+if TYPE_CHECKING:
+    from .client import ImagineBot
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_UPLOAD_LIMIT: Final = 10 * 2**20
+# The parts of a request that are not files, and the boundaries between them.
+_UPLOAD_MARGIN: Final = 64 * 2**10
+_SEARCHED: Final = 300
+_RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60)
+# A rate limit that discord.py gave up on, and faults on Discord's side.
+_PASSING: Final = frozenset({429, *range(500, 600)})
+_NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
+
+
+class DiscordCourier:
+    """Shows jobs in Discord; the `Courier` of the application service."""
+
+    def __init__(self, bot: ImagineBot, *, progress_seconds: float) -> None:
+        self._bot = bot
+        self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
+
+    async def close(self) -> None:
+        """Stop showing progress."""
+        await self._pacer.close()
+
+    def progress(self, job: Job, message_id: int, event: Event) -> None:
+        """Show `event` when the channel's turn comes; a later event replaces it."""
+        self._pacer.show(job, message_id, event)
+
+    async def find(self, job: Job) -> int | None:
+        """Return the message in the job's channel that already answers it.
+
+        A crash may fall between sending a message and recording its id. The message is known
+        by its remove button, which holds the job's id, or by the interaction it answers.
+        """
+        return await self._insist(lambda: self._search(job))
+
+    async def _search(self, job: Job) -> int | None:
+        channel = self._channel(job)
+        after = job.created_at - timedelta(minutes=1)
+        history = channel.history(limit=_SEARCHED, after=after, oldest_first=True)
+        try:
+            async for message in history:
+                if message.author == self._bot.user and _answers(message, job):
+                    return message.id
+        except discord.Forbidden:
+            # Without the permission to read the history there is nothing to find.
+            return None
+        return None
+
+    async def post(self, job: Job) -> int:
+        """Post a message for a job whose first answer never arrived; return its id."""
+        return await self._insist(lambda: self._post(job))
+
+    async def _post(self, job: Job) -> int:
+        message = await self._channel(job).send(
+            replies.waiting(job), view=waiting_view(job), suppress_embeds=True
+        )
+        return message.id
+
+    async def deliver(self, job: Job, message_id: int, pictures: Sequence[Picture]) -> None:
+        """Put the pictures into the message.
+
+        Raises:
+            MessageGone: the message was deleted.
+            Undeliverable: Discord will not take it, now or later.
+        """
+        await self._pacer.drop(job)
+        recipe = pictures[0].image.recipe
+        files = await self.files(job, pictures)
+
+        async def edit() -> None:
+            await self._message(job, message_id).edit(
+                content=replies.finished(job, recipe),
+                attachments=[file.file() for file in files],
+                view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
+            )
+
+        await self._insist(edit)
+
+    async def files(self, job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
+        """Return the files by which these pictures are shown in the job's channel."""
+        # Enlarging and compressing takes a good part of a second: not on the event loop.
+        return await asyncio.to_thread(self._files, job, pictures)
+
+    def _files(self, job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
+        guild = self._bot.get_guild(job.guild_id) if job.guild_id is not None else None
+        limit = guild.filesize_limit if guild is not None else _UPLOAD_LIMIT
+        shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
+        return replies.attachments(job, shown, limit=limit - _UPLOAD_MARGIN)
+
+    async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
+        """Say in the message why there will be no pictures."""
+        await self._pacer.drop(job)
+        content = replies.failed(job, sentence)
+        await self._insist(
+            lambda: self._message(job, message_id).edit(content=content, view=cancelled_view(job))
+        )
+
+    async def withdraw(self, job: Job, message_id: int) -> None:
+        """Say in the message that the job was cancelled."""
+        await self._pacer.drop(job)
+        await self._insist(
+            lambda: self._message(job, message_id).edit(
+                content=replies.cancelled(job), view=cancelled_view(job)
+            )
+        )
+
+    async def remove(self, job: Job, message_id: int) -> None:
+        """Delete the message; one that is gone already is as good."""
+        await self._pacer.drop(job)
+        try:
+            await self._insist(lambda: self._message(job, message_id).delete())
+        except (MessageGone, Undeliverable) as error:
+            log.info("The message of job %s could not be deleted: %s", job.id, error)
+
+    async def _edit_progress(self, job: Job, message_id: int, event: Event) -> None:
+        try:
+            await self._message(job, message_id).edit(content=replies.waiting(job, event))
+        except (discord.HTTPException, *_NETWORK_ERRORS) as error:
+            # The next event says it all again; only the pictures themselves are insisted on.
+            log.debug("No progress shown for job %s: %s", job.id, error)
+
+    def _channel(self, job: Job) -> discord.PartialMessageable:
+        return self._bot.get_partial_messageable(job.channel_id, guild_id=job.guild_id)
+
+    def _message(self, job: Job, message_id: int) -> discord.PartialMessage:
+        return self._channel(job).get_partial_message(message_id)
+
+    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return what `attempt` returns, trying again for as long as the fault may pass.
+
+        discord.py itself waits out rate limits and repeats a 5xx a few times; this goes on
+        where it gives up.
+        """
+        async for pause in _pauses():
+            try:
+                return await attempt()
+            except discord.NotFound as error:
+                raise MessageGone(str(error)) from error
+            except discord.HTTPException as error:
+                if error.status not in _PASSING:
+                    raise Undeliverable(f"Discord refused it ({error}).") from error
+                log.warning("Discord answered %s; trying again in %s s", error.status, pause)
+            except _NETWORK_ERRORS as error:
+                log.warning("Discord cannot be reached (%s); trying again in %s s", error, pause)
+            await asyncio.sleep(pause)
+        raise AssertionError("the pauses never end")
+
+
+async def _pauses() -> AsyncIterator[int]:
+    for pause in _RETRY_SECONDS:
+        yield pause
+    while True:
+        yield _RETRY_SECONDS[-1]
+
+
+def _answers(message: discord.Message, job: Job) -> bool:
+    wanted = REMOVE_ID.format(job=job.id)
+    if any(getattr(item, "custom_id", None) == wanted for item in _components(message)):
+        return True
+    metadata = message.interaction_metadata
+    return metadata is not None and job.origin == f"interaction:{metadata.id}"
+
+
+def _components(message: discord.Message) -> Iterable[object]:
+    for row in message.components:
+        yield from getattr(row, "children", ())
+
+
+class ProgressPacer:
+    """Edits at most one message a channel every `seconds`, always with the latest event.
+
+    Discord counts edits by channel (five in five seconds); jobs that wait in one channel
+    take turns, and what was overtaken is never sent.
+    """
+
+    def __init__(
+        self, edit: Callable[[Job, int, Event], Coroutine[Any, Any, None]], seconds: float
+    ) -> None:
+        self._edit = edit
+        self._seconds = seconds
+        self._latest: dict[int, dict[int, tuple[Job, int, Event]]] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._editing: dict[int, asyncio.Task[None]] = {}
+
+    def show(self, job: Job, message_id: int, event: Event) -> None:
+        """Have `event` shown when the channel's turn comes."""
+        self._latest.setdefault(job.channel_id, {})[job.id] = (job, message_id, event)
+        if job.channel_id not in self._tasks:
+            self._tasks[job.channel_id] = asyncio.get_running_loop().create_task(
+                self._pace(job.channel_id),
+                name=f"progress in channel {job.channel_id}",
+                context=contextvars.Context(),
+            )
+
+    async def drop(self, job: Job) -> None:
+        """Show nothing more of `job`: its message is about to say something final.
+
+        An edit that is under way is waited for, or it could arrive after the final one.
+        """
+        self._latest.get(job.channel_id, {}).pop(job.id, None)
+        if (editing := self._editing.get(job.id)) is not None:
+            await asyncio.wait({editing})
+
+    async def close(self) -> None:
+        """Stop all pacing."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _pace(self, channel_id: int) -> None:
+        try:
+            while waiting := self._latest[channel_id]:
+                job_id = next(iter(waiting))
+                editing = asyncio.create_task(self._edit(*waiting.pop(job_id)))
+                self._editing[job_id] = editing
+                await asyncio.wait({editing})
+                del self._editing[job_id]
+                await asyncio.sleep(self._seconds)
+        finally:
+            del self._tasks[channel_id]
+            del self._latest[channel_id]

@@ -1,0 +1,141 @@
+"""`imagine-bot doctor`: what is wrong with the set-up, and the mend."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import discord
+
+from generation.errors import GenerationError
+from storage.errors import FolderInUse, StorageError
+from storage.opening import open_storage
+
+from . import console
+from .client import INTENTS
+from .config import Settings, load_settings
+from .errors import BotError, ConfigError
+
+_SPACE_MIN: Final = 2 * 2**30
+_PORTAL: Final = "https://discord.com/developers/applications"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; `mend` is empty when it is well."""
+
+    subject: str
+    text: str
+    mend: str = ""
+
+
+def examine(config: Path | None, *, data: Path | None) -> int:
+    """Print a line for each part of the set-up; return 0 only if all of it is well."""
+    try:
+        settings = load_settings(config, data=data)
+    except ConfigError as error:
+        _print(Finding("config", "cannot be used", str(error)))
+        return 1
+    console.set_up_logging("ERROR")
+    findings = []
+    for finding in _findings(settings):
+        _print(finding)
+        findings.append(finding)
+    return 1 if any(finding.mend for finding in findings) else 0
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    yield Finding("config", "can be read")
+    checks: tuple[Callable[[Settings], Finding], ...] = (_token, _intents, _model, _device, _data)
+    for check in checks:
+        yield check(settings)
+
+
+def _print(finding: Finding) -> None:
+    mark = "[yellow]✗[/]" if finding.mend else "[green]✓[/]"
+    console.out.print(f"{mark} [bold]{finding.subject}[/]:", end=" ")
+    console.out.print(finding.text, markup=False)
+    if finding.mend:
+        console.out.print(f"  → {finding.mend}", markup=False)
+
+
+def _token(settings: Settings) -> Finding:
+    token = settings.token.get_secret_value().strip() if settings.token else ""
+    if not token:
+        mend = f"copy it from the Bot page of {_PORTAL} and set DISCORD_TOKEN to it"
+        return Finding("token", "there is none", mend)
+    try:
+        name = asyncio.run(_log_in(token))
+    except discord.LoginFailure:
+        mend = f"copy it again from the Bot page of {_PORTAL}; resetting it makes a new one"
+        return Finding("token", "Discord refused it", mend)
+    except (aiohttp.ClientError, OSError, discord.HTTPException) as error:
+        return Finding(
+            "token", "could not be tried", f"Discord cannot be reached ({error}): check the network"
+        )
+    return Finding("token", f"it belongs to {name}")
+
+
+async def _log_in(token: str) -> str:
+    async with discord.Client(intents=discord.Intents.none()) as client:
+        await client.login(token)
+        return str(client.user)
+
+
+def _intents(_: Settings) -> Finding:
+    names = ", ".join(name for name, wanted in INTENTS if wanted)
+    return Finding("intents", f"{names}: none is privileged, so none has to be switched on")
+
+
+def _model(settings: Settings) -> Finding:
+    try:
+        profile = console.locate_model(settings.model)
+    except GenerationError as error:
+        return Finding("model", f"{settings.model} cannot be used", str(error))
+    return Finding(
+        "model",
+        f"{profile.name}, {profile.native_size}x{profile.native_size} pixels, "
+        f"{profile.token_limit} tokens",
+    )
+
+
+def _device(settings: Settings) -> Finding:
+    # Here, because this import loads torch, and the other findings are printed before it.
+    from generation.weights import choose_device, choose_dtype  # noqa: PLC0415
+
+    try:
+        device = choose_device(settings.device)
+        dtype = str(choose_dtype(settings.dtype, device)).removeprefix("torch.")
+    except GenerationError as error:
+        return Finding("device", f"{settings.device or 'none'} cannot be used", str(error))
+    text = f"{device}, {dtype}"
+    if device.type == "cpu":
+        text += "; large models want a GPU, the starter model does not"
+    return Finding("device", text)
+
+
+def _data(settings: Settings) -> Finding:
+    try:
+        asyncio.run(_open(settings.data))
+    except FolderInUse:
+        return Finding("database", f"{settings.data} is in use by a running bot")
+    except (StorageError, BotError) as error:
+        return Finding("database", f"{settings.data} cannot be used", str(error))
+    free = shutil.disk_usage(settings.data).free
+    if free < _SPACE_MIN:
+        return Finding(
+            "database",
+            f"{settings.data} has only {free // 2**20} MiB of space left",
+            "make room, or name a folder on another disk with --data",
+        )
+    return Finding("database", f"{settings.data} can be written, {free // 2**30} GiB are free")
+
+
+async def _open(data: Path) -> None:
+    async with open_storage(data) as jobs:
+        await jobs.counts()

@@ -1,0 +1,92 @@
+"""Errors of the bot's own, and the one place where errors become sentences.
+
+BotError
+├── ConfigError          the configuration cannot be used
+├── NotVisible           no such picture, or not for this person's eyes
+├── NotAllowed           the person may not do that
+└── MissingInput         something has to be added to the command
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import discord
+
+from generation.errors import GenerationError
+from storage.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+class BotError(Exception):
+    """The root of the bot's errors; its text is fit for the person who asked."""
+
+
+class ConfigError(BotError):
+    """The configuration cannot be used; the sentence names key and value."""
+
+
+class NotVisible(BotError):
+    """A job or picture that does not exist or is not for this person; both read the same."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"There is no picture {what} that you can see here; /history lists your own."
+        )
+
+
+class NotAllowed(BotError):
+    """The person may not do that."""
+
+
+class MissingInput(BotError):
+    """Something that the command needs was not given."""
+
+
+USER_ERRORS = (BotError, GenerationError, StorageError)
+
+
+def sentence(error: BaseException) -> str:
+    """Return what to tell a person about `error`, logging it if it was not foreseen."""
+    if isinstance(error, USER_ERRORS):
+        if isinstance(error, StorageError):
+            log.error("%s", error)
+        return str(error)
+    code = secrets.token_hex(3)
+    log.error("Unforeseen error %s", code, exc_info=error)
+    return (
+        f"Something went wrong on my side; please try again, and if it happens again tell the "
+        f"operator the code {code}."
+    )
+
+
+@asynccontextmanager
+async def answering(interaction: discord.Interaction[Any]) -> AsyncIterator[None]:
+    """Answer whatever is raised inside with one private sentence; nothing gets out.
+
+    Every command, button and modal runs inside this, since discord.py treats errors of
+    the three differently and only logs those of dynamic buttons.
+    """
+    try:
+        yield
+    except Exception as error:
+        await tell(interaction, sentence(error))
+
+
+async def tell(interaction: discord.Interaction[Any], text: str) -> None:
+    """Answer `interaction` with a private sentence, whether it was deferred or not."""
+    try:
+        if not interaction.response.is_done():
+            await interaction.response.send_message(text, ephemeral=True)
+            return
+        if interaction.response.type is discord.InteractionResponseType.deferred_channel_message:
+            # The public "thinking" message would turn into the sentence: take it back instead.
+            await interaction.delete_original_response()
+        await interaction.followup.send(text, ephemeral=True)
+    except discord.HTTPException as error:
+        log.warning("Could not answer an interaction with %r: %s", text, error)

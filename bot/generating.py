@@ -1,0 +1,114 @@
+"""`imagine-bot generate`: pictures without Discord."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from generation.errors import InvalidSource
+from generation.locate import ModelProfile
+from generation.metadata import to_png
+from generation.pictures import read_source
+from generation.request import GeneratedImage, GenerationRequest
+
+from . import console
+from .config import Settings, load_settings
+from .errors import BotError, MissingInput
+from .requests import RequestDesk, Wishes
+
+if TYPE_CHECKING:
+    from generation.engine import Engine
+
+_NAME_LENGTH: Final = 40
+
+
+@console.one_sentence
+def generate_files(
+    wishes: Wishes, *, image: Path | None, model: str | None, out: Path, config: Path | None
+) -> int:
+    """Make pictures, write them into `out` and print their names; return the exit code."""
+    settings = load_settings(config, model=model)
+    profile = console.locate_model(settings.model)
+    request = _request(RequestDesk(settings, profile), wishes, image)
+    folder = _writable(out)
+    pictures = make(open_engine(settings, profile), request)
+    for picture in pictures:
+        path = folder / _file_name(picture)
+        _write(path, to_png(picture.pixels, picture.recipe))
+        console.out.print(str(path), markup=False)
+    if unread := pictures[0].recipe.unread_prompt:
+        console.err.print(
+            f"The prompt is too long for this model; it did not read: {unread}", markup=False
+        )
+    return 0
+
+
+def _request(desk: RequestDesk, wishes: Wishes, image: Path | None) -> GenerationRequest:
+    if image is not None:
+        return desk.similar(read_source(read_file(image)), wishes)
+    if wishes.strength is not None:
+        raise MissingInput("A strength needs a picture to start from; add --image FILE.")
+    return desk.imagine(wishes)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        InvalidSource: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidSource(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def open_engine(settings: Settings, profile: ModelProfile) -> Engine:
+    """Return an engine with the model loaded.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    # Here, because these load torch, which a mistake in the options need not wait for.
+    from generation.engine import Engine  # noqa: PLC0415
+    from generation.weights import load  # noqa: PLC0415
+
+    with console.err.status(f"Loading the model {profile.name}"):
+        return Engine(load(profile, device=settings.device, dtype=settings.dtype))
+
+
+def make(engine: Engine, request: GenerationRequest) -> list[GeneratedImage]:
+    """Return the pictures of `request`, showing progress on standard error."""
+    with console.progress() as bar:
+        task = bar.add_task("Denoising", total=None)
+        return engine.generate(
+            request,
+            on_progress=lambda state: bar.update(task, completed=state.step, total=state.steps),
+        )
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BotError(
+            f"{folder} cannot be made ({error.strerror}); name another folder with --out."
+        ) from error
+    return folder
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise BotError(
+            f"{path} cannot be written ({error.strerror}); name another folder with --out."
+        ) from error
+
+
+def _file_name(picture: GeneratedImage) -> str:
+    """Return a name that the same picture always has, and another picture never."""
+    words = re.sub(r"[^\w]+", "-", picture.recipe.prompt.lower()).strip("-")[:_NAME_LENGTH]
+    parts = (words or "picture", str(picture.recipe.seed), picture.pixels.sha256[:8])
+    return "-".join(parts) + ".png"

@@ -1,0 +1,89 @@
+"""From an interaction or a reaction to an accepted job, acknowledged in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import discord
+
+from storage.records import Job, NewJob
+
+from . import replies
+from .buttons import waiting_view
+from .service import ImagineService
+
+if TYPE_CHECKING:
+    from .client import ImagineBot
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+# Discord gives three seconds, of which the network may take one.
+_PATIENCE_SECONDS: Final = 1.5
+
+
+async def within_deadline(
+    interaction: discord.Interaction[ImagineBot],
+    work: Coroutine[Any, Any, T],
+    *,
+    ephemeral: bool = False,
+) -> T:
+    """Return what `work` returns; if that takes long, tell Discord in time to wait for it."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
+    if not done and not interaction.response.is_done():
+        await interaction.response.defer(thinking=True, ephemeral=ephemeral)
+    return await task
+
+
+class Intake:
+    """Takes orders: commits the job, then answers with its message.
+
+    Once a job is committed nothing that happens to the answer can lose it: one without a
+    message is given a new message when its pictures are ready.
+    """
+
+    def __init__(self, service: ImagineService) -> None:
+        self._service = service
+
+    async def accept(self, interaction: discord.Interaction[ImagineBot], new: NewJob) -> None:
+        """Accept an order from a command, a button or a modal."""
+        job = await within_deadline(interaction, self._service.submit(new))
+        await self._announce(job, _answer(interaction, job))
+
+    async def accept_reaction(self, new: NewJob, picture: discord.PartialMessage) -> None:
+        """Accept an order by a reaction; its message answers the one of the picture."""
+        job = await self._service.submit(new)
+        await self._announce(job, _reply(picture, job))
+
+    async def _announce(self, job: Job, answer: Coroutine[Any, Any, int | None]) -> None:
+        message_id = None
+        try:
+            message_id = await answer
+        except (discord.HTTPException, OSError) as error:
+            log.warning("Job %s: its message could not be sent (%s)", job.id, error)
+        finally:
+            await self._service.announced(job, message_id)
+
+
+async def _answer(interaction: discord.Interaction[ImagineBot], job: Job) -> int | None:
+    content, view = replies.waiting(job), waiting_view(job)
+    if interaction.response.is_done():
+        message = await interaction.edit_original_response(content=content, view=view)
+        return message.id
+    response = await interaction.response.send_message(content, view=view, suppress_embeds=True)
+    return response.message_id
+
+
+async def _reply(picture: discord.PartialMessage, job: Job) -> int:
+    message = await picture.channel.send(
+        replies.waiting(job),
+        view=waiting_view(job),
+        reference=picture.to_reference(fail_if_not_exists=False),
+        mention_author=False,
+        suppress_embeds=True,
+    )
+    return message.id

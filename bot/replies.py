@@ -1,0 +1,175 @@
+"""What people read and see: from records to content and files. Pure functions, no network."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import discord
+from PIL import Image
+
+from generation.metadata import to_png
+from generation.pictures import shown_factor
+from generation.request import Event, Pixels, Progress, Recipe
+from storage.records import HistoryEntry, Job, JobKind
+
+_PROMPT_SHOWN: Final = 300
+_ALT_LENGTH: Final = 1_024
+_BAR_CELLS: Final = 10
+_CHOICE_LENGTH: Final = 100
+_LISTED_PROMPT: Final = 80
+_JPEG_QUALITIES: Final = (95, 85, 70, 50)
+
+
+def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
+    """Return `prompt` on one line, shortened, with Discord's markup made harmless."""
+    line = " ".join(prompt.split())
+    if len(line) > length:
+        line = line[: length - 1] + "…"
+    return discord.utils.escape_markdown(line)
+
+
+def headline(job: Job) -> str:
+    """Return the first line of a job's message: the prompt and who asked."""
+    return f"**{quoted(job.request.prompt)}** — <@{job.user_id}>"
+
+
+def waiting(job: Job, event: Event | None = None) -> str:
+    """Return the message of a job that is not finished: place in the queue, or progress."""
+    if event is None:
+        state = "queued"
+    elif isinstance(event, Progress):
+        full = round(_BAR_CELLS * event.step / event.steps)
+        state = f"{'▰' * full}{'▱' * (_BAR_CELLS - full)} {event.percent} %"
+    else:
+        state = (
+            "next in the queue" if event.position == 1 else f"place {event.position} in the queue"
+        )
+    return f"{headline(job)}\n{state} · job {job.id}"
+
+
+def cancelled(job: Job) -> str:
+    """Return the message of a job that was cancelled."""
+    return f"{headline(job)}\ncancelled · job {job.id}"
+
+
+def failed(job: Job, sentence: str) -> str:
+    """Return the message of a job that came to nothing."""
+    return f"{headline(job)}\n⚠️ {sentence} · job {job.id}"
+
+
+def finished(job: Job, recipe: Recipe) -> str:
+    """Return the message above the pictures: what it takes to make them again."""
+    facts = [
+        f"seed {job.request.seed}",
+        f"{recipe.width}×{recipe.height}",
+        f"{recipe.steps} steps",
+        f"guidance {recipe.guidance_scale:g}",
+        recipe.scheduler.upper(),
+    ]
+    if recipe.strength is not None:
+        facts.append(f"strength {recipe.strength:g}")
+    facts.append(f"job {job.id}")
+    lines = [headline(job), " · ".join(facts)]
+    if recipe.negative_prompt:
+        lines.insert(1, f"without: {quoted(recipe.negative_prompt)}")
+    if recipe.unread_prompt:
+        lines.append(
+            f"-# The prompt is too long for this model; it did not read: "
+            f"“{quoted(recipe.unread_prompt, 120)}”"
+        )
+    return "\n".join(lines)
+
+
+def jump(entry: HistoryEntry) -> str:
+    """Return a link to the message of a job, or nothing if it never had one."""
+    if entry.message_id is None:
+        return ""
+    place = entry.guild_id if entry.guild_id is not None else "@me"
+    url = f"https://discord.com/channels/{place}/{entry.channel_id}/{entry.message_id}"
+    return f"[go to it](<{url}>)"
+
+
+def history(entries: Sequence[HistoryEntry], search: str) -> str:
+    """Return the list that `/history` answers with, newest first."""
+    if not entries:
+        if search:
+            return (
+                f"None of your pictures match “{quoted(search, _LISTED_PROMPT)}”; try fewer words."
+            )
+        return "You have no pictures yet; make one with /imagine."
+    lines = [
+        f"`{entry.job_id}` **{quoted(entry.prompt, _LISTED_PROMPT)}** · seed {entry.seed} · "
+        f"{discord.utils.format_dt(entry.created_at, 'R')} {jump(entry)}".rstrip()
+        for entry in entries
+    ]
+    return "\n".join(lines)
+
+
+def choice_name(entry: HistoryEntry, number: int | None = None) -> str:
+    """Return a suggestion's text: the job or picture, then as much of the prompt as fits."""
+    name = f"{entry.job_id}" if number is None else f"{entry.job_id}-{number}"
+    text = f"{name} · {' '.join(entry.prompt.split())}"
+    return text if len(text) <= _CHOICE_LENGTH else text[: _CHOICE_LENGTH - 1] + "…"
+
+
+def alt_text(job: Job, recipe: Recipe, number: int, count: int) -> str:
+    """Return the description of a picture for people who cannot see it."""
+    which = "A picture" if count == 1 else f"Picture {number} of {count}"
+    kind = "varied from another" if job.kind is JobKind.VARY else "generated"
+    text = f"{which}, {kind}: {' '.join(recipe.prompt.split())} (seed {recipe.seed})"
+    return text if len(text) <= _ALT_LENGTH else text[: _ALT_LENGTH - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file to send: made anew into a `discord.File` for each attempt, since those are used up."""
+
+    filename: str
+    data: bytes
+    description: str
+
+    def file(self) -> discord.File:
+        """Return a fresh file object of this attachment."""
+        return discord.File(io.BytesIO(self.data), self.filename, description=self.description)
+
+
+def attachments(
+    job: Job, pictures: Sequence[tuple[Recipe, Pixels]], *, limit: int
+) -> list[Attachment]:
+    """Return the files of a job as shown: small ones enlarged, all together at most `limit` bytes.
+
+    They are PNGs with their recipe inside; only where those are too large for the channel
+    they are JPEGs of falling quality.
+    """
+    texts = [
+        alt_text(job, recipe, number, len(pictures))
+        for number, (recipe, _) in enumerate(pictures, start=1)
+    ]
+    factors = [shown_factor(pixels.width, pixels.height) for _, pixels in pictures]
+    pngs = [
+        to_png(pixels, recipe, factor=factor)
+        for (recipe, pixels), factor in zip(pictures, factors, strict=True)
+    ]
+    if sum(map(len, pngs)) <= limit:
+        return [
+            Attachment(f"imagine-{job.id}-{number}.png", png, text)
+            for number, (png, text) in enumerate(zip(pngs, texts, strict=True), start=1)
+        ]
+    for quality in _JPEG_QUALITIES:
+        jpegs = [_jpeg(png, quality) for png in pngs]
+        if sum(map(len, jpegs)) <= limit:
+            break
+    return [
+        Attachment(f"imagine-{job.id}-{number}.jpg", jpeg, text)
+        for number, (jpeg, text) in enumerate(zip(jpegs, texts, strict=True), start=1)
+    ]
+
+
+def _jpeg(png: bytes, quality: int) -> bytes:
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.save(file, "JPEG", quality=quality)
+    return file.getvalue()

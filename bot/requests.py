@@ -1,0 +1,175 @@
+"""From what a person typed to a checked request: defaults, limits, seeds, references."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from PIL import Image
+
+from generation.errors import InvalidRequest
+from generation.locate import ModelProfile
+from generation.pictures import fitted_size, to_pixels
+from generation.request import (
+    COUNT_MAX,
+    SEED_MAX,
+    SIZE_MULTIPLE,
+    GenerationRequest,
+    Recipe,
+    SchedulerName,
+)
+
+from .config import Settings
+
+T = TypeVar("T")
+VARY_STRENGTH: Final = 0.6
+_REFERENCE: Final = re.compile(r"\s*#?(?P<job>\d{1,15})(?:\s*[-./# ]\s*(?P<number>\d{1,2}))?\s*")
+
+
+def new_seed() -> int:
+    """Return a seed that nobody chose."""
+    return secrets.randbelow(SEED_MAX + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """Picture `number` (from 1) of job `job_id`, as people type it: `42` or `42-3`."""
+
+    job_id: int
+    number: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.job_id}-{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> ImageReference:
+        """Read `42`, `#42`, `42-3`, `42.3`, `42/3` or `42 3`.
+
+        Raises:
+            InvalidRequest: it is something else.
+        """
+        match = _REFERENCE.fullmatch(text)
+        number = int(match["number"] or 1) if match else 0
+        if match is None or not 1 <= number <= COUNT_MAX:
+            raise InvalidRequest(
+                "image",
+                f"{text[:40]!r} names no picture; give a job id and a number, such as 42-1.",
+            )
+        return cls(int(match["job"]), number)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a person said about a picture; None for what they left open."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    scheduler: SchedulerName | None = None
+    count: int | None = None
+    strength: float | None = None
+
+
+class RequestDesk:
+    """Makes requests out of wishes, with this model's defaults and this operator's limits.
+
+    All methods raise InvalidRequest for a value that is out of range or above a limit.
+    """
+
+    def __init__(self, settings: Settings, profile: ModelProfile) -> None:
+        self._settings = settings
+        self._profile = profile
+        self._steps = settings.steps or min(profile.default_steps, settings.max_steps)
+        self._guidance = settings.guidance_scale or profile.default_guidance_scale
+
+    def imagine(self, wishes: Wishes) -> GenerationRequest:
+        """Return the request for new pictures."""
+        native = self._profile.native_size
+        return self._limited(
+            GenerationRequest(
+                prompt=_or(wishes.prompt, ""),
+                negative_prompt=_or(wishes.negative_prompt, ""),
+                seed=new_seed() if wishes.seed is None else wishes.seed,
+                steps=_or(wishes.steps, self._steps),
+                guidance_scale=_or(wishes.guidance_scale, self._guidance),
+                width=_or(wishes.width, native),
+                height=_or(wishes.height, native),
+                scheduler=_or(wishes.scheduler, "lms"),
+                count=_or(wishes.count, 1),
+            )
+        )
+
+    def similar(self, image: Image.Image, wishes: Wishes) -> GenerationRequest:
+        """Return the request for pictures similar to a file from outside, in its own shape."""
+        width, height = fitted_size(
+            *image.size,
+            native=self._profile.native_size,
+            multiple=max(self._profile.size_multiple, SIZE_MULTIPLE),
+        )
+        # Checked before the image is scaled: a wrong size must not cost memory first.
+        plain = self.imagine(
+            dataclasses.replace(
+                wishes,
+                width=_or(wishes.width, width),
+                height=_or(wishes.height, height),
+                scheduler=_or(wishes.scheduler, "ddim"),
+            )
+        )
+        return dataclasses.replace(
+            plain,
+            source=to_pixels(image, plain.width, plain.height),
+            strength=_or(wishes.strength, VARY_STRENGTH),
+        )
+
+    def variation(self, recipe: Recipe, picture: Image.Image, wishes: Wishes) -> GenerationRequest:
+        """Return the request for a variation of one of our own pictures, by its own recipe."""
+        return self.similar(
+            picture,
+            dataclasses.replace(
+                wishes,
+                prompt=_or(wishes.prompt, recipe.prompt),
+                negative_prompt=_or(wishes.negative_prompt, recipe.negative_prompt),
+                steps=_or(wishes.steps, recipe.steps),
+                guidance_scale=_or(wishes.guidance_scale, recipe.guidance_scale),
+                width=recipe.width,
+                height=recipe.height,
+            ),
+        )
+
+    def _limited(self, request: GenerationRequest) -> GenerationRequest:
+        if request.steps > self._settings.max_steps:
+            raise InvalidRequest(
+                "steps",
+                f"This server allows at most {self._settings.max_steps} steps; you asked for "
+                f"{request.steps}.",
+            )
+        largest = max(self._settings.max_size, self._profile.native_size)
+        for name, value in (("width", request.width), ("height", request.height)):
+            if value > largest:
+                raise InvalidRequest(
+                    name,
+                    f"This server allows a {name} of at most {largest}; you asked for {value}.",
+                )
+            if value % self._profile.size_multiple:
+                raise InvalidRequest(
+                    name,
+                    f"The {name} is {value}, but this model needs a multiple of "
+                    f"{self._profile.size_multiple}.",
+                )
+        return request
+
+
+def rerun_of(request: GenerationRequest) -> GenerationRequest:
+    """Return the same request with a seed that nobody chose."""
+    return dataclasses.replace(request, seed=new_seed())
+
+
+def _or(wish: T | None, default: T) -> T:
+    return default if wish is None else wish

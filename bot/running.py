@@ -1,0 +1,76 @@
+"""`imagine-bot run`: the bot on Discord, from start to a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+import discord
+
+from . import console
+from .client import ImagineBot, create_bot
+from .config import Settings, load_settings
+from .errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_LOGIN_MEND = (
+    "Discord refused the token; copy it again from the Bot page of "
+    "https://discord.com/developers/applications and set DISCORD_TOKEN to it."
+)
+
+
+@console.one_sentence
+def run_bot(config: Path | None, *, data: Path | None) -> int:
+    """Run the bot until it is told to stop; return the exit code.
+
+    SIGINT and SIGTERM stop it after the step that the engine is at; what is unfinished is
+    taken up at the next start.
+    """
+    settings = load_settings(config, data=data)
+    console.set_up_logging(settings.log_level)
+    if settings.token is None or not settings.token.get_secret_value().strip():
+        raise ConfigError(
+            "There is no Discord token; set DISCORD_TOKEN, or token in config.toml (the README "
+            "says how to get one)."
+        )
+    profile = console.locate_model(settings.model)
+    return asyncio.run(_run(create_bot(settings, profile=profile), settings))
+
+
+async def _run(bot: ImagineBot, settings: Settings) -> int:
+    token = settings.token.get_secret_value().strip() if settings.token else ""
+    _stop_on_signals(bot)
+    try:
+        async with bot:
+            await bot.start(token)
+    except discord.LoginFailure as error:
+        raise ConfigError(_LOGIN_MEND) from error
+    except discord.PrivilegedIntentsRequired as error:
+        raise ConfigError(
+            "Discord refused an intent; Imagine Bot needs no privileged one, so this token "
+            "belongs to an application that may not connect: make a new one."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"Discord cannot be reached ({error}); check the network and try again."
+        ) from error
+    if bot.failure is not None:
+        raise bot.failure
+    return 0
+
+
+def _stop_on_signals(bot: ImagineBot) -> None:
+    loop = asyncio.get_running_loop()
+    closing: set[asyncio.Task[None]] = set()
+
+    def stop(name: str) -> None:
+        if closing:
+            return
+        log.info("%s: stopping after the current step; unfinished pictures are kept", name)
+        closing.add(loop.create_task(bot.close()))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number.name)

@@ -1,0 +1,256 @@
+"""The application service: what is accepted is stored, made, and delivered exactly once.
+
+It knows neither Discord nor torch. Requests come in through `submit`; pictures and progress
+go out through a `Courier`. Each accepted job is carried by one task from the queue to its
+delivery; after a restart `resume` takes up what was left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from generation.errors import GenerationError
+from generation.metadata import to_png
+from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
+from generation.request import Event, GeneratedImage
+from storage.errors import StorageError
+from storage.jobs import JobStore
+from storage.records import Job, JobStatus, NewJob, StoredImage
+
+log = logging.getLogger(__name__)
+
+_CLOSE_SECONDS: Final = 10.0
+
+
+class MessageGone(Exception):
+    """The message that was to hold the pictures was deleted by somebody."""
+
+
+class Undeliverable(Exception):
+    """The pictures cannot be shown where they were asked for; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A stored image with its PNG file, ready to be shown."""
+
+    image: StoredImage
+    png: bytes
+
+
+class Courier(Protocol):
+    """Takes what happens to jobs to the people who asked; see `bot.delivery`."""
+
+    def progress(self, job: Job, message_id: int, event: Event) -> None:
+        """Show an event when there is time for it; a later one replaces it."""
+
+    async def find(self, job: Job) -> int | None:
+        """Return the message that already answers this job, if there is one."""
+
+    async def post(self, job: Job) -> int:
+        """Post a new message for this job and return its id."""
+
+    async def deliver(self, job: Job, message_id: int, pictures: Sequence[Picture]) -> None:
+        """Put the pictures into the message; doing it again changes nothing."""
+
+    async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
+        """Say in the message why there will be no pictures."""
+
+    async def withdraw(self, job: Job, message_id: int) -> None:
+        """Say in the message that the job was cancelled."""
+
+    async def remove(self, job: Job, message_id: int) -> None:
+        """Delete the message."""
+
+
+class ImagineService:
+    """Submits, carries, cancels, removes and resumes jobs."""
+
+    def __init__(self, *, jobs: JobStore, queue: GenerationQueue[Any], courier: Courier) -> None:
+        self.jobs = jobs
+        self._queue = queue
+        self._courier = courier
+        self._messages: dict[int, asyncio.Future[int | None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, order: NewJob) -> Job:
+        """Commit a job and queue it; once this returns, it is never lost.
+
+        The caller then shows it to the person and reports by `announced`.
+
+        Raises:
+            QueueFull: too many jobs are waiting.
+            StorageError: it could not be written.
+        """
+        with self._queue.reserve():
+            job = await self.jobs.add(order)
+            self._enqueue(job)
+        return job
+
+    async def announced(self, job: Job, message_id: int | None) -> None:
+        """Record which message answers `job`; None if none could be sent."""
+        announcement = self._messages.get(job.id)
+        if announcement is not None and not announcement.done():
+            announcement.set_result(message_id)
+        if message_id is not None:
+            await self.jobs.set_message(job.id, message_id)
+
+    async def pictures(self, job: Job) -> list[Picture]:
+        """Return the pictures of a job that are not deleted, in order.
+
+        Raises:
+            PictureMissing: a file is gone.
+        """
+        images = [image for image in await self.jobs.images(job.id) if not image.deleted]
+        return [Picture(image=image, png=await self.jobs.read(image)) for image in images]
+
+    async def cancel_or_remove(self, job: Job) -> None:
+        """Cancel a job that is not finished, or delete the message and pictures of one that is."""
+        if job.status in (JobStatus.QUEUED, JobStatus.RUNNING) and await self.jobs.cancel(job.id):
+            self._queue.cancel(job.id)
+            return
+        await self.jobs.delete(job.id)
+        if job.message_id is not None:
+            await self._courier.remove(job, job.message_id)
+
+    async def resume(self) -> int:
+        """Take up every job that was accepted before and not answered; return how many."""
+        unfinished = await self.jobs.unfinished()
+        for job in unfinished:
+            if job.id in self._messages:
+                continue
+            if job.status is JobStatus.GENERATED:
+                self._expect_message(job)
+                self._spawn(self._redeliver(job), f"deliver job {job.id}")
+            else:
+                self._enqueue(job)
+            self._spawn(self._find_message(job), f"find the message of job {job.id}")
+        return len(unfinished)
+
+    async def close(self) -> None:
+        """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _expect_message(self, job: Job) -> None:
+        self._messages[job.id] = asyncio.get_running_loop().create_future()
+
+    def _enqueue(self, job: Job) -> None:
+        self._expect_message(job)
+
+        def listener(event: Event) -> None:
+            announcement = self._messages.get(job.id)
+            if announcement is not None and announcement.done():
+                message_id = announcement.result()
+                if message_id is not None:
+                    self._courier.progress(job, message_id, event)
+
+        ticket = self._queue.submit(job.id, job.request, listener)
+        self._spawn(self._carry(job, ticket), f"carry job {job.id}")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        # A job outlives the interaction that asked for it, so its tasks start from a context of
+        # their own: discord.py keeps the interaction's webhook adapter in a context variable.
+        task = asyncio.get_running_loop().create_task(
+            work, name=name, context=contextvars.Context()
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_report)
+
+    async def _find_message(self, job: Job) -> None:
+        """Announce the message of a job from before a restart, if it ever had one."""
+        if job.message_id is not None:
+            await self.announced(job, job.message_id)
+            return
+        try:
+            await self.announced(job, await self._courier.find(job))
+        except (MessageGone, Undeliverable) as error:
+            log.warning("The message of job %s cannot be looked for: %s", job.id, error)
+            await self.announced(job, None)
+
+    async def _message_of(self, job: Job) -> int:
+        """Return the message that answers `job`, posting one if none was ever sent."""
+        message_id = await asyncio.shield(self._messages[job.id])
+        if message_id is None:
+            # The answer may have arrived although sending it seemed to fail.
+            message_id = await self._courier.find(job) or await self._courier.post(job)
+            await self.jobs.set_message(job.id, message_id)
+        return message_id
+
+    async def _carry(self, job: Job, ticket: Ticket) -> None:
+        """Follow one job from the queue to its delivery."""
+        await ticket.taken_up_or_over()
+        try:
+            if ticket.started.done():
+                await self.jobs.start(job.id)
+            if await self._keep(job, await ticket.images):
+                await self._deliver(job)
+            else:
+                await self._withdraw(job)
+        except JobCancelled:
+            await self._withdraw(job)
+        except QueueClosed:
+            log.info("Job %s waits for the next start", job.id)
+        except (GenerationError, StorageError) as error:
+            await self._apologise(job, error)
+        finally:
+            self._messages.pop(job.id, None)
+
+    async def _keep(self, job: Job, images: Sequence[GeneratedImage]) -> bool:
+        """Store the pictures of a job; False if it was cancelled in the meantime."""
+        # Compressing large pictures takes a good part of a second: not on the event loop.
+        files = await asyncio.to_thread(
+            lambda: [(image, to_png(image.pixels, image.recipe)) for image in images]
+        )
+        return await self.jobs.complete(job.id, files)
+
+    async def _redeliver(self, job: Job) -> None:
+        try:
+            await self._deliver(job)
+        finally:
+            self._messages.pop(job.id, None)
+
+    async def _deliver(self, job: Job) -> None:
+        """Put stored pictures into the job's message and record that."""
+        try:
+            message_id = await self._message_of(job)
+            pictures = await self.pictures(job)
+            if not pictures:
+                return
+            await self._courier.deliver(job, message_id, pictures)
+            if not await self.jobs.delivered(job.id, message_id):
+                log.info("Job %s was removed while it was being delivered", job.id)
+                await self._courier.remove(job, message_id)
+        except MessageGone:
+            log.info("Job %s: its message was deleted, so it counts as cancelled", job.id)
+            await self.jobs.cancel(job.id)
+        except (Undeliverable, StorageError) as error:
+            log.warning("Job %s cannot be delivered: %s", job.id, error)
+            await self.jobs.fail(job.id, str(error))
+
+    async def _apologise(self, job: Job, error: Exception) -> None:
+        try:
+            if await self.jobs.fail(job.id, str(error)):
+                await self._courier.apologise(job, await self._message_of(job), str(error))
+        except (MessageGone, Undeliverable) as gone:
+            log.info("Job %s failed and its message is gone: %s", job.id, gone)
+
+    async def _withdraw(self, job: Job) -> None:
+        try:
+            await self._courier.withdraw(job, await self._message_of(job))
+        except (MessageGone, Undeliverable) as error:
+            log.info("Job %s was cancelled and its message is gone: %s", job.id, error)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("Could not %s", task.get_name(), exc_info=error)

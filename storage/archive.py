@@ -1,0 +1,59 @@
+"""What is kept, read from outside: for commands that run beside a bot and write nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import sqlite_utils
+
+from generation.request import Pixels
+
+from . import queries
+from .database import open_readonly
+from .opening import DATABASE_NAME, PICTURES_NAME
+from .pictures import PictureFiles
+from .records import StoredImage
+
+
+class Archive:
+    """The pictures in a data folder, read-only; used as a context manager in one thread.
+
+    Raises:
+        DatabaseUnusable: there is no database, or it cannot be read.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._pictures = PictureFiles(data_dir / PICTURES_NAME)
+        self._db: sqlite_utils.Database = open_readonly(data_dir / DATABASE_NAME)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    @staticmethod
+    def exists(data_dir: Path) -> bool:
+        """Return whether there is a database in the folder at all."""
+        return (data_dir / DATABASE_NAME).exists()
+
+    def images(self, job_id: int) -> list[StoredImage]:
+        """Return the images of a job that are not deleted, in order."""
+        return [image for image in queries.images(self._db, job_id) if not image.deleted]
+
+    def read(self, image: StoredImage) -> bytes:
+        """Return the PNG file of an image.
+
+        Raises:
+            PictureMissing: the file is gone or damaged.
+        """
+        return self._pictures.read(image.sha256)
+
+    def source_pixels(self, pixels_sha256: str) -> Pixels | None:
+        """Return the kept picture with these pixels, or None.
+
+        Raises:
+            PictureMissing: it is kept, but its file is gone or damaged.
+        """
+        return queries.source_pixels(self._db, self._pictures, pixels_sha256)

@@ -1,0 +1,89 @@
+"""A simulated Discord with the real bot in it: a server, a channel, and people."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import discord
+import simcord
+from PIL import Image
+
+from bot.client import ImagineBot, MakeEngine, create_bot
+from bot.config import Settings
+
+T = TypeVar("T")
+
+
+class Stage:
+    """One server with a channel, and Alice, Bob and the moderator Mo in it."""
+
+    def __init__(self, env: simcord.Env, settings: Settings, make_engine: MakeEngine) -> None:
+        self.env = env
+        self.settings = settings
+        self.make_engine = make_engine
+        self.guild = env.create_guild("Emoji Friends")
+        self.channel = self.guild.create_text_channel("pictures")
+        self.alice = self.guild.add_member(env.create_user("alice"))
+        self.bob = self.guild.add_member(env.create_user("bob"))
+        moderators = self.guild.create_role(
+            "Moderators", permissions=discord.Permissions(manage_messages=True)
+        )
+        self.mo = self.guild.add_member(env.create_user("mo"), roles=[moderators])
+
+    @property
+    def bot(self) -> ImagineBot:
+        assert isinstance(self.env.bot, ImagineBot)
+        return self.env.bot
+
+    def messages(self) -> list[discord.Message]:
+        """Return what stands in the channel, oldest first."""
+        return sorted(self.channel.history(), key=lambda message: message.id)
+
+    def look(self, message_id: int) -> discord.Message:
+        return next(message for message in self.messages() if message.id == message_id)
+
+    async def until(self, condition: Callable[[], T], *, seconds: float = 30.0) -> T:
+        """Return the first true value of `condition`, which work in the background brings about."""
+        deadline = time.monotonic() + seconds
+        while True:
+            value = condition()
+            if value:
+                return value
+            assert time.monotonic() < deadline, self.env.transcript()
+            await asyncio.sleep(0.01)
+
+    async def finished(self, message_id: int) -> discord.Message:
+        """Return a message once it has its pictures."""
+        await self.until(lambda: self.look(message_id).attachments)
+        return self.look(message_id)
+
+    async def imagine(self, prompt: str = "rabbit face", **options: Any) -> discord.Message:
+        """Have Alice ask for pictures, and return the message when they are there."""
+        result = await self.alice.slash(self.channel, "imagine", prompt=prompt, **options)
+        assert result.response is not None, self.env.transcript()
+        return await self.finished(result.response.id)
+
+    async def restart(self) -> None:
+        """Stop the bot and start another on the same data, as an operator does."""
+        await self.bot.close()
+        await self.env.restart_bot(create_bot(self.settings, make_engine=self.make_engine))
+
+
+def buttons(message: discord.Message) -> list[str]:
+    """Return the custom ids below a message, in order."""
+    return [
+        child.custom_id or ""
+        for row in message.components
+        if isinstance(row, discord.ActionRow)
+        for child in row.children
+        if isinstance(child, discord.Button)
+    ]
+
+
+async def opened(attachment: discord.Attachment) -> Image.Image:
+    """Return an attachment as a picture."""
+    return Image.open(io.BytesIO(await attachment.read()))
