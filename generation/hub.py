@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,13 +14,12 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # has no __all__
 
 from .errors import ModelError
-from .model_files import INDEX, DownloadProgress, list_folder, select_files
+from .model_files import INDEX, DownloadProgress, list_folder, select_configs, select_files
 
 # Hears which bar stands at how many of which unit.
 _Moved = Callable[[object, str, float], None]
@@ -48,24 +47,45 @@ def download(
         ModelError: the model does not exist, may not be had, or does not get here.
     """
     try:
-        info = HfApi().model_info(name, files_metadata=True, timeout=_ANSWER_SECONDS, token=token)
-    except (_HTTPError, OfflineModeIsEnabled, OSError) as error:
-        cached = None if _is_refusal(error) else _cached(name)
+        revision, sizes = _listing(name, token)
+    except (_HTTPError, OSError) as error:
+        cached = None if _is_refusal(error) else _cached(name, select_files)
         if cached is not None:
             return cached
         raise _explain(name, error) from error
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     files = select_files(sizes, f"The model {name}")
     try:
         check(_fetch(name, files.configs, token))
         needed = {n: sizes[n] for n in files.names}
-        here = {n for n in needed if _is_here(name, n, str(info.sha))}
+        here = {n for n in needed if _is_here(name, n, revision)}
         tracker = _Tracker(name, needed, here, on_download)
         _check_space(name, tracker.total - tracker.done)
         return _fetch(name, files.names, token, tracker.moved)
     # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
     except (_HTTPError, OSError, RuntimeError) as error:
         raise _explain(name, error) from error
+
+
+def download_configs(name: str, *, token: str | None = None) -> Path:
+    """Return a folder with the configs and the tokenizer of the hub model `name`.
+
+    Raises:
+        ModelError: they cannot be had, or one is missing.
+    """
+    try:
+        _, sizes = _listing(name, token)
+        return _fetch(name, select_configs(sizes, f"The model {name}"), token)
+    except (_HTTPError, OSError) as error:
+        cached = _cached(name, select_configs)
+        if cached is not None:
+            return cached
+        raise _explain(name, error) from error
+
+
+def _listing(name: str, token: str | None) -> tuple[str, dict[str, int]]:
+    """Return the newest revision of a hub model and the sizes of its files in bytes."""
+    info = HfApi().model_info(name, files_metadata=True, timeout=_ANSWER_SECONDS, token=token)
+    return str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
 def _fetch(
@@ -82,10 +102,10 @@ def _is_here(name: str, file: str, revision: str) -> bool:
     return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
 
 
-def _cached(name: str) -> Path | None:
+def _cached(name: str, select: Callable[[Collection[str], str], object]) -> Path | None:
     try:
         folder = Path(snapshot_download(name, allow_patterns=INDEX, local_files_only=True))
-        select_files(list_folder(folder), f"The model {name}")
+        select(list_folder(folder), f"The model {name}")
     except (LocalEntryNotFoundError, ModelError):
         return None
     return folder

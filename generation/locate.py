@@ -1,7 +1,8 @@
 """From a model's name to the folder that holds it, checked before anything is loaded.
 
-A name is `starter` (the model that comes with the package), a folder, or a repository of
-the Hugging Face hub, which is downloaded once and found again without the network.
+A name is `starter` (the model that comes with the package), a folder, a single .safetensors
+file, or a repository of the Hugging Face hub, which is downloaded once and found again
+without the network.
 """
 
 from __future__ import annotations
@@ -88,11 +89,13 @@ def locate(
     on_download: Callable[[DownloadProgress], None] | None = None,
     token: str | None = None,
 ) -> ModelProfile:
-    """Return the model called `name`: `starter`, a folder or a hub id as in `owner/name`.
+    """Return the model called `name`: `starter`, a folder, a file or a hub id as in `owner/name`.
 
-    A hub model that is not in the cache is downloaded; `on_download` hears of it from
-    other threads, one call at a time. `token` is the hub's; without one the hub's own
-    settings count (`HF_TOKEN`, or a login), as do `HF_ENDPOINT` and `HF_HOME`.
+    A file is a checkpoint of Stable Diffusion 1 in one .safetensors; the first time it is
+    converted to a folder in the cache, with configs from the hub. A hub model that is not in
+    the cache is downloaded; `on_download` hears of it from other threads, one call at a time.
+    `token` is the hub's; without one the hub's own settings count (`HF_TOKEN`, or a login),
+    as do `HF_ENDPOINT` and `HF_HOME`.
 
     Raises:
         ModelError: there is no such model, or it cannot be downloaded, used or trusted.
@@ -104,13 +107,12 @@ def locate(
         raise ModelError(pickle_sentence(f"The model {name}"))
     if name and path.is_dir():
         return profile(path, path.resolve().name)
-    if path.is_file() or path.suffix.lower() == ".safetensors":
-        raise ModelError(
-            f"The model {name} is a single file; name a folder in the layout of diffusers or a "
-            "hub id as in owner/name instead."
-        )
+    if path.suffix.lower() == ".safetensors":
+        # The hub's client takes a good part of a second to load: only who needs it waits.
+        from .single_file import open_single_file  # noqa: PLC0415
+
+        return profile(open_single_file(path, token=token), path.stem)
     if _HUB_ID.fullmatch(name):
-        # It loads the hub's client, which takes a good part of a second.
         from .hub import download  # noqa: PLC0415
 
         folder = download(
@@ -121,7 +123,8 @@ def locate(
         )
         return profile(folder, name)
     raise ModelError(
-        f"There is no model {name!r}; use {STARTER!r}, a folder, or a hub id as in owner/name."
+        f"There is no model {name!r}; use {STARTER!r}, a folder, a .safetensors file or a hub id "
+        "as in owner/name."
     )
 
 

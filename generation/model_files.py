@@ -92,16 +92,24 @@ def select_files(names: Collection[str], where: str) -> ModelFiles:
     Raises:
         ModelError: a part is missing, or its weights are only there as a pickle.
     """
+    configs = select_configs(names, where)
+    weights = {part: _part_weights(names, part, where) for part in _STEMS}
+    return ModelFiles(configs, weights)
+
+
+def select_configs(names: Collection[str], where: str) -> tuple[str, ...]:
+    """Choose from `names` the configs and the tokenizer that a model needs.
+
+    Raises:
+        ModelError: one of them is missing.
+    """
     _require(names, INDEX, where, "it is no model in the layout of diffusers")
     _require(names, SCHEDULER_CONFIG, where)
-    configs = [INDEX, SCHEDULER_CONFIG]
-    configs += [name for name in (DEFAULTS,) if name in names]
     for part in _STEMS:
         _require(names, f"{part}/config.json", where)
-        configs.append(f"{part}/config.json")
-    configs += _tokenizer_files(names, where)
-    weights = {part: _part_weights(names, part, where) for part in _STEMS}
-    return ModelFiles(tuple(configs), weights)
+    parts = (f"{part}/config.json" for part in _STEMS)
+    defaults = (name for name in (DEFAULTS,) if name in names)
+    return (INDEX, SCHEDULER_CONFIG, *parts, *defaults, *_tokenizer_files(names, where))
 
 
 def _require(
@@ -205,27 +213,35 @@ def weights_sha256(folder: Path) -> str:
 
 
 def _digest_lines(folder: Path, files: ModelFiles) -> Iterator[str]:
-    # How many steps a model asks for is no part of what a given recipe makes of it.
     for name in files.names:
-        if name == DEFAULTS:
-            continue
-        path = (folder / name).resolve()
-        try:
-            stat = path.stat()
-            # One at a time: engines that start together would else read the same gigabytes.
-            with _hashing:
-                yield f"{name}\0{_file_sha256(path, stat.st_size, stat.st_mtime_ns)}\n"
-        except OSError as error:
-            raise ModelError(
-                f"{path} cannot be read ({error.strerror}); check that the file may be read."
-            ) from error
+        # How many steps a model asks for is no part of what a given recipe makes of it.
+        if name != DEFAULTS:
+            yield f"{name}\0{file_sha256(folder / name)}\n"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hex digits; an unchanged file is read only once.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    path = path.resolve()
+    try:
+        stat = path.stat()
+        # One at a time: engines that start together would else read the same gigabytes.
+        with _hashing:
+            return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror}); check that the file may be read."
+        ) from error
 
 
 _hashing = threading.Lock()
 
 
 @lru_cache(maxsize=1_024)
-def _file_sha256(path: Path, size: int, modified_ns: int) -> str:
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
     # The size and the time are there for the cache: a changed file is another entry.
     del size, modified_ns
     with path.open("rb") as file:

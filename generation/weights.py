@@ -41,8 +41,7 @@ _NETWORKS: Final = {
     "unet": UNet2DConditionModel,
     "vae": AutoencoderKL,
 }
-# What the libraries print and how is set for the whole process, so one load at a time.
-_loading = threading.Lock()
+_quietly = threading.Lock()
 
 
 def load(
@@ -65,7 +64,7 @@ def load(
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     files = select_files(list_folder(profile.folder), f"The model in {profile.folder}")
-    with _loading, _quiet(), torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         tokenizer = _load_tokenizer(profile.folder / "tokenizer")
         networks = {part: _load_network(profile.folder, part, files, kind) for part in _NETWORKS}
     _place(networks, place, offload=offload and place.type != "cpu")
@@ -224,21 +223,25 @@ class _OneAtATime(ModelHook):  # type: ignore[misc]  # accelerate has no types
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' bars and warnings off the terminal; what matters is raised."""
-    levels = [(lib, lib.get_verbosity()) for lib in (diffusers_logging, transformers_logging)]
-    bars = diffusers_logging.is_progress_bar_enabled()
-    hook = transformers_logging.set_tqdm_hook(
-        lambda factory, args, kwargs: factory(*args, **{**kwargs, "disable": True})
-    )
-    diffusers_logging.disable_progress_bar()
-    for library, _ in levels:
-        library.set_verbosity(library.CRITICAL)
-    try:
-        yield
-    finally:
-        for library, level in levels:
-            library.set_verbosity(level)
-        if bars:
-            diffusers_logging.enable_progress_bar()
-        transformers_logging.set_tqdm_hook(hook)
+def quiet() -> Iterator[None]:
+    """Keep the libraries' bars and warnings off the terminal; what matters is raised.
+
+    That is a setting of the whole process, so only one block runs at a time.
+    """
+    with _quietly:
+        levels = [(lib, lib.get_verbosity()) for lib in (diffusers_logging, transformers_logging)]
+        bars = diffusers_logging.is_progress_bar_enabled()
+        hook = transformers_logging.set_tqdm_hook(
+            lambda factory, args, kwargs: factory(*args, **{**kwargs, "disable": True})
+        )
+        diffusers_logging.disable_progress_bar()
+        for library, _ in levels:
+            library.set_verbosity(library.CRITICAL)
+        try:
+            yield
+        finally:
+            for library, level in levels:
+                library.set_verbosity(level)
+            if bars:
+                diffusers_logging.enable_progress_bar()
+            transformers_logging.set_tqdm_hook(hook)

