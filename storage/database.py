@@ -48,17 +48,16 @@ class Database:
         opened = _Answer[None]()
         self._ended = _Answer[None]()
         # A daemon, because an event loop that dies on the way must not keep the process alive.
-        thread = threading.Thread(
+        self._thread = threading.Thread(
             target=self._work, args=(opened, self._ended), name="database", daemon=True
         )
-        thread.start()
+        self._thread.start()
         self._open = True
         try:
             await opened.future
         except BaseException:
             # Even if the caller is cancelled: its folder is free only when the thread is through.
-            self._close()
-            await self._ended.future
+            await self._close()
             raise
         return self
 
@@ -68,13 +67,15 @@ class Database:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._close()
-        await self._ended.future
+        await self._close()
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         with self._gate:
             self._open = False
             self._tasks.put(None)
+        await self._ended.future
+        # It has nothing left to do but to end.
+        self._thread.join()
 
     async def run(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
         """Return what `fn` returns, once its transaction is on disk.

@@ -44,7 +44,10 @@ def m001_jobs(db: sqlite_utils.Database) -> None:
             attempts INTEGER NOT NULL DEFAULT 0,
             error TEXT,
             created_at TEXT NOT NULL,
-            deleted INTEGER NOT NULL DEFAULT 0 CHECK (deleted IN (0, 1))
+            -- A deleted job stays where it is: its status is a final one.
+            deleted INTEGER NOT NULL DEFAULT 0 CHECK (
+                deleted = 0 OR deleted = 1 AND status IN ('delivered', 'failed', 'cancelled')
+            )
         );
         CREATE INDEX jobs_by_status ON jobs (status);
         CREATE INDEX jobs_by_user ON jobs (user_id, id);
@@ -87,7 +90,7 @@ def m003_prompt_search(db: sqlite_utils.Database) -> None:
         INSERT INTO prompt_search (rowid, prompt)
             SELECT id, json_extract(request, '$.prompt') FROM jobs WHERE NOT deleted;
 
-        CREATE TRIGGER jobs_added_to_search AFTER INSERT ON jobs WHEN NOT new.deleted
+        CREATE TRIGGER jobs_added_to_search AFTER INSERT ON jobs
         BEGIN
             INSERT INTO prompt_search (rowid, prompt)
                 VALUES (new.id, json_extract(new.request, '$.prompt'));

@@ -106,7 +106,7 @@ def move(
 ) -> bool:
     """Give a job another status, and columns other values, if it stands in one of `origins`.
 
-    Returns False, and changes nothing, for any other job and for a deleted one.
+    Returns False, and changes nothing, for any other job.
     """
     columns = {"status": to, **values}
     assignments = ", ".join(f"{name} = :{name}" for name in columns)
@@ -114,7 +114,7 @@ def move(
         db,
         f"""
         UPDATE jobs SET {assignments}
-        WHERE id = :id AND NOT deleted AND status IN ({_quoted(origins)})
+        WHERE id = :id AND status IN ({_quoted(origins)})
         """,  # noqa: S608 -- names of columns and statuses come from this program
         {**columns, "id": job_id},
     )
@@ -126,18 +126,15 @@ def start(db: sqlite_utils.Database, job_id: int) -> bool:
         db,
         f"""
         UPDATE jobs SET status = 'running', attempts = attempts + 1
-        WHERE id = ? AND NOT deleted
-            AND status IN ({_quoted((JobStatus.QUEUED, JobStatus.RUNNING))})
+        WHERE id = ? AND status IN ({_quoted((JobStatus.QUEUED, JobStatus.RUNNING))})
         """,  # noqa: S608 -- the statuses come from this program
         (job_id,),
     )
 
 
 def has_status(db: sqlite_utils.Database, job_id: int, status: JobStatus) -> bool:
-    """Tell whether a job that is not deleted stands there."""
-    rows = db.execute(
-        "SELECT 1 FROM jobs WHERE id = ? AND status = ? AND NOT deleted", (job_id, status)
-    )
+    """Tell whether a job stands there."""
+    rows = db.execute("SELECT 1 FROM jobs WHERE id = ? AND status = ?", (job_id, status))
     return rows.fetchone() is not None
 
 
@@ -163,7 +160,7 @@ def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:
     return list(
         db.query(
             f"""
-            SELECT * FROM jobs WHERE NOT deleted AND status IN ({_quoted(UNFINISHED)})
+            SELECT * FROM jobs WHERE status IN ({_quoted(UNFINISHED)})
             ORDER BY id
             """  # noqa: S608 -- the statuses come from this program
         )

@@ -6,7 +6,6 @@ import re
 import unicodedata
 from typing import Final
 
-WORDS_MAX: Final = 32
 _JOB_ID: Final = re.compile(r"#?([0-9]{1,18})")
 
 
@@ -18,7 +17,7 @@ def words_query(text: str) -> str | None:
     """
     # FTS5 reads up to the first NUL, and SQLite takes no half of a surrogate pair.
     clean = text.replace("\x00", " ").encode("utf-8", "replace").decode()
-    words = [word for word in clean.split() if any(map(_is_token, word))][:WORDS_MAX]
+    words = [word for word in clean.split() if any(map(_is_token, word))]
     if not words:
         return None
     return " ".join('"{}"*'.format(word.replace('"', '""')) for word in words)

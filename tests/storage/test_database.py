@@ -111,13 +111,17 @@ async def test_a_closed_loop_does_not_end_the_thread(db: Database) -> None:
     assert notes(db.path) == ["slow", "next"]
 
 
-async def test_leaving_waits_for_what_was_asked_before(path: Path) -> None:
+async def test_leaving_waits_for_what_was_asked_before_and_the_loop_goes_on(path: Path) -> None:
+    go_on = threading.Event()
     async with Database(path) as db:
         await db.run(lambda db: db.execute("CREATE TABLE notes (text TEXT)"))
+        waited = asyncio.create_task(db.run(lambda _: go_on.wait(10)))
         asked = [asyncio.create_task(db.run(note(str(n)))) for n in range(20)]
         await asyncio.sleep(0)
-    assert notes(path) == [str(n) for n in range(20)]
+        asyncio.get_running_loop().call_soon(go_on.set)
+    assert await waited
     await asyncio.gather(*asked)
+    assert notes(path) == [str(n) for n in range(20)]
 
 
 async def test_a_closed_database_refuses_with_a_sentence(path: Path) -> None:

@@ -245,12 +245,17 @@ async def test_a_picture_stays_while_another_job_needs_it(store: JobStore, tmp_p
     assert gone.request.source is None
 
 
-async def test_a_deleted_picture_can_be_made_again(store: JobStore) -> None:
+async def test_a_deleted_picture_can_be_made_and_deleted_again(
+    store: JobStore, tmp_path: Path
+) -> None:
     first = await generated(store)
     await store.delete(first.id)
     second = await generated(store)
     (image,) = await store.images(second.id)
     assert await store.read(image) == finished(second.request)[0][1]
+    assert await store.source_pixels(pixels(42).sha256) == pixels(42)
+    await store.delete(second.id)
+    assert picture_files(tmp_path) == set()
 
 
 async def test_a_removal_that_a_crash_cut_short_is_finished_at_the_next_start(

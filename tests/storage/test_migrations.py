@@ -75,6 +75,7 @@ ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
             {
                 "id": 2,
                 "kind": "imagine",
+                "status": "cancelled",
                 "user_id": 10,
                 "channel_id": 30,
                 "request": REQUEST.replace("rabbit", "badger"),

@@ -69,6 +69,8 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(
         raise OSError(number, os.strerror(number))
 
     pictures.write(b"another picture")
+    # Its folder is there, so it is the picture itself that finds no room.
+    pictures.remove(pictures.write(b"picture"))
     before = all_files(pictures)
     monkeypatch.setattr(os, "fsync", no_room)
     with pytest.raises(DiskFull, match="free some space"):
