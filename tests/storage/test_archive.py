@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.archive import Archive
+from storage.errors import DatabaseUnusable
+from storage.opening import open_storage
+
+from .samples import finished, new_job, pixels, request
+
+
+async def test_pictures_are_read_beside_a_bot_that_works(tmp_path: Path) -> None:
+    async with open_storage(tmp_path) as store:
+        job = await store.add(new_job(request=request(source=pixels(8), strength=0.5, count=2)))
+        await store.start(job.id)
+        made = finished(job.request)
+        await store.complete(job.id, made)
+        with Archive(tmp_path) as archive:
+            images = archive.images(job.id)
+            assert images == await store.images(job.id)
+            assert [archive.read(image) for image in images] == [data for _, data in made]
+            assert archive.source_pixels(pixels(8).sha256) == pixels(8)
+            assert archive.source_pixels(pixels(9).sha256) is None
+            assert archive.images(job.id + 1) == []
+            await store.delete(job.id)
+            assert archive.images(job.id) == []
+
+
+async def test_a_folder_without_a_database_has_no_archive(tmp_path: Path) -> None:
+    assert not Archive.exists(tmp_path)
+    with pytest.raises(DatabaseUnusable, match="does not exist"):
+        Archive(tmp_path)
+    async with open_storage(tmp_path):
+        pass
+    assert Archive.exists(tmp_path)
