@@ -199,6 +199,15 @@ async def test_a_rate_limit_is_waited_out_and_a_server_error_tried_again(discord
 
 
 @pytest.mark.usefixtures("bot")
+async def test_trouble_may_befall_only_requests_with_certain_words(discord: Discord) -> None:
+    broken = discord.fault("PATCH", "/channels/*/messages/*", containing='"attachments"')
+    await drawn(discord)
+    edits = discord.asked("PATCH", "/channels/*/messages/*")
+    assert [edit.status for edit in edits] == [200, 500, 200]
+    assert broken.hits == 1
+
+
+@pytest.mark.usefixtures("bot")
 async def test_an_answer_that_is_lost_had_its_effect(discord: Discord) -> None:
     message = await drawn(discord)
     discord.fault("POST", "/channels/*/messages", status=None, carried_out=True)

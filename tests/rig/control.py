@@ -88,19 +88,30 @@ class Discord(PeopledWorld):
         times: int = 1,
         retry_after: float = 1.0,
         carried_out: bool = False,
+        containing: str = "",
     ) -> Fault:
-        """Let the next `times` requests that fit go wrong.
+        """Let the next `times` requests that fit, and whose JSON holds `containing`, go wrong.
 
         A `status` of None cuts the connection instead of an answer. With `carried_out` the
         request has its effect all the same: the message is posted, only the bot cannot know.
         """
-        fault = Fault(method, path, times, carried_out, status=status, retry_after=retry_after)
+        fault = Fault(
+            method, path, times, carried_out, containing, status=status, retry_after=retry_after
+        )
         self._rest.troubles.order(fault)
         return fault
 
-    def hold(self, method: str, path: str, *, times: int = 1, carried_out: bool = False) -> Hold:
+    def hold(
+        self,
+        method: str,
+        path: str,
+        *,
+        times: int = 1,
+        carried_out: bool = False,
+        containing: str = "",
+    ) -> Hold:
         """Keep the next `times` requests that fit waiting, before or after their effect."""
-        hold = Hold(method, path, times, carried_out)
+        hold = Hold(method, path, times, carried_out, containing)
         self._rest.troubles.order(hold)
         return hold
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,20 +40,23 @@ def rate_limited(retry_after: float) -> Reply:
 class _Trouble:
     """What befalls the next `times` requests that fit; `path` is a pattern of `fnmatch`.
 
-    With `carried_out` Discord does what it was asked, and only the answer suffers.
+    With `carried_out` Discord does what it was asked, and only the answer suffers; with
+    `containing` only requests whose JSON holds these words fit.
     """
 
     method: str
     path: str
     times: int
     carried_out: bool
+    containing: str
     hits: int = 0
 
-    def fits(self, method: str, path: str) -> bool:
+    def fits(self, method: str, path: str, body: Any) -> bool:
         return (
             self.hits < self.times
             and self.method in (method, "*")
             and fnmatch.fnmatchcase(path, self.path)
+            and self.containing in json.dumps(body, ensure_ascii=False)
         )
 
 
@@ -118,10 +122,10 @@ class Troubles:
         """Add some."""
         self._ordered.append(trouble)
 
-    def strike(self, method: str, path: str) -> Fault | Hold | None:
+    def strike(self, method: str, path: str, body: Any) -> Fault | Hold | None:
         """Return what befalls this request, and count it."""
         for trouble in self._ordered:
-            if trouble.fits(method, path):
+            if trouble.fits(method, path, body):
                 trouble.hits += 1
                 return trouble
         return None

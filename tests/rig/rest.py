@@ -84,7 +84,7 @@ class Rest:
     async def _reply(
         self, request: web.Request, method: str, path: str, body: Any, serve: Serve
     ) -> web.Response:
-        trouble = self.troubles.strike(method, path)
+        trouble = self.troubles.strike(method, path, body)
         reply = serve() if trouble is None else await trouble.around(serve, request)
         self.requests.append(Request(method, path, reply.status, time.monotonic(), body))
         if reply is CUT and request.transport is not None:
