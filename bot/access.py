@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import discord
 
 from storage.records import Job
 
-from .errors import NotAllowed, NotVisible
+from .errors import NotAllowed, NotVisible, PermissionMissing
 
 if TYPE_CHECKING:
     from .client import ImagineBot
@@ -31,6 +31,26 @@ def may_see(bot: ImagineBot, job: Job, person: discord.User | discord.Member) ->
         return True
     allowed = permissions(bot, job, person)
     return allowed.view_channel and allowed.read_message_history
+
+
+def check_can_answer(interaction: discord.Interaction[Any]) -> None:
+    """Return only if the bot can put pictures into the channel by its own token.
+
+    Discord lets every application answer its interactions, but an answer outlives its token
+    only as an ordinary message, for which the bot needs permissions like anybody else.
+
+    Raises:
+        PermissionMissing: it cannot.
+    """
+    if interaction.guild_id is None:
+        return
+    missing = [
+        name
+        for name, needed in (("View Channel", "view_channel"), ("Attach Files", "attach_files"))
+        if not getattr(interaction.app_permissions, needed)
+    ]
+    if missing:
+        raise PermissionMissing(missing)
 
 
 def check_may_see(

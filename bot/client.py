@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -19,6 +17,7 @@ from generation.queue import EngineLike, GenerationQueue
 from storage.opening import open_storage
 
 from .actions import Actions
+from .background import Background
 from .buttons import DYNAMIC_ITEMS
 from .config import Settings
 from .delivery import DiscordCourier
@@ -66,7 +65,7 @@ class ImagineBot(commands.Bot):
         self.failure: Exception | None = None
         self._make_engine = make_engine
         self._stack = AsyncExitStack()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self.tree.error(self._on_command_error)
 
     async def setup_hook(self) -> None:
@@ -90,14 +89,13 @@ class ImagineBot(commands.Bot):
         for name in _COGS:
             await self.load_extension(f"bot.cogs.{name}")
         await self.tree.sync()
-        self._in_background(self._watch(queue))
-        self._in_background(self._resume())
+        self._background.start(self._watch(queue), "load the engine")
+        self._background.start(self._resume(), "take up the jobs from before")
 
     async def close(self) -> None:
         """Stop after the step that the engine is at; what is unfinished is kept for next time."""
         await self._stack.aclose()
-        for task in self._background:
-            task.cancel()
+        await self._background.close()
         await super().close()
 
     async def on_ready(self) -> None:
@@ -118,11 +116,6 @@ class ImagineBot(commands.Bot):
         await self.wait_until_ready()
         if count := await self.service.resume():
             log.info("Taking up %s jobs from before", count)
-
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     async def _on_command_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError

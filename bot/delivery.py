@@ -7,7 +7,6 @@ die after 15 minutes, and sooner when Discord feels like it.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
@@ -21,6 +20,7 @@ from generation.request import Event
 from storage.records import Job
 
 from . import replies
+from .background import Background
 from .buttons import REMOVE_ID, cancelled_view, finished_view, waiting_view
 from .service import MessageGone, Picture, Undeliverable
 
@@ -209,18 +209,17 @@ class ProgressPacer:
         self._edit = edit
         self._seconds = seconds
         self._latest: dict[int, dict[int, tuple[Job, int, Event]]] = {}
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._background = Background()
         self._editing: dict[int, asyncio.Task[None]] = {}
 
     def show(self, job: Job, message_id: int, event: Event) -> None:
         """Have `event` shown when the channel's turn comes."""
-        self._latest.setdefault(job.channel_id, {})[job.id] = (job, message_id, event)
-        if job.channel_id not in self._tasks:
-            self._tasks[job.channel_id] = asyncio.get_running_loop().create_task(
-                self._pace(job.channel_id),
-                name=f"progress in channel {job.channel_id}",
-                context=contextvars.Context(),
+        if job.channel_id not in self._latest:
+            self._latest[job.channel_id] = {}
+            self._background.start(
+                self._pace(job.channel_id), f"show progress in channel {job.channel_id}"
             )
+        self._latest[job.channel_id][job.id] = (job, message_id, event)
 
     async def drop(self, job: Job) -> None:
         """Show nothing more of `job`: its message is about to say something final.
@@ -233,9 +232,7 @@ class ProgressPacer:
 
     async def close(self) -> None:
         """Stop all pacing."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._background.close()
 
     async def _pace(self, channel_id: int) -> None:
         try:
@@ -247,5 +244,4 @@ class ProgressPacer:
                 del self._editing[job_id]
                 await asyncio.sleep(self._seconds)
         finally:
-            del self._tasks[channel_id]
             del self._latest[channel_id]

@@ -4,6 +4,7 @@ BotError
 ├── ConfigError          the configuration cannot be used
 ├── NotVisible           no such picture, or not for this person's eyes
 ├── NotAllowed           the person may not do that
+├── PermissionMissing    the bot may not do in a channel what it has to
 └── MissingInput         something has to be added to the command
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -42,6 +43,17 @@ class NotVisible(BotError):
 
 class NotAllowed(BotError):
     """The person may not do that."""
+
+
+class PermissionMissing(BotError):
+    """The bot lacks permissions in the channel; `names` are Discord's own words for them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"I could not show you the pictures in this channel; ask an admin to give me here: "
+            f"{', '.join(names)}."
+        )
+        self.names = tuple(names)
 
 
 class MissingInput(BotError):

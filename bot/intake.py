@@ -12,6 +12,7 @@ import discord
 from storage.records import Job, NewJob
 
 from . import replies
+from .access import check_can_answer
 from .buttons import waiting_view
 from .service import ImagineService
 
@@ -50,7 +51,14 @@ class Intake:
         self._service = service
 
     async def accept(self, interaction: discord.Interaction[ImagineBot], new: NewJob) -> None:
-        """Accept an order from a command, a button or a modal."""
+        """Accept an order from a command, a button or a modal.
+
+        Raises:
+            PermissionMissing: the bot could not deliver the pictures here.
+            QueueFull: too many jobs are waiting.
+            StorageError: the job could not be written.
+        """
+        check_can_answer(interaction)
         job = await within_deadline(interaction, self._service.submit(new))
         await self._announce(job, _answer(interaction, job))
 

@@ -8,9 +8,8 @@ delivery; after a restart `resume` takes up what was left.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -21,6 +20,8 @@ from generation.request import Event, GeneratedImage
 from storage.errors import StorageError
 from storage.jobs import JobStore
 from storage.records import Job, JobStatus, NewJob, StoredImage
+
+from .background import Background
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,14 @@ class Courier(Protocol):
         """Delete the message."""
 
 
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    """A job between acceptance and delivery: its message, once that is known, and the news."""
+
+    message_id: asyncio.Future[int | None]
+    latest: Event | None = None
+
+
 class ImagineService:
     """Submits, carries, cancels, removes and resumes jobs."""
 
@@ -75,8 +84,8 @@ class ImagineService:
         self.jobs = jobs
         self._queue = queue
         self._courier = courier
-        self._messages: dict[int, asyncio.Future[int | None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_way: dict[int, _UnderWay] = {}
+        self._background = Background()
 
     async def submit(self, order: NewJob) -> Job:
         """Commit a job and queue it; once this returns, it is never lost.
@@ -94,9 +103,11 @@ class ImagineService:
 
     async def announced(self, job: Job, message_id: int | None) -> None:
         """Record which message answers `job`; None if none could be sent."""
-        announcement = self._messages.get(job.id)
-        if announcement is not None and not announcement.done():
-            announcement.set_result(message_id)
+        under_way = self._under_way.get(job.id)
+        if under_way is not None and not under_way.message_id.done():
+            under_way.message_id.set_result(message_id)
+            if message_id is not None and under_way.latest is not None:
+                self._courier.progress(job, message_id, under_way.latest)
         if message_id is not None:
             await self.jobs.set_message(job.id, message_id)
 
@@ -122,49 +133,36 @@ class ImagineService:
         """Take up every job that was accepted before and not answered; return how many."""
         unfinished = await self.jobs.unfinished()
         for job in unfinished:
-            if job.id in self._messages:
+            if job.id in self._under_way:
                 continue
             if job.status is JobStatus.GENERATED:
-                self._expect_message(job)
-                self._spawn(self._redeliver(job), f"deliver job {job.id}")
+                self._begin(job)
+                self._background.start(self._redeliver(job), f"deliver job {job.id}")
             else:
                 self._enqueue(job)
-            self._spawn(self._find_message(job), f"find the message of job {job.id}")
+            self._background.start(self._find_message(job), f"find the message of job {job.id}")
         return len(unfinished)
 
     async def close(self) -> None:
         """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_SECONDS)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await self._background.close(patience=_CLOSE_SECONDS)
 
-    def _expect_message(self, job: Job) -> None:
-        self._messages[job.id] = asyncio.get_running_loop().create_future()
+    def _begin(self, job: Job) -> _UnderWay:
+        under_way = _UnderWay(asyncio.get_running_loop().create_future())
+        self._under_way[job.id] = under_way
+        return under_way
 
     def _enqueue(self, job: Job) -> None:
-        self._expect_message(job)
+        under_way = self._begin(job)
 
         def listener(event: Event) -> None:
-            announcement = self._messages.get(job.id)
-            if announcement is not None and announcement.done():
-                message_id = announcement.result()
-                if message_id is not None:
-                    self._courier.progress(job, message_id, event)
+            under_way.latest = event
+            message_id = under_way.message_id.result() if under_way.message_id.done() else None
+            if message_id is not None:
+                self._courier.progress(job, message_id, event)
 
         ticket = self._queue.submit(job.id, job.request, listener)
-        self._spawn(self._carry(job, ticket), f"carry job {job.id}")
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        # A job outlives the interaction that asked for it, so its tasks start from a context of
-        # their own: discord.py keeps the interaction's webhook adapter in a context variable.
-        task = asyncio.get_running_loop().create_task(
-            work, name=name, context=contextvars.Context()
-        )
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_report)
+        self._background.start(self._carry(job, ticket), f"carry job {job.id}")
 
     async def _find_message(self, job: Job) -> None:
         """Announce the message of a job from before a restart, if it ever had one."""
@@ -179,7 +177,7 @@ class ImagineService:
 
     async def _message_of(self, job: Job) -> int:
         """Return the message that answers `job`, posting one if none was ever sent."""
-        message_id = await asyncio.shield(self._messages[job.id])
+        message_id = await asyncio.shield(self._under_way[job.id].message_id)
         if message_id is None:
             # The answer may have arrived although sending it seemed to fail.
             message_id = await self._courier.find(job) or await self._courier.post(job)
@@ -203,7 +201,7 @@ class ImagineService:
         except (GenerationError, StorageError) as error:
             await self._apologise(job, error)
         finally:
-            self._messages.pop(job.id, None)
+            self._under_way.pop(job.id, None)
 
     async def _keep(self, job: Job, images: Sequence[GeneratedImage]) -> bool:
         """Store the pictures of a job; False if it was cancelled in the meantime."""
@@ -217,7 +215,7 @@ class ImagineService:
         try:
             await self._deliver(job)
         finally:
-            self._messages.pop(job.id, None)
+            self._under_way.pop(job.id, None)
 
     async def _deliver(self, job: Job) -> None:
         """Put stored pictures into the job's message and record that."""
@@ -249,8 +247,3 @@ class ImagineService:
             await self._courier.withdraw(job, await self._message_of(job))
         except (MessageGone, Undeliverable) as error:
             log.info("Job %s was cancelled and its message is gone: %s", job.id, error)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("Could not %s", task.get_name(), exc_info=error)

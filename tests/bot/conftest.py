@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,25 @@ from generation.engine import Engine
 from generation.locate import locate
 from generation.weights import load
 
-from .stage import Stage
+from .stage import GatedEngine, Stage
 
 
 @pytest.fixture(scope="session")
-def make_engine() -> MakeEngine:
+def engine() -> Engine:
     """The real engine with the real weights, loaded once for all tests."""
-    engine = Engine(load(locate("starter")))
-    return lambda: engine
+    return Engine(load(locate("starter")))
+
+
+@pytest.fixture
+def gate(engine: Engine) -> Iterator[GatedEngine]:
+    gated = GatedEngine(engine)
+    yield gated
+    gated.open()
+
+
+@pytest.fixture
+def make_engine(gate: GatedEngine) -> MakeEngine:
+    return lambda: gate
 
 
 @pytest.fixture
@@ -34,8 +45,9 @@ def simcord_bot(settings: Settings, make_engine: MakeEngine) -> ImagineBot:
 
 @pytest.fixture
 async def stage(
-    simcord_env: simcord.Env, settings: Settings, make_engine: MakeEngine
+    simcord_env: simcord.Env, settings: Settings, make_engine: MakeEngine, gate: GatedEngine
 ) -> AsyncIterator[Stage]:
     stage = Stage(simcord_env, settings, make_engine)
     yield stage
+    gate.open()
     await stage.bot.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import discord
@@ -14,6 +15,8 @@ from PIL import Image
 
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
+from generation.engine import Denoising, Engine
+from generation.request import GeneratedImage, GenerationRequest
 
 T = TypeVar("T")
 
@@ -87,3 +90,29 @@ def buttons(message: discord.Message) -> list[str]:
 async def opened(attachment: discord.Attachment) -> Image.Image:
     """Return an attachment as a picture."""
     return Image.open(io.BytesIO(await attachment.read()))
+
+
+class GatedEngine:
+    """The real engine behind a gate: while it is shut, no step is taken."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._open = threading.Event()
+        self._open.set()
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    def begin(self, request: GenerationRequest) -> list[Denoising]:
+        return self._engine.begin(request)
+
+    def step(self, images: Sequence[Denoising]) -> None:
+        if not self._open.wait(timeout=30):
+            raise TimeoutError("the gate stayed shut")
+        self._engine.step(images)
+
+    def finish(self, image: Denoising) -> GeneratedImage:
+        return self._engine.finish(image)

@@ -1,0 +1,53 @@
+"""`imagine-bot demo`: the real bot in a simulated Discord, in the browser or as a script."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+
+from .. import console
+from ..errors import BotError
+
+__all__ = ["play_once", "serve"]
+
+
+class DemoNotInstalled(BotError):
+    """The simulated Discord is an extra that was not installed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The simulated Discord is not installed; add it with: pip install 'imagine-bot[demo]'."
+        )
+
+
+@console.one_sentence
+def serve(port: int) -> int:
+    """Serve the page until it is ended, Ctrl-C or SIGTERM; return the exit code.
+
+    Port 0 takes any that is free.
+    """
+    _prepare()
+    from .page import serve_page  # noqa: PLC0415 - needs the extra
+
+    return serve_page(port)
+
+
+@console.one_sentence
+def play_once() -> int:
+    """Play /imagine, /vary and 🔁 without a browser; return 0 only if all three were answered."""
+    _prepare()
+    from .script import play  # noqa: PLC0415 - needs the extra
+
+    return play()
+
+
+def _prepare() -> None:
+    if importlib.util.find_spec("simcord") is None:
+        raise DemoNotInstalled
+    console.set_up_logging("WARNING")
+    # Nothing in here is a voice bot, and the real Discord's missing keys are no news either.
+    logging.getLogger("discord").setLevel(logging.ERROR)
+    # The engine shares the cores with the browser: threads that spin while they wait would
+    # make every step ten times slower. Read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,150 @@
+"""The simulated server: the real bot, a channel, and two people."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, TypeVar
+
+import discord
+import simcord
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from simcord._clock import Clock
+
+from generation.locate import locate
+
+from ..client import ImagineBot, create_bot
+from ..config import Settings
+from ..generating import open_engine
+
+T = TypeVar("T")
+
+GUILD: Final = "Emoji Friends"
+CHANNEL: Final = "pictures"
+_PROGRESS_SECONDS: Final = 1.0
+_CHANGES: Final = frozenset({"MESSAGE_CREATE", "MESSAGE_UPDATE", "MESSAGE_DELETE"})
+
+
+class _DemoSettings(Settings):
+    """The same settings, whatever the environment says: the demo is the same everywhere."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic passes it by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class _WallClock(Clock):
+    """Tells the people of the simulated server the time of day.
+
+    SimCord's own clock stands still at one instant; it goes on counting the timers.
+    """
+
+    def now(self) -> datetime:
+        """Return the time."""
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A server with the running bot in it; Alice is a moderator, Bob is not."""
+
+    env: simcord.Env
+    bot: ImagineBot
+    channel: simcord.ChannelHandle
+    alice: simcord.MemberActor
+    bob: simcord.MemberActor
+
+    def messages(self) -> list[discord.Message]:
+        """Return what stands in the channel, oldest first."""
+        return self.channel.history()
+
+    def on_message_change(self, tell: Callable[[], None]) -> None:
+        """Call `tell` whenever a message of the bot has come, changed or gone.
+
+        The bot itself is not told of messages: it does not ask Discord for those events.
+        """
+        bot_id = str(self.env.backend.bot_user.id)
+
+        def listen(event: str, payload: Mapping[str, Any]) -> None:
+            author = payload.get("author", {"id": bot_id})
+            if event in _CHANGES and author["id"] == bot_id:
+                tell()
+
+        self.env.backend.subscribers.append(listen)
+
+    async def until(self, condition: Callable[[], T | None], *, seconds: float) -> T:
+        """Return what `condition` returns once that is true, looking whenever a message changes.
+
+        Raises:
+            TimeoutError: it did not become true.
+        """
+        changed = asyncio.Event()
+        self.on_message_change(changed.set)
+        async with asyncio.timeout(seconds):
+            while not (value := condition()):
+                await changed.wait()
+                changed.clear()
+        return value
+
+
+@asynccontextmanager
+async def open_world() -> AsyncIterator[World]:
+    """Start the bot with the starter model in a server of its own; all is gone afterwards.
+
+    Raises:
+        ModelError: the starter model is damaged.
+    """
+    with TemporaryDirectory(prefix="imagine-bot-demo-", ignore_cleanup_errors=True) as folder:
+        settings = _DemoSettings(
+            data=Path(folder), model="starter", progress_seconds=_PROGRESS_SECONDS
+        )
+        profile = locate(settings.model)
+        # Before the bot starts: SimCord gives a bot five seconds for that.
+        engine = await asyncio.to_thread(open_engine, settings, profile)
+        bot = create_bot(settings, profile=profile, make_engine=lambda: engine)
+        # What goes wrong in the bot is in its log and in its answers.
+        async with simcord.run(bot, check_errors=False) as env:
+            try:
+                yield _populate(env, bot)
+            finally:
+                await bot.close()
+
+
+def _populate(env: simcord.Env, bot: ImagineBot) -> World:
+    env.backend.clock = _WallClock()
+    env.backend.edit_bot_profile("Imagine Bot")
+    guild = env.create_guild(GUILD)
+    moderators = guild.create_role(
+        "Moderators", permissions=discord.Permissions(manage_messages=True)
+    )
+    return World(
+        env=env,
+        bot=bot,
+        channel=guild.create_text_channel(
+            CHANNEL, topic="Type /imagine, press Enter, say what you want to see, press Enter"
+        ),
+        alice=guild.add_member(env.create_user("alice"), roles=[moderators]),
+        bob=guild.add_member(env.create_user("bob")),
+    )
+
+
+def stop_signals() -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set, instead of ending the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    return stop

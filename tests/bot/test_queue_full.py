@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bot.config import Settings
+
+from .stage import GatedEngine, Stage
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data=tmp_path / "data", steps=2, queue_limit=2)
+
+
+async def test_a_full_queue_says_so_and_takes_jobs_again_when_there_is_room(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    accepted = [
+        await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face") for _ in range(3)
+    ]
+    refused = await stage.bob.slash(stage.channel, "imagine", prompt="cat face")
+    assert refused.ephemeral
+    assert refused.response.content == (
+        "The queue is full (2 pictures are waiting); please try again in a minute."
+    )
+    gate.open()
+    for result in accepted:
+        await stage.finished(result.response.id)
+    assert (await stage.imagine("cat face")).attachments

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from generation.metadata import read_png
+from storage.records import JobStatus
+
+from .stage import GatedEngine, Stage
+
+
+async def test_unfinished_jobs_are_finished_after_a_restart_in_their_own_messages(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    results = [
+        await stage.alice.slash(stage.channel, "imagine", prompt=prompt, seed=seed)
+        for seed, prompt in enumerate(("rabbit face", "cat face", "dog face"))
+    ]
+    await stage.until(lambda: " 0 %" in stage.look(results[0].response.id).content)
+    closing = stage.restart()
+    gate.open()
+    await closing
+    for seed, result in enumerate(results):
+        message = await stage.finished(result.response.id)
+        assert read_png(await message.attachments[0].read())[1].seed == seed
+    assert len(stage.messages()) == 3
+
+
+async def test_a_job_whose_message_was_never_recorded_is_not_answered_twice(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.bot.service.jobs._db.run(
+        lambda db: db.execute("UPDATE jobs SET message_id = NULL") and None
+    )
+    closing = stage.restart()
+    gate.open()
+    await closing
+    assert (await stage.finished(result.response.id)).attachments
+    assert len(stage.messages()) == 1
+
+
+async def test_generated_pictures_are_delivered_without_being_made_again(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    stage.env.inject_error("PATCH", "/channels/*/messages/*", status=500, times=None)
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    jobs = stage.bot.service.jobs
+
+    async def status() -> JobStatus:
+        job = await jobs.get(1)
+        assert job is not None
+        return job.status
+
+    while await status() is not JobStatus.GENERATED:  # noqa: ASYNC110 - the store has no events
+        await stage.env.settle()
+    stage.bot.service._background._tasks.copy()
+    for task in list(stage.bot.service._background._tasks):
+        task.cancel()
+    gate.shut()
+    await stage.restart()
+    stage.env.backend.faults.clear()
+    assert (await stage.finished(result.response.id)).attachments
+
+
+async def test_a_message_deleted_while_its_job_runs_stops_nothing_else(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    doomed = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    other = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
+    await stage.mo.delete(stage.look(doomed.response.id))
+    gate.open()
+    assert (await stage.finished(other.response.id)).attachments
+    assert len(stage.messages()) == 1
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    assert job.status is JobStatus.CANCELLED

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import io
+
+import discord
+import pytest
+from PIL import Image, PngImagePlugin
+
+from generation.metadata import read_png
+
+from .stage import Stage
+
+
+def _file(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format_, **options)
+    return file.getvalue()
+
+
+def _huge() -> bytes:
+    return _file(Image.new("1", (20_000, 20_000)))
+
+
+def _animated() -> bytes:
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    return _file(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+async def test_a_picture_of_the_bot_is_varied_by_job_and_number(stage: Stage) -> None:
+    await stage.imagine("rabbit face", seed=7, count=2)
+    result = await stage.bob.slash(stage.channel, "vary", image="1-2", strength=0.8, seed=11)
+    message = await stage.finished(result.response.id)
+    recipe = read_png(await message.attachments[0].read())[1]
+    assert (recipe.prompt, recipe.seed, recipe.strength) == ("rabbit face", 11, 0.8)
+    assert recipe.scheduler == "ddim"
+    assert "strength 0.8" in message.content
+    parent = (await stage.bot.service.jobs.images(1))[1]
+    assert recipe.source_sha256 == parent.recipe.pixels_sha256
+    assert (await stage.bot.service.jobs.images(2))[0].parent_image_id == parent.id
+
+
+async def test_a_new_prompt_replaces_the_picture_s_own(stage: Stage) -> None:
+    await stage.imagine("rabbit face")
+    result = await stage.alice.slash(stage.channel, "vary", image="1", prompt="cat face")
+    message = await stage.finished(result.response.id)
+    assert "cat face" in message.content
+
+
+async def test_an_attachment_is_varied_in_its_own_shape(stage: Stage) -> None:
+    photo = _file(Image.new("RGB", (600, 300), "orange"), "JPEG")
+    result = await stage.alice.slash(
+        stage.channel, "vary", attachment=("photo.jpg", photo), prompt="red apple"
+    )
+    message = await stage.finished(result.response.id)
+    recipe = read_png(await message.attachments[0].read())[1]
+    assert (recipe.width, recipe.height) == (88, 48)
+
+
+async def test_an_attached_picture_of_ours_needs_no_prompt(stage: Stage) -> None:
+    kept = await (await stage.imagine("rabbit face")).attachments[0].read()
+    result = await stage.alice.slash(stage.channel, "vary", attachment=("kept.png", kept))
+    assert "rabbit face" in (await stage.finished(result.response.id)).content
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("notes.txt", b"hello", "That file is not an image that I can read"),
+        ("liar.png", b"<html>not a picture</html>", "That file is not an image that I can read"),
+        ("moving.gif", _animated(), "That image is animated; send a still picture."),
+        ("huge.png", _huge(), "pixels; send one of at most 40 million."),
+        ("half.png", _file(Image.effect_noise((64, 64), 90))[:900], "That image is damaged"),
+        ("empty.png", b"", "That file is not an image that I can read"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and "." in value else "",
+)
+async def test_an_attachment_that_is_no_picture_gets_one_sentence(
+    stage: Stage, name: str, data: bytes, sentence: str
+) -> None:
+    result = await stage.alice.slash(
+        stage.channel, "vary", attachment=(name, data), prompt="red apple"
+    )
+    assert result.ephemeral
+    assert sentence in result.response.content
+    assert len(result.response.content.splitlines()) == 1
+    assert stage.messages() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "Say which picture to vary"),
+        ({"image": "99-1"}, "There is no picture 99-1 that you can see here"),
+        ({"image": "1-4"}, "There is no picture 1-4 that you can see here"),
+        ({"image": "1-9"}, "'1-9' names no picture"),
+        ({"image": "the rabbit"}, "'the rabbit' names no picture"),
+        ({"image": "99999999999999999999"}, "names no picture"),
+        ({"image": "1", "prompt": "  "}, "The prompt is empty"),
+    ],
+    ids=str,
+)
+async def test_a_wrong_reference_gets_one_sentence(
+    stage: Stage, options: dict[str, object], sentence: str
+) -> None:
+    await stage.imagine("rabbit face")
+    result = await stage.alice.slash(stage.channel, "vary", **options)
+    assert result.ephemeral
+    assert sentence in result.response.content
+    assert len(stage.messages()) == 1
+
+
+async def test_an_attachment_without_a_prompt_asks_for_one(stage: Stage) -> None:
+    plain = _file(Image.new("RGB", (64, 64), "orange"))
+    result = await stage.alice.slash(stage.channel, "vary", attachment=("plain.png", plain))
+    assert result.response.content == "Say what the picture should become: add a prompt."
+
+
+async def test_a_forged_recipe_in_an_attachment_is_not_believed(stage: Stage) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("imagine-bot", '{"prompt": ["@everyone"]}')
+    forged = _file(Image.new("RGB", (64, 64), "orange"), pnginfo=chunks)
+    result = await stage.alice.slash(stage.channel, "vary", attachment=("forged.png", forged))
+    assert result.response.content == "Say what the picture should become: add a prompt."
+
+
+async def test_a_picture_in_a_channel_that_one_cannot_read_does_not_exist(stage: Stage) -> None:
+    secret = stage.guild.create_text_channel(
+        "secret",
+        overwrites={
+            stage.guild.default_role: discord.PermissionOverwrite(view_channel=False),
+            stage.alice: discord.PermissionOverwrite(view_channel=True),
+            stage.guild.me: discord.PermissionOverwrite(view_channel=True, attach_files=True),
+        },
+    )
+    result = await stage.alice.slash(secret, "imagine", prompt="rabbit face")
+    await stage.until(
+        lambda: [m for m in secret.history() if m.id == result.response.id and m.attachments]
+    )
+    denied = await stage.bob.slash(stage.channel, "vary", image="1-1")
+    assert denied.response.content == (
+        "There is no picture 1-1 that you can see here; /history lists your own."
+    )
+    allowed = await stage.alice.slash(stage.channel, "vary", image="1-1")
+    assert not allowed.ephemeral
+
+
+async def test_typing_an_image_suggests_one_s_own_pictures(stage: Stage) -> None:
+    await stage.imagine("rabbit face", count=2)
+    await stage.imagine("cat face")
+    choices = await stage.alice.autocomplete(stage.channel, "vary", "image", "rabb")
+    assert choices == [
+        {"name": "1-1 · rabbit face", "value": "1-1"},
+        {"name": "1-2 · rabbit face", "value": "1-2"},
+    ]
+    assert await stage.bob.autocomplete(stage.channel, "vary", "image", "") == []
