@@ -1,0 +1,51 @@
+"""`python -m tests.kill --kills N --seed S`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from tests.running import reference
+
+from . import INSTANTS, Figures, Instant, Killing
+from .verdict import judge
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = asyncio.run(_run(Path(folder) / "data", options.kills, options.seed))
+    print(figures)
+    return int(figures.lost + figures.doubled + figures.changed > 0)
+
+
+async def _run(data: Path, kills: int, seed: int) -> Figures:
+    async with Killing.start(data, seed=seed) as run:
+        for instant in _order(Random(seed)):
+            print(f"{run.kills + 1:>3}: {instant.__name__}", file=sys.stderr, flush=True)
+            await run.order_something()
+            await instant(run)
+            await run.kill()
+            await run.restart()
+            if run.kills >= kills:
+                break
+        await run.finish()
+        with reference() as right:
+            return judge(run, right)
+
+
+def _order(random: Random) -> Iterator[Instant]:
+    """Yield every instant once, in a random order, again and again."""
+    while True:
+        yield from random.sample(INSTANTS, len(INSTANTS))
+
+
+sys.exit(main())

@@ -1,0 +1,149 @@
+"""A bot that people order pictures from while it is killed again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from random import Random
+from typing import Final, Self
+
+from PIL import Image
+
+from storage.database import open_readonly
+from storage.opening import DATABASE_NAME
+from tests.rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
+from tests.running import imagine_bot
+
+_PEOPLE: Final = ("alice", "bob")
+_PROMPTS: Final = ("rabbit face", "red apple", "a grinning face on a blue background", "pizza")
+_STEPS: Final = 4
+_FINISH_SECONDS: Final = 300.0
+
+
+class Killing:
+    """One bot on one data folder; `asked` holds every command that people sent it."""
+
+    def __init__(self, world: Discord, data: Path, seed: int) -> None:
+        self.world = world
+        self.data = data
+        self.random = Random(seed)
+        self.kills = 0
+        self.asked: list[Asked] = []
+        self.bot = imagine_bot(world, data, steps=_STEPS, progress_seconds=0.2)
+        self._holds: list[Hold] = []
+        self._reacted: set[tuple[int, str]] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, data: Path, *, seed: int) -> AsyncIterator[Self]:
+        """Start the bot in a world of its own."""
+        async with Discord.start() as world:
+            killing = cls(world, data, seed)
+            async with killing.bot:
+                await killing.bot.ready()
+                yield killing
+
+    async def imagine(self) -> Asked:
+        """Have somebody run /imagine for one picture or two."""
+        return await self._ask("imagine", prompt=self.random.choice(_PROMPTS), count=self._count())
+
+    async def vary(self) -> Asked:
+        """Have somebody run /vary on a picture of their own."""
+        picture = Image.new("RGB", (96, 96), (self.random.randrange(256), 120, 40))
+        file = io.BytesIO()
+        picture.save(file, "PNG")
+        attachment = ("mine.png", file.getvalue())
+        return await self._ask("vary", prompt=self.random.choice(_PROMPTS), attachment=attachment)
+
+    async def react(self) -> None:
+        """Have somebody react with 🔁 to a message of the bot, each to each only once."""
+        pairs = [
+            (message.id, who)
+            for message in self.answers()
+            for who in _PEOPLE
+            if (message.id, who) not in self._reacted
+        ]
+        message_id, who = self.random.choice(pairs)
+        self._reacted.add((message_id, who))
+        await self.world.react(message_id, "🔁", who=who)
+
+    async def order_something(self) -> None:
+        """Have somebody order pictures by one of the three ways."""
+        ways: list[Callable[[], Awaitable[object]]] = [self.imagine, self.imagine, self.vary]
+        if self.answers():
+            ways.append(self.react)
+        await self.random.choice(ways)()
+
+    async def accepted(self, count: int) -> None:
+        """Order by /imagine `count` times and wait until each is answered."""
+        for asked in [await self.imagine() for _ in range(count)]:
+            await asked.answered(within=10)
+
+    def answers(self) -> list[MessageView]:
+        """Return the messages of the bot, without the notes that only one person sees."""
+        return [message for message in self.world.messages() if message.author == "TestBot"]
+
+    def hold(
+        self, method: str, path: str, *, carried_out: bool = False, containing: str = ""
+    ) -> Hold:
+        """Keep the next request that fits waiting until after the kill."""
+        hold = self.world.hold(method, path, carried_out=carried_out, containing=containing)
+        self._holds.append(hold)
+        return hold
+
+    def refuse_next_answer(self) -> Fault:
+        """Let Discord not know the next interaction when the bot answers it."""
+        return self.world.fault("POST", "/interactions/*/callback", status=404)
+
+    async def kill(self) -> None:
+        """Kill the bot now; what it had asked of Discord and was not carried out never is."""
+        self.bot.kill()
+        await self.bot.wait()
+        await self.world.until(lambda: not self.world.gateway.connected, what="a cut connection")
+        for hold in self._holds:
+            hold.release()
+        self._holds.clear()
+        self.kills += 1
+
+    async def restart(self) -> None:
+        """Start the bot again and wait until it is there."""
+        await self.bot.start()
+        await self.bot.ready()
+
+    async def finish(self) -> None:
+        """Wait until no job is left, and stop the bot as an operator does.
+
+        Raises:
+            NeverHappened: some job does not come to an end.
+        """
+        try:
+            async with asyncio.timeout(_FINISH_SECONDS):
+                while left := self._unfinished():
+                    self.bot.check()
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            error = NeverHappened(f"the end of the jobs {left}", _FINISH_SECONDS)
+            error.add_note(f"the bot wrote:\n{self.bot.last_words()}")
+            raise error from None
+        self.bot.terminate()
+        if code := await self.bot.wait():
+            raise RuntimeError(f"the bot ended with {code}:\n{self.bot.last_words()}")
+
+    def _unfinished(self) -> list[int]:
+        query = "SELECT id FROM jobs WHERE status IN ('queued', 'running', 'generated')"
+        with closing(open_readonly(self.data / DATABASE_NAME)) as db:
+            rows: Iterable[tuple[int]] = db.execute(query).fetchall()
+        return [job_id for (job_id,) in rows]
+
+    def _count(self) -> int:
+        return self.random.choice((1, 1, 2))
+
+    async def _ask(self, command: str, **options: object) -> Asked:
+        who = self.random.choice(_PEOPLE)
+        seed = self.random.randrange(2**32)
+        asked = await self.world.slash(command, who=who, seed=seed, **options)
+        self.asked.append(asked)
+        return asked

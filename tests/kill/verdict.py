@@ -1,0 +1,104 @@
+"""What became of the jobs: each has to be answered by exactly one message with its pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+
+from storage import queries
+from storage.database import open_readonly
+from storage.opening import DATABASE_NAME, PICTURES_NAME
+from storage.pictures import PictureFiles
+from storage.records import Job
+from tests.rig import Asked, MessageView
+from tests.running import Reference, shown
+
+from .run import Killing
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`lost`, `doubled` and `changed` have to be 0.
+
+    Accepted is what stands in the database or was answered in the channel. Doubled are orders
+    with two jobs, jobs with two messages, and messages without a job; changed are pictures that
+    are not those of their seed.
+    """
+
+    kills: int
+    accepted: int
+    lost: int
+    doubled: int
+    changed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills: {self.accepted} jobs accepted, {self.lost} lost, "
+            f"{self.doubled} doubled, {self.changed} changed"
+        )
+
+
+def judge(run: Killing, reference: Reference) -> Figures:
+    """Return what became of the jobs of a finished run."""
+    jobs = _jobs(run)
+    by_origin = Counter(job.origin for job in jobs)
+    answers = {job.id: _answers(job, run) for job in jobs}
+    forgotten = [asked for asked in run.asked if _promised(asked) and not by_origin[_name(asked)]]
+    strays = {message.id for message in run.answers()}.difference(
+        *({message.id for message in messages} for messages in answers.values())
+    )
+    return Figures(
+        kills=run.kills,
+        accepted=len(jobs) + len(forgotten),
+        lost=len(forgotten) + sum(not _complete(job, answers[job.id]) for job in jobs),
+        doubled=sum(count - 1 for count in by_origin.values())
+        + sum(len(messages) > 1 for messages in answers.values())
+        + len(strays),
+        changed=sum(_changed(job, answers[job.id], reference) for job in jobs),
+    )
+
+
+def _jobs(run: Killing) -> list[Job]:
+    pictures = PictureFiles(run.data / PICTURES_NAME)
+    with closing(open_readonly(run.data / DATABASE_NAME)) as db:
+        rows = db.query("SELECT * FROM jobs ORDER BY id")
+        return [queries.job_of(pictures, row) for row in rows]
+
+
+def _name(asked: Asked) -> str:
+    return f"interaction:{asked.record.id}"
+
+
+def _promised(asked: Asked) -> bool:
+    """Tell whether the person saw their order taken; "thinking" promises nothing."""
+    return asked.message is not None and not asked.ephemeral and bool(asked.message.content)
+
+
+def _answers(job: Job, run: Killing) -> list[MessageView]:
+    """Return the messages that are about this job, by whatever sign."""
+    first = {
+        asked.message.id
+        for asked in run.asked
+        if _name(asked) == job.origin and asked.message and not asked.ephemeral
+    }
+    return [
+        message
+        for message in run.answers()
+        if message.id in first
+        or f"remove:{job.id}" in (button.custom_id for button in message.buttons)
+        or any(file.name.startswith(f"imagine-{job.id}-") for file in message.attachments)
+    ]
+
+
+def _complete(job: Job, messages: list[MessageView]) -> bool:
+    return any(len(message.attachments) == job.request.count for message in messages)
+
+
+def _changed(job: Job, messages: list[MessageView], reference: Reference) -> int:
+    wanted = reference.pictures(job.request)
+    return sum(
+        shown(file) != right
+        for message in messages
+        for file, right in zip(message.attachments, wanted, strict=False)
+    )
