@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
@@ -33,7 +32,7 @@ T = TypeVar("T")
 _UPLOAD_LIMIT: Final = 10 * 2**20
 # The parts of a request that are not files, and the boundaries between them.
 _UPLOAD_MARGIN: Final = 64 * 2**10
-_SEARCHED: Final = 300
+_SEARCHED: Final = 200
 _RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60)
 # A rate limit that discord.py gave up on, and faults on Discord's side.
 _PASSING: Final = frozenset({429, *range(500, 600)})
@@ -65,12 +64,17 @@ class DiscordCourier:
 
     async def _search(self, job: Job) -> int | None:
         channel = self._channel(job)
-        after = job.created_at - timedelta(minutes=1)
-        history = channel.history(limit=_SEARCHED, after=after, oldest_first=True)
+        # Usually it comes right after what asked for it; one that was posted anew is among the
+        # latest. Ids carry Discord's own time, which ours need not agree with.
+        places = [channel.history(limit=_SEARCHED)]
+        if (asked_by := _interaction_of(job)) is not None:
+            after = discord.Object(asked_by)
+            places.insert(0, channel.history(limit=_SEARCHED, after=after, oldest_first=True))
         try:
-            async for message in history:
-                if message.author == self._bot.user and _answers(message, job):
-                    return message.id
+            for place in places:
+                async for message in place:
+                    if message.author == self._bot.user and _answers(message, job):
+                        return message.id
         except discord.Forbidden:
             # Without the permission to read the history there is nothing to find.
             return None
@@ -183,12 +187,17 @@ async def _pauses() -> AsyncIterator[int]:
         yield _RETRY_SECONDS[-1]
 
 
+def _interaction_of(job: Job) -> int | None:
+    kind, _, number = (job.origin or "").partition(":")
+    return int(number) if kind == "interaction" else None
+
+
 def _answers(message: discord.Message, job: Job) -> bool:
     wanted = REMOVE_ID.format(job=job.id)
     if any(getattr(item, "custom_id", None) == wanted for item in _components(message)):
         return True
     metadata = message.interaction_metadata
-    return metadata is not None and job.origin == f"interaction:{metadata.id}"
+    return metadata is not None and metadata.id == _interaction_of(job)
 
 
 def _components(message: discord.Message) -> Iterable[object]:

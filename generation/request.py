@@ -133,8 +133,19 @@ def _check_text(field_name: str, text: str, *, required: bool) -> None:
             field_name,
             f"The {field_name} has {len(text):,} characters; keep it to {PROMPT_LENGTH:,}.",
         )
-    if "\x00" in text:
-        raise InvalidRequest(field_name, f"The {field_name} holds a NUL character; take it out.")
+    if "\x00" in text or not _is_unicode(text):
+        raise InvalidRequest(
+            field_name, f"The {field_name} holds a character that is none; type it again."
+        )
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether `text` can be written down at all: half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_range(

@@ -30,3 +30,18 @@ async def test_a_full_queue_says_so_and_takes_jobs_again_when_there_is_room(
     for result in accepted:
         await stage.finished(result.response.id)
     assert (await stage.imagine("cat face")).attachments
+
+
+async def test_a_reaction_that_meets_a_full_queue_is_answered(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    message = await stage.imagine("rabbit face")
+    gate.shut()
+    for _ in range(3):
+        await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
+    await stage.bob.react(message, "🔁")
+    answer = stage.messages()[-1]
+    assert answer.content == (
+        f"{stage.bob.mention}: The queue is full (2 pictures are waiting); please try again in a "
+        "minute."
+    )

@@ -31,7 +31,7 @@ async def test_a_dice_reaction_varies_the_first_picture(stage: Stage) -> None:
 async def test_reactions_work_on_pictures_from_before_a_restart(stage: Stage) -> None:
     first = await stage.imagine("rabbit face")
     await stage.restart()
-    assert stage.bot.cached_messages == []
+    assert not list(stage.bot.cached_messages)
     await stage.bob.react(first, "🔁")
     await stage.until(lambda: len([m for m in stage.messages() if m.attachments]) == 2)
 
@@ -85,15 +85,3 @@ async def test_the_bot_s_own_reactions_do_nothing(stage: Stage) -> None:
     other = stage.guild.add_member(stage.env.create_user("helper", bot=True))
     await other.react(message, "🔁")
     assert await stage.bot.service.jobs.get(2) is None
-
-
-async def test_a_reaction_that_meets_a_full_queue_is_answered(
-    stage: Stage, gate: GatedEngine
-) -> None:
-    message = await stage.imagine("rabbit face")
-    gate.shut()
-    stage.bot.service._queue._limit = 0
-    await stage.alice.slash(stage.channel, "history")
-    await stage.bob.react(message, "🔁")
-    await stage.until(lambda: "The queue is full" in stage.messages()[-1].content)
-    assert stage.bob.mention in stage.messages()[-1].content

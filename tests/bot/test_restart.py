@@ -51,9 +51,8 @@ async def test_generated_pictures_are_delivered_without_being_made_again(
         assert job is not None
         return job.status
 
-    while await status() is not JobStatus.GENERATED:  # noqa: ASYNC110 - the store has no events
+    while await status() is not JobStatus.GENERATED:
         await stage.env.settle()
-    stage.bot.service._background._tasks.copy()
     for task in list(stage.bot.service._background._tasks):
         task.cancel()
     gate.shut()
