@@ -46,8 +46,9 @@ def _prepare() -> None:
     if importlib.util.find_spec("simcord") is None:
         raise DemoNotInstalled
     console.set_up_logging("WARNING")
-    # Nothing in here is a voice bot, and the real Discord's missing keys are no news either.
-    logging.getLogger("discord").setLevel(logging.ERROR)
+    # Whoever looks at a demo can do nothing about a deprecation, or the codecs of voice bots.
+    for name in ("discord", "py.warnings"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # The engine shares the cores with the browser: threads that spin while they wait would
     # make every step ten times slower. Read when torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -124,7 +123,9 @@ async def open_world() -> AsyncIterator[World]:
 
 
 def _populate(env: simcord.Env, bot: ImagineBot) -> World:
-    env.backend.clock = _WallClock()
+    clock = _WallClock()
+    clock.elapsed = env.backend.clock.elapsed
+    env.backend.clock = clock
     env.backend.edit_bot_profile("Imagine Bot")
     guild = env.create_guild(GUILD)
     moderators = guild.create_role(
@@ -139,12 +140,3 @@ def _populate(env: simcord.Env, bot: ImagineBot) -> World:
         alice=guild.add_member(env.create_user("alice"), roles=[moderators]),
         bob=guild.add_member(env.create_user("bob")),
     )
-
-
-def stop_signals() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set, instead of ending the process."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    return stop
