@@ -1,0 +1,84 @@
+"""Models that are loaded once for all tests; torch is only imported by who asks for one."""
+
+# ruff: noqa: PLC0415
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from generation.engine import Engine
+    from generation.models.stable_diffusion import Components
+
+    from .pipelines import Pipelines
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: at this size, waiting for a second costs more.
+
+    On a machine that others use as well it is twenty times more.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def starter(one_thread: None) -> Components:
+    """The networks of the model that comes with the package."""
+    from generation.locate import locate
+    from generation.weights import load
+
+    return load(locate("starter"), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def engine(starter: Components) -> Engine:
+    """An engine on the starter model."""
+    from generation.engine import Engine
+
+    return Engine(starter)
+
+
+@pytest.fixture(scope="session")
+def pipelines(one_thread: None) -> Pipelines:
+    """The pipelines of diffusers on the starter model."""
+    from generation.locate import starter_folder
+
+    from .pipelines import Pipelines
+
+    return Pipelines.load(starter_folder())
+
+
+@pytest.fixture(scope="session")
+def sd15_folder(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model in the shape of Stable Diffusion 1.5."""
+    from .pipelines import save_small_sd15
+
+    folder = tmp_path_factory.mktemp("models") / "small-sd15"
+    save_small_sd15(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd15(sd15_folder: Path) -> Components:
+    """The networks of that tiny model."""
+    from generation.locate import locate
+    from generation.weights import load
+
+    return load(locate(str(sd15_folder)), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def sd15_pipelines(sd15_folder: Path) -> Pipelines:
+    """The pipelines of diffusers on that tiny model."""
+    from .pipelines import Pipelines
+
+    return Pipelines.load(sd15_folder)

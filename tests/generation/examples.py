@@ -1,0 +1,51 @@
+"""Requests, recipes and pictures for tests that are about something else."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from generation.request import GenerationRequest, Pixels, Recipe
+
+VALUES: dict[str, Any] = {
+    "prompt": "rabbit face",
+    "seed": 7,
+    "width": 64,
+    "height": 64,
+    "steps": 3,
+    "guidance_scale": 4.0,
+    "scheduler": "ddim",
+}
+
+
+def a_request(**changes: Any) -> GenerationRequest:
+    """Return a small request with `changes`."""
+    return GenerationRequest(**{**VALUES, **changes})
+
+
+def gradient(width: int = 64, height: int = 64) -> Pixels:
+    """Return a picture that is different everywhere."""
+    rgb = bytearray()
+    for y in range(height):
+        for x in range(width):
+            rgb += bytes((255 * x // width, 255 * y // height, (x * y) % 256))
+    return Pixels(width, height, bytes(rgb))
+
+
+def a_recipe(**changes: Any) -> Recipe:
+    """Return the recipe of `gradient()` with `changes`."""
+    values = {
+        **VALUES,
+        "negative_prompt": "blurry, dark",
+        "scheduler_settings": {"beta_start": 0.00085, "trained_betas": None, "steps_offset": 1},
+        "model": "starter",
+        "model_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "dtype": "float32",
+        "device": "cpu",
+        "source_sha256": None,
+        "strength": None,
+        "unread_prompt": "",
+        "versions": {"imagine-bot": "0.1.0", "torch": "2.6.0"},
+        "pixels_sha256": gradient().sha256,
+    }
+    return Recipe(**{**values, **changes})
