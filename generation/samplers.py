@@ -48,6 +48,7 @@ class Sampler:
     ) -> None:
         self._scheduler = _CLASSES[name].from_config({**config, **_PIPELINE_SETTINGS})
         self._scheduler.set_timesteps(steps)
+        _drop_surplus(self._scheduler, steps)
         self._is_multistep = name == "lms"
         self._timesteps: torch.Tensor = self._scheduler.timesteps
         self._start = start_step(len(self._timesteps), strength)
@@ -109,3 +110,17 @@ class Sampler:
             prediction, timestep, latents, **options, return_dict=False
         )[0]
         return stepped
+
+
+def _drop_surplus(scheduler: Any, steps: int) -> None:
+    """Keep `steps` timesteps of a schedule.
+
+    With trailing spacing the arithmetic of diffusers 0.42 adds a timestep of -1 at some
+    counts (61, 103, 121, 122). There is no such timestep: DDIM takes it for the noisiest of
+    all and ruins the finished picture.
+    """
+    if len(scheduler.timesteps) == steps:
+        return
+    scheduler.timesteps = scheduler.timesteps[:steps]
+    if isinstance(scheduler, LMSDiscreteScheduler):
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:steps], scheduler.sigmas[-1:]])
