@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import webbrowser
+import zoneinfo
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import simcord
@@ -15,10 +17,10 @@ from simcord.preview import Preview
 
 from .. import console
 from ..errors import BotError
+from .follower import Follower
 from .world import World, open_world
 
-_REFRESH_SECONDS: Final = 0.5
-_RETRY_SECONDS: Final = 0.1
+_LOCALTIME: Final = Path("/etc/localtime")
 _HINT: Final = (
     "Type `/imagine`, press Enter, type `rabbit face`, press Enter. Then try the buttons: "
     "🔁 again, 🎲 vary, ❌ remove."
@@ -65,7 +67,11 @@ async def _serve(port: int) -> None:
         await world.bob.send(world.channel, _HINT)
         try:
             preview = world.env.preview(
-                world.channel, viewers=[world.alice, world.bob], layout="channel", port=port
+                world.channel,
+                viewers=[world.alice, world.bob],
+                layout="channel",
+                timezone=_timezone(),
+                port=port,
             )
             await preview.__aenter__()
         except simcord.SetupError as error:
@@ -76,8 +82,14 @@ async def _serve(port: int) -> None:
             await preview.close()
 
 
+def _timezone() -> str:
+    """Return the name of this machine's time zone, such as Europe/Paris, or UTC."""
+    _, _, name = str(_LOCALTIME.resolve()).partition("zoneinfo/")
+    return name if name in zoneinfo.available_timezones() else "UTC"
+
+
 async def _present(world: World, preview: Preview) -> None:
-    following = asyncio.create_task(_follow(world, preview))
+    following = asyncio.create_task(Follower(world, preview).run())
     try:
         console.out.print(f"Imagine Bot is at  {preview.url}", markup=False)
         console.out.print("That address is the key to the page. Ctrl-C stops the demo.")
@@ -85,31 +97,6 @@ async def _present(world: World, preview: Preview) -> None:
         await preview.wait_closed()
     finally:
         following.cancel()
-
-
-async def _follow(world: World, preview: Preview) -> None:
-    """Show on the page what the bot changes by itself, at most twice a second.
-
-    Only then: publishing the page anew makes a click that comes in the same moment void.
-    """
-    changed = asyncio.Event()
-    world.on_message_change(changed.set)
-    while True:
-        await changed.wait()
-        changed.clear()
-        await _refresh(preview)
-        await asyncio.sleep(_REFRESH_SECONDS)
-
-
-async def _refresh(preview: Preview) -> None:
-    while True:
-        try:
-            await preview.refresh()
-        except (simcord.SetupError, TimeoutError):
-            # Somebody is just doing something on the page, or the bot is.
-            await asyncio.sleep(_RETRY_SECONDS)
-        else:
-            return
 
 
 def _open_browser(url: str) -> None:
