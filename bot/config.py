@@ -16,6 +16,7 @@ from .errors import ConfigError
 
 DEFAULT_FILE: Final = Path("config.toml")
 _ENV_PREFIX: Final = "IMAGINE_BOT_"
+_ENVIRONMENT: Final = "the environment"
 
 
 class Settings(BaseSettings):
@@ -72,7 +73,7 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     try:
         from_environment = Settings().model_dump(exclude_unset=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error, "the environment")) from error
+        raise ConfigError(_explain(error, _ENVIRONMENT)) from error
     try:
         from_file = Settings.model_validate(written).model_dump(exclude_unset=True)
     except ValidationError as error:
@@ -106,5 +107,7 @@ def _explain(error: ValidationError, where: str) -> str:
         hint = f"did you mean {near[0]!r}?" if near else "config.example.toml lists all keys."
         return f"{where} has an unknown key {key!r}; {hint}"
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if where == _ENVIRONMENT and key in Settings.model_fields:
+        key = f"{_ENV_PREFIX}{key.upper()}"
     value = "a secret" if "token" in key.lower() else repr(first["input"])
     return f"{where} sets {key} to {value}; it should be {message}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -56,8 +55,9 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     for name in ("bot", "generation", "storage"):
         logging.getLogger(name).setLevel(level)
+    # Warnings of libraries tell their developers, not an operator.
     logging.captureWarnings(capture=True)
-    warnings.simplefilter("default")
+    logging.getLogger("py.warnings").setLevel("DEBUG" if level == "DEBUG" else "ERROR")
 
 
 @contextmanager

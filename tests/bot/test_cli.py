@@ -1,0 +1,281 @@
+"""The commands as an operator types them, each in a process of its own or by its function."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
+
+from bot.cli import app
+from bot.config import Settings, load_settings
+from generation.locate import starter_folder
+from generation.metadata import read_png
+
+IMAGINE_BOT = str(Path(sys.executable).with_name("imagine-bot"))
+
+
+def imagine_bot(
+    *arguments: str | Path, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the installed command in a process of its own."""
+    return subprocess.run(
+        [IMAGINE_BOT, *map(str, arguments)],
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+class Shell:
+    """Runs the same command in this process, which has torch loaded already."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("DISCORD_TOKEN", raising=False)
+
+    def __call__(self, *arguments: str | Path) -> Result:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(tmp_path, monkeypatch)
+
+
+def sentence(result: Result) -> str:
+    """Return the one sentence that a failed command printed."""
+    assert result.exit_code == 1, result.output
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+@pytest.fixture(scope="module")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture made by `imagine-bot generate`."""
+    folder = tmp_path_factory.mktemp("rabbit")
+    result = imagine_bot("generate", "rabbit face", "--seed", "7", "--steps", "4", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (name,) = result.stdout.split()
+    return folder / name
+
+
+def altered(picture: Path, **changes: object) -> Path:
+    """Return a copy of a picture whose recipe says something else."""
+    with Image.open(picture) as image:
+        recipe = json.loads(image.text["imagine-bot"]) | changes  # type: ignore[attr-defined]
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_itxt("imagine-bot", json.dumps(recipe))
+        chunks.add_itxt("parameters", image.text["parameters"])  # type: ignore[attr-defined]
+        copy = picture.with_name("altered.png")
+        image.save(copy, pnginfo=chunks)
+    return copy
+
+
+def test_help_answers_without_loading_torch_or_discord(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['imagine-bot', '--help']\n"
+        "import bot, generation, bot.cli\n"
+        "try: bot.cli.main()\n"
+        "except SystemExit: pass\n"
+        "loaded = {'torch', 'discord', 'diffusers', 'transformers', 'PIL'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    for command in ("run", "demo", "generate", "replay", "doctor"):
+        assert command in result.stdout
+
+
+def test_generate_twice_gives_the_same_pixels_and_one_file(rabbit: Path) -> None:
+    again = imagine_bot("generate", "rabbit face", "--seed", "7", "--steps", "4", cwd=rabbit.parent)
+    assert again.stdout.split() == [rabbit.name]
+    assert [path.name for path in rabbit.parent.glob("rabbit*.png")] == [rabbit.name]
+    pixels, recipe, _ = read_png(rabbit.read_bytes())
+    assert pixels.sha256 == recipe.pixels_sha256
+    assert (recipe.seed, recipe.steps, recipe.width) == (7, 4, 64)
+
+
+def test_generate_takes_every_option(shell: Shell, tmp_path: Path) -> None:
+    Image.new("RGB", (80, 60), "orange").save(tmp_path / "start.jpg")
+    result = shell(
+        *("generate", "red apple", "--negative", "blue", "--seed", "5", "--steps", "4"),
+        *("--guidance", "3.5", "--width", "96", "--height", "64", "--scheduler", "lms"),
+        *("--count", "2", "--image", "start.jpg", "--strength", "0.7", "--out", "made"),
+    )
+    names = result.stdout.split()
+    assert len(names) == 2, result.stderr
+    recipe = read_png((tmp_path / names[1]).read_bytes())[1]
+    assert (recipe.prompt, recipe.negative_prompt, recipe.seed) == ("red apple", "blue", 6)
+    assert (recipe.guidance_scale, recipe.scheduler, recipe.strength) == (3.5, "lms", 0.7)
+    assert (recipe.width, recipe.height) == (96, 64)
+    assert shell("replay", names[1], "--image", "start.jpg").exit_code == 0
+    assert "name that one with --image" in sentence(shell("replay", names[1]))
+    assert "not the picture that this one started from" in sentence(
+        shell("replay", names[1], "--image", names[0])
+    )
+
+
+def test_replay_of_a_file_confirms_every_pixel(shell: Shell, rabbit: Path) -> None:
+    result = shell("replay", rabbit)
+    assert result.exit_code == 0
+    assert "the same, every pixel of 64x64" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"seed": 8}, "pixels differ"), ({"steps": 5}, "Steps: 4"), ({"prompt": "cat"}, "'cat'")],
+    ids=str,
+)
+def test_replay_of_an_altered_recipe_says_what_differs(
+    shell: Shell, rabbit: Path, changes: dict[str, object], said: str
+) -> None:
+    result = shell("replay", altered(rabbit, **changes))
+    assert result.exit_code == 1
+    assert "not the same" in result.stdout
+    assert said in result.stdout
+
+
+def test_replay_of_altered_pixels_says_so(shell: Shell, rabbit: Path) -> None:
+    with Image.open(rabbit) as image:
+        chunks = PngImagePlugin.PngInfo()
+        for key, text in image.text.items():  # type: ignore[attr-defined]
+            chunks.add_itxt(key, text)
+        image.putpixel((3, 3), (1, 2, 3))
+        painted = rabbit.with_name("painted.png")
+        image.save(painted, pnginfo=chunks)
+    result = shell("replay", painted)
+    assert result.exit_code == 1
+    assert "1 of 4,096 pixels differ" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", ""], "The prompt is empty"),
+        (["generate", "x" * 1001], "The prompt has 1,001 characters"),
+        (["generate", "rabbit", "--steps", "0"], "The steps is 0"),
+        (["generate", "rabbit", "--steps", "10000"], "The steps is 10000"),
+        (["generate", "rabbit", "--width", "100"], "not a multiple of 8"),
+        (["generate", "rabbit", "--height", "4096"], "The height is 4096"),
+        (["generate", "rabbit", "--seed", "-1"], "The seed is -1"),
+        (["generate", "rabbit", "--seed", str(2**40)], "The seed is 1099511627776"),
+        (["generate", "rabbit", "--scheduler", "euler"], "There is no scheduler 'euler'"),
+        (["generate", "rabbit", "--count", "5"], "The count is 5"),
+        (["generate", "rabbit", "--strength", "0.5"], "add --image FILE"),
+        (["generate", "rabbit", "--image", "missing.png"], "missing.png cannot be read"),
+        (["generate", "rabbit", "--model", "/nowhere"], "/nowhere"),
+        (["generate", "rabbit", "--config", "missing.toml"], "missing.toml cannot be read"),
+        (["replay", "missing.png"], "missing.png cannot be read"),
+        (["replay", "77"], "does not exist"),
+        (["run", "--data", "data"], "There is no Discord token; set DISCORD_TOKEN"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_gets_one_sentence(
+    shell: Shell, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert said in sentence(shell(*arguments))
+
+
+def test_a_seed_that_is_text_is_refused_by_the_command_line(shell: Shell, tmp_path: Path) -> None:
+    result = shell("generate", "rabbit", "--seed", "seven")
+    assert result.exit_code == 2
+    assert "Invalid value for '--seed'" in result.stderr
+
+
+def test_replay_of_a_picture_without_a_recipe_says_so(shell: Shell, tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
+    said = sentence(shell("replay", "plain.png"))
+    assert said.startswith("That picture holds no recipe")
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ("queue_limit = ", "config.toml is not valid TOML"),
+        ('modle = "starter"', "config.toml has an unknown key 'modle'; did you mean 'model'?"),
+        ('queue_limit = "lots"', "config.toml sets queue_limit to 'lots'"),
+        ("max_steps = 0", "config.toml sets max_steps to 0"),
+        ('dtype = "float8"', "config.toml sets dtype to 'float8'"),
+    ],
+)
+def test_a_wrong_config_names_the_key_and_the_value(
+    shell: Shell, tmp_path: Path, toml: str, said: str
+) -> None:
+    (tmp_path / "config.toml").write_text(toml)
+    assert said in sentence(shell("generate", "rabbit"))
+
+
+def test_a_wrong_environment_variable_is_named(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGINE_BOT_QUEUE_LIMIT", "lots")
+    said = sentence(shell("generate", "x"))
+    assert "IMAGINE_BOT_QUEUE_LIMIT" in said
+    assert "'lots'" in said
+
+
+def test_every_key_of_the_example_config_is_right(shell: Shell, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "config.example.toml"
+    lines = [
+        line.removeprefix("# ") if line.startswith("# ") and " = " in line else line
+        for line in example.read_text().splitlines()
+    ]
+    text = "\n".join(lines).replace('device = "cuda"', 'device = "cpu"')
+    (tmp_path / "config.toml").write_text(text)
+    settings = load_settings(tmp_path / "config.toml")
+    assert settings.model_fields_set == set(Settings.model_fields)
+
+
+def test_a_broken_model_gets_one_sentence(shell: Shell, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(starter_folder(), model)
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    assert "pickle" in sentence(shell("generate", "x", "--model", model))
+    weights.with_suffix(".bin").unlink()
+    assert "vae" in sentence(shell("generate", "x", "--model", model))
+
+
+def test_a_folder_that_cannot_be_written_gets_one_sentence(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said = sentence(shell("generate", "x", "--steps", "1", "--out", "file/folder"))
+    assert "name another folder with --out" in said
+
+
+def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> None:
+    result = imagine_bot("doctor", "--data", "data", cwd=tmp_path)
+    assert result.returncode == 1
+    lines = result.stdout.splitlines()
+    assert "✗ token: there is none" in lines
+    assert any(line.startswith("  → copy it from the Bot page") for line in lines)
+    assert "✓ model: starter, 64x64 pixels, 32 tokens" in lines
+    assert any(line.startswith("✓ device: cpu, float32") for line in lines)
+    assert any(line.startswith("✓ database: data can be written") for line in lines)
+
+
+def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagine-bot.db").write_bytes(b"not a database at all" * 100)
+    (tmp_path / "config.toml").write_text('device = "cuda:7"\nmodel = "nobody/nothing-here"')
+    out = imagine_bot("doctor", cwd=tmp_path, HF_HUB_OFFLINE="1").stdout
+    assert "✗ database: data cannot be used" in out
+    assert "✗ device: cuda:7 cannot be used" in out
+    assert "✗ model: nobody/nothing-here cannot be used" in out
