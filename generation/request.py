@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, get_args
@@ -126,6 +125,8 @@ class GenerationRequest:
 
 
 def _check_text(field_name: str, text: str, *, required: bool) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequest(field_name, f"The {field_name} is {text!r}; use a text.")
     if required and not text.strip():
         raise InvalidRequest(field_name, f"The {field_name} is empty; say what you want to see.")
     if len(text) > PROMPT_LENGTH:
@@ -152,8 +153,7 @@ def _check_range(
     field_name: str, value: float, low: float, high: float, *, whole: bool = False
 ) -> None:
     kind = int if whole else (int, float)
-    fits = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not low <= value <= high:
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
         what = "a whole number" if whole else "a number"
         raise InvalidRequest(
             field_name, f"The {field_name} is {value!r}; use {what} from {low:,} to {high:,}."
@@ -170,6 +170,19 @@ def _check_size(field_name: str, value: int) -> None:
             f"The {field_name} is {value}, which is not a multiple of {SIZE_MULTIPLE}; "
             f"use {' or '.join(map(str, near))}.",
         )
+
+
+# What each type of a recipe's field may be in JSON.
+_JSON_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "float": (float, int),
+    "float | None": (float, int, type(None)),
+    "SchedulerName": (str,),
+    "Mapping[str, Any]": (dict,),
+    "Mapping[str, str]": (dict,),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,14 +240,22 @@ class Recipe:
         Raises:
             ValueError: it is no JSON object, or a field is missing, unknown or of a wrong type.
         """
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("the recipe is nested too deeply") from error
         if not isinstance(values, dict):
             raise ValueError("a recipe is a JSON object")
-        names = {f.name for f in dataclasses.fields(cls)}
-        if missing := names - values.keys():
+        kinds = {f.name: _JSON_KINDS[str(f.type)] for f in dataclasses.fields(cls)}
+        if missing := kinds.keys() - values.keys():
             raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
-        if unknown := values.keys() - names:
+        if unknown := values.keys() - kinds.keys():
             raise ValueError(f"the recipe has an unknown field {', '.join(sorted(unknown))}")
+        for name, kind in kinds.items():
+            if not isinstance(values[name], kind) or isinstance(values[name], bool):
+                raise ValueError(f"the recipe has a value of the wrong type in {name}")
+        if not all(isinstance(version, str) for version in values["versions"].values()):
+            raise ValueError("the recipe has a value of the wrong type in versions")
         return cls(**values)
 
 
