@@ -7,19 +7,23 @@ The chunk `parameters` holds the prompt, a line `Negative prompt: ...` and one l
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import re
 from typing import Final
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from .errors import InvalidRequest, MetadataError
-from .pictures import enlarged, to_image
+from .pictures import SOURCE_PIXELS_MAX, decoding, enlarged, to_image
 from .request import Pixels, Recipe
 
 RECIPE_CHUNK: Final = "imagine-bot"
 PARAMETERS_CHUNK: Final = "parameters"
 _SAMPLERS: Final = {"ddim": "DDIM", "lms": "LMS"}
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_REASON_LENGTH: Final = 200
 
 
 def parameters(recipe: Recipe) -> str:
@@ -66,24 +70,21 @@ def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
     Raises:
         MetadataError: it is no PNG, holds no recipe, or one that cannot be read.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            image.load()
-            chunks = dict(image.text)  # type: ignore[attr-defined]  # only PNG images have it
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise MetadataError("That file is not a PNG picture that can be read.") from error
-    except ValueError as error:
-        raise MetadataError("The text inside that PNG is too large to be a recipe.") from error
-    if RECIPE_CHUNK not in chunks:
+    with decoding(MetadataError("That file is not a PNG picture that can be read.")):
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if image.width * image.height > SOURCE_PIXELS_MAX:
+            raise MetadataError("That picture is far too large to be one of Imagine Bot's.")
+        image.load()
+        rgb = image.convert("RGB")
+    if RECIPE_CHUNK not in image.info:
         raise MetadataError(
             "That picture holds no recipe; use a file as Imagine Bot wrote it, since uploading "
             "or editing a picture can strip its text."
         )
     return (
         Pixels(rgb.width, rgb.height, rgb.tobytes()),
-        _checked(chunks[RECIPE_CHUNK]),
-        chunks.get(PARAMETERS_CHUNK, ""),
+        _checked(image.info[RECIPE_CHUNK]),
+        str(image.info.get(PARAMETERS_CHUNK, "")),
     )
 
 
@@ -91,10 +92,21 @@ def _checked(text: str) -> Recipe:
     """Return the recipe in `text`, with its values checked like those of any request."""
     try:
         recipe = Recipe.from_json(text)
-        stand_in = None
-        if recipe.source_sha256 is not None:
-            stand_in = Pixels(recipe.width, recipe.height, bytes(3 * recipe.width * recipe.height))
-        recipe.request(stand_in)
-    except (InvalidRequest, ValueError, TypeError, AttributeError) as error:
-        raise MetadataError(f"The recipe in that picture cannot be used: {error}") from error
+        _check_values(recipe)
+    except (InvalidRequest, ValueError) as error:
+        reason = " ".join(str(error).split())[:_REASON_LENGTH].rstrip(".")
+        raise MetadataError(f"The recipe in that picture cannot be used: {reason}.") from error
     return recipe
+
+
+def _check_values(recipe: Recipe) -> None:
+    # The size comes first: a stand-in for the source is only made in one that is allowed.
+    dataclasses.replace(recipe, source_sha256=None, strength=None).request(None)
+    stand_in = None
+    if recipe.source_sha256 is not None:
+        stand_in = Pixels(recipe.width, recipe.height, bytes(3 * recipe.width * recipe.height))
+    recipe.request(stand_in)
+    for name in ("model_sha256", "pixels_sha256", "source_sha256"):
+        value = getattr(recipe, name)
+        if value is not None and not _SHA256.fullmatch(value):
+            raise ValueError(f"its {name} is no SHA-256")

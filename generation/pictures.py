@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import InvalidSource
+from .errors import GenerationError, InvalidSource
 from .request import SIZE_MAX, SIZE_MIN, Pixels
 
 SOURCE_BYTES_MAX: Final = 25 * 2**20
 SOURCE_PIXELS_MAX: Final = 40_000_000
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 _SHOWN_MIN: Final[int] = 256
+_decoding = threading.Lock()
 
 
 def read_source(data: bytes) -> Image.Image:
@@ -30,41 +34,67 @@ def read_source(data: bytes) -> Image.Image:
             f"That file has {len(data) / 2**20:.0f} MiB; send an image of at most "
             f"{SOURCE_BYTES_MAX // 2**20} MiB."
         )
+    with decoding(InvalidSource("That image is damaged; save it again and send it once more.")):
+        image = _open(data)
+        # Many phones append a preview or a depth map to a JPEG: an MPO of several still frames.
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise InvalidSource("That image is animated; send a still picture.")
+        return _upright_rgb(image)
+
+
+@contextmanager
+def decoding(failure: GenerationError) -> Iterator[None]:
+    """Raise `failure` for whatever Pillow cannot read in this block.
+
+    One block runs at a time: warnings are muted for the whole process, and pictures of 40
+    million pixels take much memory.
+    """
+    with _decoding, warnings.catch_warnings():
+        # Of what it can mend in a damaged file, and of sizes that are checked here anyway.
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except GenerationError:
+            raise
+        # Bytes made to break them get anything out of Pillow's parsers: struct.error,
+        # IndexError, TypeError and others besides those that it documents.
+        except Exception as error:
+            raise failure from error
+
+
+def _open(data: bytes) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a decompression bomb below twice its limit; ours is checked next.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError) as error:
-        if isinstance(error, Image.DecompressionBombError):
-            raise InvalidSource(
-                f"That image has too many pixels; send one of at most "
-                f"{SOURCE_PIXELS_MAX // 1_000_000} million."
-            ) from error
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError as error:
         raise InvalidSource(
             "That file is not an image that I can read; send a PNG, JPEG or WebP picture."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise InvalidSource(
+            f"That image has too many pixels; send one of at most "
+            f"{SOURCE_PIXELS_MAX // 1_000_000} million."
         ) from error
     if image.width * image.height > SOURCE_PIXELS_MAX:
         raise InvalidSource(
             f"That image has {image.width:,} x {image.height:,} pixels; send one of at most "
             f"{SOURCE_PIXELS_MAX // 1_000_000} million."
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise InvalidSource("That image is animated; send a still picture.")
-    try:
-        return _upright_rgb(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InvalidSource(
-            "That image is damaged; save it again and send it once more."
-        ) from error
+    return image
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):
+        upright = _eight_bits(upright)
     if upright.has_transparency_data:
         white = Image.new("RGBA", upright.size, "white")
         upright = Image.alpha_composite(white, upright.convert("RGBA"))
     return upright.convert("RGB")
+
+
+def _eight_bits(grey: Image.Image) -> Image.Image:
+    """Return a 16-bit picture in 8 bits; Pillow's own conversion cuts off at 255 instead."""
+    return grey.convert("I").point(lambda level: level / 257).convert("L")
 
 
 def fitted_size(width: int, height: int, *, native: int, multiple: int) -> tuple[int, int]:
