@@ -123,6 +123,10 @@ class Discord(PeopledWorld):
         """
         return self.gateway.drop_sockets(resumable=resumable)
 
+    def reset_token(self) -> None:
+        """Make a new token, as the owner of a bot does; the old one is worth nothing."""
+        self.token = self.gateway.token = self._rest.token = f"another-{self.token}"
+
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=_BODY_LIMIT)
         application.router.add_get("/gateway", self.gateway.serve)

@@ -154,7 +154,7 @@ class Gateway:
         self.gaps: list[str] = []
         self._world = world
         self._url = url
-        self._token = token
+        self.token = token
         self._approved = approved
         self._sessions: dict[str, Session] = {}
         self._links: list[_Link] = []
@@ -199,6 +199,10 @@ class Gateway:
         op, data = frame["op"], frame["d"]
         if op == _Op.HEARTBEAT:
             link.send(_Op.HEARTBEAT_ACK)
+        elif op in (_Op.IDENTIFY, _Op.RESUME) and data["token"].removeprefix("Bot ") != self.token:
+            await link.socket.close(
+                code=_Close.AUTHENTICATION_FAILED, message=b"Authentication failed."
+            )
         elif op == _Op.IDENTIFY:
             await self._identify(link, data)
         elif op == _Op.RESUME:
@@ -207,11 +211,6 @@ class Gateway:
             self.gaps.append(f"gateway opcode {op}")
 
     async def _identify(self, link: _Link, data: dict[str, Any]) -> None:
-        if data["token"].removeprefix("Bot ") != self._token:
-            await link.socket.close(
-                code=_Close.AUTHENTICATION_FAILED, message=b"Authentication failed."
-            )
-            return
         intents = discord.Intents._from_value(data["intents"])
         if missing_privileged_intents(intents, self._approved):
             await link.socket.close(
@@ -226,7 +225,7 @@ class Gateway:
 
     def _resume(self, link: _Link, data: dict[str, Any]) -> None:
         session = self._sessions.get(data["session_id"])
-        if session is None or data["token"] != self._token:
+        if session is None:
             self.refused += 1
             resumable = False
             link.send(_Op.INVALID_SESSION, resumable)

@@ -64,7 +64,7 @@ class Rest:
         self.gaps: list[str] = []
         self._world = world
         self._gateway_url = gateway_url
-        self._token = token
+        self.token = token
         self._approved = approved
         self._nonces: dict[tuple[str, str], tuple[float, int]] = {}
 
@@ -98,7 +98,7 @@ class Rest:
         return Reply(200, data)
 
     def _answer(self, call: _Call) -> Reply:
-        if call.needs_token and call.authorization != f"Bot {self._token}":
+        if call.needs_token and call.authorization != f"Bot {self.token}":
             return Reply(401, {"message": "401: Unauthorized", "code": 0})
         if any(file.fp.seek(0, io.SEEK_END) > _UPLOAD_LIMIT for file in call.files):
             return Reply(413, {"message": "Request entity too large", "code": 40005})
