@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -66,6 +67,7 @@ class ImagineBot(commands.Bot):
         self._make_engine = make_engine
         self._stack = AsyncExitStack()
         self._background = Background()
+        self._closing: asyncio.Task[None] | None = None
         self.tree.error(self._on_command_error)
 
     async def setup_hook(self) -> None:
@@ -81,7 +83,6 @@ class ImagineBot(commands.Bot):
         # Closed in the reverse order: the queue stops first, then what it made is delivered.
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
-        await self._stack.enter_async_context(queue)
         self.intake = Intake(self.service)
         self.actions = Actions(self)
         self.desk = RequestDesk(self.settings, self.profile)
@@ -89,13 +90,21 @@ class ImagineBot(commands.Bot):
         for name in _COGS:
             await self.load_extension(f"bot.cogs.{name}")
         await self.tree.sync()
+        # Last, since it starts to load the model, which cannot be broken off.
+        await self._stack.enter_async_context(queue)
         self._background.start(self._watch(queue), "load the engine")
         self._background.start(self._resume(), "take up the jobs from before")
 
     async def close(self) -> None:
         """Stop after the step that the engine is at; what is unfinished is kept for next time."""
-        await self._stack.aclose()
+        if self._closing is None:
+            # A task of its own: one of those that it ends may be the one that asks for it.
+            self._closing = asyncio.create_task(self._close(), name="close the bot")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await self._background.close()
+        await self._stack.aclose()
         await super().close()
 
     async def on_ready(self) -> None:

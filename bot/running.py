@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import discord
 
 from . import console
@@ -42,10 +45,9 @@ def run_bot(config: Path | None, *, data: Path | None) -> int:
 
 async def _run(bot: ImagineBot, settings: Settings) -> int:
     token = settings.token.get_secret_value().strip() if settings.token else ""
-    _stop_on_signals(bot)
     try:
         async with bot:
-            await bot.start(token)
+            await _until_stopped(bot.start(token))
     except discord.LoginFailure as error:
         raise ConfigError(_LOGIN_MEND) from error
     except discord.PrivilegedIntentsRequired as error:
@@ -53,7 +55,12 @@ async def _run(bot: ImagineBot, settings: Settings) -> int:
             "Discord refused an intent; Imagine Bot needs no privileged one, so this token "
             "belongs to an application that may not connect: make a new one."
         ) from error
-    except OSError as error:
+    except discord.ConnectionClosed as error:
+        raise ConfigError(
+            f"Discord ended the connection (code {error.code}); if the token was reset, set "
+            "DISCORD_TOKEN to the new one, and start the bot again."
+        ) from error
+    except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
         raise ConfigError(
             f"Discord cannot be reached ({error}); check the network and try again."
         ) from error
@@ -62,15 +69,23 @@ async def _run(bot: ImagineBot, settings: Settings) -> int:
     return 0
 
 
-def _stop_on_signals(bot: ImagineBot) -> None:
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, or until SIGINT or SIGTERM cancel it, wherever it is."""
     loop = asyncio.get_running_loop()
-    closing: set[asyncio.Task[None]] = set()
+    task = loop.create_task(work)
+    stopped = False
 
     def stop(name: str) -> None:
-        if closing:
-            return
-        log.info("%s: stopping after the current step; unfinished pictures are kept", name)
-        closing.add(loop.create_task(bot.close()))
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            log.info("%s: stopping after the current step; unfinished pictures are kept", name)
+            task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number.name)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise
