@@ -21,7 +21,8 @@ def tokenize(tokenizer: Any, text: str, limit: int) -> TokenizedPrompt:
     part of the text, from the first character without a token, that the model cannot see.
     """
     ids = tokenizer(text, padding="max_length", max_length=limit, truncation=True).input_ids
-    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    # Not verbose: it would warn that so many tokens break the model, which never sees them.
+    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     room = limit - 2
     if len(whole.input_ids) <= room:
         return TokenizedPrompt(tuple(ids), "")
