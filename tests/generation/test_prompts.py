@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generation.models.stable_diffusion import Components
+from generation.prompts import tokenize
+
+from .pipelines import byte_tokenizer
+
+# Words that are one token each for the starter model.
+WORDS = ("rabbit", "face", "red", "apple", "on", "blue", "background", "cat")
+STARTER_ROOM = 30
+# For the tokenizer that knows bytes, a token is a byte of UTF-8.
+BYTES = byte_tokenizer()
+BYTES_LIMIT, BYTES_ROOM = 77, 75
+
+
+@pytest.fixture(scope="module")
+def starter_tokenizer(starter: Components) -> Any:
+    assert starter.profile.token_limit == STARTER_ROOM + 2
+    return starter.tokenizer
+
+
+def words(count: int) -> list[str]:
+    return list(itertools.islice(itertools.cycle(WORDS), count))
+
+
+@pytest.mark.parametrize("count", [1, STARTER_ROOM - 1, STARTER_ROOM])
+def test_nothing_of_a_prompt_that_fits_is_unread(starter_tokenizer: Any, count: int) -> None:
+    assert tokenize(starter_tokenizer, " ".join(words(count)), 32).unread == ""
+
+
+@pytest.mark.parametrize("count", [STARTER_ROOM + 1, STARTER_ROOM + 2, 150])
+@pytest.mark.parametrize("between", [" ", "  \n", "\t "])
+def test_what_was_cut_is_said_in_the_words_that_were_typed(
+    starter_tokenizer: Any, count: int, between: str
+) -> None:
+    typed = [word.title() for word in words(count)]
+    found = tokenize(starter_tokenizer, between.join(typed), 32)
+    assert found.unread == between.join(typed[STARTER_ROOM:])
+
+
+def test_the_comma_that_does_not_fit_is_the_first_that_is_unread(starter_tokenizer: Any) -> None:
+    text = " ".join(words(STARTER_ROOM)) + ", octane render "
+    assert tokenize(starter_tokenizer, text, 32).unread == ", octane render"
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_empty_text_is_all_marks(starter_tokenizer: Any, text: str) -> None:
+    found = tokenize(starter_tokenizer, text, 32)
+    assert found.unread == ""
+    assert found.ids == (starter_tokenizer.bos_token_id, *[starter_tokenizer.eos_token_id] * 31)
+
+
+@given(st.text(max_size=200))
+def test_a_prompt_always_has_the_models_length_between_its_marks(text: str) -> None:
+    found = tokenize(BYTES, text, BYTES_LIMIT)
+    assert len(found.ids) == BYTES_LIMIT
+    assert found.ids[0] == BYTES.bos_token_id
+    assert found.ids[-1] == BYTES.eos_token_id
+    assert found.unread in text
+    if found.unread:
+        assert text.rstrip().endswith(found.unread)
+
+
+@given(st.text("xyz019!é🦔🐇中 \n", max_size=150))
+def test_what_is_unread_starts_at_the_first_character_that_is_not_whole(text: str) -> None:
+    ends = itertools.accumulate(0 if c.isspace() else len(c.encode()) for c in text)
+    cut = next((index for index, end in enumerate(ends) if end > BYTES_ROOM), len(text))
+    found = tokenize(BYTES, text, BYTES_LIMIT)
+    assert found.unread == text[cut:].strip()
+    # The pipeline of diffusers tokenizes in this way.
+    padded = BYTES(text, padding="max_length", max_length=BYTES_LIMIT, truncation=True)
+    assert found.ids == tuple(padded.input_ids)
+
+
+def test_an_emoji_of_many_characters_is_unread_from_where_it_was_cut() -> None:
+    # A family is five characters, 18 bytes: four families are 72 bytes, so that only the
+    # three first bytes of the fifth could be read, which are less than its first person.
+    family = "👩\u200d👩\u200d👦"
+    assert tokenize(BYTES, family * 5, BYTES_LIMIT).unread == family
+
+
+def test_letters_that_are_composed_on_the_way_do_not_shift_the_cut() -> None:
+    # An e and its accent are two characters as typed and one, of two bytes, as read.
+    typed = "e\u0301" * 40
+    assert tokenize(BYTES, typed, BYTES_LIMIT).unread == "e\u0301" * 3
+
+
+def test_a_mark_that_somebody_types_counts_as_one_token() -> None:
+    assert tokenize(BYTES, "<|endoftext|>" * BYTES_ROOM, BYTES_LIMIT).unread == ""
+    text = "<|endoftext|>" * BYTES_ROOM + "x"
+    assert tokenize(BYTES, text, BYTES_LIMIT).unread == "x"
+
+
+def test_a_long_prompt_is_no_reason_to_warn(capfd: pytest.CaptureFixture[str]) -> None:
+    # A tokenizer warns once in its life, so this takes a new one.
+    assert tokenize(byte_tokenizer(), "x" * 500, BYTES_LIMIT).unread
+    assert capfd.readouterr().err == ""
