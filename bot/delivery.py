@@ -34,8 +34,9 @@ _UPLOAD_LIMIT: Final = 10 * 2**20
 _UPLOAD_MARGIN: Final = 64 * 2**10
 _SEARCHED: Final = 200
 _RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60)
-# A rate limit that discord.py gave up on, and faults on Discord's side.
-_PASSING: Final = frozenset({429, *range(500, 600)})
+# A rate limit that discord.py gave up on, a token that was reset (the job then waits for a start
+# with the new one), and faults on Discord's side.
+_PASSING: Final = frozenset({401, 429, *range(500, 600)})
 _NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -81,12 +82,21 @@ class DiscordCourier:
         return None
 
     async def post(self, job: Job) -> int:
-        """Post a message for a job whose first answer never arrived; return its id."""
-        return await self._insist(lambda: self._post(job))
+        """Post a message for a job whose first answer never arrived; return its id.
 
-    async def _post(self, job: Job) -> int:
+        That answer, or one that was posted here before, may have arrived although it seemed
+        not to: then nothing is posted, and the id is the one of that message.
+        """
+        return await self._insist(lambda: self._find_or_post(job))
+
+    async def _find_or_post(self, job: Job) -> int:
+        if (found := await self._search(job)) is not None:
+            return found
         message = await self._channel(job).send(
-            replies.waiting(job), view=waiting_view(job), suppress_embeds=True
+            replies.waiting(job),
+            view=waiting_view(job),
+            nonce=replies.nonce(job),
+            suppress_embeds=True,
         )
         return message.id
 
@@ -172,7 +182,7 @@ class DiscordCourier:
                 raise MessageGone(str(error)) from error
             except discord.HTTPException as error:
                 if error.status not in _PASSING:
-                    raise Undeliverable(f"Discord refused it ({error}).") from error
+                    raise Undeliverable(_refusal(error)) from error
                 log.warning("Discord answered %s; trying again in %s s", error.status, pause)
             except _NETWORK_ERRORS as error:
                 log.warning("Discord cannot be reached (%s); trying again in %s s", error, pause)
@@ -187,12 +197,32 @@ async def _pauses() -> AsyncIterator[int]:
         yield _RETRY_SECONDS[-1]
 
 
+def _refusal(error: discord.HTTPException) -> str:
+    if isinstance(error, discord.Forbidden):
+        return (
+            f"Discord does not let me show the pictures here ({error}); ask an admin to give me "
+            "View Channel and Attach Files in this channel."
+        )
+    return f"Discord refused the pictures ({error}); ask the operator to look at the log."
+
+
 def _interaction_of(job: Job) -> int | None:
     kind, _, number = (job.origin or "").partition(":")
     return int(number) if kind == "interaction" else None
 
 
+def _asked_at(job: Job) -> int:
+    """Return an id that is older than any answer: of the interaction, or what was reacted to."""
+    _, _, rest = (job.origin or "").partition(":")
+    number = rest.partition(":")[0]
+    return int(number) if number.isdecimal() else 0
+
+
 def _answers(message: discord.Message, job: Job) -> bool:
+    # An older one belongs to a job of the same number in another database. One that still says
+    # that the bot is thinking can be edited by the token of its interaction only, which is gone.
+    if message.id <= _asked_at(job) or message.flags.loading:
+        return False
     wanted = REMOVE_ID.format(job=job.id)
     if any(getattr(item, "custom_id", None) == wanted for item in _components(message)):
         return True

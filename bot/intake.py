@@ -7,6 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import aiohttp
 import discord
 
 from storage.records import Job, NewJob
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Discord gives three seconds, of which the network may take one.
 _PATIENCE_SECONDS: Final = 1.5
+_SENDING_ERRORS: Final = (discord.HTTPException, aiohttp.ClientError, OSError)
 
 
 async def within_deadline(
@@ -71,7 +73,7 @@ class Intake:
         message_id = None
         try:
             message_id = await answer
-        except (discord.HTTPException, OSError) as error:
+        except _SENDING_ERRORS as error:
             log.warning("Job %s: its message could not be sent (%s)", job.id, error)
         finally:
             await self._service.announced(job, message_id)
@@ -90,6 +92,7 @@ async def _reply(picture: discord.PartialMessage, job: Job) -> int:
     message = await picture.channel.send(
         replies.waiting(job),
         view=waiting_view(job),
+        nonce=replies.nonce(job),
         reference=picture.to_reference(fail_if_not_exists=False),
         mention_author=False,
         suppress_embeds=True,

@@ -50,6 +50,12 @@ def waiting(job: Job, event: Event | None = None) -> str:
     return f"{headline(job)}\n{state} · job {job.id}"
 
 
+def nonce(job: Job) -> str:
+    """Return the mark by which Discord posts a job's message once, however often it is sent."""
+    # With the time, since a new database counts from 1 again; Discord takes 25 characters.
+    return f"{job.id}-{job.created_at.timestamp():.0f}"
+
+
 def cancelled(job: Job) -> str:
     """Return the message of a job that was cancelled."""
     return f"{headline(job)}\ncancelled · job {job.id}"

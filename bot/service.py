@@ -54,7 +54,7 @@ class Courier(Protocol):
         """Return the message that already answers this job, if there is one."""
 
     async def post(self, job: Job) -> int:
-        """Post a new message for this job and return its id."""
+        """Post a new message for this job unless there is one after all, and return its id."""
 
     async def deliver(self, job: Job, message_id: int, pictures: Sequence[Picture]) -> None:
         """Put the pictures into the message; doing it again changes nothing."""
@@ -131,17 +131,16 @@ class ImagineService:
 
     async def resume(self) -> int:
         """Take up every job that was accepted before and not answered; return how many."""
-        unfinished = await self.jobs.unfinished()
-        for job in unfinished:
-            if job.id in self._under_way:
-                continue
+        # What came in since the start is under way already.
+        left = [job for job in await self.jobs.unfinished() if job.id not in self._under_way]
+        for job in left:
             if job.status is JobStatus.GENERATED:
                 self._begin(job)
                 self._background.start(self._redeliver(job), f"deliver job {job.id}")
             else:
                 self._enqueue(job)
             self._background.start(self._find_message(job), f"find the message of job {job.id}")
-        return len(unfinished)
+        return len(left)
 
     async def close(self) -> None:
         """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
@@ -179,8 +178,7 @@ class ImagineService:
         """Return the message that answers `job`, posting one if none was ever sent."""
         message_id = await asyncio.shield(self._under_way[job.id].message_id)
         if message_id is None:
-            # The answer may have arrived although sending it seemed to fail.
-            message_id = await self._courier.find(job) or await self._courier.post(job)
+            message_id = await self._courier.post(job)
             await self.jobs.set_message(job.id, message_id)
         return message_id
 
@@ -233,14 +231,15 @@ class ImagineService:
             await self.jobs.cancel(job.id)
         except (Undeliverable, StorageError) as error:
             log.warning("Job %s cannot be delivered: %s", job.id, error)
-            await self.jobs.fail(job.id, str(error))
+            await self._apologise(job, error)
 
     async def _apologise(self, job: Job, error: Exception) -> None:
+        """Say that a job failed, then record it: after a crash in between it is said again."""
         try:
-            if await self.jobs.fail(job.id, str(error)):
-                await self._courier.apologise(job, await self._message_of(job), str(error))
+            await self._courier.apologise(job, await self._message_of(job), str(error))
         except (MessageGone, Undeliverable) as gone:
-            log.info("Job %s failed and its message is gone: %s", job.id, gone)
+            log.info("Job %s failed and nobody can be told: %s", job.id, gone)
+        await self.jobs.fail(job.id, str(error))
 
     async def _withdraw(self, job: Job) -> None:
         try:
