@@ -10,7 +10,7 @@ from generation.errors import InvalidSource
 from generation.locate import ModelProfile
 from generation.metadata import to_png
 from generation.pictures import read_source
-from generation.request import GeneratedImage, GenerationRequest
+from generation.request import GeneratedImage, GenerationRequest, Recipe
 
 from . import console
 from .config import Settings, load_settings
@@ -76,6 +76,14 @@ def open_engine(settings: Settings, profile: ModelProfile) -> Engine:
 
     with console.err.status(f"Loading the model {profile.name}"):
         return Engine(load(profile, device=settings.device, dtype=settings.dtype))
+
+
+def compute_like(recipe: Recipe) -> None:
+    """Have the CPU compute with as many threads as when the picture of `recipe` was made."""
+    import torch  # noqa: PLC0415 - as above
+
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
 
 
 def make(engine: Engine, request: GenerationRequest) -> list[GeneratedImage]:

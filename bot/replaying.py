@@ -19,10 +19,10 @@ from storage.archive import Archive
 from . import console
 from .config import Settings, load_settings
 from .errors import BotError, MissingInput
-from .generating import make, open_engine, read_file
+from .generating import compute_like, make, open_engine, read_file
 
 # What may differ between two machines without anybody having altered the recipe.
-_CIRCUMSTANCES = ("model_sha256", "dtype", "device", "scheduler_settings", "versions")
+_CIRCUMSTANCES = ("model_sha256", "dtype", "device", "threads", "scheduler_settings", "versions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def replay_picture(
     engine = open_engine(settings, profile)
     same = True
     for original, source in zip(originals, sources, strict=True):
+        compute_like(original.recipe)
         made = make(engine, original.recipe.request(source))[0]
         differences = list(_differences(original, made.pixels, made.recipe))
         if differences:

@@ -249,4 +249,5 @@ class Engine:
             unread_prompt=image.unread_prompt,
             versions=self._versions,
             pixels_sha256=sha256,
+            threads=torch.get_num_threads() if self._parts.device.type == "cpu" else None,
         )

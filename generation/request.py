@@ -30,6 +30,7 @@ SIZE_MULTIPLE: Final = 8
 COUNT_MAX: Final = 4
 STRENGTH_MIN: Final = 0.05
 STRENGTH_MAX: Final = 1.0
+_THREADS_MAX: Final = 1_024
 
 
 def pixels_sha256(width: int, height: int, rgb: bytes) -> str:
@@ -177,6 +178,7 @@ _JSON_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "str": (str,),
     "str | None": (str, type(None)),
     "int": (int,),
+    "int | None": (int, type(None)),
     "float": (float, int),
     "float | None": (float, int, type(None)),
     "SchedulerName": (str,),
@@ -189,7 +191,9 @@ _JSON_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 class Recipe:
     """Everything that one image depends on, and the hash of the pixels that came out.
 
-    `unread_prompt` is the end of the prompt for which the model had no tokens left.
+    `unread_prompt` is the end of the prompt for which the model had no tokens left. `threads`
+    is how many threads a CPU computed with, which decides the order of its sums and so the
+    last bits; None on other devices, and in recipes older than this field.
     """
 
     prompt: str
@@ -210,6 +214,7 @@ class Recipe:
     unread_prompt: str
     versions: Mapping[str, str]
     pixels_sha256: str
+    threads: int | None = None
 
     def request(self, source: Pixels | None) -> GenerationRequest:
         """Return the request that makes this one image again.
@@ -241,12 +246,14 @@ class Recipe:
             ValueError: it is no JSON object, or a field is missing, unknown or of a wrong type.
         """
         try:
-            values = json.loads(text)
+            read = json.loads(text)
         except RecursionError as error:
             raise ValueError("the recipe is nested too deeply") from error
-        if not isinstance(values, dict):
+        if not isinstance(read, dict):
             raise ValueError("a recipe is a JSON object")
         kinds = {f.name: _JSON_KINDS[str(f.type)] for f in dataclasses.fields(cls)}
+        optional = {f.name for f in dataclasses.fields(cls) if f.default is None}
+        values: dict[str, Any] = dict.fromkeys(optional) | read
         if missing := kinds.keys() - values.keys():
             raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
         if unknown := values.keys() - kinds.keys():
@@ -256,6 +263,8 @@ class Recipe:
                 raise ValueError(f"the recipe has a value of the wrong type in {name}")
         if not all(isinstance(version, str) for version in values["versions"].values()):
             raise ValueError("the recipe has a value of the wrong type in versions")
+        if values["threads"] is not None and not 1 <= values["threads"] <= _THREADS_MAX:
+            raise ValueError(f"the recipe has threads out of the range 1 to {_THREADS_MAX}")
         return cls(**values)
 
 

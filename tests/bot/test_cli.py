@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
@@ -134,6 +135,24 @@ def test_replay_of_a_file_confirms_every_pixel(shell: Shell, rabbit: Path) -> No
     result = shell("replay", rabbit)
     assert result.exit_code == 0
     assert "the same, every pixel of 64x64" in result.stdout
+
+
+def test_replay_computes_with_the_threads_of_the_recipe(shell: Shell, tmp_path: Path) -> None:
+    made = {}
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            # A prompt whose pixels differ between one thread and two on common processors.
+            arguments = ("pizza on red", "--seed", "7", "--steps", "6", "--scheduler", "ddim")
+            (name,) = shell("generate", *arguments, "--out", str(threads)).stdout.split()
+            made[threads] = name
+        for threads, name in made.items():
+            assert read_png(Path(name).read_bytes())[1].threads == threads
+            torch.set_num_threads(3 - threads)
+            assert shell("replay", name).exit_code == 0
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
