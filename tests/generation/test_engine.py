@@ -474,6 +474,7 @@ class TestSameAgain:
         assert recipe.pixels_sha256 == made.pixels.sha256
         assert (recipe.model, recipe.model_sha256) == ("starter", starter.weights_sha256)
         assert (recipe.dtype, recipe.device, recipe.unread_prompt) == ("float32", "cpu", "")
+        assert recipe.threads == torch.get_num_threads()
         names = ("imagine-bot", "torch", "diffusers", "transformers")
         assert recipe.versions == {name: importlib.metadata.version(name) for name in names}
         assert recipe.scheduler_settings["beta_end"] == 0.012
