@@ -87,6 +87,7 @@ class RequestDesk:
         self._settings = settings
         self._profile = profile
         self._steps = settings.steps or min(profile.default_steps, settings.max_steps)
+        self._largest = max(settings.max_size, profile.native_size)
         self._guidance = settings.guidance_scale or profile.default_guidance_scale
 
     def imagine(self, wishes: Wishes) -> GenerationRequest:
@@ -112,6 +113,7 @@ class RequestDesk:
             *image.size,
             native=self._profile.native_size,
             multiple=max(self._profile.size_multiple, SIZE_MULTIPLE),
+            most=self._largest,
         )
         # Checked before the image is scaled: a wrong size must not cost memory first.
         plain = self.imagine(
@@ -150,12 +152,11 @@ class RequestDesk:
                 f"This server allows at most {self._settings.max_steps} steps; you asked for "
                 f"{request.steps}.",
             )
-        largest = max(self._settings.max_size, self._profile.native_size)
         for name, value in (("width", request.width), ("height", request.height)):
-            if value > largest:
+            if value > self._largest:
                 raise InvalidRequest(
                     name,
-                    f"This server allows a {name} of at most {largest}; you asked for {value}.",
+                    f"This server allows a {name} of at most {self._largest}; you asked for {value}.",
                 )
             if value % self._profile.size_multiple:
                 raise InvalidRequest(

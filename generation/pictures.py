@@ -97,18 +97,21 @@ def _eight_bits(grey: Image.Image) -> Image.Image:
     return grey.convert("I").point(lambda level: level / 257).convert("L")
 
 
-def fitted_size(width: int, height: int, *, native: int, multiple: int) -> tuple[int, int]:
+def fitted_size(
+    width: int, height: int, *, native: int, multiple: int, most: int = SIZE_MAX
+) -> tuple[int, int]:
     """Return the size to work at for a picture of this shape on a model of size `native`.
 
     The shape is kept as nearly as multiples of `multiple` allow, with about as many pixels
-    as the model was trained on.
+    as the model was trained on; no side is longer than `most`.
     """
     scale = native / math.sqrt(width * height)
-    low = -(-SIZE_MIN // multiple) * multiple
+    low = math.ceil(SIZE_MIN / multiple) * multiple
+    high = min(most, SIZE_MAX) // multiple * multiple
 
     def fit(side: int) -> int:
         nearest = round(side * scale / multiple) * multiple
-        return min(max(nearest, low), SIZE_MAX)
+        return min(max(nearest, low), high)
 
     return fit(width), fit(height)
 

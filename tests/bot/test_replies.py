@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bot import replies
+from generation.request import (
+    PROMPT_LENGTH,
+    SEED_MAX,
+    GenerationRequest,
+    Pixels,
+    Progress,
+    Recipe,
+    Waiting,
+)
+from storage.records import Job, JobKind, JobStatus
+
+REQUEST = GenerationRequest(
+    prompt="owl", seed=7, width=64, height=64, steps=25, guidance_scale=4.0, scheduler="lms"
+)
+JOB = Job(
+    id=42,
+    kind=JobKind.IMAGINE,
+    status=JobStatus.QUEUED,
+    user_id=5,
+    guild_id=1,
+    channel_id=2,
+    message_id=3,
+    request=REQUEST,
+    error=None,
+    attempts=0,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    deleted=False,
+)
+RECIPE = Recipe(
+    prompt="owl",
+    negative_prompt="",
+    seed=7,
+    width=64,
+    height=64,
+    steps=25,
+    guidance_scale=4.0,
+    scheduler="lms",
+    scheduler_settings={},
+    model="starter",
+    model_sha256="0" * 64,
+    dtype="float32",
+    device="cpu",
+    source_sha256=None,
+    strength=None,
+    unread_prompt="",
+    versions={},
+    pixels_sha256="0" * 64,
+)
+DISCORD_LENGTH = 2_000
+
+prompts = st.text(min_size=1, max_size=PROMPT_LENGTH).filter(str.strip)
+
+
+def asking(prompt: str) -> Job:
+    return dataclasses.replace(JOB, request=dataclasses.replace(REQUEST, prompt=prompt))
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+    .map(lambda text: (text * PROMPT_LENGTH)[:PROMPT_LENGTH])
+    .filter(str.strip)
+)
+def test_no_prompt_makes_a_message_longer_than_discord_takes(prompt: str) -> None:
+    job = asking(prompt)
+    recipe = dataclasses.replace(
+        RECIPE,
+        prompt=prompt,
+        negative_prompt=prompt,
+        unread_prompt=prompt,
+        strength=0.123456,
+        seed=SEED_MAX,
+    )
+    for text in (
+        replies.waiting(job),
+        replies.waiting(job, Progress(3, 7)),
+        replies.waiting(job, Waiting(3)),
+        replies.cancelled(job),
+        replies.finished(job, recipe),
+    ):
+        assert len(text) <= DISCORD_LENGTH
+    assert len(replies.alt_text(job, recipe, 1, 4)) <= 1_024
+
+
+def test_progress_reads_as_percent_and_bar() -> None:
+    assert replies.waiting(JOB, Progress(0, 25)).endswith("▱▱▱▱▱▱▱▱▱▱ 0 % · job 42")
+    assert replies.waiting(JOB, Progress(8, 25)).endswith("▰▰▰▱▱▱▱▱▱▱ 32 % · job 42")
+    assert replies.waiting(JOB, Progress(25, 25)).endswith("▰▰▰▰▰▰▰▰▰▰ 100 % · job 42")
+    assert replies.waiting(JOB, Waiting(1)).endswith("next in the queue · job 42")
+    assert replies.waiting(JOB, Waiting(2)).endswith("place 2 in the queue · job 42")
+
+
+def test_a_prompt_over_several_lines_stays_on_one() -> None:
+    assert replies.headline(asking("an owl\n\nin\ta tree")) == "**an owl in a tree** — <@5>"
+
+
+def noise(side: int) -> Pixels:
+    image = Image.effect_noise((side, side), 120).convert("RGB")
+    return Pixels(side, side, image.tobytes())
+
+
+def test_pictures_that_are_too_large_together_are_sent_as_jpegs_that_fit() -> None:
+    pictures = [(RECIPE, noise(512))] * 4
+    whole = replies.attachments(JOB, pictures, limit=10 * 2**20)
+    assert [file.filename for file in whole] == [f"imagine-42-{n}.png" for n in (1, 2, 3, 4)]
+    limit = sum(len(file.data) for file in whole) // 3
+    small = replies.attachments(JOB, pictures, limit=limit)
+    assert [file.filename for file in small] == [f"imagine-42-{n}.jpg" for n in (1, 2, 3, 4)]
+    assert sum(len(file.data) for file in small) <= limit
+    with Image.open(io.BytesIO(small[0].data)) as image:
+        assert image.size == (512, 512)
+
+
+def test_only_small_pictures_are_enlarged_and_by_a_whole_factor() -> None:
+    for side, shown in ((64, 256), (96, 288), (128, 256), (200, 400), (256, 256), (512, 512)):
+        (file,) = replies.attachments(JOB, [(RECIPE, noise(side))], limit=10 * 2**20)
+        with Image.open(io.BytesIO(file.data)) as image:
+            assert image.size == (shown, shown)

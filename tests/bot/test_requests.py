@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bot.config import Settings
+from bot.requests import ImageReference, RequestDesk, Wishes, rerun_of
+from generation.errors import InvalidRequest
+from generation.locate import locate
+from generation.request import COUNT_MAX, SEED_MAX
+
+
+@pytest.fixture(scope="module")
+def desk() -> RequestDesk:
+    return RequestDesk(Settings(max_steps=50, max_size=512), locate("starter"))
+
+
+@given(st.integers(0, 10**15 - 1), st.integers(1, COUNT_MAX), st.sampled_from("-./# "))
+def test_every_way_to_write_a_picture_is_read(job: int, number: int, between: str) -> None:
+    wanted = ImageReference(job, number)
+    assert ImageReference.parse(str(wanted)) == wanted
+    assert ImageReference.parse(f" #{job}{between}{number} ") == wanted
+    assert ImageReference.parse(f"{job}") == ImageReference(job, 1)
+
+
+@given(st.text())
+def test_anything_typed_is_a_picture_or_one_sentence(text: str) -> None:
+    said = None
+    try:
+        reference = ImageReference.parse(text)
+    except InvalidRequest as error:
+        said = error
+    else:
+        assert ImageReference.parse(str(reference)) == reference
+    assert said is None or (said.field == "image" and len(str(said).splitlines()) == 1)
+
+
+def test_what_is_left_open_gets_the_model_s_defaults(desk: RequestDesk) -> None:
+    request = desk.imagine(Wishes(prompt="owl"))
+    assert (request.width, request.height, request.steps) == (64, 64, 25)
+    assert (request.guidance_scale, request.scheduler, request.count) == (4.0, "lms", 1)
+    assert request.source is None
+
+
+def test_the_operator_s_defaults_come_before_the_model_s() -> None:
+    desk = RequestDesk(Settings(steps=9, guidance_scale=2.5), locate("starter"))
+    request = desk.imagine(Wishes(prompt="owl"))
+    assert (request.steps, request.guidance_scale) == (9, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "sentence"),
+    [
+        (Wishes(prompt="owl", steps=51), "at most 50 steps; you asked for 51"),
+        (Wishes(prompt="owl", width=520), "a width of at most 512; you asked for 520"),
+        (Wishes(prompt="owl", height=520), "a height of at most 512; you asked for 520"),
+        (Wishes(), "The prompt is empty"),
+    ],
+    ids=str,
+)
+def test_the_operator_s_limits_hold(desk: RequestDesk, wishes: Wishes, sentence: str) -> None:
+    with pytest.raises(InvalidRequest, match=sentence):
+        desk.imagine(wishes)
+
+
+@given(st.integers(1, 4_000), st.integers(1, 4_000))
+def test_a_picture_of_any_shape_can_be_varied(width: int, height: int) -> None:
+    desk = RequestDesk(Settings(), locate("starter"))
+    request = desk.similar(Image.new("1", (width, height)), Wishes(prompt="owl"))
+    assert request.source is not None
+    assert (request.source.width, request.source.height) == (request.width, request.height)
+    assert request.width % 8 == request.height % 8 == 0
+    assert request.scheduler == "ddim"
+
+
+def test_seeds_that_nobody_chose_differ_and_fit(desk: RequestDesk) -> None:
+    request = desk.imagine(Wishes(prompt="owl"))
+    seeds = {rerun_of(request).seed for _ in range(20)}
+    assert len(seeds) > 15
+    assert all(0 <= seed <= SEED_MAX for seed in seeds)
