@@ -156,7 +156,8 @@ class RequestDesk:
             if value > self._largest:
                 raise InvalidRequest(
                     name,
-                    f"This server allows a {name} of at most {self._largest}; you asked for {value}.",
+                    f"This server allows a {name} of at most {self._largest}; you asked for "
+                    f"{value}.",
                 )
             if value % self._profile.size_multiple:
                 raise InvalidRequest(
