@@ -31,10 +31,7 @@ async def _run(data: Path, kills: int, seed: int) -> Figures:
     async with Killing.start(data, seed=seed) as run:
         for instant in _order(Random(seed)):
             print(f"{run.kills + 1:>3}: {instant.__name__}", file=sys.stderr, flush=True)
-            await run.order_something()
-            await instant(run)
-            await run.kill()
-            await run.restart()
+            await run.go_through(instant)
             if run.kills >= kills:
                 break
         await run.finish()

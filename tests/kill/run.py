@@ -98,6 +98,13 @@ class Killing:
         """Let Discord not know the next interaction when the bot answers it."""
         return self.world.fault("POST", "/interactions/*/callback", status=404)
 
+    async def go_through(self, instant: Callable[[Self], Awaitable[None]]) -> None:
+        """Have something ordered, lead the bot up to an instant, kill it there, and go on."""
+        await self.order_something()
+        await instant(self)
+        await self.kill()
+        await self.restart()
+
     async def kill(self) -> None:
         """Kill the bot now; what it had asked of Discord and was not carried out never is."""
         self.bot.kill()

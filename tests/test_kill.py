@@ -1,0 +1,30 @@
+"""The short form of `python -m tests.kill`: the bot dies at the instants that hurt most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .kill import Figures, Killing, instants
+from .kill.verdict import judge
+from .running import reference
+
+SHORT = (
+    instants.before_the_answer,
+    instants.while_looking_for_the_message,
+    instants.before_recording_the_reply,
+    instants.while_running,
+    instants.before_recording_the_delivery,
+)
+
+
+async def test_every_job_is_answered_once_with_its_own_pictures_however_often_the_bot_is_killed(
+    tmp_path: Path,
+) -> None:
+    async with Killing.start(tmp_path / "data", seed=1) as run:
+        for instant in SHORT:
+            await run.go_through(instant)
+        await run.finish()
+        with reference() as right:
+            figures = judge(run, right)
+    assert figures.accepted >= 10
+    assert figures == Figures(kills=6, accepted=figures.accepted, lost=0, doubled=0, changed=0)
