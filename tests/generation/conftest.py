@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from generation.engine import Engine
     from generation.models.stable_diffusion import Components
 
     from .pipelines import Pipelines
+
+# How long an example takes says nothing on a machine that others use as well.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
