@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from simcord.preview import Preview
 
+from ..buttons import RERUN_EMOJI
 from .world import World
 
 _PAUSE_SECONDS: Final = 0.5
@@ -37,6 +38,7 @@ class Follower:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             self._changed.clear()
+            self._world.offer_reaction(RERUN_EMOJI)
             self._publish()
             await asyncio.sleep(_PAUSE_SECONDS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import webbrowser
 import zoneinfo
@@ -12,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import simcord
 from simcord.preview import Preview
 
 from .. import console
@@ -23,7 +23,7 @@ from .world import World, open_world
 _LOCALTIME: Final = Path("/etc/localtime")
 _HINT: Final = (
     "Type `/imagine`, press Enter, type `rabbit face`, press Enter. Then try the buttons: "
-    "🔁 again, 🎲 vary, ❌ remove."
+    "🔁 again, 🎲 vary, ❌ remove. The 🔁 reaction below the picture does the same as its button."
 )
 
 
@@ -43,7 +43,16 @@ def serve_page(port: int) -> int:
     Raises:
         PageNotServed: the port is taken, or none.
     """
+    _check(port)
     return asyncio.run(_until_stopped(port))
+
+
+def _check(port: int) -> None:
+    """Find out now, and not when the model is loaded."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except (OSError, OverflowError) as error:
+        raise PageNotServed(port) from error
 
 
 async def _until_stopped(port: int) -> int:
@@ -65,21 +74,15 @@ async def _until_stopped(port: int) -> int:
 async def _serve(port: int) -> None:
     async with open_world() as world:
         await world.bob.send(world.channel, _HINT)
-        try:
-            preview = world.env.preview(
-                world.channel,
-                viewers=[world.alice, world.bob],
-                layout="channel",
-                timezone=_timezone(),
-                port=port,
-            )
-            await preview.__aenter__()
-        except simcord.SetupError as error:
-            raise PageNotServed(port) from error
-        try:
+        preview = world.env.preview(
+            world.channel,
+            viewers=[world.alice, world.bob],
+            layout="channel",
+            timezone=_timezone(),
+            port=port,
+        )
+        async with preview:
             await _present(world, preview)
-        finally:
-            await preview.close()
 
 
 def _timezone() -> str:
@@ -93,17 +96,18 @@ async def _present(world: World, preview: Preview) -> None:
     try:
         console.out.print(f"Imagine Bot is at  {preview.url}", markup=False)
         console.out.print("That address is the key to the page. Ctrl-C stops the demo.")
-        await asyncio.to_thread(_open_browser, preview.url)
+        await asyncio.to_thread(open_browser, preview.url)
         await preview.wait_closed()
     finally:
         following.cancel()
 
 
-def _open_browser(url: str) -> None:
+def open_browser(url: str) -> None:
     """Open the page where there is a browser with a window; without one the address is printed."""
-    if os.environ.get("BROWSER") == "none":
-        return
-    windows = sys.platform in ("darwin", "win32")
-    if windows or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+    environment = os.environ
+    windows = (
+        sys.platform == "darwin" or "DISPLAY" in environment or "WAYLAND_DISPLAY" in environment
+    )
+    if windows and environment.get("BROWSER") != "none":
         with suppress(webbrowser.Error, OSError):
             webbrowser.open(url)

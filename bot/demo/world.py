@@ -58,13 +58,17 @@ class _WallClock(Clock):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A server with the running bot in it; Alice is a moderator, Bob is not."""
+    """A server with the running bot in it; Alice is a moderator, Bob is not.
+
+    The helper is another bot, whose reactions do nothing.
+    """
 
     env: simcord.Env
     bot: ImagineBot
     channel: simcord.ChannelHandle
     alice: simcord.MemberActor
     bob: simcord.MemberActor
+    helper: simcord.MemberActor
 
     def messages(self) -> list[discord.Message]:
         """Return what stands in the channel, oldest first."""
@@ -83,6 +87,17 @@ class World:
                 tell()
 
         self.env.backend.subscribers.append(listen)
+
+    def offer_reaction(self, emoji: str) -> None:
+        """Have the helper react to every picture that nobody has reacted to.
+
+        On the page people can join a reaction, but not start one.
+        """
+        backend = self.env.backend
+        for message in tuple(backend.messages.get(self.channel.id, {}).values()):
+            ours = message.author_id == backend.bot_user.id and not message.is_ephemeral
+            if ours and message.attachments and not message.reactions:
+                backend.add_reaction(self.channel.id, message.id, emoji, self.helper.id)
 
     async def until(self, condition: Callable[[], T | None], *, seconds: float) -> T:
         """Return what `condition` returns once that is true, looking whenever a message changes.
@@ -139,4 +154,5 @@ def _populate(env: simcord.Env, bot: ImagineBot) -> World:
         ),
         alice=guild.add_member(env.create_user("alice"), roles=[moderators]),
         bob=guild.add_member(env.create_user("bob")),
+        helper=guild.add_member(env.create_user("helper", bot=True)),
     )
