@@ -259,6 +259,18 @@ async def test_a_reply_whose_answer_is_lost_is_not_posted_twice(
     assert fault.hits == 1
 
 
+async def test_a_lost_reply_is_not_posted_twice_where_the_history_may_not_be_read(
+    room: Room,
+) -> None:
+    await room.imagine()
+    [first] = await room.pictured()
+    hidden = room.world.fault("GET", room.path, status=403, times=100)
+    room.world.fault("POST", room.path, status=None, carried_out=True)
+    await room.world.react(first, "🔁", who="bob")
+    assert len(await room.pictured(2)) == 2
+    assert hidden.hits > 0
+
+
 async def test_pictures_arrive_although_discord_is_down_for_a_while(room: Room) -> None:
     path = f"{room.path}/*"
     cut = room.world.fault("PATCH", path, status=None, containing=WITH_PICTURES)
