@@ -119,13 +119,14 @@ class GenerationQueue(Generic[I]):
         self._stopping.set()
         self._inbox.put(None)
         try:
-            await asyncio.wait_for(self._stopped, _STOP_SECONDS)
-        except TimeoutError:
-            log.error("The engine did not stop within %s s; leaving it behind", _STOP_SECONDS)
-        for ticket in [*self._waiting, *filter(None, [self._running])]:
-            _fail(ticket, QueueClosed())
-        self._waiting.clear()
-        self._running = None
+            await asyncio.wait([self._stopped], timeout=_STOP_SECONDS)
+            if not self._stopped.done():
+                log.error("The engine did not stop within %s s; leaving it behind", _STOP_SECONDS)
+        finally:
+            for ticket in [*self._waiting, *filter(None, [self._running])]:
+                _fail(ticket, QueueClosed())
+            self._waiting.clear()
+            self._running = None
 
     async def ready(self) -> None:
         """Wait until the engine is loaded.
@@ -179,17 +180,24 @@ class GenerationQueue(Generic[I]):
         return ticket
 
     def cancel(self, job_id: int) -> bool:
-        """Cancel a waiting job at once or a running one after its step; False if it is over."""
+        """Cancel a job that is not over, and return whether there was one.
+
+        A waiting job ends at once, a running one after its step, and never with pictures.
+        """
         for ticket in self._waiting:
             if ticket.job_id == job_id:
                 self._waiting.remove(ticket)
                 _fail(ticket, JobCancelled())
                 self._tell_positions()
                 return True
-        if self._running is not None and self._running.job_id == job_id:
-            self._running.cancelled.set()
-            return True
-        return False
+        running = self._running
+        if running is None or running.job_id != job_id or running.images.done():
+            return False
+        running.cancelled.set()
+        if not running.started.done():
+            # The engine may be loading, which can take as long as a download.
+            _fail(running, JobCancelled())
+        return True
 
     def _next(self) -> None:
         self._running = self._waiting.popleft() if self._waiting else None
@@ -208,11 +216,16 @@ class GenerationQueue(Generic[I]):
         if not ticket.started.done():
             ticket.started.set_result(None)
 
+    def _tell(self, ticket: Ticket, event: Event) -> None:
+        if not ticket.images.done():
+            ticket.listener(event)
+
     def _over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
-        if isinstance(outcome, GenerationError):
+        if ticket.cancelled.is_set():
+            _fail(ticket, JobCancelled())
+        elif isinstance(outcome, GenerationError):
             _fail(ticket, outcome)
         elif not ticket.images.done():
-            self._started(ticket)
             ticket.images.set_result(outcome)
         if self._running is ticket:
             self._next()
@@ -243,7 +256,8 @@ class GenerationQueue(Generic[I]):
         try:
             return self._make(engine, ticket)
         except GenerationError as error:
-            return error
+            # Its traceback holds the latents, and whoever has the ticket holds the error.
+            return error.with_traceback(None)
         except Exception as error:
             log.exception("The engine failed on job %s", ticket.job_id)
             return EngineFailed(
@@ -252,13 +266,14 @@ class GenerationQueue(Generic[I]):
             )
 
     def _make(self, engine: EngineLike[I], ticket: Ticket) -> list[GeneratedImage]:
+        self._check(ticket)
         self._post(self._started, ticket)
         images = engine.begin(ticket.request)
-        self._post(ticket.listener, images[0].progress)
+        self._post(self._tell, ticket, images[0].progress)
         while not all(image.done for image in images):
             self._check(ticket)
             engine.step(images)
-            self._post(ticket.listener, images[0].progress)
+            self._post(self._tell, ticket, images[0].progress)
         finished = []
         for image in images:
             self._check(ticket)
