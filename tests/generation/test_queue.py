@@ -1,0 +1,758 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from generation import queue as queue_module
+from generation.engine import Engine
+from generation.errors import (
+    EngineFailed,
+    GenerationError,
+    InvalidRequest,
+    ModelError,
+    QueueFull,
+)
+from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
+from generation.request import Event, GeneratedImage, GenerationRequest, Progress, Waiting
+
+from .examples import a_recipe, a_request, gradient
+
+# Long enough for the slowest machine: it only ends a test that is broken.
+PATIENCE = 60.0
+
+
+@dataclass(eq=False)
+class FakeImage:
+    request: GenerationRequest
+    index: int
+    taken: int = 0
+
+    @property
+    def done(self) -> bool:
+        return self.taken == self.request.steps
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.taken, self.request.steps)
+
+
+@dataclass
+class FakeEngine:
+    """An engine that takes a step, or decodes, only when the test lets it.
+
+    `begun` are the seeds of the requests in the order in which they were taken up.
+    """
+
+    failures: dict[tuple[str, int], Exception] = field(default_factory=dict)
+    begun: list[int] = field(default_factory=list)
+    threads: set[threading.Thread] = field(default_factory=set)
+    overlaps: int = 0
+    images: list[weakref.ref[FakeImage]] = field(default_factory=list)
+    arrivals: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _finishing: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    _busy: threading.Lock = field(default_factory=threading.Lock)
+    gate_of_finish: bool = False
+    open: bool = False
+
+    def allow(self, steps: int = 1) -> None:
+        self._gate.release(steps)
+
+    def allow_finish(self) -> None:
+        self._finishing.release()
+
+    def let_go(self) -> None:
+        """Block no more."""
+        self.open = True
+        self._gate.release()
+        self._finishing.release()
+
+    def begin(self, request: GenerationRequest) -> list[FakeImage]:
+        self._enter("begin", request)
+        self.begun.append(request.seed)
+        images = [FakeImage(request.alone(index), index) for index in range(request.count)]
+        self.images += map(weakref.ref, images)
+        return images
+
+    def step(self, images: Sequence[FakeImage]) -> None:
+        self._enter("step", images[0].request, self._gate)
+        for image in images:
+            image.taken += 1
+
+    def finish(self, image: FakeImage) -> GeneratedImage:
+        self._enter("finish", image.request, self._finishing if self.gate_of_finish else None)
+        recipe = a_recipe(seed=image.request.seed)
+        return GeneratedImage(index=image.index, pixels=gradient(), recipe=recipe)
+
+    def _enter(
+        self, what: str, request: GenerationRequest, gate: threading.Semaphore | None = None
+    ) -> None:
+        self.threads.add(threading.current_thread())
+        self.overlaps += not self._busy.acquire(blocking=False)
+        try:
+            if gate is not None and not self.open:
+                self.arrivals.release()
+                assert gate.acquire(timeout=PATIENCE), "the test never let the engine go on"
+            if error := self.failures.get((what, request.seed)):
+                raise error
+        finally:
+            self._busy.release()
+
+
+@dataclass
+class Told:
+    """A listener that remembers what it was told, and in which threads."""
+
+    events: list[Event] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self.threads.add(threading.get_ident())
+        self._changed.set()
+
+    async def until(self, event: Event) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while event not in self.events:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@dataclass
+class Stage:
+    """A queue with its fake engine; `submit` numbers the jobs by their seeds."""
+
+    queue: GenerationQueue[FakeImage]
+    engine: FakeEngine
+    told: dict[int, Told] = field(default_factory=dict)
+
+    async def at_gate(self, times: int = 1) -> None:
+        """Wait until the engine has come to its gate so many times more."""
+        for _ in range(times):
+            assert await asyncio.to_thread(self.engine.arrivals.acquire, timeout=PATIENCE)
+
+    def submit(self, number: int, *, steps: int = 2, **changes: Any) -> Ticket:
+        self.told[number] = Told()
+        request = a_request(seed=number, steps=steps, **changes)
+        return self.queue.submit(number, request, self.told[number])
+
+
+@asynccontextmanager
+async def a_stage(engine: FakeEngine | None = None, *, limit: int = 10) -> AsyncIterator[Stage]:
+    """Open a queue, and close it while its engine is at its gate, if it still is."""
+    engine = engine or FakeEngine()
+    queue = GenerationQueue(lambda: engine, limit=limit)
+    await queue.__aenter__()
+    try:
+        yield Stage(queue, engine)
+    finally:
+        closing = asyncio.create_task(queue.__aexit__())
+        await asyncio.sleep(0)
+        engine.let_go()
+        await closing
+        for thread in engine.threads:
+            await asyncio.to_thread(thread.join, PATIENCE)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    async with a_stage() as made:
+        yield made
+
+
+async def seeds_of(ticket: Ticket) -> list[int]:
+    async with asyncio.timeout(PATIENCE):
+        return [image.recipe.seed for image in await ticket.images]
+
+
+async def failure_of(ticket: Ticket) -> GenerationError:
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(GenerationError) as caught:
+            await ticket.images
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return caught.value
+
+
+class TestOrder:
+    async def test_jobs_are_done_in_the_order_in_which_they_came(self, stage: Stage) -> None:
+        tickets = [stage.submit(number, count=2) for number in (30, 10, 20)]
+        stage.engine.let_go()
+        assert [await seeds_of(ticket) for ticket in tickets] == [[30, 31], [10, 11], [20, 21]]
+        assert stage.engine.begun == [30, 10, 20]
+        assert stage.engine.overlaps == 0
+        assert len(stage.engine.threads) == 1
+
+    async def test_positions_are_told_when_they_change(self, stage: Stage) -> None:
+        first, *_ = [stage.submit(number) for number in (1, 2, 3)]
+        assert stage.told[1].events == []
+        assert stage.told[2].events == [Waiting(1)]
+        assert stage.told[3].events == [Waiting(2)]
+        assert stage.queue.waiting == 2
+        stage.engine.allow(2)
+        assert await seeds_of(first) == [1]
+        await stage.told[2].until(Progress(0, 2))
+        assert stage.told[2].events == [Waiting(1), Progress(0, 2)]
+        assert stage.told[3].events == [Waiting(2), Waiting(1)]
+        assert stage.queue.waiting == 1
+
+    async def test_progress_is_told_step_by_step(self, stage: Stage) -> None:
+        ticket = stage.submit(1, steps=3, count=4)
+        for step in range(3):
+            await stage.told[1].until(Progress(step, 3))
+            assert stage.told[1].events[-1] == Progress(step, 3)
+            stage.engine.allow()
+        assert await seeds_of(ticket) == [1, 2, 3, 4]
+        assert stage.told[1].events == [Progress(step, 3) for step in range(4)]
+
+    async def test_a_job_has_started_when_the_engine_takes_it_up(self, stage: Stage) -> None:
+        first, second = stage.submit(1), stage.submit(2)
+        async with asyncio.timeout(PATIENCE):
+            await first.taken_up_or_over()
+        assert first.started.done()
+        assert not first.images.done()
+        assert not second.started.done()
+        stage.engine.allow(2)
+        async with asyncio.timeout(PATIENCE):
+            await second.taken_up_or_over()
+        assert first.images.done()
+        assert second.started.done()
+
+    async def test_a_job_that_ends_without_a_start_is_over_too(self, stage: Stage) -> None:
+        stage.submit(1)
+        waiting = stage.submit(2)
+        assert stage.queue.cancel(2)
+        async with asyncio.timeout(PATIENCE):
+            await waiting.taken_up_or_over()
+        assert not waiting.started.done()
+
+    async def test_listeners_are_called_on_the_thread_of_the_event_loop(self, stage: Stage) -> None:
+        tickets = [stage.submit(number) for number in (1, 2)]
+        stage.engine.let_go()
+        for ticket in tickets:
+            await seeds_of(ticket)
+        assert {*stage.told[1].threads, *stage.told[2].threads} == {threading.get_ident()}
+        assert threading.current_thread() not in stage.engine.threads
+
+    async def test_the_event_loop_turns_while_the_engine_is_at_a_step(self, stage: Stage) -> None:
+        ticket = stage.submit(1, steps=1)
+        await stage.told[1].until(Progress(0, 1))
+        await stage.at_gate()
+        others = [asyncio.create_task(asyncio.sleep(0, number)) for number in range(1_000)]
+        assert await asyncio.gather(*others) == list(range(1_000))
+        assert not ticket.images.done()
+        stage.engine.allow()
+        assert await seeds_of(ticket) == [1]
+
+
+class TestRoom:
+    async def test_a_full_queue_says_so_with_its_size(self) -> None:
+        async with a_stage(limit=2) as stage:
+            for number in (1, 2, 3):
+                with stage.queue.reserve():
+                    stage.submit(number)
+            with pytest.raises(QueueFull) as caught, stage.queue.reserve():
+                pytest.fail("there is no room")
+            assert caught.value.limit == 2
+            assert "2 pictures are waiting" in str(caught.value)
+
+    async def test_a_place_is_held_while_a_job_is_committed(self) -> None:
+        async with a_stage(limit=1) as stage:
+            stage.submit(1)
+            with stage.queue.reserve():
+                assert stage.queue.waiting == 1
+                with pytest.raises(QueueFull), stage.queue.reserve():
+                    pytest.fail("the place is taken")
+                stage.submit(2)
+            assert stage.queue.waiting == 1
+
+    async def test_a_place_is_free_again_when_the_commit_fails(self) -> None:
+        async with a_stage(limit=1) as stage:
+            with pytest.raises(OSError, match="disk"), stage.queue.reserve():
+                raise OSError("disk full")
+            assert stage.queue.waiting == 0
+            with stage.queue.reserve():
+                pass
+
+    async def test_room_is_made_by_the_job_that_starts(self) -> None:
+        async with a_stage(limit=1) as stage:
+            first, second = stage.submit(1), stage.submit(2)
+            stage.engine.allow(2)
+            await seeds_of(first)
+            with stage.queue.reserve():
+                third = stage.submit(3)
+            stage.engine.let_go()
+            assert await seeds_of(second) == [2]
+            assert await seeds_of(third) == [3]
+
+    async def test_jobs_from_before_a_restart_fit_however_many_they_are(self) -> None:
+        async with a_stage(limit=1) as stage:
+            tickets = [stage.submit(number) for number in range(5)]
+            stage.engine.let_go()
+            assert [await seeds_of(ticket) for ticket in tickets] == [[n] for n in range(5)]
+
+
+class TestCancelling:
+    async def test_a_waiting_job_ends_at_once_and_the_others_move_up(self, stage: Stage) -> None:
+        tickets = {number: stage.submit(number) for number in (1, 2, 3, 4)}
+        await stage.told[1].until(Progress(0, 2))
+        assert stage.queue.cancel(3)
+        assert isinstance(await failure_of(tickets[3]), JobCancelled)
+        assert stage.told[2].events[-1] == Waiting(1)
+        assert stage.told[4].events == [Waiting(3), Waiting(2)]
+        stage.engine.let_go()
+        assert [await seeds_of(tickets[number]) for number in (1, 2, 4)] == [[1], [2], [4]]
+        assert stage.engine.begun == [1, 2, 4]
+        assert stage.told[3].events == [Waiting(2)]
+
+    async def test_a_running_job_ends_after_its_step_and_the_next_one_starts(
+        self, stage: Stage
+    ) -> None:
+        running, waiting = stage.submit(1, steps=50), stage.submit(2)
+        stage.engine.allow(3)
+        await stage.at_gate(4)
+        await stage.told[1].until(Progress(3, 50))
+        assert stage.queue.cancel(1)
+        assert not running.images.done()
+        stage.engine.allow()
+        assert isinstance(await failure_of(running), JobCancelled)
+        stage.engine.allow(2)
+        assert await seeds_of(waiting) == [2]
+        assert stage.told[1].events[-1] == Progress(4, 50)
+
+    async def test_whoever_cancelled_gets_no_pictures_even_if_they_are_made(self) -> None:
+        async with a_stage(FakeEngine(gate_of_finish=True)) as stage:
+            ticket, following = stage.submit(1, steps=1), stage.submit(2, steps=1)
+            stage.engine.allow()
+            await stage.at_gate(2)
+            # The engine decodes the only picture: it will not look up again before the end.
+            assert stage.queue.cancel(1)
+            stage.engine.allow_finish()
+            assert isinstance(await failure_of(ticket), JobCancelled)
+            stage.engine.let_go()
+            assert await seeds_of(following) == [2]
+
+    async def test_a_job_that_fails_after_it_was_cancelled_is_cancelled(self) -> None:
+        engine = FakeEngine(failures={("step", 1): RuntimeError("out of memory")})
+        async with a_stage(engine) as stage:
+            ticket = stage.submit(1)
+            await stage.at_gate()
+            assert stage.queue.cancel(1)
+            engine.let_go()
+            assert isinstance(await failure_of(ticket), JobCancelled)
+
+    async def test_what_is_over_or_unknown_cannot_be_cancelled(self, stage: Stage) -> None:
+        ticket, waiting = stage.submit(1), stage.submit(2)
+        assert stage.queue.cancel(2)
+        assert not stage.queue.cancel(2)
+        stage.engine.allow(2)
+        await seeds_of(ticket)
+        assert not stage.queue.cancel(1)
+        assert not stage.queue.cancel(99)
+        assert isinstance(await failure_of(waiting), JobCancelled)
+
+    async def test_a_job_is_cancelled_at_once_while_the_engine_still_loads(self) -> None:
+        engine, loaded = FakeEngine(), threading.Event()
+
+        def load() -> FakeEngine:
+            assert loaded.wait(PATIENCE)
+            return engine
+
+        async with GenerationQueue(load, limit=3) as queue:
+            stage = Stage(queue, engine)
+            first, second = stage.submit(1), stage.submit(2)
+            assert queue.cancel(1)
+            assert isinstance(await failure_of(first), JobCancelled)
+            assert not queue.cancel(1)
+            loaded.set()
+            engine.let_go()
+            assert await seeds_of(second) == [2]
+            assert engine.begun == [2]
+            assert not first.started.done()
+            assert stage.told[1].events == []
+
+    async def test_the_same_job_can_be_submitted_again(self, stage: Stage) -> None:
+        stage.submit(1)
+        await stage.told[1].until(Progress(0, 2))
+        stage.queue.cancel(1)
+        again = stage.submit(1)
+        stage.engine.let_go()
+        assert await seeds_of(again) == [1]
+
+    async def test_what_a_cancelled_job_held_is_let_go(self, stage: Stage) -> None:
+        ticket = stage.submit(1, count=2)
+        await stage.told[1].until(Progress(0, 2))
+        stage.queue.cancel(1)
+        stage.engine.allow()
+        error = await failure_of(ticket)
+        # The next job shows that the thread has left the one before.
+        following = stage.submit(2)
+        await stage.told[2].until(Progress(0, 2))
+        gc.collect()
+        assert [image() is None for image in stage.engine.images] == [True, True, False]
+        assert isinstance(error, JobCancelled)
+        assert ticket.images.done()
+        assert not following.images.done()
+
+
+class TestFailing:
+    @pytest.mark.parametrize("where", ["begin", "step", "finish"])
+    async def test_what_breaks_the_engine_fails_that_job_alone(
+        self, where: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        failures: dict[tuple[str, int], Exception] = {
+            (where, 2): RuntimeError("CUDA out of memory\nTried to allocate")
+        }
+        async with a_stage(FakeEngine(failures)) as stage:
+            stage.engine.let_go()
+            one, two, three = (stage.submit(number) for number in (1, 2, 3))
+            error = await failure_of(two)
+            assert isinstance(error, EngineFailed)
+            assert str(error) == (
+                "The engine failed on this picture (RuntimeError: CUDA out of memory); try other "
+                "settings, or ask the operator to look at the log."
+            )
+            assert await seeds_of(one) == [1]
+            assert await seeds_of(three) == [3]
+        [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert record.getMessage() == "The engine failed on job 2"
+        assert record.exc_info
+
+    async def test_an_error_with_a_sentence_keeps_it(self) -> None:
+        refused = InvalidRequest("width", "The width is 72; use 64.")
+        async with a_stage(FakeEngine({("begin", 1): refused})) as stage:
+            assert await failure_of(stage.submit(1)) is refused
+
+    async def test_an_error_without_words_is_still_a_sentence(self) -> None:
+        async with a_stage(FakeEngine({("begin", 1): RuntimeError()})) as stage:
+            assert "(RuntimeError: no details)" in str(await failure_of(stage.submit(1)))
+
+    async def test_a_failure_that_nobody_waits_for_is_no_noise(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with a_stage(FakeEngine({("begin", 1): InvalidRequest("width", "No.")})) as stage:
+            stage.submit(1)
+            following = stage.submit(2)
+            stage.engine.let_go()
+            await seeds_of(following)
+        gc.collect()
+        await asyncio.sleep(0)
+        assert caplog.records == []
+
+
+class TestLoading:
+    async def test_it_is_ready_when_the_engine_is_loaded(self) -> None:
+        loaded = threading.Event()
+
+        def load() -> FakeEngine:
+            assert loaded.wait(PATIENCE)
+            return FakeEngine(open=True)
+
+        async with GenerationQueue(load, limit=1) as queue:
+            ready = asyncio.create_task(queue.ready())
+            ticket = queue.submit(1, a_request(seed=1), Told())
+            await asyncio.sleep(0)
+            assert not ready.done()
+            assert not ticket.started.done()
+            loaded.set()
+            async with asyncio.timeout(PATIENCE):
+                await ready
+            assert await seeds_of(ticket) == [1]
+
+    @pytest.mark.parametrize(
+        ("raised", "kind", "sentence"),
+        [
+            (ModelError("There is no model 'x'."), ModelError, "There is no model 'x'."),
+            (
+                RuntimeError("no CUDA\ndevice"),
+                EngineFailed,
+                "The model could not be loaded (RuntimeError: no CUDA); see the log.",
+            ),
+        ],
+    )
+    async def test_a_model_that_cannot_be_loaded_is_told_and_jobs_stay_for_later(
+        self, raised: Exception, kind: type[GenerationError], sentence: str
+    ) -> None:
+        def load() -> FakeEngine:
+            raise raised
+
+        async with GenerationQueue(load, limit=5) as queue:
+            tickets = [queue.submit(number, a_request(), Told()) for number in (1, 2, 3)]
+            for _ in range(2):
+                async with asyncio.timeout(PATIENCE):
+                    with pytest.raises(kind) as caught:
+                        await queue.ready()
+                assert str(caught.value) == sentence
+            assert queue.cancel(1)
+            assert isinstance(await failure_of(tickets[0]), JobCancelled)
+            assert not any(ticket.images.done() for ticket in tickets[1:])
+        for ticket in tickets[1:]:
+            assert isinstance(await failure_of(ticket), QueueClosed)
+
+    async def test_who_stops_waiting_for_it_spoils_it_for_nobody(self) -> None:
+        loaded = threading.Event()
+
+        def load() -> FakeEngine:
+            assert loaded.wait(PATIENCE)
+            return FakeEngine(open=True)
+
+        async with GenerationQueue(load, limit=1) as queue:
+            impatient = asyncio.create_task(queue.ready())
+            await asyncio.sleep(0)
+            impatient.cancel()
+            await asyncio.wait([impatient])
+            loaded.set()
+            async with asyncio.timeout(PATIENCE):
+                await queue.ready()
+
+
+class TestClosing:
+    async def test_in_the_middle_it_ends_after_the_step_and_says_what_is_unfinished(self) -> None:
+        async with a_stage() as stage:
+            done = stage.submit(1, steps=1)
+            running, waiting = stage.submit(2, steps=50), stage.submit(3)
+            stage.engine.allow(3)
+            await seeds_of(done)
+            await stage.told[2].until(Progress(2, 50))
+        # Leaving the stage has let the engine go on, and joined its thread.
+        for ticket in (running, waiting):
+            assert isinstance(await failure_of(ticket), QueueClosed)
+        assert await seeds_of(done) == [1]
+        assert stage.engine.begun == [1, 2]
+        [thread] = stage.engine.threads
+        assert not thread.is_alive()
+
+    async def test_a_cancelled_job_is_not_left_for_the_next_start(self) -> None:
+        async with a_stage() as stage:
+            running = stage.submit(1)
+            await stage.told[1].until(Progress(0, 2))
+            stage.queue.cancel(1)
+        assert isinstance(await failure_of(running), JobCancelled)
+
+    async def test_an_idle_queue_closes_and_takes_nothing_more(self) -> None:
+        before = set(threading.enumerate())
+        async with GenerationQueue(FakeEngine, limit=1) as queue:
+            await queue.ready()
+            [thread] = set(threading.enumerate()) - before
+        await asyncio.to_thread(thread.join, PATIENCE)
+        assert not thread.is_alive()
+        with pytest.raises(QueueClosed):
+            queue.submit(1, a_request(), Told())
+
+    async def test_an_engine_that_hangs_is_left_behind(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(queue_module, "_STOP_SECONDS", 0.01)
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: complaints.append(context)
+        )
+        engine = FakeEngine()
+        async with GenerationQueue(lambda: engine, limit=2) as queue:
+            stage = Stage(queue, engine)
+            running, waiting = stage.submit(1), stage.submit(2)
+            await stage.told[1].until(Progress(0, 2))
+        for ticket in (running, waiting):
+            assert isinstance(await failure_of(ticket), QueueClosed)
+        assert "leaving it behind" in caplog.text
+        # It comes back to life later, when nobody waits for it any more.
+        [thread] = engine.threads
+        assert thread.daemon
+        engine.let_go()
+        await asyncio.to_thread(thread.join, PATIENCE)
+        await asyncio.sleep(0)
+        assert complaints == []
+        assert stage.told[1].events == [Progress(0, 2)]
+
+    async def test_who_is_cancelled_while_it_closes_leaves_no_job_without_an_end(self) -> None:
+        engine = FakeEngine()
+        tickets: list[Ticket] = []
+
+        async def bot() -> None:
+            async with GenerationQueue(lambda: engine, limit=2) as queue:
+                stage = Stage(queue, engine)
+                tickets.append(stage.submit(1))
+                await stage.told[1].until(Progress(0, 2))
+                tickets.append(stage.submit(2))
+                closes.set()
+
+        closes = asyncio.Event()
+        running = asyncio.create_task(bot())
+        async with asyncio.timeout(PATIENCE):
+            await closes.wait()
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+        for ticket in tickets:
+            assert isinstance(await failure_of(ticket), QueueClosed)
+        engine.let_go()
+        [thread] = engine.threads
+        await asyncio.to_thread(thread.join, PATIENCE)
+
+
+class TestWithTheRealEngine:
+    async def test_pictures_come_out_as_from_the_engine_alone(self, engine: Engine) -> None:
+        requests = [a_request(count=2), a_request(scheduler="lms", width=96, seed=9)]
+        expected = await asyncio.to_thread(lambda: [engine.generate(asked) for asked in requests])
+        async with GenerationQueue(lambda: engine, limit=4) as queue:
+            told = [Told(), Told()]
+            tickets = [
+                queue.submit(number, request, listener)
+                for number, (request, listener) in enumerate(zip(requests, told, strict=True))
+            ]
+            async with asyncio.timeout(PATIENCE):
+                assert [await ticket.images for ticket in tickets] == expected
+        assert told[0].events == [Progress(step, 3) for step in range(4)]
+        assert told[1].events == [Waiting(1), *(Progress(step, 3) for step in range(4))]
+
+    async def test_a_size_that_the_model_cannot_make_fails_with_its_sentence(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: GenerationRequest) -> None:
+            raise InvalidRequest("width", "The width is 72; use 64.")
+
+        monkeypatch.setattr(engine, "_check_size", refuse)
+        async with GenerationQueue(lambda: engine, limit=1) as queue:
+            error = await failure_of(queue.submit(1, a_request(), Told()))
+        assert str(error) == "The width is 72; use 64."
+
+
+Action = tuple[str, int]
+actions = st.lists(
+    st.tuples(st.just("submit"), st.integers(1, 3))
+    | st.tuples(st.just("submit broken"), st.integers(1, 2))
+    | st.tuples(st.just("cancel"), st.integers(0, 12))
+    | st.tuples(st.just("step"), st.just(1)),
+    max_size=25,
+)
+
+
+class Model:
+    """What a queue has to do, told apart from how it does it.
+
+    After each action it waits until the engine is at its gate again, or has nothing to do.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.tickets: list[Ticket] = []
+        self.endings: dict[int, str] = {}
+        self.ends: list[int] = []
+        self.waiting: deque[int] = deque()
+        self.running: int | None = None
+        self.begun: list[int] = []
+
+    async def submit(self, steps: int) -> None:
+        number = len(self.tickets)
+        ticket = self.stage.submit(number, steps=steps)
+        ticket.images.add_done_callback(lambda _: self.ends.append(number))
+        self.tickets.append(ticket)
+        self.waiting.append(number)
+        if self.running is None:
+            await self._next()
+
+    async def submit_broken(self, step: int) -> None:
+        self.stage.engine.failures["step", len(self.tickets)] = RuntimeError("broken")
+        await self.submit(step)
+
+    async def cancel(self, number: int) -> None:
+        known = number in self.waiting or number == self.running
+        assert self.stage.queue.cancel(number) is known
+        if number in self.waiting:
+            self.waiting.remove(number)
+            self.endings[number] = "JobCancelled"
+        elif number == self.running:
+            self.stage.engine.allow()
+            await self._end(number, "JobCancelled")
+
+    async def step(self, _: int) -> None:
+        if self.running is None:
+            return
+        number = self.running
+        told = self.stage.told[number]
+        before = told.events[-1]
+        assert isinstance(before, Progress)
+        self.stage.engine.allow()
+        if ("step", number) in self.stage.engine.failures:
+            await self._end(number, "EngineFailed")
+            return
+        await told.until(Progress(before.step + 1, before.steps))
+        if before.step + 1 == before.steps:
+            await self._end(number, "pictures")
+        else:
+            await self.stage.at_gate()
+
+    async def _end(self, number: int, ending: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.wait([self.tickets[number].images])
+        self.endings[number] = ending
+        await self._next()
+
+    async def _next(self) -> None:
+        self.running = self.waiting.popleft() if self.waiting else None
+        if self.running is not None:
+            self.begun.append(self.running)
+            request = self.tickets[self.running].request
+            await self.stage.told[self.running].until(Progress(0, request.steps))
+            await self.stage.at_gate()
+
+    def check(self) -> None:
+        assert self.stage.queue.waiting == len(self.waiting)
+        for position, number in enumerate(self.waiting, start=1):
+            assert self.stage.told[number].events[-1] == Waiting(position)
+        for number, ticket in enumerate(self.tickets):
+            assert ticket.images.done() is (number in self.endings)
+
+
+def ending_of(ticket: Ticket) -> str:
+    error = ticket.images.exception()
+    return "pictures" if error is None else type(error).__name__
+
+
+async def act(plan: list[Action]) -> None:
+    async with a_stage() as stage:
+        model = Model(stage)
+        acts: dict[str, Callable[[int], Any]] = {
+            "submit": model.submit,
+            "submit broken": model.submit_broken,
+            "cancel": model.cancel,
+            "step": model.step,
+        }
+        for name, value in plan:
+            await acts[name](value)
+            model.check()
+    if ("step", model.running) in stage.engine.failures:
+        model.endings[model.running] = "EngineFailed"
+    unfinished = dict.fromkeys(range(len(model.tickets)), "QueueClosed")
+    found = dict(enumerate(map(ending_of, model.tickets)))
+    assert found == unfinished | model.endings
+    await asyncio.sleep(0)
+    assert sorted(model.ends) == list(range(len(model.tickets)))
+    assert stage.engine.begun == model.begun
+    assert stage.engine.overlaps == 0
+    assert len(stage.engine.threads) <= 1
+
+
+@settings(max_examples=60)
+@given(actions)
+def test_whatever_happens_each_job_ends_once_in_turn_and_alone(plan: list[Action]) -> None:
+    logging.disable(logging.ERROR)
+    try:
+        asyncio.run(act(plan))
+    finally:
+        logging.disable(logging.NOTSET)
