@@ -17,7 +17,7 @@ from discord.ui import Button, DynamicItem, View
 from storage.records import Job
 
 from .actions import asker_of
-from .errors import answering
+from .answers import answering
 from .requests import ImageReference
 
 if TYPE_CHECKING:

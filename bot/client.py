@@ -18,11 +18,12 @@ from generation.queue import EngineLike, GenerationQueue
 from storage.opening import open_storage
 
 from .actions import Actions
+from .answers import tell
 from .background import Background
 from .buttons import DYNAMIC_ITEMS
 from .config import Settings
 from .delivery import DiscordCourier
-from .errors import sentence, tell
+from .errors import sentence
 from .intake import Intake
 from .requests import RequestDesk
 from .service import ImagineService

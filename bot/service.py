@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from generation.errors import GenerationError
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
 from generation.request import Event, GeneratedImage
@@ -22,6 +21,7 @@ from storage.jobs import JobStore
 from storage.records import Job, JobStatus, NewJob, StoredImage
 
 from .background import Background
+from .errors import sentence
 
 log = logging.getLogger(__name__)
 
@@ -196,8 +196,8 @@ class ImagineService:
             await self._withdraw(job)
         except QueueClosed:
             log.info("Job %s waits for the next start", job.id)
-        except (GenerationError, StorageError) as error:
-            await self._apologise(job, error)
+        except Exception as error:
+            await self._apologise(job, sentence(error))
         finally:
             self._under_way.pop(job.id, None)
 
@@ -231,15 +231,15 @@ class ImagineService:
             await self.jobs.cancel(job.id)
         except (Undeliverable, StorageError) as error:
             log.warning("Job %s cannot be delivered: %s", job.id, error)
-            await self._apologise(job, error)
+            await self._apologise(job, str(error))
 
-    async def _apologise(self, job: Job, error: Exception) -> None:
+    async def _apologise(self, job: Job, text: str) -> None:
         """Say that a job failed, then record it: after a crash in between it is said again."""
         try:
-            await self._courier.apologise(job, await self._message_of(job), str(error))
+            await self._courier.apologise(job, await self._message_of(job), text)
         except (MessageGone, Undeliverable) as gone:
             log.info("Job %s failed and nobody can be told: %s", job.id, gone)
-        await self.jobs.fail(job.id, str(error))
+        await self.jobs.fail(job.id, text)
 
     async def _withdraw(self, job: Job) -> None:
         try:

@@ -11,8 +11,9 @@ from discord.ext import commands
 from storage.records import HistoryEntry
 
 from .. import replies
+from ..answers import answering
 from ..buttons import finished_view
-from ..errors import NotVisible, answering
+from ..errors import NotVisible
 from ..intake import within_deadline
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from generation.request import (
 from storage.records import JobKind
 
 from ..actions import asker_of
-from ..errors import answering
+from ..answers import answering
 from ..requests import Wishes
 
 if TYPE_CHECKING:

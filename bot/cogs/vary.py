@@ -17,7 +17,8 @@ from generation.request import PROMPT_LENGTH, SEED_MAX, STRENGTH_MAX, STRENGTH_M
 from storage.records import JobKind, NewJob
 
 from ..actions import Asker, asker_of
-from ..errors import MissingInput, answering
+from ..answers import answering
+from ..errors import MissingInput
 from ..intake import within_deadline
 from ..replies import choice_name
 from ..requests import ImageReference, Wishes
