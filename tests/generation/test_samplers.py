@@ -89,8 +89,8 @@ def test_the_last_step_leaves_the_picture(name: SchedulerName, steps: int) -> No
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_an_lms_step_is_as_long_as_the_schedule_says(spacing: str, strength: float | None) -> None:
     # A derivative that is the same at every step is integrated exactly by any order. From a
-    # middle step diffusers' own first steps are 2.04, 0.26 and 1.19 times as long.
-    steps = 50
+    # middle step diffusers' own steps are not: the first is twice as long.
+    steps = 20
     course = sampler("lms", steps, strength, timestep_spacing=spacing)
     sigmas = sigma_of_each_step(spacing, steps)[start_step(steps, strength) :]
     latents = torch.full(SHAPE, 7.0)
