@@ -8,6 +8,7 @@ import discord
 
 from storage.records import Job
 
+from .config import Settings
 from .errors import NotAllowed, NotVisible, PermissionMissing
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ def may_see(bot: ImagineBot, job: Job, person: discord.User | discord.Member) ->
         return True
     allowed = permissions(bot, job, person)
     return allowed.view_channel and allowed.read_message_history
+
+
+def weight(settings: Settings, person: discord.User | discord.Member) -> float:
+    """Return how much of the engine a person gets beside others: the most of their roles."""
+    roles = person.roles if isinstance(person, discord.Member) else []
+    weights = [settings.role_weights[role.id] for role in roles if role.id in settings.role_weights]
+    return max(weights, default=1.0)
 
 
 def check_can_answer(interaction: discord.Interaction[Any]) -> None:

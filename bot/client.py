@@ -84,7 +84,7 @@ class ImagineBot(commands.Bot):
         # Closed in the reverse order: the queue stops first, then what it made is delivered.
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
-        self.intake = Intake(self.service)
+        self.intake = Intake(self.service, self.settings)
         self.actions = Actions(self)
         self.desk = RequestDesk(self.settings, self.profile)
         self.add_dynamic_items(*DYNAMIC_ITEMS)

@@ -13,8 +13,9 @@ import discord
 from storage.records import Job, NewJob
 
 from . import replies
-from .access import check_can_answer
+from .access import check_can_answer, weight
 from .buttons import waiting_view
+from .config import Settings
 from .service import ImagineService
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ class Intake:
     message is given a new message when its pictures are ready.
     """
 
-    def __init__(self, service: ImagineService) -> None:
+    def __init__(self, service: ImagineService, settings: Settings) -> None:
         self._service = service
+        self._settings = settings
 
     async def accept(self, interaction: discord.Interaction[ImagineBot], new: NewJob) -> None:
         """Accept an order from a command, a button or a modal.
@@ -61,12 +63,15 @@ class Intake:
             StorageError: the job could not be written.
         """
         check_can_answer(interaction)
-        job = await within_deadline(interaction, self._service.submit(new))
+        work = self._service.submit(new, weight=weight(self._settings, interaction.user))
+        job = await within_deadline(interaction, work)
         await self._announce(job, _answer(interaction, job))
 
-    async def accept_reaction(self, new: NewJob, picture: discord.PartialMessage) -> None:
+    async def accept_reaction(
+        self, new: NewJob, person: discord.User | discord.Member, picture: discord.PartialMessage
+    ) -> None:
         """Accept an order by a reaction; its message answers the one of the picture."""
-        job = await self._service.submit(new)
+        job = await self._service.submit(new, weight=weight(self._settings, person))
         await self._announce(job, _reply(picture, job))
 
     async def _announce(self, job: Job, answer: Coroutine[Any, Any, int | None]) -> None:

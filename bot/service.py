@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from generation.fairness import Share
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
 from generation.request import Event, GeneratedImage
@@ -87,10 +88,11 @@ class ImagineService:
         self._under_way: dict[int, _UnderWay] = {}
         self._background = Background()
 
-    async def submit(self, order: NewJob) -> Job:
+    async def submit(self, order: NewJob, *, weight: float = 1.0) -> Job:
         """Commit a job and queue it; once this returns, it is never lost.
 
-        The caller then shows it to the person and reports by `announced`.
+        `weight` is how much of the engine the person gets beside others. The caller then shows
+        the job to the person and reports by `announced`.
 
         Raises:
             QueueFull: too many jobs are waiting.
@@ -98,7 +100,7 @@ class ImagineService:
         """
         with self._queue.reserve():
             job = await self.jobs.add(order)
-            self._enqueue(job)
+            self._enqueue(job, weight)
         return job
 
     async def announced(self, job: Job, message_id: int | None) -> None:
@@ -151,7 +153,7 @@ class ImagineService:
         self._under_way[job.id] = under_way
         return under_way
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: Job, weight: float = 1.0) -> None:
         under_way = self._begin(job)
 
         def listener(event: Event) -> None:
@@ -160,7 +162,9 @@ class ImagineService:
             if message_id is not None:
                 self._courier.progress(job, message_id, event)
 
-        ticket = self._queue.submit(job.id, job.request, listener)
+        # All direct messages together share the engine like one server.
+        share = Share(group=job.guild_id, member=job.user_id, weight=weight)
+        ticket = self._queue.submit(job.id, job.request, listener, share)
         self._background.start(self._carry(job, ticket), f"carry job {job.id}")
 
     async def _find_message(self, job: Job) -> None:

@@ -11,19 +11,20 @@ import asyncio
 import logging
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from .errors import EngineFailed, GenerationError, QueueFull
+from .fairness import FairOrder, Share, cost
 from .request import Event, GeneratedImage, GenerationRequest, Progress, Waiting
 
 log = logging.getLogger(__name__)
 
 Listener = Callable[[Event], None]
 _STOP_SECONDS: Final = 30.0
+_NOBODYS_SHARE: Final = Share()
 
 
 class ImageInProgress(Protocol):
@@ -82,6 +83,7 @@ class Ticket:
     started: asyncio.Future[None]
     images: asyncio.Future[list[GeneratedImage]]
     cancelled: threading.Event = field(default_factory=threading.Event)
+    position: int | None = None
 
     async def taken_up_or_over(self) -> None:
         """Wait until the engine takes the job up, or it ends without that."""
@@ -90,7 +92,7 @@ class Ticket:
 
 
 class GenerationQueue(Generic[I]):
-    """Jobs in order of arrival, at most `limit` of them waiting, one at a time on the engine.
+    """Jobs in a fair order, at most `limit` of them waiting, one at a time on the engine.
 
     Used as an async context manager: entering starts the thread, which builds the engine
     by `make_engine`; leaving stops it after the step it is at and fails what is unfinished
@@ -101,7 +103,7 @@ class GenerationQueue(Generic[I]):
         self._make_engine = make_engine
         self._limit = limit
         self._reserved = 0
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: FairOrder[Ticket] = FairOrder()
         self._running: Ticket | None = None
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -125,7 +127,7 @@ class GenerationQueue(Generic[I]):
         finally:
             for ticket in [*self._waiting, *filter(None, [self._running])]:
                 _fail(ticket, QueueClosed())
-            self._waiting.clear()
+            self._waiting = FairOrder()
             self._running = None
 
     async def ready(self) -> None:
@@ -156,8 +158,14 @@ class GenerationQueue(Generic[I]):
         finally:
             self._reserved -= 1
 
-    def submit(self, job_id: int, request: GenerationRequest, listener: Listener) -> Ticket:
-        """Put a job at the end of the queue and return its ticket.
+    def submit(
+        self,
+        job_id: int,
+        request: GenerationRequest,
+        listener: Listener,
+        share: Share = _NOBODYS_SHARE,
+    ) -> Ticket:
+        """Put a job into the queue and return its ticket; `share` says whose it is.
 
         It takes any job: the bound is kept by `reserve`, and what was accepted before a
         restart has to fit again. `listener` is called on the event loop.
@@ -172,11 +180,11 @@ class GenerationQueue(Generic[I]):
             images=self._loop.create_future(),
         )
         ticket.images.add_done_callback(_retrieve)
-        self._waiting.append(ticket)
+        self._waiting.add(ticket, share, cost(request))
         if self._running is None:
             self._next()
         else:
-            ticket.listener(Waiting(len(self._waiting)))
+            self._tell_positions()
         return ticket
 
     def cancel(self, job_id: int) -> bool:
@@ -184,7 +192,7 @@ class GenerationQueue(Generic[I]):
 
         A waiting job ends at once, a running one after its step, and never with pictures.
         """
-        for ticket in self._waiting:
+        for ticket in self._waiting.jobs:
             if ticket.job_id == job_id:
                 self._waiting.remove(ticket)
                 _fail(ticket, JobCancelled())
@@ -200,15 +208,18 @@ class GenerationQueue(Generic[I]):
         return True
 
     def _next(self) -> None:
-        self._running = self._waiting.popleft() if self._waiting else None
+        self._running = self._waiting.pop() if self._waiting else None
         if self._running is None:
             return
         self._inbox.put(self._running)
         self._tell_positions()
 
     def _tell_positions(self) -> None:
+        """Tell each job its place if that has changed: others may be served before it now."""
         for position, ticket in enumerate(self._waiting, start=1):
-            ticket.listener(Waiting(position))
+            if ticket.position != position:
+                ticket.position = position
+                ticket.listener(Waiting(position))
 
     # What follows, up to `_make`, runs on the event loop but is posted by the engine thread.
 

@@ -41,6 +41,17 @@ def pixels_sha256(width: int, height: int, rgb: bytes) -> str:
     return hashlib.sha256(f"{width}x{height}:".encode() + rgb).hexdigest()
 
 
+def start_step(steps: int, strength: float | None) -> int:
+    """Return the first step of `steps` that is taken: 0 from pure noise, later from an image.
+
+    The number of steps that are taken is `steps * strength` cut to a whole number, as in
+    diffusers' img2img pipeline, but at least one.
+    """
+    if strength is None:
+        return 0
+    return steps - min(max(int(steps * strength), 1), steps)
+
+
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """An 8-bit RGB image: `3 * width * height` bytes, row by row from the top left."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from diffusers import DDIMScheduler, LMSDiscreteScheduler
 
-from .request import SchedulerName
+from .request import SchedulerName, start_step
 
 _CLASSES: Final[Mapping[SchedulerName, Any]] = {
     "ddim": DDIMScheduler,
@@ -18,17 +18,6 @@ _CLASSES: Final[Mapping[SchedulerName, Any]] = {
 # trained with an offset of one step, and clipping is for pixels, not for latents.
 _PIPELINE_SETTINGS: Final = {"steps_offset": 1, "clip_sample": False}
 _LMS_ORDER: Final = 4
-
-
-def start_step(steps: int, strength: float | None) -> int:
-    """Return the first step of `steps` that is taken: 0 from pure noise, later from an image.
-
-    The number of steps that are taken is `steps * strength` cut to a whole number, as in
-    diffusers' img2img pipeline, but at least one.
-    """
-    if strength is None:
-        return 0
-    return steps - min(max(int(steps * strength), 1), steps)
 
 
 class Sampler:

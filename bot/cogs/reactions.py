@@ -84,7 +84,7 @@ class Reactions(commands.Cog):
             new = await self._bot.actions.vary(asker, ImageReference(job.id, 1))
         else:
             return
-        await self._bot.intake.accept_reaction(new, self._message(payload))
+        await self._bot.intake.accept_reaction(new, person, self._message(payload))
 
     async def _tell(
         self,

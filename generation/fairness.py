@@ -1,0 +1,213 @@
+"""Whose turn it is: start-time fair queueing by engine time, among servers and their members.
+
+Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996), at two levels: the servers
+share the engine, and the members of a server share that server's part. A member's own jobs
+stay in the order in which they came.
+
+Everybody who has something waiting is a flow with a *start tag*. The flow with the smallest
+tag is served next, and its tag then rises by the job's cost over the flow's weight. A flow
+that comes back from being idle starts no lower than the tag that is being served now: nobody
+saves up a claim while away. Nor does anybody pay for having had the engine to themselves,
+since the tag that is being served rises with theirs.
+
+Nobody starves. While a flow waits its tag stays where it is; each job that is served in its
+stead raises another flow's tag by at least the smallest cost over the largest weight, and a
+new flow starts no lower than the tag that is being served. So only finitely many jobs can
+come first: for each other flow, those that fit between its tag and the waiting one's, and
+one more. In particular 200 jobs of one member delay the first job of another by the one job
+that is being served when it comes.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from .request import GenerationRequest, start_step
+
+J = TypeVar("J", bound=Hashable)
+
+_GUIDED_ROWS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Who a job belongs to: a member of a group (a server), and how much weight they have.
+
+    A member of weight 2 gets twice the engine time of one of weight 1 when both want it.
+    """
+
+    group: Hashable = None
+    member: Hashable = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"a weight has to be above 0, not {self.weight}")
+
+
+def cost(request: GenerationRequest) -> float:
+    """Return what a request takes of the engine: steps x rows x pixels, in millions.
+
+    It is known beforehand. An image has two rows under guidance and one without.
+    """
+    steps = request.steps - start_step(request.steps, request.strength)
+    rows = request.count * (_GUIDED_ROWS if request.guidance_scale > 1 else 1)
+    return steps * rows * request.width * request.height / 1e6
+
+
+class Turns:
+    """Start-time fair queueing among flows that each have one head waiting, or none."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._tags: dict[Hashable, float] = {}
+        self._heads: list[tuple[float, int, Hashable]] = []
+        self._waiting: dict[Hashable, int] = {}
+
+    def __copy__(self) -> Turns:
+        other = Turns()
+        other._now = self._now
+        other._tags = self._tags.copy()
+        other._heads = self._heads.copy()
+        other._waiting = self._waiting.copy()
+        return other
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def wait(self, flow: Hashable, arrival: int) -> None:
+        """Have `flow` wait with a head that came as number `arrival`; ties go to the earlier."""
+        tag = self._tags[flow] = max(self._tags.get(flow, 0.0), self._now)
+        self._waiting[flow] = arrival
+        heapq.heappush(self._heads, (tag, arrival, flow))
+
+    def leave(self, flow: Hashable) -> None:
+        """Take a flow out whose last job was withdrawn."""
+        del self._waiting[flow]
+
+    def first(self) -> Hashable:
+        """Return the waiting flow whose turn it is.
+
+        Raises:
+            IndexError: none is waiting.
+        """
+        while True:
+            _, arrival, flow = self._heads[0]
+            # What was withdrawn, or is waiting anew, left an entry behind.
+            if self._waiting.get(flow) == arrival:
+                return flow
+            heapq.heappop(self._heads)
+
+    def arrival(self, flow: Hashable) -> int:
+        """Return the number with which the head of a waiting flow came."""
+        return self._waiting[flow]
+
+    def serve(self, flow: Hashable, amount: float) -> None:
+        """Give `flow`, which is first, its turn; it waits no more until it says so again."""
+        del self._waiting[flow]
+        self._now = self._tags[flow]
+        self._tags[flow] += amount
+        # An idle flow at or below the tag that is served has nothing to be remembered for.
+        for idle in [f for f, tag in self._tags.items() if tag <= self._now]:
+            if idle not in self._waiting:
+                del self._tags[idle]
+
+
+@dataclass(slots=True)
+class _Waiting(Generic[J]):
+    job: J
+    share: Share
+    cost: float
+    arrival: int
+
+
+class FairOrder(Generic[J]):
+    """Jobs that wait, in the order in which it is fair to serve them."""
+
+    def __init__(self) -> None:
+        self._arrivals = itertools.count()
+        self._groups = Turns()
+        self._members: dict[Hashable, Turns] = {}
+        self._queues: dict[tuple[Hashable, Hashable], deque[_Waiting[J]]] = {}
+        self._shares: dict[J, Share] = {}
+
+    def __len__(self) -> int:
+        return len(self._shares)
+
+    def __iter__(self) -> Iterator[J]:
+        """Yield the jobs in the order in which they will be served if nothing else comes."""
+        future = FairOrder[J]()
+        future._groups = copy.copy(self._groups)
+        future._members = {group: copy.copy(turns) for group, turns in self._members.items()}
+        future._queues = {key: jobs.copy() for key, jobs in self._queues.items()}
+        future._shares = self._shares.copy()
+        while future:
+            yield future.pop()
+
+    @property
+    def jobs(self) -> Collection[J]:
+        """Return the waiting jobs in the order in which they came."""
+        return self._shares.keys()
+
+    def add(self, job: J, share: Share, cost: float) -> None:
+        """Have `job` wait."""
+        waiting = _Waiting(job, share, cost, next(self._arrivals))
+        self._shares[job] = share
+        jobs = self._queues.setdefault((share.group, share.member), deque())
+        jobs.append(waiting)
+        if len(jobs) == 1:
+            members = self._members.setdefault(share.group, Turns())
+            was_idle = not members
+            members.wait(share.member, waiting.arrival)
+            if was_idle:
+                self._groups.wait(share.group, waiting.arrival)
+
+    def pop(self) -> J:
+        """Return the job whose turn it is; it waits no more.
+
+        Raises:
+            IndexError: none is waiting.
+        """
+        group = self._groups.first()
+        members = self._members[group]
+        member = members.first()
+        jobs = self._queues[group, member]
+        served = jobs.popleft()
+        del self._shares[served.job]
+        self._groups.serve(group, served.cost)
+        members.serve(member, served.cost / served.share.weight)
+        if jobs:
+            members.wait(member, jobs[0].arrival)
+        else:
+            del self._queues[group, member]
+        if members:
+            self._groups.wait(group, members.arrival(members.first()))
+        return served.job
+
+    def remove(self, job: J) -> None:
+        """Take a waiting job out, as if it had never come.
+
+        Raises:
+            KeyError: it is not waiting.
+        """
+        share = self._shares.pop(job)
+        key = (share.group, share.member)
+        jobs = self._queues[key]
+        was_head = jobs[0].job == job
+        self._queues[key] = jobs = deque(waiting for waiting in jobs if waiting.job != job)
+        if not was_head:
+            return
+        members = self._members[share.group]
+        members.leave(share.member)
+        if jobs:
+            members.wait(share.member, jobs[0].arrival)
+            return
+        del self._queues[key]
+        if not members:
+            self._groups.leave(share.group)

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict, deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generation.fairness import FairOrder, Share, cost
+from generation.request import Pixels
+from tests.fairness.simulation import Fair, FirstComeFirstServed, Waiting, a_day, waits
+
+from .examples import a_request
+
+shares = st.builds(
+    Share,
+    group=st.integers(1, 3),
+    member=st.integers(1, 4),
+    weight=st.sampled_from([0.5, 1.0, 3.0]),
+)
+costs = st.floats(0.1, 10.0)
+
+
+def test_the_cost_is_steps_times_rows_times_pixels() -> None:
+    plain = a_request(width=64, height=96, steps=20, guidance_scale=1.0, count=1)
+    assert cost(plain) == pytest.approx(20 * 64 * 96 / 1e6)
+    guided = a_request(width=64, height=96, steps=20, guidance_scale=4.0, count=3)
+    assert cost(guided) == pytest.approx(6 * cost(plain))
+    similar = a_request(
+        width=64,
+        height=96,
+        steps=20,
+        guidance_scale=1.0,
+        source=Pixels(64, 96, bytes(3 * 64 * 96)),
+        strength=0.5,
+    )
+    assert cost(similar) == pytest.approx(cost(plain) / 2)
+
+
+def test_a_weight_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        Share(weight=0.0)
+
+
+def test_two_hundred_jobs_of_one_delay_the_first_of_another_by_none_that_waits() -> None:
+    order: FairOrder[str] = FairOrder()
+    for number in range(200):
+        order.add(f"hog {number}", Share("server", "hog"), 1.0)
+    assert order.pop() == "hog 0"
+    order.add("same server", Share("server", "other"), 1.0)
+    order.add("other server", Share("elsewhere", "somebody"), 1.0)
+    assert {order.pop(), order.pop()} == {"same server", "other server"}
+
+
+def test_small_jobs_are_not_stuck_behind_large_ones() -> None:
+    order: FairOrder[str] = FairOrder()
+    for number in range(5):
+        order.add(f"large {number}", Share("server", "large"), 100.0)
+        order.add(f"small {number}", Share("server", "small"), 1.0)
+    assert [order.pop() for _ in range(6)] == [
+        "large 0",
+        *(f"small {number}" for number in range(5)),
+    ]
+
+
+def test_who_had_the_engine_alone_owes_nothing_for_it() -> None:
+    order: FairOrder[str] = FairOrder()
+    for number in range(100):
+        order.add(f"alone {number}", Share("server", "alone"), 1.0)
+        order.pop()
+    for number in range(3):
+        order.add(f"old {number}", Share("server", "alone"), 1.0)
+        order.add(f"new {number}", Share("server", "new"), 1.0)
+    served = [order.pop()[:3] for _ in range(6)]
+    assert served == ["new", "old", "new", "old", "new", "old"]
+
+
+def test_who_was_away_has_saved_up_no_claim() -> None:
+    order: FairOrder[str] = FairOrder()
+    for number in range(50):
+        order.add(f"busy {number}", Share("server", "busy"), 1.0)
+    for _ in range(40):
+        order.pop()
+    for number in range(10):
+        order.add(f"back {number}", Share("server", "back"), 1.0)
+    served = [order.pop()[:4] for _ in range(10)]
+    assert served.count("back") == served.count("busy") == 5
+
+
+@given(st.lists(st.tuples(shares, costs), max_size=40))
+def test_each_job_is_served_once_as_foretold_and_a_member_s_own_in_turn(
+    jobs: list[tuple[Share, float]],
+) -> None:
+    order: FairOrder[int] = FairOrder()
+    for number, (share, amount) in enumerate(jobs):
+        order.add(number, share, amount)
+    foretold = list(order)
+    assert len(order) == len(jobs)
+    served = [order.pop() for _ in jobs]
+    assert served == foretold
+    assert sorted(served) == list(range(len(jobs)))
+    with pytest.raises(IndexError):
+        order.pop()
+    of_member = defaultdict(list)
+    for number in served:
+        share = jobs[number][0]
+        of_member[share.group, share.member].append(number)
+    assert all(numbers == sorted(numbers) for numbers in of_member.values())
+
+
+@given(st.lists(st.tuples(shares, costs, st.booleans()), max_size=40))
+def test_withdrawn_jobs_leave_the_order_of_the_others_as_if_they_had_never_come(
+    jobs: list[tuple[Share, float, bool]],
+) -> None:
+    order: FairOrder[int] = FairOrder()
+    without: FairOrder[int] = FairOrder()
+    for number, (share, amount, withdrawn) in enumerate(jobs):
+        order.add(number, share, amount)
+        if not withdrawn:
+            without.add(number, share, amount)
+    for number, (_, _, withdrawn) in enumerate(jobs):
+        if withdrawn:
+            order.remove(number)
+    assert list(order.jobs) == list(without.jobs)
+    assert sorted(order) == sorted(without)
+    with pytest.raises(KeyError):
+        order.remove(-1)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 2.0, 5.0]), costs), min_size=2, max_size=5),
+    st.integers(10, 60),
+)
+def test_members_who_always_have_something_waiting_get_time_by_weight(
+    members: list[tuple[float, float]], turns: int
+) -> None:
+    """The bound of Goyal et al., theorem 1: no two differ by more than a job of each."""
+    order: FairOrder[tuple[int, int]] = FairOrder()
+    numbers = itertools.count()
+    got = [0.0] * len(members)
+
+    def ask(member: int) -> None:
+        weight, amount = members[member]
+        order.add((member, next(numbers)), Share("server", member, weight), amount)
+
+    for member in range(len(members)):
+        ask(member)
+        ask(member)
+    for _ in range(turns):
+        member, _ = order.pop()
+        weight, amount = members[member]
+        got[member] += amount / weight
+        ask(member)
+    for one, other in itertools.combinations(range(len(members)), 2):
+        bound = sum(members[member][1] / members[member][0] for member in (one, other))
+        assert abs(got[one] - got[other]) <= bound * 1.000001
+
+
+def test_nobody_starves_however_many_newcomers_there_are() -> None:
+    order: FairOrder[str] = FairOrder()
+    order.add("patient", Share("server", "patient"), 50.0)
+    order.add("hog", Share("server", "hog"), 1.0)
+    newcomers: deque[str] = deque(f"newcomer {number}" for number in range(1_000))
+    served = 0
+    while (job := order.pop()) != "patient":
+        served += 1
+        assert served <= 3
+        newcomer = newcomers.popleft()
+        order.add(newcomer, Share("server", newcomer), 1.0)
+        assert job
+
+
+def test_a_day_in_fair_order_spares_those_who_ask_for_one_picture() -> None:
+    asks = a_day(members=500, servers=5, load=0.6, bursts=8, burst_size=200, seed=3)
+    fair, plain = waits(asks, Fair()), waits(asks, FirstComeFirstServed())
+    single = [ask.number for ask in asks if not ask.is_burst]
+    assert len(fair) == len(plain) == len(asks)
+    assert Waiting.of(fair[n] for n in single).p95 < Waiting.of(plain[n] for n in single).p95 / 5
+    # The engine is as busy either way: fairness only says who waits.
+    assert sum(fair.values()) == pytest.approx(sum(plain.values()), rel=0.2)
