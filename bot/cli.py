@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -114,6 +115,10 @@ def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
 
 def main() -> NoReturn:
     """Run the command line; an error is one sentence on standard error and exit code 1."""
+    # Read when torch is loaded, which is later. The engine shares the cores of a CPU with the
+    # event loop and with whatever else runs there: threads that spin while they wait for each
+    # other would make a step many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:

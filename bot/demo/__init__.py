@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 
 from .. import console
 from ..errors import BotError
@@ -49,6 +48,3 @@ def _prepare() -> None:
     # Whoever looks at a demo can do nothing about a deprecation, or the codecs of voice bots.
     for name in ("discord", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # The engine shares the cores with the browser: threads that spin while they wait would
-    # make every step ten times slower. Read when torch is loaded, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
