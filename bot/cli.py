@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,22 @@ DataOption = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="starter, a folder, or an id on the Hugging Face hub.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imagine-bot {importlib.metadata.version('imagine-bot')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """Hold the options that belong to no command."""
 
 
 @app.command()
@@ -54,12 +71,12 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What you want to see.")],
     negative: Annotated[str, typer.Option(help="What you do not want to see.")] = "",
     seed: Annotated[int | None, typer.Option(help="0 to 4294967295.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to 150.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt.")
+        float | None, typer.Option(help="How closely to follow the prompt, 1 to 30.")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="In pixels, a multiple of 8.")] = None,
-    height: Annotated[int | None, typer.Option(help="In pixels, a multiple of 8.")] = None,
+    width: Annotated[int | None, typer.Option(help="32 to 2048, a multiple of 8.")] = None,
+    height: Annotated[int | None, typer.Option(help="32 to 2048, a multiple of 8.")] = None,
     scheduler: Annotated[str | None, typer.Option(help="lms or ddim.")] = None,
     count: Annotated[int, typer.Option(help="How many pictures, 1 to 4.")] = 1,
     image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
@@ -99,7 +116,7 @@ def replay(
     data: DataOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Make a picture again from its recipe; exit 0 only if every pixel is the same."""
+    """Make a picture again from its recipe; exit 0 only if every pixel is the same, else 1."""
     from .replaying import replay_picture  # noqa: PLC0415
 
     raise typer.Exit(replay_picture(picture, image=image, model=model, data=data, config=config))

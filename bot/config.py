@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
     steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] | None = None
     guidance_scale: Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)] | None = None
     max_steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] = STEPS_MAX
-    max_size: Annotated[int, Field(ge=SIZE_MIN, le=SIZE_MAX)] = 1_024
+    max_size: Annotated[int, Field(ge=SIZE_MIN, le=SIZE_MAX)] | None = None
     queue_limit: Annotated[int, Field(ge=1, le=1_000)] = 100
     role_weights: dict[int, Annotated[float, Field(gt=0, le=1_000)]] = Field(default_factory=dict)
     progress_seconds: Annotated[float, Field(ge=0.2, le=60)] = 2.0
@@ -68,6 +70,7 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     Raises:
         ConfigError: a file cannot be read, or a key or value is wrong; one sentence.
     """
+    _check_environment()
     said = {key: value for key, value in given.items() if value is not None}
     file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
     written = _read(file) if file is not None else {}
@@ -83,6 +86,20 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
         return Settings(**{**from_file, **from_environment, **said})
     except ValidationError as error:
         raise ConfigError(_explain(error, "the command line")) from error
+
+
+def _check_environment() -> None:
+    """Refuse a misspelled variable: it would be passed over in silence."""
+    known = {f"{_ENV_PREFIX}{key.upper()}" for key in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.upper().startswith(_ENV_PREFIX) and name.upper() not in known:
+            raise ConfigError(_unknown(_ENVIRONMENT, name, known))
+
+
+def _unknown(where: str, key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "config.example.toml lists all keys."
+    return f"{where} has an unknown key {key!r}; {hint}"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -104,10 +121,8 @@ def _explain(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "?"
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Settings.model_fields, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "config.example.toml lists all keys."
-        return f"{where} has an unknown key {key!r}; {hint}"
-    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        return _unknown(where, key, Settings.model_fields)
+    message = first["msg"].removeprefix("Input should be ").partition(", unable")[0]
     if where == _ENVIRONMENT and key in Settings.model_fields:
         key = f"{_ENV_PREFIX}{key.upper()}"
     value = "a secret" if "token" in key.lower() else repr(first["input"])

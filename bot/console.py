@@ -55,6 +55,8 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     for name in ("bot", "generation", "storage"):
         logging.getLogger(name).setLevel(level)
+    # It warns at every start of codecs that only voice needs.
+    logging.getLogger("discord.client").setLevel("DEBUG" if level == "DEBUG" else "ERROR")
     # Warnings of libraries tell their developers, not an operator.
     logging.captureWarnings(capture=True)
     logging.getLogger("py.warnings").setLevel("DEBUG" if level == "DEBUG" else "ERROR")
@@ -71,8 +73,20 @@ def progress(*columns: TextColumn | BarColumn | DownloadColumn) -> Iterator[Prog
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        # In a pipe or a log it would leave blank lines and no progress.
+        disable=not err.is_terminal,
     ) as bar:
         yield bar
+
+
+@contextmanager
+def status(text: str) -> Iterator[None]:
+    """Say on a terminal what is going on while inside."""
+    if err.is_terminal:
+        with err.status(text):
+            yield
+    else:
+        yield
 
 
 def locate_model(name: str) -> ModelProfile:

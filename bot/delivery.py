@@ -16,7 +16,7 @@ import discord
 
 from generation.metadata import read_png
 from generation.request import Event
-from storage.records import Job
+from storage.records import Job, StoredImage
 
 from . import replies
 from .background import Background
@@ -100,7 +100,13 @@ class DiscordCourier:
         )
         return message.id
 
-    async def deliver(self, job: Job, message_id: int, pictures: Sequence[Picture]) -> None:
+    async def deliver(
+        self,
+        job: Job,
+        message_id: int,
+        pictures: Sequence[Picture],
+        parent: StoredImage | None,
+    ) -> None:
         """Put the pictures into the message.
 
         Raises:
@@ -113,7 +119,7 @@ class DiscordCourier:
 
         async def edit() -> None:
             await self._message(job, message_id).edit(
-                content=replies.finished(job, recipe),
+                content=replies.finished(job, recipe, parent),
                 attachments=[file.file() for file in files],
                 view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
             )

@@ -82,7 +82,7 @@ def _token(settings: Settings) -> Finding:
 
 
 async def _log_in(token: str) -> str:
-    async with discord.Client(intents=discord.Intents.none()) as client:
+    async with discord.Client(intents=INTENTS) as client:
         await client.login(token)
         return str(client.user)
 
@@ -125,7 +125,7 @@ def _data(settings: Settings) -> Finding:
     except FolderInUse:
         return Finding("database", f"{settings.data} is in use by a running bot")
     except (StorageError, BotError) as error:
-        return Finding("database", f"{settings.data} cannot be used", str(error))
+        return Finding("database", "the data folder cannot be used", str(error))
     free = shutil.disk_usage(settings.data).free
     if free < _SPACE_MIN:
         return Finding(

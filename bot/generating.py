@@ -10,7 +10,7 @@ from generation.errors import InvalidSource
 from generation.locate import ModelProfile
 from generation.metadata import to_png
 from generation.pictures import read_source
-from generation.request import GeneratedImage, GenerationRequest, Recipe
+from generation.request import SIZE_MAX, STEPS_MAX, GeneratedImage, GenerationRequest, Recipe
 
 from . import console
 from .config import Settings, load_settings
@@ -28,7 +28,8 @@ def generate_files(
     wishes: Wishes, *, image: Path | None, model: str | None, out: Path, config: Path | None
 ) -> int:
     """Make pictures, write them into `out` and print their names; return the exit code."""
-    settings = load_settings(config, model=model)
+    # The limits are for the people on a server, not for the owner of the machine.
+    settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
     profile = console.locate_model(settings.model)
     request = _request(RequestDesk(settings, profile), wishes, image)
     folder = _writable(out)
@@ -74,7 +75,7 @@ def open_engine(settings: Settings, profile: ModelProfile) -> Engine:
     from generation.engine import Engine  # noqa: PLC0415
     from generation.weights import load  # noqa: PLC0415
 
-    with console.err.status(f"Loading the model {profile.name}"):
+    with console.status(f"Loading the model {profile.name}"):
         return Engine(load(profile, device=settings.device, dtype=settings.dtype))
 
 
@@ -89,7 +90,7 @@ def compute_like(recipe: Recipe) -> None:
 def make(engine: Engine, request: GenerationRequest) -> list[GeneratedImage]:
     """Return the pictures of `request`, showing progress on standard error."""
     with console.progress() as bar:
-        task = bar.add_task("Denoising", total=None)
+        task = bar.add_task("Denoising", total=request.steps)
         return engine.generate(
             request,
             on_progress=lambda state: bar.update(task, completed=state.step, total=state.steps),
@@ -101,7 +102,8 @@ def _writable(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BotError(
-            f"{folder} cannot be made ({error.strerror}); name another folder with --out."
+            f"{folder} is no folder and cannot be made one ({error.strerror}); name another with "
+            "--out."
         ) from error
     return folder
 

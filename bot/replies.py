@@ -13,7 +13,7 @@ from PIL import Image
 from generation.metadata import to_png
 from generation.pictures import shown_factor
 from generation.request import Event, Pixels, Progress, Recipe
-from storage.records import HistoryEntry, Job, JobKind
+from storage.records import HistoryEntry, Job, JobKind, StoredImage
 
 _PROMPT_SHOWN: Final = 300
 _ALT_LENGTH: Final = 1_024
@@ -66,17 +66,22 @@ def failed(job: Job, sentence: str) -> str:
     return f"{headline(job)}\n⚠️ {sentence} · job {job.id}"
 
 
-def finished(job: Job, recipe: Recipe) -> str:
-    """Return the message above the pictures: what it takes to make them again."""
+def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str:
+    """Return the message above the pictures: what it takes to make them again.
+
+    `recipe` is the one of the first picture, `parent` the image that they were varied from.
+    """
+    first, last = job.request.seed, job.request.seed_of(job.request.count - 1)
     facts = [
-        f"seed {job.request.seed}",
+        f"seed {first}" if first == last else f"seeds {first} to {last}",
         f"{recipe.width}×{recipe.height}",
         f"{recipe.steps} steps",
         f"guidance {recipe.guidance_scale:g}",
         recipe.scheduler.upper(),
     ]
     if recipe.strength is not None:
-        facts.append(f"strength {recipe.strength:g}")
+        source = "" if parent is None else f" of {parent.job_id}-{parent.index + 1}"
+        facts.append(f"variation{source} at strength {recipe.strength:g}")
     facts.append(f"job {job.id}")
     lines = [headline(job), " · ".join(facts)]
     if recipe.negative_prompt:

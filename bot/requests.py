@@ -25,6 +25,7 @@ from generation.request import (
 from .config import Settings
 
 T = TypeVar("T")
+_NATIVE_TIMES: Final = 2
 VARY_STRENGTH: Final = 0.6
 _REFERENCE: Final = re.compile(r"\s*#?(?P<job>\d{1,15})(?:\s*[-./# ]\s*(?P<number>\d{1,2}))?\s*")
 
@@ -87,7 +88,8 @@ class RequestDesk:
         self._settings = settings
         self._profile = profile
         self._steps = settings.steps or min(profile.default_steps, settings.max_steps)
-        self._largest = max(settings.max_size, profile.native_size)
+        # A model makes nothing good far above its own size, and takes very long over it.
+        self._largest = settings.max_size or _NATIVE_TIMES * profile.native_size
         self._guidance = settings.guidance_scale or profile.default_guidance_scale
 
     def imagine(self, wishes: Wishes) -> GenerationRequest:
@@ -102,7 +104,7 @@ class RequestDesk:
                 guidance_scale=_or(wishes.guidance_scale, self._guidance),
                 width=_or(wishes.width, native),
                 height=_or(wishes.height, native),
-                scheduler=_or(wishes.scheduler, "lms"),
+                scheduler=_or(wishes.scheduler, "ddim"),
                 count=_or(wishes.count, 1),
             )
         )
@@ -121,7 +123,6 @@ class RequestDesk:
                 wishes,
                 width=_or(wishes.width, width),
                 height=_or(wishes.height, height),
-                scheduler=_or(wishes.scheduler, "ddim"),
             )
         )
         return dataclasses.replace(
@@ -149,15 +150,15 @@ class RequestDesk:
         if request.steps > self._settings.max_steps:
             raise InvalidRequest(
                 "steps",
-                f"This server allows at most {self._settings.max_steps} steps; you asked for "
+                f"At most {self._settings.max_steps} steps are allowed here; you asked for "
                 f"{request.steps}.",
             )
         for name, value in (("width", request.width), ("height", request.height)):
             if value > self._largest:
                 raise InvalidRequest(
                     name,
-                    f"This server allows a {name} of at most {self._largest}; you asked for "
-                    f"{value}.",
+                    f"A {name} of at most {self._largest} is allowed here with this model; you "
+                    f"asked for {value}.",
                 )
             if value % self._profile.size_multiple:
                 raise InvalidRequest(

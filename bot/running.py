@@ -39,8 +39,6 @@ def run_bot(config: Path | None, *, data: Path | None) -> int:
             "There is no Discord token; set DISCORD_TOKEN, or token in config.toml (the README "
             "says how to get one)."
         )
-    # It warns of codecs that only voice needs.
-    discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
     profile = console.locate_model(settings.model)
     return asyncio.run(_run(create_bot(settings, profile=profile), settings))
 

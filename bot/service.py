@@ -57,8 +57,17 @@ class Courier(Protocol):
     async def post(self, job: Job) -> int:
         """Post a new message for this job unless there is one after all, and return its id."""
 
-    async def deliver(self, job: Job, message_id: int, pictures: Sequence[Picture]) -> None:
-        """Put the pictures into the message; doing it again changes nothing."""
+    async def deliver(
+        self,
+        job: Job,
+        message_id: int,
+        pictures: Sequence[Picture],
+        parent: StoredImage | None,
+    ) -> None:
+        """Put the pictures into the message; doing it again changes nothing.
+
+        `parent` is the image that they were varied from.
+        """
 
     async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
         """Say in the message why there will be no pictures."""
@@ -226,7 +235,7 @@ class ImagineService:
             pictures = await self.pictures(job)
             if not pictures:
                 return
-            await self._courier.deliver(job, message_id, pictures)
+            await self._courier.deliver(job, message_id, pictures, await self.jobs.parent(job))
             if not await self.jobs.delivered(job.id, message_id):
                 log.info("Job %s was removed while it was being delivered", job.id)
                 await self._courier.remove(job, message_id)

@@ -78,8 +78,8 @@ def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
         rgb = image.convert("RGB")
     if RECIPE_CHUNK not in image.info:
         raise MetadataError(
-            "That picture holds no recipe; use a file as Imagine Bot wrote it, since uploading "
-            "or editing a picture can strip its text."
+            "That picture holds no recipe of Imagine Bot; use a file as the bot wrote it, since "
+            "uploading or editing a picture can strip its text."
         )
     return (
         Pixels(rgb.width, rgb.height, rgb.tobytes()),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, get_args
 
@@ -30,6 +30,7 @@ SIZE_MULTIPLE: Final = 8
 COUNT_MAX: Final = 4
 STRENGTH_MIN: Final = 0.05
 STRENGTH_MAX: Final = 1.0
+_NAMED: Final = 3
 _THREADS_MAX: Final = 1_024
 
 
@@ -168,7 +169,7 @@ def _check_range(
     if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
         what = "a whole number" if whole else "a number"
         raise InvalidRequest(
-            field_name, f"The {field_name} is {value!r}; use {what} from {low:,} to {high:,}."
+            field_name, f"For {field_name} use {what} from {low:,} to {high:,}, not {value!r}."
         )
 
 
@@ -266,9 +267,9 @@ class Recipe:
         optional = {f.name for f in dataclasses.fields(cls) if f.default is None}
         values: dict[str, Any] = dict.fromkeys(optional) | read
         if missing := kinds.keys() - values.keys():
-            raise ValueError(f"the recipe lacks {', '.join(sorted(missing))}")
+            raise ValueError(f"the recipe lacks {_some(missing)}")
         if unknown := values.keys() - kinds.keys():
-            raise ValueError(f"the recipe has an unknown field {', '.join(sorted(unknown))}")
+            raise ValueError(f"the recipe has an unknown field {_some(unknown)}")
         for name, kind in kinds.items():
             if not isinstance(values[name], kind) or isinstance(values[name], bool):
                 raise ValueError(f"the recipe has a value of the wrong type in {name}")
@@ -277,6 +278,12 @@ class Recipe:
         if values["threads"] is not None and not 1 <= values["threads"] <= _THREADS_MAX:
             raise ValueError(f"the recipe has threads out of the range 1 to {_THREADS_MAX}")
         return cls(**values)
+
+
+def _some(names: Collection[str]) -> str:
+    """Return a few of `names`, and how many more there are."""
+    first, rest = sorted(names)[:_NAMED], len(names) - _NAMED
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

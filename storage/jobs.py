@@ -140,6 +140,13 @@ class JobStore:
         images = await self.images(job_id)
         return next((i for i in images if i.index == number - 1 and not i.deleted), None)
 
+    async def parent(self, job: Job) -> StoredImage | None:
+        """Return the image that a job came from, deleted or not; None for one from a prompt."""
+        image_id = job.parent_image_id
+        if image_id is None:
+            return None
+        return await self._db.run(lambda db: queries.image_by_id(db, image_id))
+
     async def image_by_pixels(self, pixels_sha256: str) -> StoredImage | None:
         """Return the oldest image with these pixels that is not deleted."""
         return await self._db.run(lambda db: queries.image_by_pixels(db, pixels_sha256))

@@ -197,6 +197,12 @@ def images(db: sqlite_utils.Database, job_id: int) -> list[StoredImage]:
     return [records.image_from_row(row) for row in rows]
 
 
+def image_by_id(db: sqlite_utils.Database, image_id: int) -> StoredImage | None:
+    """Return one image, deleted or not."""
+    row = _first(db, f"{_IMAGES} WHERE images.id = ?", (image_id,))
+    return None if row is None else records.image_from_row(row)
+
+
 def image_by_pixels(db: sqlite_utils.Database, pixels_sha256: str) -> StoredImage | None:
     """Return the oldest image with these pixels that is not deleted."""
     row = _first(

@@ -56,10 +56,11 @@ class History(commands.Cog):
         pictures = await self._bot.service.pictures(job)
         if not pictures:
             raise NotVisible(str(entry.job_id))
+        parent = await self._bot.service.jobs.parent(job)
         files = await self._bot.courier.files(job, pictures)
         await self._say(
             interaction,
-            f"{replies.finished(job, pictures[0].image.recipe)}\n{replies.jump(entry)}",
+            f"{replies.finished(job, pictures[0].image.recipe, parent)}\n{replies.jump(entry)}",
             files=[file.file() for file in files],
             view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
         )

@@ -22,8 +22,10 @@ from .world import World, open_world
 
 _LOCALTIME: Final = Path("/etc/localtime")
 _HINT: Final = (
-    "Type `/imagine`, press Enter, type `rabbit face`, press Enter. Then try the buttons: "
-    "🔁 again, 🎲 vary, ❌ remove. The 🔁 reaction below the picture does the same as its button."
+    "Click below, type `/imagine`, press Enter, type `rabbit face`, press Enter. Then `/vary` with "
+    "`image` 1-1 and `prompt` `cat face`. The buttons: 🔁 again, 🎲 vary, ❌ remove; the reaction "
+    "🔁 does the same. The small model here knows emoji by name, and one picture of each, so that "
+    "again and vary look much alike without a new prompt."
 )
 
 

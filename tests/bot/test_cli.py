@@ -187,14 +187,23 @@ def test_replay_of_altered_pixels_says_so(shell: Shell, rabbit: Path) -> None:
     [
         (["generate", ""], "The prompt is empty"),
         (["generate", "x" * 1001], "The prompt has 1,001 characters"),
-        (["generate", "rabbit", "--steps", "0"], "The steps is 0"),
-        (["generate", "rabbit", "--steps", "10000"], "The steps is 10000"),
+        (
+            ["generate", "rabbit", "--steps", "0"],
+            "For steps use a whole number",
+        ),
+        (["generate", "rabbit", "--steps", "10000"], "not 10000."),
         (["generate", "rabbit", "--width", "100"], "not a multiple of 8"),
-        (["generate", "rabbit", "--height", "4096"], "The height is 4096"),
-        (["generate", "rabbit", "--seed", "-1"], "The seed is -1"),
-        (["generate", "rabbit", "--seed", str(2**40)], "The seed is 1099511627776"),
+        (
+            ["generate", "rabbit", "--height", "4096"],
+            "For height use a whole number",
+        ),
+        (
+            ["generate", "rabbit", "--seed", "-1"],
+            "For seed use a whole number",
+        ),
+        (["generate", "rabbit", "--seed", str(2**40)], "not 1099511627776."),
         (["generate", "rabbit", "--scheduler", "euler"], "There is no scheduler 'euler'"),
-        (["generate", "rabbit", "--count", "5"], "The count is 5"),
+        (["generate", "rabbit", "--count", "5"], "For count use"),
         (["generate", "rabbit", "--strength", "0.5"], "add --image FILE"),
         (["generate", "rabbit", "--image", "missing.png"], "missing.png cannot be read"),
         (["generate", "rabbit", "--model", "/nowhere"], "/nowhere"),
@@ -220,7 +229,7 @@ def test_a_seed_that_is_text_is_refused_by_the_command_line(shell: Shell, tmp_pa
 def test_replay_of_a_picture_without_a_recipe_says_so(shell: Shell, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
     said = sentence(shell("replay", "plain.png"))
-    assert said.startswith("That picture holds no recipe")
+    assert said.startswith("That picture holds no recipe of Imagine Bot")
 
 
 @pytest.mark.parametrize(
@@ -249,6 +258,15 @@ def test_a_wrong_environment_variable_is_named(
     assert "'lots'" in said
 
 
+def test_a_misspelled_environment_variable_is_not_passed_over(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGINE_BOT_MODLE", "starter")
+    assert sentence(shell("generate", "owl")) == (
+        "the environment has an unknown key 'IMAGINE_BOT_MODLE'; did you mean 'IMAGINE_BOT_MODEL'?"
+    )
+
+
 def test_every_key_of_the_example_config_is_right(shell: Shell, tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / "config.example.toml"
     lines = [
@@ -274,7 +292,7 @@ def test_a_broken_model_gets_one_sentence(shell: Shell, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_gets_one_sentence(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     said = sentence(shell("generate", "x", "--steps", "1", "--out", "file/folder"))
-    assert "name another folder with --out" in said
+    assert "name another with --out" in said
 
 
 def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> None:
@@ -295,6 +313,6 @@ def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
     (tmp_path / "data" / "imagine-bot.db").write_bytes(b"not a database at all" * 100)
     (tmp_path / "config.toml").write_text('device = "cuda:7"\nmodel = "nobody/nothing-here"')
     out = imagine_bot("doctor", cwd=tmp_path, HF_HUB_OFFLINE="1").stdout
-    assert "✗ database: data cannot be used" in out
+    assert "✗ database: the data folder cannot be used" in out
     assert "✗ device: cuda:7 cannot be used" in out
     assert "✗ model: nobody/nothing-here cannot be used" in out

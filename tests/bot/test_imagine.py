@@ -20,7 +20,7 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
 
     assert message.content.splitlines() == [
         f"**rabbit face** — {stage.alice.mention}",
-        "seed 7 · 64×64 · 2 steps · guidance 4 · LMS · job 1",
+        "seed 7 · 64×64 · 2 steps · guidance 4 · DDIM · job 1",
     ]
     assert buttons(message) == ["rerun:1", "vary:1:1", "remove:1"]
     made = engine.generate(stage.bot.desk.imagine(Wishes(prompt="rabbit face", seed=7)))[0]
@@ -30,20 +30,21 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
 
 
 async def test_the_file_in_discord_carries_the_whole_recipe(stage: Stage) -> None:
-    message = await stage.imagine("a pizza on a blue background", seed=3, scheduler="ddim")
+    message = await stage.imagine("a pizza on a blue background", seed=3, scheduler="lms")
     _, recipe, parameters = read_png(await message.attachments[0].read())
     assert (recipe.prompt, recipe.seed, recipe.scheduler) == (
         "a pizza on a blue background",
         3,
-        "ddim",
+        "lms",
     )
-    assert parameters.startswith("a pizza on a blue background\nSteps: 2, Sampler: DDIM")
+    assert parameters.startswith("a pizza on a blue background\nSteps: 2, Sampler: LMS")
 
 
 async def test_several_pictures_have_consecutive_seeds_numbers_and_alt_texts(stage: Stage) -> None:
     message = await stage.imagine("red apple", seed=2**32 - 1, count=3)
     names = [file.filename for file in message.attachments]
     assert names == ["imagine-1-1.png", "imagine-1-2.png", "imagine-1-3.png"]
+    assert f"seeds {2**32 - 1} to 1 · " in message.content
     recipes = [read_png(await file.read())[1] for file in message.attachments]
     assert [recipe.seed for recipe in recipes] == [2**32 - 1, 0, 1]
     assert [file.description for file in message.attachments] == [
@@ -158,7 +159,10 @@ async def test_discord_itself_refuses_what_the_options_rule_out(
     [
         ({"prompt": "   "}, "The prompt is empty; say what you want to see."),
         ({"width": 100}, "The width is 100, which is not a multiple of 8; use 96 or 104."),
-        ({"width": 2_048}, "This server allows a width of at most 1024; you asked for 2048."),
+        (
+            {"width": 256},
+            "A width of at most 128 is allowed here with this model; you asked for 256.",
+        ),
     ],
     ids=str,
 )

@@ -40,7 +40,7 @@ def test_anything_typed_is_a_picture_or_one_sentence(text: str) -> None:
 def test_what_is_left_open_gets_the_model_s_defaults(desk: RequestDesk) -> None:
     request = desk.imagine(Wishes(prompt="owl"))
     assert (request.width, request.height, request.steps) == (64, 64, 25)
-    assert (request.guidance_scale, request.scheduler, request.count) == (4.0, "lms", 1)
+    assert (request.guidance_scale, request.scheduler, request.count) == (4.0, "ddim", 1)
     assert request.source is None
 
 
@@ -53,9 +53,15 @@ def test_the_operator_s_defaults_come_before_the_model_s() -> None:
 @pytest.mark.parametrize(
     ("wishes", "sentence"),
     [
-        (Wishes(prompt="owl", steps=51), "at most 50 steps; you asked for 51"),
-        (Wishes(prompt="owl", width=520), "a width of at most 512; you asked for 520"),
-        (Wishes(prompt="owl", height=520), "a height of at most 512; you asked for 520"),
+        (Wishes(prompt="owl", steps=51), "At most 50 steps are allowed here; you asked for 51"),
+        (
+            Wishes(prompt="owl", width=520),
+            "at most 512 is allowed here with this model; you asked for 520",
+        ),
+        (
+            Wishes(prompt="owl", height=520),
+            "height of at most 512 is allowed here",
+        ),
         (Wishes(), "The prompt is empty"),
     ],
     ids=str,

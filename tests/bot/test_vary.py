@@ -33,7 +33,7 @@ async def test_a_picture_of_the_bot_is_varied_by_job_and_number(stage: Stage) ->
     recipe = read_png(await message.attachments[0].read())[1]
     assert (recipe.prompt, recipe.seed, recipe.strength) == ("rabbit face", 11, 0.8)
     assert recipe.scheduler == "ddim"
-    assert "strength 0.8" in message.content
+    assert "variation of 1-2 at strength 0.8" in message.content
     parent = (await stage.bot.service.jobs.images(1))[1]
     assert recipe.source_sha256 == parent.recipe.pixels_sha256
     assert (await stage.bot.service.jobs.images(2))[0].parent_image_id == parent.id

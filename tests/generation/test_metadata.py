@@ -24,8 +24,8 @@ from .examples import a_recipe, gradient
 
 UNREADABLE = "That file is not a PNG picture that can be read."
 NO_RECIPE = (
-    "That picture holds no recipe; use a file as Imagine Bot wrote it, since uploading or "
-    "editing a picture can strip its text."
+    "That picture holds no recipe of Imagine Bot; use a file as the bot wrote it, since uploading "
+    "or editing a picture can strip its text."
 )
 # What AUTOMATIC1111 takes the last line apart with (`modules/infotext_utils.py`).
 A1111_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -242,7 +242,7 @@ class TestWhatIsRefused:
                 "the recipe has a value of the wrong type in scheduler_settings",
             ),
             (changed(extra=1), "the recipe has an unknown field extra"),
-            (changed(steps=0), "The steps is 0; use a whole number from 1 to 150"),
+            (changed(steps=0), "For steps use a whole number from 1 to 150, not 0"),
             (changed(scheduler="euler"), "There is no scheduler 'euler'; choose one of lms, ddim"),
             (changed(prompt="\ud800"), "The prompt holds a character that is none; type it again"),
             (changed(strength=0.5), "A strength needs an image to start from; add an image"),
@@ -265,7 +265,7 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize("size", [10**9, 10**30, -64, 0])
     def test_a_size_that_no_memory_could_hold(self, size: int) -> None:
         text = changed(width=size, height=size, source_sha256="0" * 64, strength=0.5)
-        assert "The width is" in refusal(with_recipe(text))
+        assert "For width use" in refusal(with_recipe(text))
 
     def test_a_reason_as_long_as_the_file_is_cut_short(self) -> None:
         assert len(refusal(with_recipe(changed(**{"x\n" * 10_000: 1})))) < 300

@@ -94,23 +94,23 @@ def refusal(**changes: Any) -> InvalidRequest:
         (
             {"seed": -1},
             "seed",
-            "The seed is -1; use a whole number from 0 to 4,294,967,295.",
+            "For seed use a whole number from 0 to 4,294,967,295, not -1.",
         ),
         ({"seed": 2**32}, "seed", None),
         ({"seed": 1.0}, "seed", None),
-        ({"steps": 0}, "steps", "The steps is 0; use a whole number from 1 to 150."),
+        ({"steps": 0}, "steps", "For steps use a whole number from 1 to 150, not 0."),
         ({"steps": 151}, "steps", None),
         ({"steps": 2.5}, "steps", None),
         (
             {"guidance_scale": 0.99},
             "guidance scale",
-            "The guidance scale is 0.99; use a number from 1.0 to 30.0.",
+            "For guidance scale use a number from 1.0 to 30.0, not 0.99.",
         ),
         ({"guidance_scale": 30.1}, "guidance scale", None),
         ({"count": 0}, "count", None),
-        ({"count": 5}, "count", "The count is 5; use a whole number from 1 to 4."),
+        ({"count": 5}, "count", "For count use a whole number from 1 to 4, not 5."),
         ({"width": 0}, "width", None),
-        ({"height": 24}, "height", "The height is 24; use a whole number from 32 to 2,048."),
+        ({"height": 24}, "height", "For height use a whole number from 32 to 2,048, not 24."),
         ({"width": 2_056}, "width", None),
         (
             {"width": 100},
@@ -137,7 +137,7 @@ def refusal(**changes: Any) -> InvalidRequest:
         (
             {"source": gradient(), "strength": 0.01},
             "strength",
-            "The strength is 0.01; use a number from 0.05 to 1.0.",
+            "For strength use a number from 0.05 to 1.0, not 0.01.",
         ),
         ({"source": gradient(), "strength": 1.01}, "strength", None),
         (
