@@ -79,7 +79,11 @@ class ImagineBot(commands.Bot):
         """
         jobs = await self._stack.enter_async_context(open_storage(self.settings.data))
         self.courier = DiscordCourier(self, progress_seconds=self.settings.progress_seconds)
-        queue = GenerationQueue(self._make_engine, limit=self.settings.queue_limit)
+        queue = GenerationQueue(
+            self._make_engine,
+            limit=self.settings.queue_limit,
+            member_limit=self.settings.member_limit,
+        )
         self.service = ImagineService(jobs=jobs, queue=queue, courier=self.courier)
         # Closed in the reverse order: the queue stops first, then what it made is delivered.
         self._stack.push_async_callback(self.courier.close)

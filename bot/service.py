@@ -104,10 +104,10 @@ class ImagineService:
         the job to the person and reports by `announced`.
 
         Raises:
-            QueueFull: too many jobs are waiting.
+            QueueFull: too many jobs are waiting, or too many of this person's.
             StorageError: it could not be written.
         """
-        with self._queue.reserve():
+        with self._queue.reserve(order.user_id):
             job = await self.jobs.add(order)
             self._enqueue(job, weight)
         return job

@@ -4,6 +4,7 @@
     ├── InvalidRequest       a value of the request is out of range or makes no sense
     │   └── InvalidSource    the image to start from cannot be used
     ├── QueueFull            the queue takes no more jobs at the moment
+│   └── MemberQueueFull  it takes no more of this person's
     ├── ModelError           the model cannot be found, read or trusted
     ├── EngineFailed         the engine broke while it made a picture
     └── MetadataError        a file holds no recipe, or one that cannot be read
@@ -39,6 +40,17 @@ class QueueFull(GenerationError):
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"The queue is full ({limit} pictures are waiting); please try again in a minute."
+        )
+        self.limit = limit
+
+
+class MemberQueueFull(QueueFull):
+    """`limit` jobs of this person are waiting already."""
+
+    def __init__(self, limit: int) -> None:
+        GenerationError.__init__(
+            self,
+            f"{limit} of your pictures are waiting already; please try again when one is done.",
         )
         self.limit = limit
 

@@ -155,6 +155,10 @@ class FairOrder(Generic[J]):
         """Return the waiting jobs in the order in which they came."""
         return self._shares.keys()
 
+    def waiting_of(self, member: Hashable) -> int:
+        """Return how many jobs of a member wait, in all groups."""
+        return sum(share.member == member for share in self._shares.values())
+
     def add(self, job: J, share: Share, cost: float) -> None:
         """Have `job` wait."""
         waiting = _Waiting(job, share, cost, next(self._arrivals))

@@ -11,12 +11,12 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
-from .errors import EngineFailed, GenerationError, QueueFull
+from .errors import EngineFailed, GenerationError, MemberQueueFull, QueueFull
 from .fairness import FairOrder, Share, cost
 from .request import Event, GeneratedImage, GenerationRequest, Progress, Waiting
 
@@ -94,14 +94,24 @@ class Ticket:
 class GenerationQueue(Generic[I]):
     """Jobs in a fair order, at most `limit` of them waiting, one at a time on the engine.
 
+    At most `member_limit` of them are one person's, or the fair order could not help: the
+    queue would be full for everybody else.
+
     Used as an async context manager: entering starts the thread, which builds the engine
     by `make_engine`; leaving stops it after the step it is at and fails what is unfinished
     with QueueClosed.
     """
 
-    def __init__(self, make_engine: Callable[[], EngineLike[I]], *, limit: int) -> None:
+    def __init__(
+        self,
+        make_engine: Callable[[], EngineLike[I]],
+        *,
+        limit: int,
+        member_limit: int | None = None,
+    ) -> None:
         self._make_engine = make_engine
         self._limit = limit
+        self._member_limit = member_limit
         self._reserved = 0
         self._waiting: FairOrder[Ticket] = FairOrder()
         self._running: Ticket | None = None
@@ -144,12 +154,16 @@ class GenerationQueue(Generic[I]):
         return len(self._waiting) + self._reserved
 
     @contextmanager
-    def reserve(self) -> Iterator[None]:
+    def reserve(self, member: Hashable = None) -> Iterator[None]:
         """Hold a place while a job is committed to storage, before it is submitted.
 
         Raises:
+            MemberQueueFull: as many of this member's jobs are waiting as may.
             QueueFull: `limit` jobs are waiting.
         """
+        most = self._limit if self._member_limit is None else self._member_limit
+        if member is not None and self._waiting.waiting_of(member) >= most:
+            raise MemberQueueFull(most)
         if self.waiting >= self._limit:
             raise QueueFull(self._limit)
         self._reserved += 1

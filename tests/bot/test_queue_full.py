@@ -45,3 +45,24 @@ async def test_a_reaction_that_meets_a_full_queue_is_answered(
         f"{stage.bob.mention}: The queue is full (2 pictures are waiting); please try again in a "
         "minute."
     )
+
+
+class TestOnePerson:
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        return Settings(data=tmp_path / "data", steps=2, member_limit=2)
+
+    async def test_one_person_cannot_fill_the_queue_for_the_others(
+        self, stage: Stage, gate: GatedEngine
+    ) -> None:
+        gate.shut()
+        for _ in range(3):
+            await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+        refused = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+        assert refused.ephemeral
+        assert refused.response.content == (
+            "2 of your pictures are waiting already; please try again when one is done."
+        )
+        accepted = await stage.bob.slash(stage.channel, "imagine", prompt="cat face")
+        gate.open()
+        assert (await stage.finished(accepted.response.id)).attachments
