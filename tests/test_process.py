@@ -116,7 +116,7 @@ async def test_a_prompt_is_acknowledged_in_time_and_answered_with_the_pictures_o
     assert message.id == asked.message.id
     wanted = desk.imagine(Wishes(prompt="red apple", seed=4_294_967_295, count=2))
     assert [shown(file) for file in message.attachments] == right.pictures(wanted)
-    assert "seed 4294967295" in message.content
+    assert "seeds 4294967295 to 0" in message.content
     assert message.pinged == ()
 
 
