@@ -145,7 +145,12 @@ def _disagreement(original: Original) -> Iterator[str]:
     if original.parameters and said != meant:
         for line, other in zip(said, meant, strict=False):
             if line != other:
-                yield f"the file's parameters say {line!r}, its recipe {other!r}"
+                said_here, meant_here = line.split(", "), other.split(", ")
+                texts = [
+                    ", ".join(part for part in mine if part not in theirs)
+                    for mine, theirs in ((said_here, meant_here), (meant_here, said_here))
+                ]
+                yield f"the file's parameters say {texts[0]!r}, its recipe {texts[1]!r}"
         if len(said) != len(meant):
             yield "the file's parameters and its recipe have different lines"
 
