@@ -16,21 +16,33 @@ if TYPE_CHECKING:
 
 
 def permissions(
-    bot: ImagineBot, job: Job, person: discord.User | discord.Member
+    bot: ImagineBot, job: Job, person: discord.User | discord.Member, channel_id: int
 ) -> discord.Permissions:
-    """Return what `person` may do where `job` was asked for; nothing where that is unknown."""
+    """Return what `person`, who acts in `channel_id`, may do where `job` was asked for.
+
+    That is nothing where it is unknown. Who belongs to a private thread is not known here: those
+    who act in that thread do, and those who manage threads may.
+    """
     guild = bot.get_guild(job.guild_id) if job.guild_id is not None else None
     if guild is None or not isinstance(person, discord.Member) or person.guild.id != guild.id:
         return discord.Permissions.none()
     channel = guild.get_channel_or_thread(job.channel_id)
-    return discord.Permissions.none() if channel is None else channel.permissions_for(person)
+    if channel is None or (isinstance(channel, discord.Thread) and channel.parent is None):
+        return discord.Permissions.none()
+    allowed = channel.permissions_for(person)
+    is_elsewhere = channel_id != job.channel_id
+    if is_elsewhere and isinstance(channel, discord.Thread) and channel.is_private():
+        return allowed if allowed.manage_threads else discord.Permissions.none()
+    return allowed
 
 
-def may_see(bot: ImagineBot, job: Job, person: discord.User | discord.Member) -> bool:
+def may_see(
+    bot: ImagineBot, job: Job, person: discord.User | discord.Member, channel_id: int
+) -> bool:
     """Return whether the job is the person's own, or in a channel that they can read here."""
     if job.user_id == person.id:
         return True
-    allowed = permissions(bot, job, person)
+    allowed = permissions(bot, job, person, channel_id)
     return allowed.view_channel and allowed.read_message_history
 
 
@@ -39,6 +51,27 @@ def weight(settings: Settings, person: discord.User | discord.Member) -> float:
     roles = person.roles if isinstance(person, discord.Member) else []
     weights = [settings.role_weights[role.id] for role in roles if role.id in settings.role_weights]
     return max(weights, default=1.0)
+
+
+def check_can_reply(guild: discord.Guild | None, channel_id: int) -> None:
+    """Return only if the bot can answer a reaction with pictures in this channel.
+
+    Raises:
+        PermissionMissing: it cannot.
+    """
+    channel = guild.get_channel_or_thread(channel_id) if guild is not None else None
+    if guild is None or channel is None:
+        return
+    allowed = channel.permissions_for(guild.me)
+    is_thread = isinstance(channel, discord.Thread)
+    can_send = allowed.send_messages_in_threads if is_thread else allowed.send_messages
+    missing = [
+        name
+        for name, is_given in (("Send Messages", can_send), ("Attach Files", allowed.attach_files))
+        if not is_given
+    ]
+    if missing:
+        raise PermissionMissing(missing)
 
 
 def check_can_answer(interaction: discord.Interaction[Any]) -> None:
@@ -62,30 +95,38 @@ def check_can_answer(interaction: discord.Interaction[Any]) -> None:
 
 
 def check_may_see(
-    bot: ImagineBot, job: Job | None, person: discord.User | discord.Member, what: str
+    bot: ImagineBot,
+    job: Job | None,
+    person: discord.User | discord.Member,
+    channel_id: int,
+    what: str,
 ) -> Job:
     """Return `job` if it exists and `person` may see it.
 
     Raises:
         NotVisible: otherwise, with the same words, so that ids cannot be probed.
     """
-    if job is None or job.deleted or not may_see(bot, job, person):
+    if job is None or job.deleted or not may_see(bot, job, person, channel_id):
         raise NotVisible(what)
     return job
 
 
-def may_remove(bot: ImagineBot, job: Job, person: discord.User | discord.Member) -> bool:
+def may_remove(
+    bot: ImagineBot, job: Job, person: discord.User | discord.Member, channel_id: int
+) -> bool:
     """Return whether `person` asked for the job or moderates its channel."""
-    return job.user_id == person.id or permissions(bot, job, person).manage_messages
+    return job.user_id == person.id or permissions(bot, job, person, channel_id).manage_messages
 
 
-def check_may_remove(bot: ImagineBot, job: Job, person: discord.User | discord.Member) -> None:
+def check_may_remove(
+    bot: ImagineBot, job: Job, person: discord.User | discord.Member, channel_id: int
+) -> None:
     """Return only if `person` may cancel or delete the job.
 
     Raises:
         NotAllowed: somebody else asked for it, and they are no moderator.
     """
-    if not may_remove(bot, job, person):
+    if not may_remove(bot, job, person, channel_id):
         raise NotAllowed(
             "Only the person who asked for this picture or a moderator can take it away."
         )
@@ -98,5 +139,5 @@ def may_use(bot: ImagineBot, job: Job, person: discord.User | discord.Member) ->
     """
     if job.guild_id is None:
         return job.user_id == person.id
-    allowed = permissions(bot, job, person)
+    allowed = permissions(bot, job, person, job.channel_id)
     return allowed.view_channel and allowed.use_application_commands

@@ -68,17 +68,18 @@ class Actions:
     def __init__(self, bot: ImagineBot) -> None:
         self._bot = bot
 
-    async def find_job(self, job_id: int, person: Person) -> Job:
-        """Return a job that `person` may see."""
+    async def find_job(self, job_id: int, asker: Asker) -> Job:
+        """Return a job that the asker may see."""
         job = await self._bot.service.jobs.get(job_id)
-        return check_may_see(self._bot, job, person, str(job_id))
+        return check_may_see(self._bot, job, asker.person, asker.channel_id, str(job_id))
 
     async def find_image(
-        self, reference: ImageReference, person: Person
+        self, reference: ImageReference, asker: Asker
     ) -> tuple[StoredImage, Image.Image]:
         """Return the record and the picture that `reference` names."""
         jobs = self._bot.service.jobs
-        check_may_see(self._bot, await jobs.get(reference.job_id), person, str(reference))
+        job = await jobs.get(reference.job_id)
+        check_may_see(self._bot, job, asker.person, asker.channel_id, str(reference))
         stored = await jobs.image(reference.job_id, reference.number)
         if stored is None:
             raise NotVisible(str(reference))
@@ -86,7 +87,7 @@ class Actions:
 
     async def rerun(self, asker: Asker, job_id: int) -> NewJob:
         """Return the order for the same recipe with a new seed."""
-        job = await self.find_job(job_id, asker.person)
+        job = await self.find_job(job_id, asker)
         return asker.order(
             JobKind.RERUN, rerun_of(job.request), parent_image_id=job.parent_image_id
         )
@@ -95,18 +96,18 @@ class Actions:
         self, asker: Asker, reference: ImageReference, wishes: Wishes = _NO_WISHES
     ) -> NewJob:
         """Return the order for a variation of one picture."""
-        stored, picture = await self.find_image(reference, asker.person)
+        stored, picture = await self.find_image(reference, asker)
         request = self._bot.desk.variation(stored.recipe, picture, wishes)
         return asker.order(JobKind.VARY, request, parent_image_id=stored.id)
 
-    async def find_removable(self, job_id: int, person: Person) -> Job:
-        """Return a job that `person` may take away.
+    async def find_removable(self, job_id: int, asker: Asker) -> Job:
+        """Return a job that the asker may take away.
 
         Raises:
             NotAllowed: somebody else asked for it, and the person is no moderator.
         """
-        job = await self.find_job(job_id, person)
-        check_may_remove(self._bot, job, person)
+        job = await self.find_job(job_id, asker)
+        check_may_remove(self._bot, job, asker.person, asker.channel_id)
         return job
 
 

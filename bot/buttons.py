@@ -50,8 +50,8 @@ class RerunButton(DynamicItem[Button[Any]], template=r"rerun:(?P<job>\d+)"):
         """Queue the rerun."""
         async with answering(interaction):
             bot: ImagineBot = interaction.client
-            new = await bot.actions.rerun(asker_of(interaction), self.job_id)
-            await bot.intake.accept(interaction, new)
+            ordering = bot.actions.rerun(asker_of(interaction), self.job_id)
+            await bot.intake.accept(interaction, ordering)
 
 
 class VaryButton(DynamicItem[Button[Any]], template=r"vary:(?P<job>\d+):(?P<number>\d+)"):
@@ -81,8 +81,8 @@ class VaryButton(DynamicItem[Button[Any]], template=r"vary:(?P<job>\d+):(?P<numb
         async with answering(interaction):
             bot: ImagineBot = interaction.client
             picture = ImageReference(self.job_id, self.number)
-            new = await bot.actions.vary(asker_of(interaction), picture)
-            await bot.intake.accept(interaction, new)
+            ordering = bot.actions.vary(asker_of(interaction), picture)
+            await bot.intake.accept(interaction, ordering)
 
 
 class RemoveButton(DynamicItem[Button[Any]], template=r"remove:(?P<job>\d+)"):
@@ -103,8 +103,8 @@ class RemoveButton(DynamicItem[Button[Any]], template=r"remove:(?P<job>\d+)"):
         """Cancel or delete."""
         async with answering(interaction):
             bot: ImagineBot = interaction.client
-            job = await bot.actions.find_removable(self.job_id, interaction.user)
             await interaction.response.defer()
+            job = await bot.actions.find_removable(self.job_id, asker_of(interaction))
             await bot.service.cancel_or_remove(job)
 
 

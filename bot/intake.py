@@ -13,7 +13,7 @@ import discord
 from storage.records import Job, NewJob
 
 from . import replies
-from .access import check_can_answer, weight
+from .access import check_can_answer, check_can_reply, weight
 from .buttons import waiting_view
 from .config import Settings
 from .service import ImagineService
@@ -35,11 +35,17 @@ async def within_deadline(
     *,
     ephemeral: bool = False,
 ) -> T:
-    """Return what `work` returns; if that takes long, tell Discord in time to wait for it."""
+    """Return what `work` returns; if that takes long, tell Discord in time to wait for it.
+
+    That Discord cannot be told does not stop the work: a job may be accepted already.
+    """
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
     if not done and not interaction.response.is_done():
-        await interaction.response.defer(thinking=True, ephemeral=ephemeral)
+        try:
+            await interaction.response.defer(thinking=True, ephemeral=ephemeral)
+        except _SENDING_ERRORS as error:
+            log.warning("An interaction could not be put off: %s", error)
     return await task
 
 
@@ -54,23 +60,38 @@ class Intake:
         self._service = service
         self._settings = settings
 
-    async def accept(self, interaction: discord.Interaction[ImagineBot], new: NewJob) -> None:
-        """Accept an order from a command, a button or a modal.
+    async def accept(
+        self, interaction: discord.Interaction[ImagineBot], ordering: Coroutine[Any, Any, NewJob]
+    ) -> None:
+        """Accept the order that `ordering` returns, for a command, a button or a modal.
+
+        Making the order and committing it have one deadline together: Discord's for an answer.
 
         Raises:
             PermissionMissing: the bot could not deliver the pictures here.
             QueueFull: too many jobs are waiting.
             StorageError: the job could not be written.
         """
-        check_can_answer(interaction)
-        work = self._service.submit(new, weight=weight(self._settings, interaction.user))
-        job = await within_deadline(interaction, work)
+
+        async def submit() -> Job:
+            new = await ordering
+            check_can_answer(interaction)
+            return await self._service.submit(new, weight=weight(self._settings, interaction.user))
+
+        job = await within_deadline(interaction, submit())
         await self._announce(job, _answer(interaction, job))
 
     async def accept_reaction(
         self, new: NewJob, person: discord.User | discord.Member, picture: discord.PartialMessage
     ) -> None:
-        """Accept an order by a reaction; its message answers the one of the picture."""
+        """Accept an order by a reaction; its message answers the one of the picture.
+
+        Raises:
+            PermissionMissing: the bot could not answer here.
+            QueueFull: too many jobs are waiting.
+            StorageError: the job could not be written.
+        """
+        check_can_reply(picture.guild, new.channel_id)
         job = await self._service.submit(new, weight=weight(self._settings, person))
         await self._announce(job, _reply(picture, job))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,9 @@ from generation.pictures import shown_factor
 from generation.request import Event, Pixels, Progress, Recipe
 from storage.records import HistoryEntry, Job, JobKind, StoredImage
 
+_MARKUP: Final = re.compile(r"([\\_*~|`<>\[\]()#-])")
 _PROMPT_SHOWN: Final = 300
+_MESSAGE_LENGTH: Final = 2_000
 _ALT_LENGTH: Final = 1_024
 _BAR_CELLS: Final = 10
 _CHOICE_LENGTH: Final = 100
@@ -28,7 +31,8 @@ def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
     line = " ".join(prompt.split())
     if len(line) > length:
         line = line[: length - 1] + "…"
-    return discord.utils.escape_markdown(line)
+    # discord.py's own escaping leaves the second of two masked links alone, and all URLs.
+    return _MARKUP.sub(r"\\\1", line)
 
 
 def headline(job: Job) -> str:
@@ -111,12 +115,16 @@ def history(entries: Sequence[HistoryEntry], search: str) -> str:
                 f"None of your pictures match “{quoted(search, _LISTED_PROMPT)}”; try fewer words."
             )
         return "You have no pictures yet; make one with /imagine."
-    lines = [
-        f"`{entry.job_id}` **{quoted(entry.prompt, _LISTED_PROMPT)}** · seed {entry.seed} · "
-        f"{discord.utils.format_dt(entry.created_at, 'R')} {jump(entry)}".rstrip()
-        for entry in entries
-    ]
-    return "\n".join(lines)
+    text = ""
+    for entry in entries:
+        line = (
+            f"`{entry.job_id}` **{quoted(entry.prompt, _LISTED_PROMPT)}** · seed {entry.seed} · "
+            f"{discord.utils.format_dt(entry.created_at, 'R')} {jump(entry)}".rstrip()
+        )
+        if len(text) + len(line) >= _MESSAGE_LENGTH:
+            break
+        text += f"{line}\n"
+    return text.rstrip()
 
 
 def choice_name(entry: HistoryEntry, number: int | None = None) -> str:

@@ -133,8 +133,12 @@ class ImagineService:
 
     async def cancel_or_remove(self, job: Job) -> None:
         """Cancel a job that is not finished, or delete the message and pictures of one that is."""
-        if job.status in (JobStatus.QUEUED, JobStatus.RUNNING) and await self.jobs.cancel(job.id):
-            self._queue.cancel(job.id)
+        if (
+            job.status in (JobStatus.QUEUED, JobStatus.RUNNING)
+            and await self.jobs.cancel(job.id)
+            # Not if its pictures were finished just now: then they have to go as well.
+            and self._queue.cancel(job.id)
+        ):
             return
         await self.jobs.delete(job.id)
         if job.message_id is not None:
@@ -225,6 +229,8 @@ class ImagineService:
     async def _redeliver(self, job: Job) -> None:
         try:
             await self._deliver(job)
+        except Exception as error:
+            await self._apologise(job, sentence(error))
         finally:
             self._under_way.pop(job.id, None)
 

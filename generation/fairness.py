@@ -98,9 +98,9 @@ class Turns:
             IndexError: none is waiting.
         """
         while True:
-            _, arrival, flow = self._heads[0]
-            # What was withdrawn, or is waiting anew, left an entry behind.
-            if self._waiting.get(flow) == arrival:
+            tag, arrival, flow = self._heads[0]
+            # What was served or withdrawn, and may be waiting anew, left an entry behind.
+            if self._waiting.get(flow) == arrival and self._tags[flow] == tag:
                 return flow
             heapq.heappop(self._heads)
 

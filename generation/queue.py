@@ -11,6 +11,7 @@ import asyncio
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ class GenerationQueue(Generic[I]):
         self._make_engine = make_engine
         self._limit = limit
         self._member_limit = member_limit
-        self._reserved = 0
+        self._reserved: Counter[Hashable] = Counter()
         self._waiting: FairOrder[Ticket] = FairOrder()
         self._running: Ticket | None = None
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
@@ -151,7 +152,7 @@ class GenerationQueue(Generic[I]):
     @property
     def waiting(self) -> int:
         """Return how many jobs wait, places that are reserved included."""
-        return len(self._waiting) + self._reserved
+        return len(self._waiting) + self._reserved.total()
 
     @contextmanager
     def reserve(self, member: Hashable = None) -> Iterator[None]:
@@ -162,15 +163,18 @@ class GenerationQueue(Generic[I]):
             QueueFull: `limit` jobs are waiting.
         """
         most = self._limit if self._member_limit is None else self._member_limit
-        if member is not None and self._waiting.waiting_of(member) >= most:
+        of_member = self._waiting.waiting_of(member) + self._reserved[member]
+        if member is not None and of_member >= most:
             raise MemberQueueFull(most)
         if self.waiting >= self._limit:
             raise QueueFull(self._limit)
-        self._reserved += 1
+        self._reserved[member] += 1
         try:
             yield
         finally:
-            self._reserved -= 1
+            self._reserved[member] -= 1
+            if not self._reserved[member]:
+                del self._reserved[member]
 
     def submit(
         self,

@@ -11,6 +11,7 @@ from discord.ext import commands
 from storage.records import HistoryEntry
 
 from .. import replies
+from ..actions import asker_of
 from ..answers import answering
 from ..buttons import finished_view
 from ..errors import NotVisible
@@ -52,7 +53,10 @@ class History(commands.Cog):
         self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry
     ) -> None:
         """Show one job again, with its pictures and buttons."""
-        job = await self._bot.actions.find_job(entry.job_id, interaction.user)
+        # Reading, enlarging and sending several pictures may take longer than Discord waits.
+        if not interaction.response.is_done():
+            await interaction.response.defer(thinking=True, ephemeral=True)
+        job = await self._bot.actions.find_job(entry.job_id, asker_of(interaction))
         pictures = await self._bot.service.pictures(job)
         if not pictures:
             raise NotVisible(str(entry.job_id))
@@ -74,7 +78,7 @@ class History(commands.Cog):
         view: discord.ui.View = discord.utils.MISSING,
     ) -> None:
         if interaction.response.is_done():
-            await interaction.followup.send(content, files=files, view=view, ephemeral=True)
+            await interaction.edit_original_response(content=content, attachments=files, view=view)
         else:
             await interaction.response.send_message(
                 content, files=files, view=view, ephemeral=True, suppress_embeds=True

@@ -20,7 +20,7 @@ from generation.request import (
     STEPS_MIN,
     SchedulerName,
 )
-from storage.records import JobKind
+from storage.records import JobKind, NewJob
 
 from ..actions import asker_of
 from ..answers import answering
@@ -72,8 +72,11 @@ class Imagine(commands.Cog):
                 scheduler=scheduler,
                 count=count,
             )
-            new = asker_of(interaction).order(JobKind.IMAGINE, bot.desk.imagine(wishes))
-            await bot.intake.accept(interaction, new)
+            await bot.intake.accept(interaction, self._order(interaction, wishes))
+
+    async def _order(self, interaction: discord.Interaction[ImagineBot], wishes: Wishes) -> NewJob:
+        request = interaction.client.desk.imagine(wishes)
+        return asker_of(interaction).order(JobKind.IMAGINE, request)
 
 
 async def setup(bot: ImagineBot) -> None:

@@ -41,11 +41,10 @@ class Reactions(commands.Cog):
         person = payload.member or await self._person(payload)
         if person is None or person.bot:
             return
-        job = await self._bot.service.jobs.by_message(payload.message_id)
-        if job is None or job.deleted:
-            return
         try:
-            await self._act(emoji, job, person, payload)
+            job = await self._bot.service.jobs.by_message(payload.message_id)
+            if job is not None and not job.deleted:
+                await self._act(emoji, job, person, payload)
         except USER_ERRORS as error:
             await self._tell(payload, person, str(error))
 
@@ -67,7 +66,7 @@ class Reactions(commands.Cog):
         payload: discord.RawReactionActionEvent,
     ) -> None:
         if emoji == REMOVE_EMOJI:
-            if may_remove(self._bot, job, person):
+            if may_remove(self._bot, job, person, payload.channel_id):
                 await self._bot.service.cancel_or_remove(job)
             return
         if not may_use(self._bot, job, person):

@@ -19,7 +19,6 @@ from storage.records import JobKind, NewJob
 from ..actions import Asker, asker_of
 from ..answers import answering
 from ..errors import MissingInput
-from ..intake import within_deadline
 from ..replies import choice_name
 from ..requests import ImageReference, Wishes
 
@@ -59,9 +58,8 @@ class Vary(commands.Cog):
             wishes = Wishes(
                 prompt=prompt, negative_prompt=negative_prompt, strength=strength, seed=seed
             )
-            work = self._order(asker_of(interaction), image, attachment, wishes)
-            new = await within_deadline(interaction, work)
-            await self._bot.intake.accept(interaction, new)
+            ordering = self._order(asker_of(interaction), image, attachment, wishes)
+            await self._bot.intake.accept(interaction, ordering)
 
     async def _order(
         self,

@@ -100,8 +100,9 @@ async def test_a_cancelled_job_can_be_run_again(stage: Stage, gate: GatedEngine)
 async def test_only_the_person_who_asked_or_a_moderator_removes(stage: Stage) -> None:
     message = await stage.imagine("rabbit face")
     refused = await stage.bob.click(message, custom_id="remove:1")
-    assert refused.ephemeral
-    assert refused.response.content == (
+    (told,) = refused.followups
+    assert told.ephemeral
+    assert told.content == (
         "Only the person who asked for this picture or a moderator can take it away."
     )
     assert len(stage.messages()) == 1
