@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bot.config import Settings
+from generation.errors import MemberQueueFull
 
 from .stage import GatedEngine, Stage
 
@@ -66,3 +67,12 @@ class TestOnePerson:
         accepted = await stage.bob.slash(stage.channel, "imagine", prompt="cat face")
         gate.open()
         assert (await stage.finished(accepted.response.id)).attachments
+
+    async def test_clicks_at_the_same_moment_count_too(self, stage: Stage) -> None:
+        queue = stage.bot.service._queue
+        with queue.reserve(7), queue.reserve(7):
+            with pytest.raises(MemberQueueFull), queue.reserve(7):
+                pass
+            with queue.reserve(8):
+                assert queue.waiting == 3
+        assert queue.waiting == 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from datetime import UTC, datetime
 
 from hypothesis import given
@@ -18,7 +19,7 @@ from generation.request import (
     Recipe,
     Waiting,
 )
-from storage.records import Job, JobKind, JobStatus
+from storage.records import HistoryEntry, Job, JobKind, JobStatus
 
 REQUEST = GenerationRequest(
     prompt="owl", seed=7, width=64, height=64, steps=25, guidance_scale=4.0, scheduler="lms"
@@ -126,3 +127,30 @@ def test_only_small_pictures_are_enlarged_and_by_a_whole_factor() -> None:
         (file,) = replies.attachments(JOB, [(RECIPE, noise(side))], limit=10 * 2**20)
         with Image.open(io.BytesIO(file.data)) as image:
             assert image.size == (shown, shown)
+
+
+@given(st.text("ab [](){}*_~|`<>#-\\:/.", min_size=1, max_size=80).filter(str.strip))
+def test_no_markup_in_a_prompt_is_left_standing(prompt: str) -> None:
+    bare = re.sub(r"\\.", "", replies.quoted(prompt))
+    assert not set(bare) & set("\\_*~|`<>[]()#-")
+
+
+def test_a_history_of_long_prompts_fits_into_one_message() -> None:
+    entries = [
+        HistoryEntry(
+            job_id=10**6 + number,
+            prompt="*long* " * 100,
+            kind=JobKind.IMAGINE,
+            status=JobStatus.DELIVERED,
+            seed=SEED_MAX,
+            count=1,
+            created_at=JOB.created_at,
+            guild_id=10**18,
+            channel_id=10**18,
+            message_id=10**18,
+        )
+        for number in range(10)
+    ]
+    text = replies.history(entries, "")
+    assert len(text) <= DISCORD_LENGTH
+    assert len(text.splitlines()) > 3

@@ -179,3 +179,17 @@ def test_a_day_in_fair_order_spares_those_who_ask_for_one_picture() -> None:
     assert Waiting.of(fair[n] for n in single).p95 < Waiting.of(plain[n] for n in single).p95 / 5
     # The engine is as busy either way: fairness only says who waits.
     assert sum(fair.values()) == pytest.approx(sum(plain.values()), rel=0.2)
+
+
+def test_a_server_with_many_members_gets_no_more_turns_for_it() -> None:
+    order: FairOrder[str] = FairOrder()
+    order.add("a first", Share("a", "first"), 1.0)
+    order.add("a first again", Share("a", "first"), 1.0)
+    for number in range(3):
+        order.add(f"b {number}", Share("b", number), 1.0)
+    served = []
+    for number in range(6):
+        served.append(order.pop()[0])
+        order.add(f"a newcomer {number}", Share("a", f"newcomer {number}"), 1.0)
+    for turns in range(1, 7):
+        assert abs(served[:turns].count("a") - served[:turns].count("b")) <= 1, served
