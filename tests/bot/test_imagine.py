@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-import time
-
 import discord
 import pytest
 from simcord import OptionError
@@ -202,24 +199,3 @@ async def test_a_direct_message_works_like_a_channel(stage: Stage) -> None:
     await stage.until(
         lambda: [m for m in channel.history() if m.id == result.response.id and m.attachments]
     )
-
-
-async def test_a_slow_disk_is_waited_out_even_if_discord_will_not_wait(stage: Stage) -> None:
-    stage.env.inject_error("POST", "/interactions/*", status=404, code=10062, times=None)
-    busy = asyncio.ensure_future(stage.bot.service.jobs._db.run(lambda _: time.sleep(2)))
-    await asyncio.sleep(0)
-    await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    await busy
-    await stage.until(lambda: [m for m in stage.messages() if m.attachments])
-    assert len(stage.messages()) == 1
-    stage.env.backend.faults.clear()
-    assert (await stage.imagine("owl")).attachments
-
-
-async def test_a_slow_disk_is_answered_in_time_with_a_promise(stage: Stage) -> None:
-    busy = asyncio.ensure_future(stage.bot.service.jobs._db.run(lambda _: time.sleep(2)))
-    await asyncio.sleep(0)
-    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    await busy
-    assert result.deferred
-    assert (await stage.finished(result.response.id)).attachments
