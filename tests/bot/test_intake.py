@@ -17,6 +17,7 @@ class Response:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.deferred: list[bool] = []
+        self.promised = asyncio.Event()
         self._error = error
 
     def is_done(self) -> bool:
@@ -27,6 +28,7 @@ class Response:
             raise self._error
         assert thinking
         self.deferred.append(ephemeral)
+        self.promised.set()
 
 
 @pytest.fixture(autouse=True)
@@ -58,8 +60,7 @@ async def test_work_that_takes_long_is_promised_in_time(ephemeral: bool) -> None
     waiting = asyncio.ensure_future(
         intake.within_deadline(interaction(response), late(go), ephemeral=ephemeral)
     )
-    while not response.deferred:
-        await asyncio.sleep(0.01)
+    await asyncio.wait_for(response.promised.wait(), 10)
     assert not waiting.done()
     go.set()
     assert await waiting == "accepted"
