@@ -147,7 +147,10 @@ async def test_buttons_order_more_and_take_away(room: Room) -> None:
     assert len(await room.pictured(3)) == 3
 
     refused = await (await room.world.click(again.message, "❌")).answered()
-    assert refused.ephemeral
+    await room.world.until(lambda: refused.followups, what="the refusal")
+    [told] = refused.followups
+    assert told.ephemeral
+    assert told.content.startswith("Only the person who asked for this picture or a moderator")
     await room.world.click(again.message, "❌", who="bob")
     await room.world.until(lambda: again.message is None, what="the removal")
     assert [message.id for message in room.messages()] == [first.id, vary.message.id]
