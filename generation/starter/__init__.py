@@ -1,0 +1,1 @@
+"""The bundled starter model: its files, and the programs that train and measure it."""

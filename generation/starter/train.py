@@ -1,0 +1,185 @@
+"""Train the starter model, step by step; every step goes on from where it was stopped.
+
+`fetch`, then `autoencoder`, `latents`, `diffusion` and `export`. A step on several processes:
+`torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from accelerate import Accelerator
+from rich.console import Console
+
+from .training.autoencoder import AutoencoderTask, held_out_psnr, trained
+from .training.diffusion import DiffusionTask
+from .training.drawing import Album, open_album
+from .training.export import export as export_model
+from .training.latents import SHARD, encode, read_latents
+from .training.networks import Shape, parameters
+from .training.progress import Schedule, read
+from .training.scenes import HeldOut, hold_out
+from .training.sheet import SAMPLES, Painter, request, sheet
+from .training.sources import fetch as fetch_sources
+from .training.things import STYLES
+from .training.trainer import Settings
+from .training.trainer import train as run_training
+from .training.vocabulary import read_tokenizer, train_tokenizer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+_console = Console(stderr=True, soft_wrap=True)
+
+Work = Annotated[Path, typer.Option(help="The folder for packages, caches and checkpoints.")]
+Steps = Annotated[int, typer.Option(help="Stop at this step; a later call goes on from there.")]
+Decay = Annotated[
+    int | None,
+    typer.Option(help="Lower the rate from now on, over so many steps, and stop then."),
+]
+Precision = Annotated[str, typer.Option(help="no (float32), bf16 or fp16.")]
+Batch = Annotated[int, typer.Option(help="Pictures in one step, over all processes.")]
+Peak = Annotated[float, typer.Option(help="The learning rate after the warm-up.")]
+Workers = Annotated[int, typer.Option(help="Processes that make batches, beside a GPU say 8.")]
+Save = Annotated[int, typer.Option(help="Write a checkpoint every so many steps.")]
+
+SEED: Final = 0
+_WORK: Final = Path("data/starter")
+_ENDLESS: Final = 10**9
+_SAMPLE_COLUMNS: Final = 4
+
+
+def read_album(work: Path) -> tuple[Album, HeldOut]:
+    """Return the album in `work`, fetched and drawn if it is not there, and what is held out."""
+    fetch_sources(work / "packages")
+    album = open_album(work / "packages", work / "cache", tuple(STYLES))
+    return album, hold_out(album.things, tuple(STYLES), SEED)
+
+
+def _say(line: dict[str, Any]) -> None:
+    _console.print("  ".join(f"{name} {value}" for name, value in line.items()), highlight=False)
+
+
+def _settings(
+    file: Path,
+    batch: int,
+    peak: float,
+    warmup: int,
+    decay: int | None,
+    precision: str,
+    save: int,
+    workers: int,
+) -> Settings:
+    """Return how to train; a decay that a checkpoint has begun goes on where it was."""
+    schedule = Schedule(peak, warmup)
+    if decay is not None:
+        state = read(file) or {"step": 0, "decay_from": None}
+        begun = state.get("decay_from")
+        start = state["step"] if begun is None else begun
+        schedule = Schedule(peak, warmup, decay_from=start, decay_steps=decay)
+    return Settings(batch, schedule, precision=precision, save_every=save, workers=workers)
+
+
+@app.command()
+def fetch(work: Work = _WORK) -> None:
+    """Fetch the pinned packages with npm and draw their icons."""
+    album, _ = read_album(work)
+    _console.print(f"{len(album.things)} things, {len(album.pictures)} pictures")
+
+
+@app.command()
+def autoencoder(
+    work: Work = _WORK,
+    steps: Steps = _ENDLESS,
+    decay: Decay = None,
+    batch: Batch = 16,
+    peak: Peak = 1e-3,
+    precision: Precision = "no",
+    save: Save = 100,
+    workers: Workers = 0,
+) -> None:
+    """Train the autoencoder; a step counts crops of 64 pixels."""
+    settings = _settings(work / "autoencoder.pt", batch, peak, 100, decay, precision, save, workers)
+    until = min(steps, settings.schedule.last_step or _ENDLESS)
+    task = AutoencoderTask(read_album(work)[0], Shape(), SEED)
+    run_training(task, settings, work, until=until, report=_say)
+
+
+@app.command()
+def psnr(work: Work = _WORK, count: int = 200) -> None:
+    """Measure the autoencoder on pictures that it has not seen, and on others."""
+    album, _ = read_album(work)
+    held, seen = held_out_psnr(trained(Shape(), work), album, count)
+    _console.print(f"PSNR: held out {held:.2f} dB, seen {seen:.2f} dB")
+
+
+@app.command()
+def latents(work: Work = _WORK, scenes: int = 40_000, workers: Workers = 0) -> None:
+    """Encode scenes with the trained autoencoder, what is missing of them."""
+    album, held = read_album(work)
+    network = trained(Shape(), work).to(Accelerator().device)
+    shards = -(-scenes // SHARD)
+    encode(
+        network,
+        album,
+        held,
+        work / "latents",
+        seed=SEED,
+        shards=shards,
+        workers=workers,
+        report=lambda done: _console.print(f"{done} of {shards} shards"),
+    )
+
+
+@app.command()
+def diffusion(
+    work: Work = _WORK,
+    steps: Steps = _ENDLESS,
+    decay: Decay = None,
+    batch: Batch = 48,
+    peak: Peak = 1e-3,
+    precision: Precision = "no",
+    save: Save = 200,
+    workers: Workers = 0,
+    samples: Annotated[int, typer.Option(help="A sheet every so many steps; 0: none.")] = 2_000,
+) -> None:
+    """Train the UNet and the text encoder on the encoded scenes."""
+    album, held = read_album(work)
+    settings = _settings(work / "diffusion.pt", batch, peak, 300, decay, precision, save, workers)
+    until = min(steps, settings.schedule.last_step or _ENDLESS)
+    found = read_latents(work / "latents", SEED)
+    tokenizer = _tokenizer(work, album)
+    task = DiffusionTask(album, held, found, tokenizer, Shape(), SEED)
+    _console.print(f"{parameters(task.network):,} parameters, {len(found):,} scenes")
+
+    def on_save(step: int) -> None:
+        if samples and step % samples == 0:
+            write_samples(work, step)
+
+    run_training(task, settings, work, until=until, report=_say, on_save=on_save)
+
+
+def _tokenizer(work: Path, album: Album) -> Any:
+    if not (work / "tokenizer").is_dir():
+        train_tokenizer(album.things, Shape().vocabulary, work / "tokenizer")
+    return read_tokenizer(work / "tokenizer")
+
+
+def write_samples(work: Path, step: int) -> None:
+    """Write a sheet of sample pictures of the checkpoint in `work` to its folder `samples`."""
+    export_model(work, work / "model", Shape())
+    requests = [request(prompt, 7, edge=Shape().edge, steps=20) for prompt in SAMPLES]
+    (work / "samples").mkdir(exist_ok=True)
+    sheet(Painter.open(work / "model").paint(requests), _SAMPLE_COLUMNS).save(
+        work / "samples" / f"{step:07d}.png"
+    )
+
+
+@app.command()
+def export(folder: Path, work: Work = _WORK) -> None:
+    """Write the trained model to FOLDER, in float16, as diffusers reads it."""
+    export_model(work, folder, Shape())
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,67 @@
+"""What people may type for a scene, drawn from a random generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from .scenes import HeldOut, Scene
+from .things import Thing
+
+_KEYWORDS: Final = 0.2
+_STYLES: Final = 0.5
+_COLOURS: Final = 0.6
+_ARTICLES: Final = 0.6
+_SIZES_NAMED: Final = 0.85
+_JOINTS: Final = ("next to", "and", "beside", "with")
+_SIZE_WORDS: Final = {
+    "tiny": ("tiny", "small", "little"),
+    "huge": ("huge", "big", "large"),
+}
+_ON_COLOUR: Final = (" on a {} background", ", {} background", " on {}")
+_IN_STYLE: Final = (" in {} style", ", {} style")
+
+
+def caption(
+    scene: Scene, things: Sequence[Thing], held: HeldOut, random: np.random.Generator
+) -> str:
+    """Return a caption of `scene`: names or keywords, and some of size, colour and style."""
+
+    def pick(texts: Sequence[str]) -> str:
+        return texts[int(random.integers(len(texts)))]
+
+    parts = []
+    for subject in scene.subjects:
+        name = _name(things[subject.thing], held.keyword_styles[subject.thing], scene, random, pick)
+        parts.append(name)
+    if len(parts) == 1 and scene.size in _SIZE_WORDS and random.random() < _SIZES_NAMED:
+        parts = [f"{pick(_SIZE_WORDS[scene.size])} {parts[0]}"]
+    if random.random() < _ARTICLES:
+        parts = [with_article(part) for part in parts]
+    text = f" {pick(_JOINTS)} ".join(parts)
+    colour = pick(_ON_COLOUR).format(scene.colour) if random.random() < _COLOURS else ""
+    if random.random() >= _STYLES:
+        return text + colour
+    place = int(random.integers(3))
+    if place == 0:
+        return f"{scene.style} style {text.removeprefix('a ').removeprefix('an ')}{colour}"
+    style = pick(_IN_STYLE).format(scene.style)
+    return text + style + colour if place == 1 else text + colour + style
+
+
+def _name(
+    thing: Thing,
+    held_style: str,
+    scene: Scene,
+    random: np.random.Generator,
+    pick: Callable[[Sequence[str]], str],
+) -> str:
+    may_use = bool(thing.keywords) and scene.style != held_style
+    return pick(thing.keywords) if may_use and random.random() < _KEYWORDS else thing.name
+
+
+def with_article(name: str) -> str:
+    """Return `name` with `a` or `an` before it."""
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

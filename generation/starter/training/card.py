@@ -1,0 +1,60 @@
+"""The model card: what was trained on what, and its figures, filled into `CARD.md`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ...models.stable_diffusion import Components
+from .drawing import Album
+from .networks import parameters
+from .progress import read
+from .scenes import COLOURS
+from .sources import NAMES, PACKAGES
+from .things import STYLES
+
+_TEMPLATE: Final = Path(__file__).with_name("CARD.md")
+_MILLION: Final = 1e6
+
+
+def card(parts: Components, album: Album, work: Path, figures: Sequence[Mapping[str, Any]]) -> str:
+    """Return the card of the model `parts` that was trained in `work`, in Markdown."""
+    vae, unet = parts.vae.config, parts.unet.config
+    names = ("autoencoder", "unet", "text_encoder")
+    sizes = [parameters(part) for part in (parts.vae, parts.unet, parts.text_encoder)]
+    diffusion, autoencoder = (read(work / f"{name}.pt") for name in ("diffusion", "autoencoder"))
+    return _TEMPLATE.read_text("utf-8").format(
+        edge=parts.profile.native_size,
+        latents=f"{vae.latent_channels}x{unet.sample_size}x{unet.sample_size}",
+        vocabulary=f"{len(parts.tokenizer):,}",
+        tokens=parts.profile.token_limit,
+        **{name: f"{size / _MILLION:.1f}" for name, size in zip(names, sizes, strict=True)},
+        megabytes=f"{2 * sum(sizes) / _MILLION:.1f}",
+        images=_count(diffusion, "images"),
+        crops=_count(autoencoder, "images"),
+        scenes=_count(diffusion and diffusion["facts"], "scenes"),
+        things=f"{len(album.things):,}",
+        pictures=f"{len(album.pictures):,}",
+        styles=", ".join(STYLES),
+        colours=", ".join(COLOURS),
+        packages="\n".join(
+            f"| `{package.name}` | {package.version} | {package.licence} | "
+            f"{'names and keywords' if package is NAMES else 'pictures'} |"
+            for package in PACKAGES
+        ),
+        figures=figures_table(figures),
+    )
+
+
+def _count(state: Mapping[str, Any] | None, name: str) -> str:
+    return f"{state[name]:,}" if state else "an unknown number of"
+
+
+def figures_table(figures: Sequence[Mapping[str, Any]]) -> str:
+    """Return the figures, as `evaluate measure --json` writes them, as a Markdown table."""
+    lines = ["| Figure | Value | Goal | Cases |", "| --- | --- | --- | --- |"]
+    for figure in figures:
+        goal = "" if figure["goal"] is None else f"{figure['goal']:.2f}"
+        lines.append(f"| {figure['name']} | {figure['value']:.3f} | {goal} | {figure['count']} |")
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""Training the UNet and the text encoder together, on cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from .captions import caption
+from .drawing import Album
+from .networks import TOKENS, Shape, new_text_encoder, new_unet, noise_schedule
+from .progress import step_generator
+from .scenes import HeldOut, Scene, draw_scene
+from .trainer import Batch
+
+_EMPTY_PROMPTS: Final = 0.1
+# Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+# https://arxiv.org/abs/2303.09556
+_SNR_MOST: Final = 5.0
+
+
+class Denoiser(nn.Module):
+    """The text encoder and the UNet as one network, so that they are trained together."""
+
+    def __init__(self, unet: Any, text_encoder: Any) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the prediction of v for noisy latents [n, c, h, w] and token ids [n, tokens]."""
+        text = self.text_encoder(ids)[0]
+        prediction: torch.Tensor = self.unet(noisy, timesteps, text, return_dict=False)[0]
+        return prediction.float()
+
+
+class DiffusionTask:
+    """Training on `latents` [scenes, c, h, w], the scenes of `album` from number 0 on.
+
+    `scale` brings the latents to unit variance, as the autoencoder's `scaling_factor` does
+    for the engine.
+    """
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        album: Album,
+        held: HeldOut,
+        latents: torch.Tensor,
+        tokenizer: Any,
+        shape: Shape,
+        seed: int,
+    ) -> None:
+        torch.manual_seed(seed)
+        self.network = Denoiser(new_unet(shape), new_text_encoder(shape, tokenizer))
+        self._album, self._held, self._tokenizer = album, held, tokenizer
+        self._latents, self._shape, self._seed = latents, shape, seed
+        self._scenes: dict[int, Scene] = {}
+        self.scale = 1 / float(latents.float().std())
+        schedule = noise_schedule()
+        alphas = schedule.alphas_cumprod
+        self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
+        ratio = alphas / (1 - alphas)
+        # Of v's own error, whose weight in the error of the picture is 1 / (ratio + 1).
+        self._weights = ratio.clamp(max=_SNR_MOST) / (ratio + 1)
+
+    def batch(self, step: int, rank: int, count: int) -> Batch:
+        """Return latents with their noise, timesteps and captions."""
+        random = np.random.default_rng([self._seed, 3, step, rank])
+        generator = step_generator(self._seed, step, rank)
+        numbers = random.integers(len(self._latents), size=count)
+        latents = self._latents[torch.from_numpy(numbers)].float() * self.scale
+        timesteps = torch.randint(len(self._weights), (count,), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        signal_share = self._signal[timesteps][:, None, None, None]
+        noise_share = self._noise[timesteps][:, None, None, None]
+        return {
+            "noisy": signal_share * latents + noise_share * noise,
+            "velocity": signal_share * noise - noise_share * latents,
+            "timesteps": timesteps,
+            "weights": self._weights[timesteps],
+            "ids": self._ids([int(number) for number in numbers], random),
+        }
+
+    def _ids(self, numbers: list[int], random: np.random.Generator) -> torch.Tensor:
+        texts = [
+            ""
+            if random.random() < _EMPTY_PROMPTS
+            else caption(self._scene(number), self._album.things, self._held, random)
+            for number in numbers
+        ]
+        ids: torch.Tensor = self._tokenizer(
+            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
+        return ids
+
+    def _scene(self, number: int) -> Scene:
+        if number not in self._scenes:
+            self._scenes[number] = draw_scene(self._album, self._held, self._seed, number)
+        return self._scenes[number]
+
+    def loss(
+        self, network: nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Return the squared error of v, weighted by min-SNR; `error` is without the weights."""
+        noisy = batch["noisy"].contiguous(memory_format=torch.channels_last)
+        predicted = network(noisy, batch["timesteps"], batch["ids"])
+        errors = (predicted - batch["velocity"]).square().mean((1, 2, 3))
+        loss = (errors * batch["weights"]).mean()
+        return loss, {"loss": loss, "error": errors.mean()}
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return what the engine needs to know, and how the networks are shaped."""
+        return {"shape": asdict(self._shape), "scale": self.scale, "scenes": len(self._latents)}

@@ -1,0 +1,98 @@
+"""Scenes as latents, encoded once: what the UNet learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .autoencoder import to_tensor
+from .drawing import Album
+from .scenes import HeldOut, compose, draw_scene
+
+SHARD: Final = 1_000
+_BATCH: Final = 100
+
+Halves = npt.NDArray[np.float16]
+
+
+class _Pictures(Dataset[torch.Tensor]):
+    """The pictures of scenes, as the autoencoder sees them."""
+
+    def __init__(self, album: Album, held: HeldOut, seed: int) -> None:
+        self._album, self._held, self._seed = album, held, seed
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        scene = draw_scene(self._album, self._held, self._seed, number)
+        return to_tensor(compose(self._album, scene)[None])[0]
+
+
+@torch.inference_mode()
+def encode(
+    autoencoder: Any,
+    album: Album,
+    held: HeldOut,
+    folder: Path,
+    *,
+    seed: int,
+    shards: int,
+    size: int = SHARD,
+    workers: int = 0,
+    report: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Encode what is missing of the first `shards` shards into files in `folder`.
+
+    A shard holds the means of the latents of `size` scenes as float16, [size, c, h, w]; the
+    batches of 100 have to fill it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [shard for shard in range(shards) if not _file(folder, seed, shard).is_file()]
+    numbers = [number for shard in missing for number in range(shard * size, (shard + 1) * size)]
+    pictures = DataLoader(
+        _Pictures(album, held, seed),
+        sampler=numbers,
+        batch_size=min(_BATCH, size),
+        num_workers=workers,
+    )
+    found: list[Halves] = []
+    waiting = iter(missing)
+    for batch in pictures:
+        mean = autoencoder.encode(batch.to(autoencoder.device)).latent_dist.mean
+        found.append(mean.cpu().numpy().astype(np.float16))
+        if sum(map(len, found)) == size:
+            shard = next(waiting)
+            _write(np.concatenate(found), _file(folder, seed, shard))
+            found.clear()
+            report(shard + 1)
+
+
+def _write(latents: Halves, file: Path) -> None:
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as out:
+        np.save(out, latents)
+    partial.replace(file)
+
+
+def read_latents(folder: Path, seed: int, shards: int | None = None) -> torch.Tensor:
+    """Return the latents in `folder`, from scene 0 on without a gap, as float16.
+
+    With `shards`, so many and no more.
+
+    Raises:
+        FileNotFoundError: there are none, or fewer than `shards`.
+    """
+    found: list[Halves] = []
+    while (shards is None or len(found) < shards) and _file(folder, seed, len(found)).is_file():
+        found.append(np.load(_file(folder, seed, len(found))))
+    if not found or (shards is not None and len(found) < shards):
+        raise FileNotFoundError(f"{folder} holds {len(found)} shards of latents; encode more.")
+    return torch.from_numpy(np.concatenate(found))
+
+
+def _file(folder: Path, seed: int, shard: int) -> Path:
+    return folder / f"{seed}-{shard:05d}.npy"

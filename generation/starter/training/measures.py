@@ -1,0 +1,400 @@
+"""What a starter model is measured by; every measure takes its own prompts and seeds.
+
+Nothing here was seen in training: the scenes' seeds, the prompts' seeds, and, where a
+measure says so, the very combination of words.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+
+from ...request import GenerationRequest, Pixels
+from .autoencoder import held_out_psnr, to_tensor
+from .captions import with_article
+from .drawing import Album, Bytes
+from .recognition import Match, Recogniser, border_colour, halves
+from .scenes import COLOURS, HeldOut, arrange, compose
+from .sheet import request
+
+STRENGTHS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
+GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
+_FIRST_SEED: Final = 3_000_000_000
+_SEEDS_OF_A_PROMPT: Final = 8
+_SHOWN: Final = 100
+_NAMED_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt and what its picture has to show; None where the prompt leaves it open."""
+
+    text: str
+    things: tuple[int, ...]
+    style: str | None = None
+    colour: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured figure: a share or a number, over `count` cases, and the goal if any."""
+
+    name: str
+    value: float
+    count: int
+    goal: float | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        """Return whether the goal is reached; None without one."""
+        return None if self.goal is None else self.value >= self.goal
+
+
+class Artist(Protocol):
+    """Who makes the pictures, of `edge` pixels."""
+
+    @property
+    def edge(self) -> int:
+        """Return the edge of the pictures."""
+
+    def paint(self, requests: Sequence[GenerationRequest]) -> Bytes:
+        """Return one picture for each request, [n, edge, edge, 3]."""
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """What all measures need: the model, what it was trained on, and how to tell things apart.
+
+    `share` scales the number of cases of every measure.
+    """
+
+    painter: Artist
+    autoencoder: Any
+    album: Album
+    held: HeldOut
+    recogniser: Recogniser
+    steps: int = 30
+    guidance: float = 4.0
+    share: float = 1.0
+
+    def cases(self, count: int) -> int:
+        """Return how many cases of `count` are measured, at least two."""
+        return max(2, round(count * self.share))
+
+    def make(self, texts: Sequence[str], seed: int, **options: Any) -> Bytes:
+        """Return a picture of each prompt, the first with `seed`, the next with `seed + 1`."""
+        wanted = [self.request(text, seed + k, **options) for k, text in enumerate(texts)]
+        return self.painter.paint(wanted)
+
+    def request(self, text: str, seed: int, **options: Any) -> GenerationRequest:
+        """Return the request for one picture of `text`."""
+        settings = {"steps": self.steps, "guidance": self.guidance} | options
+        return request(text, seed, edge=self.painter.edge, **settings)
+
+
+Measure = Callable[[Subjects], list[Figure]]
+
+
+def share_of(name: str, right: Sequence[bool], goal: float | None = None) -> Figure:
+    """Return the share of `right` that is true."""
+    return Figure(name, sum(right) / len(right) if right else 0.0, len(right), goal)
+
+
+def random_prompts(album: Album, held: HeldOut, count: int, seed: int) -> list[Prompt]:
+    """Return prompts of different things; half name a style, and half a colour."""
+    random = np.random.default_rng([seed, 4])
+    places = random.permutation(len(album.things))
+    found: list[Prompt] = []
+    for place in itertools.islice(itertools.cycle(int(p) for p in places), 10 * count):
+        if len(found) == count:
+            break
+        style = str(random.choice(album.things[place].styles))
+        colour = str(random.choice(list(COLOURS)))
+        if held.allows(place, style, colour):
+            named = replace(
+                Prompt("", (place,)),
+                style=style if random.random() < _NAMED_SHARE else None,
+                colour=colour if random.random() < _NAMED_SHARE else None,
+            )
+            found.append(replace(named, text=_text(album.things[place].name, named)))
+    return found
+
+
+def _text(name: str, prompt: Prompt) -> str:
+    style = f", {prompt.style} style" if prompt.style else ""
+    colour = f" on a {prompt.colour} background" if prompt.colour else ""
+    return with_article(name) + colour + style
+
+
+def following(subjects: Subjects) -> list[Figure]:
+    """Measure names, styles and colours of prompts whose combinations training has shown."""
+    prompts = random_prompts(subjects.album, subjects.held, subjects.cases(300), 1)
+    made = subjects.make([prompt.text for prompt in prompts], _FIRST_SEED)
+    found = [subjects.recogniser.match(picture) for picture in made]
+    return [
+        share_of("name", [_named(p, m) for p, m in zip(prompts, found, strict=True)], 0.95),
+        share_of(
+            "style",
+            [p.style == m.style for p, m in zip(prompts, found, strict=True) if p.style],
+            0.97,
+        ),
+        share_of("colour", _colours_right(prompts, made), 0.99),
+    ]
+
+
+def _named(prompt: Prompt, match: Match) -> bool:
+    return match.thing in prompt.things
+
+
+def _colours_right(prompts: Sequence[Prompt], made: Bytes) -> list[bool]:
+    return [
+        border_colour(picture) == prompt.colour
+        for prompt, picture in zip(prompts, made, strict=True)
+        if prompt.colour
+    ]
+
+
+def _names_right(
+    subjects: Subjects, name: str, prompts: Sequence[Prompt], seed: int, goal: float
+) -> tuple[Figure, Bytes, list[Match]]:
+    made = subjects.make([prompt.text for prompt in prompts], seed)
+    found = [subjects.recogniser.match(picture) for picture in made]
+    right = [_named(p, m) for p, m in zip(prompts, found, strict=True)]
+    return share_of(name, right, goal), made, found
+
+
+def held_out_colours(subjects: Subjects) -> list[Figure]:
+    """Measure things on the colour that training never showed them on: both have to be right."""
+    random = np.random.default_rng([2, 4])
+    album = subjects.album
+    places = random.permutation(len(album.things))[: subjects.cases(100)]
+    prompts = [
+        Prompt(
+            f"{with_article(album.things[place].name)} on a "
+            f"{subjects.held.colours[place]} background",
+            (int(place),),
+            colour=subjects.held.colours[place],
+        )
+        for place in places
+    ]
+    made = subjects.make([prompt.text for prompt in prompts], _FIRST_SEED + 10_000)
+    right = [
+        _named(prompt, subjects.recogniser.match(picture)) and ok
+        for prompt, picture, ok in zip(prompts, made, _colours_right(prompts, made), strict=True)
+    ]
+    return [share_of("held-out name x colour", right, 0.95)]
+
+
+def held_out_styles(subjects: Subjects) -> list[Figure]:
+    """Measure things in the style that training never showed them in."""
+    held = list(subjects.held.styles.items())[: subjects.cases(len(subjects.held.styles))]
+    prompts = [
+        Prompt(f"{with_article(subjects.album.things[place].name)}, {style} style", (place,), style)
+        for place, style in held
+    ]
+    figure, _, found = _names_right(
+        subjects, "held-out name x style", prompts, _FIRST_SEED + 20_000, 0.6
+    )
+    style_right = [p.style == m.style for p, m in zip(prompts, found, strict=True)]
+    return [figure, share_of("held-out name x style: the style", style_right)]
+
+
+def keywords(subjects: Subjects) -> list[Figure]:
+    """Measure keywords instead of names, in the style in which training never used them.
+
+    Right is every thing that has the keyword.
+    """
+    random = np.random.default_rng([3, 4])
+    album, held = subjects.album, subjects.held
+    owners: dict[str, list[int]] = {}
+    for place, thing in enumerate(album.things):
+        for keyword in thing.keywords:
+            owners.setdefault(keyword, []).append(place)
+    usable = [
+        place
+        for place, thing in enumerate(album.things)
+        if thing.keywords
+        and held.keyword_styles[place] in thing.styles
+        and held.styles.get(place) != held.keyword_styles[place]
+    ]
+    prompts = []
+    for place in random.permutation(usable)[: subjects.cases(100)]:
+        keyword = str(random.choice(album.things[place].keywords))
+        style = held.keyword_styles[place]
+        text = f"{with_article(keyword)}, {style} style"
+        prompts.append(Prompt(text, tuple(owners[keyword]), style))
+    return [_names_right(subjects, "keywords", prompts, _FIRST_SEED + 30_000, 0.8)[0]]
+
+
+def pairs(subjects: Subjects) -> list[Figure]:
+    """Measure two things side by side; right is each in its place."""
+    random = np.random.default_rng([4, 4])
+    album = subjects.album
+    chosen = [random.choice(len(album.things), 2, False) for _ in range(subjects.cases(100))]
+    texts = [
+        " next to ".join(with_article(album.things[place].name) for place in places)
+        for places in chosen
+    ]
+    made = subjects.make(texts, _FIRST_SEED + 40_000)
+    both, one = [], []
+    for places, picture in zip(chosen, made, strict=True):
+        found = [subjects.recogniser.match(half).thing for half in halves(picture)]
+        hits = [thing == place for thing, place in zip(found, places, strict=True)]
+        both.append(all(hits))
+        one.append(any(hits))
+    return [share_of("pairs: both right", both, 0.7), share_of("pairs: at least one", one)]
+
+
+def seeds(subjects: Subjects) -> list[Figure]:
+    """Measure how far apart the pictures of one prompt are, beside those of different things."""
+    prompts = [
+        Prompt(with_article(subjects.album.things[prompt.things[0]].name), prompt.things)
+        for prompt in random_prompts(subjects.album, subjects.held, subjects.cases(20), 5)
+    ]
+    repeated = [prompt for prompt in prompts for _ in range(_SEEDS_OF_A_PROMPT)]
+    made = subjects.make([prompt.text for prompt in repeated], _FIRST_SEED + 50_000)
+    latents = subjects.recogniser.latents(list(made))
+    distances = torch.cdist(latents, latents)
+    owner = torch.arange(len(repeated)) // _SEEDS_OF_A_PROMPT
+    same = owner[:, None] == owner[None, :]
+    itself = torch.eye(len(repeated), dtype=torch.bool)
+    ratio = float(distances[same & ~itself].mean() / distances[~same].mean())
+    found = [subjects.recogniser.match(picture) for picture in made]
+    right = [_named(p, m) for p, m in zip(repeated, found, strict=True)]
+    return [
+        Figure("seeds: distance within a prompt by that between things", ratio, len(made), 1 / 3),
+        share_of("seeds: name", right, 0.95),
+    ]
+
+
+def variations(subjects: Subjects) -> list[Figure]:
+    """Measure how far variations go from their source; it has to rise with the strength."""
+    prompts = random_prompts(subjects.album, subjects.held, subjects.cases(50), 6)
+    made = subjects.make([prompt.text for prompt in prompts], _FIRST_SEED + 60_000)
+    latents = subjects.recogniser.latents(list(made))
+    figures, means = [], []
+    for strength in STRENGTHS:
+        wanted = [
+            replace(
+                subjects.request(prompt.text, _FIRST_SEED + 61_000 + k),
+                source=to_pixels(picture),
+                strength=strength,
+            )
+            for k, (prompt, picture) in enumerate(zip(prompts, made, strict=True))
+        ]
+        varied = subjects.painter.paint(wanted)
+        away = (subjects.recogniser.latents(list(varied)) - latents).square().sum(1).sqrt()
+        means.append(float(away.mean()))
+        figures.append(Figure(f"variation {strength}: distance", means[-1], len(made)))
+    rises = all(low < high for low, high in itertools.pairwise(means))
+    return [*figures, Figure("variations: rise with the strength", float(rises), len(made), 1.0)]
+
+
+def to_pixels(picture: Bytes) -> Pixels:
+    """Return an array [height, width, 3] as the engine's own picture."""
+    height, width, _ = picture.shape
+    return Pixels(width, height, picture.tobytes())
+
+
+def negatives(subjects: Subjects) -> list[Figure]:
+    """Measure the share of a colour without, and with, a negative prompt that names it."""
+    prompts = random_prompts(subjects.album, subjects.held, subjects.cases(10), 7)
+    names = [with_article(subjects.album.things[prompt.things[0]].name) for prompt in prompts]
+    cases = [(name, colour) for name in names for colour in COLOURS]
+    without, against = [], []
+    for place, (name, colour) in enumerate(cases):
+        seed = _FIRST_SEED + 70_000 + place
+        wanted = [
+            subjects.request(name, seed),
+            subjects.request(name, seed, negative=f"{colour} background"),
+        ]
+        plain, negated = subjects.painter.paint(wanted)
+        without.append(border_colour(plain) == colour)
+        against.append(border_colour(negated) == colour)
+    before, after = share_of("", without), share_of("", against)
+    return [
+        replace(before, name="negative prompt: a colour's share without it"),
+        replace(after, name="negative prompt: a colour's share with it"),
+        Figure("negative prompt: lowers", float(after.value < before.value), len(cases), 1.0),
+    ]
+
+
+def adherence(subjects: Subjects) -> list[Figure]:
+    """Measure names by guidance scale."""
+    prompts = random_prompts(subjects.album, subjects.held, subjects.cases(_SHOWN), 8)
+    figures = []
+    for guidance in GUIDANCES:
+        made = subjects.make(
+            [prompt.text for prompt in prompts], _FIRST_SEED + 80_000, guidance=guidance
+        )
+        right = [
+            _named(prompt, subjects.recogniser.match(picture))
+            for prompt, picture in zip(prompts, made, strict=True)
+        ]
+        figures.append(share_of(f"guidance {guidance:g}: name", right))
+    return figures
+
+
+def fidelity(subjects: Subjects) -> list[Figure]:
+    """Measure the autoencoder on pictures of things that it was not trained on, in dB."""
+    count = subjects.cases(200)
+    held, seen = held_out_psnr(subjects.autoencoder, subjects.album, count)
+    return [
+        Figure("PSNR of held-out pictures, dB", held, count, 31.0),
+        Figure("PSNR of seen pictures, dB", seen, count),
+    ]
+
+
+def ceiling(subjects: Subjects) -> list[Figure]:
+    """Measure the measure: how often training pictures themselves are told from all others."""
+    random = np.random.default_rng([9, 4])
+    right = []
+    for prompt in random_prompts(subjects.album, subjects.held, subjects.cases(100), 9):
+        place = prompt.things[0]
+        style = subjects.album.things[place].styles[0]
+        colour = str(random.choice(list(COLOURS)))
+        scene = arrange(subjects.album, [place], style, colour, random, "usual")
+        picture = through(subjects.autoencoder, compose(subjects.album, scene))
+        right.append(subjects.recogniser.match(picture).thing == place)
+    return [share_of("the measure itself: names of training pictures", right)]
+
+
+@torch.inference_mode()
+def through(autoencoder: Any, picture: Bytes) -> Bytes:
+    """Return `picture` as the autoencoder brings it back."""
+    placed = to_tensor(picture[None]).to(autoencoder.device, autoencoder.dtype)
+    back = autoencoder.decode(autoencoder.encode(placed).latent_dist.mean).sample
+    unit = (back[0].float().cpu().clamp(-1, 1) + 1) * 127.5
+    found: Bytes = unit.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return found
+
+
+def speed(subjects: Subjects) -> list[Figure]:
+    """Measure the seconds that one picture takes at the model's default steps."""
+    wanted = subjects.request("a rabbit face", _FIRST_SEED + 90_000, steps=25)
+    subjects.painter.paint([wanted])
+    begun = time.perf_counter()
+    subjects.painter.paint([wanted])
+    return [Figure("seconds a picture of 25 steps", time.perf_counter() - begun, 1)]
+
+
+MEASURES: Final[Mapping[str, Measure]] = {
+    "fidelity": fidelity,
+    "ceiling": ceiling,
+    "following": following,
+    "colours": held_out_colours,
+    "styles": held_out_styles,
+    "keywords": keywords,
+    "pairs": pairs,
+    "seeds": seeds,
+    "variations": variations,
+    "negatives": negatives,
+    "adherence": adherence,
+    "speed": speed,
+}

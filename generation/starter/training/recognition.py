@@ -1,0 +1,149 @@
+"""Telling what a picture shows: the nearest training picture in the autoencoder's latents.
+
+Where a thing lies, how large it is, how it is tilted and which way it looks are free, so they
+must not count. A picture is first framed: what differs from the colour of its border is cut
+out and brought to one size and the middle. Its latents are compared with those of every
+training picture, framed likewise on the same colour; then the nearest few are drawn at
+several tilts and compared again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from .autoencoder import to_tensor
+from .drawing import EDGE, Album, Bytes
+from .scenes import COLOURS, Scene, Subject, compose
+
+_RING: Final = 3
+# How far, in sum over red, green and blue, a pixel is from the border's colour to be a thing's.
+_AWAY: Final = 60.0
+# Fewer pixels than this in a row or column are specks, not a part of the thing.
+_SPECKS: Final = 1
+_FILL: Final = 0.9
+_NEAREST: Final = 8
+_TILTS: Final = (-6.0, 0.0, 6.0)
+_BATCH: Final = 64
+# Two things side by side are parted in this middle part of the picture's columns.
+_MIDDLE: Final = (0.38, 0.62)
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The nearest training picture: the thing's place in the album, its style, the distance."""
+
+    thing: int
+    style: str
+    distance: float
+
+
+def border_colour(picture: Bytes) -> str:
+    """Return the name of the colour nearest to the median of the three outermost pixels."""
+    found = _border(picture)
+    return min(COLOURS, key=lambda name: float(np.square(found - COLOURS[name]).sum()))
+
+
+def _border(picture: Bytes) -> npt.NDArray[np.float64]:
+    inner = np.zeros(picture.shape[:2], bool)
+    inner[_RING:-_RING, _RING:-_RING] = True
+    return np.median(picture[~inner].astype(np.float64), axis=0)
+
+
+def foreground(picture: Bytes) -> Mask:
+    """Return which pixels are far from the colour of the border."""
+    mask: Mask = np.abs(picture - _border(picture)).sum(-1) > _AWAY
+    return mask
+
+
+def framed(picture: Bytes) -> Bytes:
+    """Return what is in front, in the middle and of one size, on the colour of the border."""
+    mask = foreground(picture)
+    rows = np.flatnonzero(mask.sum(1) > _SPECKS)
+    columns = np.flatnonzero(mask.sum(0) > _SPECKS)
+    ground = tuple(round(float(value)) for value in _border(picture))
+    canvas = Image.new("RGB", (EDGE, EDGE), ground)
+    if len(rows) and len(columns):
+        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+        part = Image.fromarray(picture).crop(box)
+        scale = _FILL * EDGE / max(part.size)
+        width, height = (max(1, round(side * scale)) for side in part.size)
+        part = part.resize((width, height), Image.Resampling.BICUBIC)
+        canvas.paste(part, ((EDGE - width) // 2, (EDGE - height) // 2))
+    return np.asarray(canvas)
+
+
+def halves(picture: Bytes) -> tuple[Bytes, Bytes]:
+    """Return the left and the right thing of a picture, each alone on the border's colour.
+
+    The cut is where a column near the middle holds the least of either.
+    """
+    counts = foreground(picture).sum(0)
+    width = picture.shape[1]
+    low, high = (int(share * width) for share in _MIDDLE)
+    candidates = np.arange(low, high)
+    empty = candidates[counts[low:high] == counts[low:high].min()]
+    cut = int(empty[len(empty) // 2])
+    parts = []
+    for columns in (slice(cut, None), slice(None, cut)):
+        part = picture.copy()
+        part[:, columns] = _border(picture).round()
+        parts.append(part)
+    return parts[0], parts[1]
+
+
+class Recogniser:
+    """Finds the nearest training picture of an album in the latents of an autoencoder."""
+
+    def __init__(self, album: Album, autoencoder: Any) -> None:
+        self._album, self._autoencoder = album, autoencoder
+        # Every picture as it is, and mirrored where training mirrors it.
+        self._poses = [
+            (place, style, mirrored)
+            for place, thing in enumerate(album.things)
+            for style in thing.styles
+            for mirrored in ((False, True) if thing.mirrors else (False,))
+        ]
+        self._banks: dict[str, torch.Tensor] = {}
+
+    @torch.inference_mode()
+    def latents(self, pictures: Sequence[Bytes]) -> torch.Tensor:
+        """Return the means of the latents, one flat row for each picture."""
+        rows = []
+        for start in range(0, len(pictures), _BATCH):
+            batch = to_tensor(np.stack(pictures[start : start + _BATCH]))
+            placed = batch.to(self._autoencoder.device, self._autoencoder.dtype)
+            mean = self._autoencoder.encode(placed).latent_dist.mean
+            rows.append(mean.flatten(1).float().cpu())
+        return torch.cat(rows)
+
+    def match(self, picture: Bytes) -> Match:
+        """Return the training picture nearest to `picture`."""
+        colour = border_colour(picture)
+        sought = self.latents([framed(picture)])[0]
+        distances = (self._bank(colour) - sought).square().sum(1)
+        nearest = [int(place) for place in distances.topk(_NEAREST, largest=False).indices]
+        tilted = [(place, tilt) for place in nearest for tilt in _TILTS]
+        drawn = self.latents([self._drawn(place, colour, tilt) for place, tilt in tilted])
+        again = (drawn - sought).square().sum(1)
+        thing, style, _ = self._poses[tilted[int(again.argmin())][0]]
+        return Match(thing, style, float(again.min().sqrt()))
+
+    def _bank(self, colour: str) -> torch.Tensor:
+        if colour not in self._banks:
+            drawn = [self._drawn(place, colour, 0.0) for place in range(len(self._poses))]
+            self._banks[colour] = self.latents(drawn)
+        return self._banks[colour]
+
+    def _drawn(self, pose: int, colour: str, tilt: float) -> Bytes:
+        thing, style, mirrored = self._poses[pose]
+        subject = Subject(thing, mirrored=mirrored, tilt=tilt)
+        return framed(compose(self._album, Scene((subject,), style, colour)))

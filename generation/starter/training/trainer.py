@@ -1,0 +1,192 @@
+"""The loop that every training goes through: resumable, seeded, averaged, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from .progress import Average, Log, Schedule, asked_anywhere, read, save, stoppable
+
+Batch = Mapping[str, torch.Tensor]
+_CONVOLUTION: Final = 4
+
+
+class Task(Protocol):
+    """What is trained: a network, its batches, and the loss of one.
+
+    A batch is decided by its step and by the rank of the process alone, never by what was
+    drawn before: so a training that is resumed sees what an uninterrupted one would see.
+    """
+
+    name: str
+
+    @property
+    def network(self) -> nn.Module:
+        """Return the network as it is before training."""
+
+    def batch(self, step: int, rank: int, count: int) -> Batch:
+        """Return the tensors of one step, on the CPU, for about `count` images."""
+
+    def loss(
+        self, network: nn.Module, batch: Batch
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Return what to minimise, and what of it to write down."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return plain values that the checkpoint keeps beside the weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a task is trained; `batch` counts the images of a step over all processes.
+
+    `precision` is accelerate's: `no` for float32, `bf16` or `fp16`. `workers` processes make
+    the batches ahead, which pays beside a GPU; with 0 the process itself makes them.
+    """
+
+    batch: int
+    schedule: Schedule
+    average: float = 0.999
+    weight_decay: float = 1e-2
+    precision: str = "no"
+    workers: int = 0
+    log_every: int = 20
+    save_every: int = 200
+
+
+@dataclass(slots=True)
+class _State:
+    """Where a training is."""
+
+    step: int = 0
+    images: int = 0
+
+
+def train(
+    task: Task,
+    settings: Settings,
+    folder: Path,
+    *,
+    until: int,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+    on_save: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Train up to step `until`, on from the checkpoint in `folder` if there is one.
+
+    The checkpoint is `<folder>/<task's name>.pt`, the log beside it `.jsonl`. SIGTERM and
+    Ctrl-C end it after the step at hand, with a checkpoint. `report` hears each line of the
+    log, `on_save` the step of each checkpoint; both in the main process only.
+    """
+    accelerator = Accelerator(mixed_precision=settings.precision)
+    if accelerator.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    run = _Run(task, settings, folder, accelerator)
+    with stoppable() as stop:
+        for batch in run.batches(until):
+            if asked_anywhere(stop, accelerator):
+                break
+            run.take_step(batch)
+            step = run.state.step
+            if step % settings.log_every == 0 and accelerator.is_main_process:
+                report(run.log.write(step, rate=settings.schedule.rate(step)))
+            if step % settings.save_every == 0 and accelerator.is_main_process:
+                run.save()
+                on_save(step)
+        if accelerator.is_main_process:
+            run.save()
+    accelerator.wait_for_everyone()
+
+
+def in_channels_last(network: nn.Module) -> None:
+    """Lay the weights of convolutions out as CPUs and tensor cores like them best."""
+    for value in network.parameters():
+        if value.dim() == _CONVOLUTION:
+            value.data = value.data.contiguous(memory_format=torch.channels_last)
+
+
+class _Steps(Dataset[Batch]):
+    """The batches of a task by step, for as many workers as there are."""
+
+    def __init__(self, task: Task, rank: int, share: int) -> None:
+        self._task, self._rank, self._share = task, rank, share
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._task.batch(step, self._rank, self._share)
+
+
+class _Run:
+    """A task on its device, with its optimizer and where it is."""
+
+    def __init__(
+        self, task: Task, settings: Settings, folder: Path, accelerator: Accelerator
+    ) -> None:
+        self._task, self._settings, self._accelerator = task, settings, accelerator
+        self._file = folder / f"{task.name}.pt"
+        plain = task.network.to(accelerator.device)
+        in_channels_last(plain)
+        optimizer = torch.optim.AdamW(
+            plain.parameters(), lr=0.0, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        )
+        self._average = Average(plain, settings.average)
+        self.state = _State()
+        stored = read(self._file)
+        if stored:
+            plain.load_state_dict(stored["network"])
+            self._average.load(stored["average"])
+            optimizer.load_state_dict(stored["optimizer"])
+            self.state = _State(stored["step"], stored["images"])
+        self._network, self._optimizer = accelerator.prepare(plain, optimizer)
+        self.log = Log(folder / f"{task.name}.jsonl", self.state.images)
+
+    def batches(self, until: int) -> Iterable[Batch]:
+        """Return this process's share of the batch of every step that is left, in order."""
+        share = self._settings.batch // self._accelerator.num_processes
+        steps = _Steps(self._task, self._accelerator.process_index, share)
+        return DataLoader(
+            steps,
+            sampler=range(self.state.step, until),
+            batch_size=None,
+            num_workers=self._settings.workers,
+            pin_memory=self._accelerator.device.type == "cuda",
+        )
+
+    def take_step(self, batch: Batch) -> None:
+        """Move all weights once, down the slope of the loss of `batch`."""
+        accelerator, state = self._accelerator, self.state
+        placed = {name: value.to(accelerator.device) for name, value in batch.items()}
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.schedule.rate(state.step)
+        with accelerator.autocast():
+            loss, terms = self._task.loss(self._network, placed)
+        self._optimizer.zero_grad()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(self._network.parameters(), 1.0)
+        self._optimizer.step()
+        self._average.update(accelerator.unwrap_model(self._network), state.step)
+        state.step += 1
+        made = len(next(iter(batch.values()))) * accelerator.num_processes
+        state.images += made
+        self.log.measure(made, {name: term.detach() for name, term in terms.items()})
+
+    def save(self) -> None:
+        """Write the checkpoint: weights, averages, the optimizer, and where the training is."""
+        schedule = self._settings.schedule
+        save(
+            {
+                "network": self._accelerator.unwrap_model(self._network).state_dict(),
+                "average": self._average.values,
+                "optimizer": self._optimizer.state_dict(),
+                "step": self.state.step,
+                "images": self.state.images,
+                "decay_from": schedule.decay_from,
+                "facts": dict(self._task.facts()),
+            },
+            self._file,
+        )

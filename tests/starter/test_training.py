@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from generation.starter.train import _settings as command_settings
+from generation.starter.training.autoencoder import AutoencoderTask, held_out_psnr, trained
+from generation.starter.training.card import card
+from generation.starter.training.diffusion import DiffusionTask
+from generation.starter.training.export import DEFAULTS, export
+from generation.starter.training.latents import encode, read_latents
+from generation.starter.training.networks import new_autoencoder, noise_schedule
+from generation.starter.training.progress import Average, Schedule, read, save, step_generator
+from generation.starter.training.scenes import draw_scene, hold_out
+from generation.starter.training.sheet import Painter, request, sheet
+from generation.starter.training.sources import PACKAGES
+from generation.starter.training.trainer import Settings, Task, train
+from generation.starter.training.vocabulary import read_tokenizer, train_tokenizer
+
+from .album import STYLES, TINY, album
+
+ALBUM = album()
+HELD = hold_out(ALBUM.things, STYLES, 0)
+SETTINGS = Settings(4, Schedule(1e-2, warmup=2), log_every=1, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer(ALBUM.things, TINY.vocabulary, folder)
+    return read_tokenizer(folder)
+
+
+def autoencoding(_: Any) -> Task:
+    return AutoencoderTask(ALBUM, TINY, 0)
+
+
+def diffusion(tokenizer: Any) -> Task:
+    latents = torch.randn(60, 4, 8, 8, generator=step_generator(0, 0)).half()
+    return DiffusionTask(ALBUM, HELD, latents, tokenizer, TINY, 0)
+
+
+@pytest.mark.parametrize("task", [autoencoding, diffusion])
+class TestEachTask:
+    def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
+        self, task: Any, tokenizer: Any, tmp_path: Path
+    ) -> None:
+        train(task(tokenizer), SETTINGS, tmp_path / "whole", until=5)
+        for until in (2, 3, 5):
+            train(task(tokenizer), SETTINGS, tmp_path / "parts", until=until)
+        name = f"{task(tokenizer).name}.pt"
+        whole, parts = read(tmp_path / "whole" / name), read(tmp_path / "parts" / name)
+        assert whole is not None
+        assert parts is not None
+        assert (whole["step"], whole["images"]) == (parts["step"], parts["images"])
+        for kind in ("network", "average"):
+            assert whole[kind].keys() == parts[kind].keys()
+            assert all(torch.equal(whole[kind][key], parts[kind][key]) for key in whole[kind])
+
+    def test_training_lowers_the_loss_of_a_batch_it_has_seen(
+        self, task: Any, tokenizer: Any, tmp_path: Path
+    ) -> None:
+        pupil = task(tokenizer)
+        batch = pupil.batch(0, 0, 8)
+        with torch.no_grad():
+            before = float(pupil.loss(pupil.network, batch)[0])
+        train(pupil, SETTINGS, tmp_path, until=20)
+        with torch.no_grad():
+            assert float(pupil.loss(pupil.network, batch)[0]) < 0.9 * before
+
+    def test_processes_get_different_batches_and_the_same_again(
+        self, task: Any, tokenizer: Any
+    ) -> None:
+        pupil = task(tokenizer)
+        first, again, other = (pupil.batch(3, rank, 4) for rank in (0, 0, 1))
+        for name, value in first.items():
+            assert torch.equal(value, again[name])
+        assert not all(torch.equal(value, other[name]) for name, value in first.items())
+
+    def test_a_wish_to_stop_is_granted_with_a_checkpoint(
+        self, task: Any, tokenizer: Any, tmp_path: Path
+    ) -> None:
+        def interrupt(line: dict[str, Any]) -> None:
+            if line["step"] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        pupil = task(tokenizer)
+        before = signal.getsignal(signal.SIGTERM)
+        train(pupil, SETTINGS, tmp_path, until=50, report=interrupt)
+        state = read(tmp_path / f"{pupil.name}.pt")
+        assert state is not None
+        assert state["step"] == 3
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+class TestRates:
+    def test_they_rise_stay_and_fall_to_a_floor(self) -> None:
+        schedule = Schedule(1.0, warmup=4, decay_from=10, decay_steps=10, floor=0.1)
+        assert [schedule.rate(step) for step in (0, 1, 3, 9, 10)] == [0.25, 0.5, 1, 1, 1]
+        assert schedule.rate(15) == pytest.approx(0.5)
+        assert schedule.rate(20) == schedule.rate(500) == pytest.approx(0.1)
+        assert schedule.last_step == 20
+
+    def test_without_a_decay_there_is_no_end(self) -> None:
+        assert Schedule(2.0, warmup=1).rate(10**8) == 2.0
+        assert Schedule(2.0).last_step is None
+
+
+def test_the_average_follows_quickly_at_first_and_slowly_later() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        network.weight.zero_()
+    average = Average(network, decay=0.99)
+    with torch.no_grad():
+        network.weight.fill_(1.0)
+    average.update(network, 0)
+    assert float(average.values["weight"]) == pytest.approx(0.9)
+    with torch.no_grad():
+        network.weight.fill_(0.0)
+    average.update(network, 10**6)
+    assert float(average.values["weight"]) == pytest.approx(0.9 * 0.99)
+
+
+def test_the_pure_velocity_has_no_loss(tokenizer: Any) -> None:
+    task = diffusion(tokenizer)
+    batch = task.batch(0, 0, 6)
+
+    class Knowing(nn.Module):
+        def forward(self, *_: torch.Tensor) -> torch.Tensor:
+            return batch["velocity"]
+
+    assert float(task.loss(Knowing(), batch)[0]) == 0.0
+
+
+def test_the_velocity_is_that_of_the_schedulers(tokenizer: Any) -> None:
+    task = diffusion(tokenizer)
+    batch = task.batch(0, 0, 6)
+    schedule = noise_schedule()
+    signal_share = schedule.alphas_cumprod[batch["timesteps"]].sqrt()[:, None, None, None]
+    noise_share = (1 - signal_share.square()).sqrt()
+    # v and the noisy latents determine both the latents and the noise.
+    latents = signal_share * batch["noisy"] - noise_share * batch["velocity"]
+    noise = noise_share * batch["noisy"] + signal_share * batch["velocity"]
+    expected = schedule.get_velocity(latents, noise, batch["timesteps"])
+    assert torch.allclose(batch["velocity"], expected, atol=1e-5)
+    assert torch.allclose(
+        batch["noisy"], schedule.add_noise(latents, noise, batch["timesteps"]), atol=1e-5
+    )
+
+
+def test_one_prompt_in_ten_is_empty(tokenizer: Any) -> None:
+    ids = diffusion(tokenizer).batch(0, 0, 1_000)["ids"]
+    empty = (ids[:, 1] == tokenizer.eos_token_id).float().mean()
+    assert float(empty) == pytest.approx(0.1, abs=0.03)
+
+
+def test_no_caption_has_an_unknown_part(tokenizer: Any) -> None:
+    for thing in ALBUM.things:
+        for word in (thing.name, *thing.keywords, *STYLES, "purple background,"):
+            ids = tokenizer(word, add_special_tokens=False).input_ids
+            assert ids
+            assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(ids)
+            assert tokenizer.decode(ids).replace(" ", "") == word.replace(" ", "")
+
+
+def test_latents_are_encoded_once_and_only_what_is_missing(tmp_path: Path) -> None:
+    autoencoder = new_autoencoder(TINY).eval()
+    done: list[int] = []
+    encode(autoencoder, ALBUM, HELD, tmp_path, seed=0, shards=1, size=8, report=done.append)
+    encode(autoencoder, ALBUM, HELD, tmp_path, seed=0, shards=1, size=8, report=done.append)
+    assert done == [1]
+    latents = read_latents(tmp_path, 0)
+    assert latents.shape == (8, 4, 32, 32)
+    assert torch.isfinite(latents).all()
+    with pytest.raises(FileNotFoundError, match="encode more"):
+        read_latents(tmp_path, 0, shards=2)
+    with pytest.raises(FileNotFoundError, match="encode more"):
+        read_latents(tmp_path, 1)
+
+
+def test_what_is_held_out_for_one_number_of_things_is_fixed() -> None:
+    assert hold_out(ALBUM.things, STYLES, 0) == HELD
+    assert draw_scene(ALBUM, HELD, 0, 0) == draw_scene(
+        ALBUM, hold_out(ALBUM.things, STYLES, 0), 0, 0
+    )
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    tokenizer = train_tokenizer(ALBUM.things, TINY.vocabulary, folder / "tokenizer")
+    train(autoencoding(None), SETTINGS, folder, until=2)
+    train(diffusion(tokenizer), SETTINGS, folder, until=2)
+    export(folder, folder / "model", TINY)
+    return folder
+
+
+class TestExport:
+    def test_the_engine_paints_with_the_exported_model(self, work: Path) -> None:
+        painter = Painter.open(work / "model")
+        assert painter.edge == TINY.edge
+        wanted = [request("a red ball", seed, edge=painter.edge, steps=2) for seed in (1, 2, 1)]
+        first, second, again = painter.paint(wanted)
+        assert first.shape == (32, 32, 3)
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, second)
+
+    def test_it_predicts_v_and_has_the_scale_of_its_training(self, work: Path) -> None:
+        profile = Painter.open(work / "model").parts.profile
+        state = read(work / "diffusion.pt")
+        assert state is not None
+        assert profile.prediction_type == "v_prediction"
+        assert (profile.default_steps, profile.default_guidance_scale) == tuple(DEFAULTS.values())
+        vae = Painter.open(work / "model").parts.vae
+        assert vae.config.scaling_factor == pytest.approx(state["facts"]["scale"])
+
+    def test_its_weights_are_the_averages_in_half_precision(self, work: Path) -> None:
+        state = read(work / "diffusion.pt")
+        assert state is not None
+        unet = Painter.open(work / "model").parts.unet
+        for name, value in unet.named_parameters():
+            assert torch.equal(value, state["average"][f"unet.{name}"].half().to(value.dtype))
+
+    def test_a_part_that_is_not_trained_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"diffusion\.pt"):
+            export(tmp_path, tmp_path / "model", TINY)
+        with pytest.raises(FileNotFoundError, match=r"autoencoder\.pt"):
+            trained(TINY, tmp_path)
+
+
+def test_a_sheet_shows_all_pictures_row_by_row() -> None:
+    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 3), np.uint8)
+    image = np.asarray(sheet(pictures, 2))
+    assert image.shape == (6, 6, 3)
+    assert image[::2, ::3, 0].tolist() == [[0, 1], [2, 3], [4, 255]]
+
+
+def test_psnr_is_that_of_the_definition() -> None:
+    class Grey(nn.Module):
+        """Brings every picture back as a constant 8 grey levels away from itself."""
+
+        device = torch.device("cpu")
+
+        def encode(self, pictures: torch.Tensor) -> Any:
+            dark = torch.where(pictures > 0, pictures - 16 / 255, pictures + 16 / 255)
+            return type("Encoded", (), {"latent_dist": type("Latents", (), {"mean": dark})})
+
+        def decode(self, latents: torch.Tensor) -> Any:
+            return type("Decoded", (), {"sample": latents})
+
+    held, seen = held_out_psnr(Grey(), ALBUM, count=3)
+    assert held == pytest.approx(20 * np.log10(255 / 8), abs=0.01)
+    assert seen == pytest.approx(held, abs=0.01)
+
+
+class TestCard:
+    FIGURES: ClassVar = [
+        {"name": "name", "value": 0.5, "goal": 0.95, "count": 300},
+        {"name": "guidance 1: name", "value": 0.25, "goal": None, "count": 100},
+    ]
+
+    def test_it_says_what_was_trained_on_what_and_how_well(self, work: Path) -> None:
+        painter = Painter.open(work / "model")
+        text = card(painter.parts, ALBUM, work, self.FIGURES)
+        assert "| name | 0.500 | 0.95 | 300 |\n| guidance 1: name | 0.250 |  | 100 |" in text
+        assert "Pictures: 32x32. Latents: 4x8x8." in text
+        assert "5 things with 10 pictures in the styles noto, flat" in text
+        for package in PACKAGES:
+            assert f"| `{package.name}` | {package.version} | {package.licence} |" in text
+
+    def test_no_place_is_left_open(self, work: Path) -> None:
+        painter = Painter.open(work / "model")
+        assert not re.search(r"\{\w*\}", card(painter.parts, ALBUM, work, []))
+
+
+class TestDecayOfACommand:
+    def rates(self, file: Path, decay: int | None) -> Schedule:
+        return command_settings(file, 4, 1.0, 1, decay, "no", 10, 0).schedule
+
+    def test_it_starts_where_the_training_is(self, tmp_path: Path) -> None:
+        save({"step": 70, "decay_from": None}, tmp_path / "a.pt")
+        assert self.rates(tmp_path / "a.pt", 30).last_step == 100
+        assert self.rates(tmp_path / "a.pt", None).last_step is None
+
+    def test_it_goes_on_after_an_interruption(self, tmp_path: Path) -> None:
+        save({"step": 85, "decay_from": 70}, tmp_path / "a.pt")
+        schedule = self.rates(tmp_path / "a.pt", 30)
+        assert schedule.last_step == 100
+        assert schedule.rate(85) == pytest.approx(0.5)
