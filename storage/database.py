@@ -16,7 +16,13 @@ from typing import Any, Final, Generic, Self, TypeVar
 import sqlite_utils
 
 from . import migrations
-from .errors import DatabaseUnusable, StorageError, from_sqlite_error
+from .errors import (
+    DatabaseUnusable,
+    DiskFull,
+    StorageError,
+    from_os_error,
+    from_sqlite_error,
+)
 
 T = TypeVar("T")
 
@@ -189,6 +195,8 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if isinstance(full := from_os_error(path, error), DiskFull):
+            raise full from error
         reason = f"cannot be made ({(error.strerror or str(error)).lower()})"
         raise DatabaseUnusable(path, f"{reason}; choose another folder with --data") from error
     with _translated(path):

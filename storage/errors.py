@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -33,11 +34,13 @@ class DatabaseUnusable(StorageError):
 
 
 class DiskFull(StorageError):
-    """There is no room left where `path` lies."""
+    """There is no room left where `path` lies, or only `free` bytes."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"The disk that holds {path} is full; free some space and try again.")
+    def __init__(self, path: Path, free: int | None = None) -> None:
+        state = "is full" if free is None else f"has only {free // 2**20} MB left"
+        super().__init__(f"The disk that holds {path} {state}; free some space and try again.")
         self.path = path
+        self.free = free
 
 
 class FolderUnusable(StorageError):
@@ -83,6 +86,7 @@ class PictureDamaged(PictureMissing):
         super().__init__(sha256, "is damaged")
 
 
+_ROOM_MIN: Final = 64 * 2**10
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -110,11 +114,22 @@ _REASONS: Final = {
 }
 
 
+# What SQLite calls a disk without room for its shared memory, or for a file's name.
+_MAYBE_FULL: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        return shutil.disk_usage(path.parent).free < _ROOM_MIN
+    except OSError:
+        return False
+
+
 def from_sqlite_error(path: Path, error: sqlite3.Error) -> StorageError:
     """Return what an error of SQLite on the database at `path` means to the operator."""
     # The low byte is the error, the rest its details; the module's own errors carry no code.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code in _MAYBE_FULL and _is_full(path)):
         return DiskFull(path)
     if reason := _REASONS.get(code):
         return DatabaseUnusable(path, reason)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.errors import DiskFull, FolderUnusable
+from storage.jobs import JobStatus, JobStore
+from storage.opening import open_storage
+from storage.space import Space, free_bytes
+
+from .disks import fill, small_disk
+from .samples import finished, new_job, request
+
+MB = 2**20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 2) as folder:
+        yield folder
+
+
+async def add_until_refused(store: JobStore) -> None:
+    # The write-ahead log has a little room left inside.
+    for _ in range(10_000):
+        await store.add(new_job("a" * 1_000))
+
+
+async def test_nothing_is_accepted_by_halves_on_a_full_disk(disk: Path) -> None:
+    async with open_storage(disk) as store:
+        first = await store.add(new_job("owl"))
+        ballast = fill(disk)
+        with pytest.raises(DiskFull, match="free some space"):
+            await add_until_refused(store)
+        ballast.unlink()
+        assert await store.get(first.id) == first
+        before = await store.unfinished()
+        last = await store.add(new_job("cat"))
+        assert await store.unfinished() == [*before, last]
+        assert [job.id for job in before] == list(range(1, last.id))
+
+
+async def test_pictures_that_find_no_room_leave_their_job_running(disk: Path) -> None:
+    asked = request("owl", count=2)
+    async with open_storage(disk) as store:
+        job = await store.add(new_job(request=asked))
+        await store.start(job.id)
+        ballast = fill(disk)
+        with pytest.raises(DiskFull):
+            await store.complete(job.id, finished(asked))
+        kept = await store.get(job.id)
+        assert kept is not None
+        assert kept.status is JobStatus.RUNNING
+        assert await store.images(job.id) == []
+        ballast.unlink()
+        assert await store.complete(job.id, finished(asked))
+        images = await store.images(job.id)
+        assert [await store.read(image) for image in images] == [png for _, png in finished(asked)]
+
+
+async def test_a_full_disk_is_said_so_when_the_folder_is_opened(disk: Path) -> None:
+    fill(disk)
+    with pytest.raises(DiskFull) as caught:
+        async with open_storage(disk / "data"):
+            pass
+    assert str(disk) in str(caught.value)
+
+
+async def test_a_disk_that_filled_up_while_the_bot_was_off_is_said_so(disk: Path) -> None:
+    async with open_storage(disk) as store:
+        await store.add(new_job("owl"))
+    ballast = fill(disk)
+    with pytest.raises(DiskFull):
+        async with open_storage(disk) as store:
+            await store.add(new_job("cat"))
+    ballast.unlink()
+    async with open_storage(disk) as store:
+        assert [job.request.prompt for job in await store.unfinished()] == ["owl"]
+
+
+async def test_sqlite_running_out_of_pages_accepts_nothing(tmp_path: Path) -> None:
+    async with open_storage(tmp_path) as store:
+        await store._db.run(lambda db: db.execute("PRAGMA max_page_count = 1"))
+        with pytest.raises(DiskFull):
+            await add_until_refused(store)
+        before = len(await store.unfinished())
+        await store._db.run(lambda db: db.execute("PRAGMA max_page_count = 1000000"))
+        await store.add(new_job("cat"))
+        assert len(await store.unfinished()) == before + 1
+
+
+def test_the_reserve_is_kept_free(disk: Path) -> None:
+    space = Space(disk, MB)
+    space.check()
+    fill(disk, leave=MB)
+    space.check()
+    assert free_bytes(disk) == MB
+    with pytest.raises(DiskFull, match="has only 1 MB left; free some space") as caught:
+        Space(disk, MB + 1).check()
+    assert caught.value.free == MB
+    assert caught.value.path == disk
+
+
+def test_a_folder_that_is_not_there_cannot_be_asked(tmp_path: Path) -> None:
+    with pytest.raises(FolderUnusable):
+        Space(tmp_path / "nowhere", 0).check()
