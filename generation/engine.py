@@ -6,39 +6,64 @@ noise in the autoencoder's latent space is denoised step by step by the UNet und
 classifier-free guidance, and the autoencoder's decoder turns the latents into pixels.
 
 An engine belongs to one thread. `begin`, `step` and `finish` are the seam for whoever
-drives it: images of several requests may be on their way at once, each at its own step.
+drives it: images of several requests may be on their way at once, each at its own step, and
+share the calls of all three networks.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from . import batching, guidance, noise
-from .errors import InvalidRequest
+from .autoencoder import Autoencoder, to_pixels
+from .batching import Batch, Sizes
+from .embeddings import Embedding, TextEmbedder
+from .errors import GenerationError, InvalidRequest, NotFinite, OutOfMemory
+from .fitting import (
+    LADDER,
+    Bounds,
+    computing_on,
+    fewer_threads,
+    is_out_of_memory,
+    measure,
+    release,
+)
 from .models.stable_diffusion import Components
-from .prompts import TokenizedPrompt, tokenize
+from .pace import Measured
 from .request import GeneratedImage, GenerationRequest, Pixels, Progress, Recipe
 from .samplers import Sampler
 
+log = logging.getLogger(__name__)
+
 _LIBRARIES: Final = ("imagine-bot", "torch", "diffusers", "transformers")
+# Each size is compiled by itself, which takes a minute on a CPU.
+_COMPILED_LADDER: Final = (2, 8, 16)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Denoising:
-    """One image on its way from noise to picture; `request` asks for this image alone."""
+    """One image on its way from noise to picture; `request` asks for this image alone.
+
+    `failure` says why there will be no picture, if so.
+    """
 
     index: int
     request: GenerationRequest
+    networks: Networks
     sampler: Sampler
     latents: torch.Tensor
     conditional: torch.Tensor
     unconditional: torch.Tensor | None
     unread_prompt: str
+    decoder_tile: int | None = None
+    failure: GenerationError | None = None
 
     @property
     def done(self) -> bool:
@@ -51,185 +76,437 @@ class Denoising:
         return Progress(self.sampler.taken, self.sampler.steps)
 
     @property
-    def batch_key(self) -> tuple[int, ...]:
-        """Return what has to agree in one UNet call: latent shape and text length."""
-        return (*self.latents.shape[1:], self.conditional.shape[1])
+    def rows(self) -> int:
+        """Return how many rows it adds to a UNet call."""
+        return 1 if self.unconditional is None else 2
+
+    @property
+    def batch_key(self) -> tuple[object, ...]:
+        """Return what has to agree in one UNet call: weights, latent shape and text length."""
+        return (self.networks.parts.dtype, *self.latents.shape[1:], self.conditional.shape[1])
+
+
+class Networks:
+    """One model in one precision, and the sizes of the calls that its networks take."""
+
+    def __init__(
+        self, parts: Components, *, exact: bool, compiled: bool, shared: bool = True
+    ) -> None:
+        self.parts = parts
+        self.text = TextEmbedder(parts, exact=exact, shared=shared)
+        self.autoencoder = Autoencoder(parts, exact=exact, shared=shared)
+        self._unet: Any = _compiled(parts) if compiled else parts.unet
+        ladder = _COMPILED_LADDER if compiled else LADDER
+        self._bounds = Bounds(ladder=ladder if shared else (), exact=exact)
+        self._sizes: dict[tuple[int, ...], Sizes] = {}
+        self._tunes_threads = shared and not compiled and parts.device.type == "cpu"
+        self._threads: dict[torch.Size, int] = {}
+
+    def unet(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the UNet's prediction for each row."""
+        with computing_on(self._threads.get(latents.shape)):
+            prediction: torch.Tensor = self._unet(
+                latents,
+                timesteps.to(self.parts.device),
+                encoder_hidden_states=text,
+                return_dict=False,
+            )[0]
+        return prediction
+
+    def sizes(self, latents: torch.Size, text: torch.Size) -> Sizes:
+        """Return the sizes of UNet calls for latents and text of these shapes; row 0 is left out.
+
+        They are measured when a shape is seen for the first time.
+
+        Raises:
+            OutOfMemory: not even one image of this shape fits.
+        """
+        key = (*latents[1:], *text[1:])
+        if key not in self._sizes:
+            self._sizes[key] = self._measure(tuple(latents[1:]), tuple(text[1:]))
+            log.debug("UNet calls for %s: %s", key, self._sizes[key])
+        return self._sizes[key]
+
+    def _measure(self, latents: tuple[int, ...], text: tuple[int, ...]) -> Sizes:
+        draws = noise.generator(0)
+        row = self.place(noise.draw(draws, (1, *latents)))
+        states = self.place(noise.draw(draws, (1, *text)))
+
+        def call(size: int) -> torch.Tensor:
+            rows, texts = (torch.cat([one] * size) for one in (row, states))
+            return self.unet(rows, torch.full((size,), 500.0), texts)
+
+        try:
+            sizes = measure(call, self._bounds, self.parts.device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            if self._tunes_threads:
+                sizes, threads = fewer_threads(call, sizes)
+                self._threads |= {
+                    torch.Size((size, *latents)): count for size, count in threads.items()
+                }
+            return sizes
+        release(self.parts.device)
+        raise OutOfMemory
+
+    def shrink(self, latents: torch.Size, text: torch.Size, size: int) -> bool:
+        """Offer no calls of `size` rows or more for this shape; False if none would be left."""
+        key = (*latents[1:], *text[1:])
+        smaller = {rows: time for rows, time in self._sizes[key].seconds.items() if 1 < rows < size}
+        if smaller:
+            self._sizes[key] = Sizes(smaller)
+        return bool(smaller)
+
+    def saw(self, latents: torch.Size, text: torch.Size, size: int, seconds: float) -> None:
+        """Take note that a call of `size` rows of this shape took `seconds`."""
+        key = (*latents[1:], *text[1:])
+        self._sizes[key] = self._sizes[key].corrected(size, seconds)
+
+    def place(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return `tensor` on the device and in the type of the weights."""
+        return tensor.to(device=self.parts.device, dtype=self.parts.dtype)
+
+
+def _compiled(parts: Components) -> Any:
+    """Return the UNet, compiled for each size at its first call."""
+    if parts.device.type == "cpu":
+        from torch._inductor import config  # noqa: PLC0415 - it takes a second to import
+
+        # Packs the weights and folds what is constant; it is for inference only.
+        config.freezing = True
+    return torch.compile(parts.unet, dynamic=False)
 
 
 class Engine:
     """A latent diffusion engine on one device, used by one thread.
 
-    `images_per_call` bounds how many images share a UNet call. Kernels are chosen by shape,
-    so the last bits of a picture may depend on it; at 1 a picture never depends on what
-    else is made beside it.
+    With `deterministic` each picture is the same to the last bit whatever is made beside it:
+    calls then have only sizes for which the kernels of this device agree. On a CPU that
+    costs nothing and is always so. With `compiled` the UNet is compiled at the start. Without
+    `shared` each image has calls of its own: slower for many, but nothing has to be measured.
+    `load_in_float32` loads the networks again in float32, for pictures that overflow.
     """
 
-    def __init__(self, components: Components, *, images_per_call: int = 1) -> None:
-        self._parts = components
-        self._images_per_call = images_per_call
+    def __init__(
+        self,
+        components: Components,
+        *,
+        deterministic: bool = False,
+        compiled: bool = False,
+        shared: bool = True,
+        load_in_float32: Callable[[], Components] | None = None,
+    ) -> None:
+        self._exact = deterministic or components.device.type == "cpu"
+        self._profile = components.profile
+        self._device = components.device
+        self._load_in_float32 = load_in_float32
+        with torch.inference_mode():
+            self._networks = Networks(
+                components, exact=self._exact, compiled=compiled, shared=shared
+            )
+        self._float32: Networks | None = None
         self._versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+        self._launched: list[torch.Event] = []
 
     @torch.inference_mode()
-    def begin(self, request: GenerationRequest) -> list[Denoising]:
-        """Return the images of `request` at their first step, in order.
+    def measured(self) -> Measured:
+        """Return what calls take at the model's own size; the first time it is measured."""
+        side = self._profile.native_size
+        shape = torch.Size(self._networks.autoencoder.shape(side, side))
+        text = next(iter(self._networks.text.embed([""]).values())).hidden.shape
+        return Measured(
+            pixels=side * side,
+            step_seconds=self._networks.sizes(shape, text).seconds,
+            decode_seconds=self._networks.autoencoder.sizes(shape).seconds,
+        )
 
-        Raises:
-            InvalidRequest: the size does not fit the model.
-        """
-        self._check_size(request)
-        prompt = self._tokenize(request.prompt)
-        conditional = self._embed(prompt)
-        unconditional = None
-        if guidance.is_guided(request.guidance_scale):
-            unconditional = self._embed(self._tokenize(request.negative_prompt))
-        return [
-            self._begin_image(
-                request.alone(index), index, conditional, unconditional, prompt.unread
-            )
-            for index in range(request.count)
-        ]
+    @torch.inference_mode()
+    def begin(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[Denoising] | GenerationError]:
+        """Return for each request its images at their first step, or why there will be none."""
+        begun: list[list[Denoising] | GenerationError] = []
+        texts = [text for request in requests for text in _texts(request)]
+        embedded = self._networks.text.embed(texts) if texts else {}
+        for request in requests:
+            try:
+                begun.append(self._begin_images(request, embedded))
+            except GenerationError as error:
+                begun.append(error.with_traceback(None))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                begun.append(OutOfMemory())
+        return begun
 
     @torch.inference_mode()
     def step(self, images: Sequence[Denoising]) -> None:
-        """Take the next step of every image in `images` that is not done."""
-        waiting = (image for image in images if not image.done)
-        for batch in batching.plan(waiting, most=self._images_per_call):
-            for image, prediction in zip(batch, self._predict(batch), strict=True):
-                image.latents = image.sampler.step(prediction, image.latents)
+        """Take the next step of every image in `images` that is neither done nor failed.
+
+        Where memory runs out the calls are made smaller; an image for which that does not
+        help has failed.
+        """
+        waiting = [image for image in images if not image.done and image.failure is None]
+        try:
+            batches = list(batching.plan(waiting, _sizes))
+        except OutOfMemory as failure:
+            # A shape that is seen for the first time; the others have to go on.
+            waiting = _fail_shapes(waiting, failure)
+            batches = list(batching.plan(waiting, _sizes))
+        for batch in batches:
+            self._step_batch(batch)
+        self._keep_pace()
 
     @torch.inference_mode()
-    def finish(self, image: Denoising) -> GeneratedImage:
-        """Return the decoded picture of an image that is done, with its recipe."""
-        pixels = self._decode(image.latents)
-        return GeneratedImage(
-            index=image.index, pixels=pixels, recipe=self._recipe(image, pixels.sha256)
-        )
+    def finish(self, images: Sequence[Denoising]) -> list[GeneratedImage | None]:
+        """Return the pictures of images that are done, each with its recipe.
+
+        It is None for an image that has failed, and for one that overflowed and has been set
+        back to its first step to be made in float32.
+        """
+        finished: list[GeneratedImage | None] = [None] * len(images)
+        sound = {
+            position: image
+            for position, image in enumerate(images)
+            if image.failure is None and self._check_latents(image)
+        }
+        groups: dict[object, list[int]] = {}
+        for position, image in sound.items():
+            groups.setdefault(image.batch_key, []).append(position)
+        for positions in groups.values():
+            pictures = self._decode([images[position] for position in positions])
+            for position, picture in zip(positions, pictures, strict=True):
+                if picture is not None:
+                    finished[position] = self._finished(images[position], picture)
+        return finished
+
+    @torch.inference_mode()
+    def preview(self, image: Denoising) -> Pixels | None:
+        """Return a small picture of what `image` will be, a pixel for each latent."""
+        predicted = image.sampler.predicted
+        return None if predicted is None else image.networks.autoencoder.glance(predicted)
+
+    def close(self) -> None:
+        """Do nothing: a step here cannot be broken off (see `generation.process`)."""
 
     def generate(
         self,
         request: GenerationRequest,
         on_progress: Callable[[Progress], None] = lambda _: None,
+        *,
+        decoder_tile: int | None = None,
     ) -> list[GeneratedImage]:
         """Return all images of `request`, calling `on_progress` after each step.
 
+        With `decoder_tile` they are decoded in tiles of so many pixels.
+
         Raises:
             InvalidRequest: the size does not fit the model.
+            OutOfMemory: it does not fit into the memory.
+            NotFinite: it overflows, even in float32.
         """
-        images = self.begin(request)
-        while not all(image.done for image in images):
-            self.step(images)
-            on_progress(images[0].progress)
-        return [self.finish(image) for image in images]
+        (images,) = self.begin([request])
+        if isinstance(images, GenerationError):
+            raise images
+        for image in images:
+            image.decoder_tile = decoder_tile
+        pictures: dict[int, GeneratedImage] = {}
+        while len(pictures) < len(images):
+            left = [image for image in images if image.index not in pictures]
+            while not all(image.done or image.failure for image in left):
+                self.step(left)
+                on_progress(left[0].progress)
+            for image, picture in zip(left, self.finish(left), strict=True):
+                if image.failure is not None:
+                    raise image.failure
+                if picture is not None:
+                    pictures[image.index] = picture
+        return [pictures[image.index] for image in images]
+
+    def _begin_images(
+        self, request: GenerationRequest, embedded: Mapping[str, Embedding]
+    ) -> list[Denoising]:
+        self._check_size(request)
+        return [
+            self._begin_image(request.alone(index), index, self._networks, embedded)
+            for index in range(request.count)
+        ]
 
     def _check_size(self, request: GenerationRequest) -> None:
-        multiple = self._parts.profile.size_multiple
+        multiple = self._profile.size_multiple
         for name, value in (("width", request.width), ("height", request.height)):
             if value % multiple:
                 raise InvalidRequest(
                     name,
-                    f"The {name} is {value}; the model {self._parts.profile.name} needs a "
+                    f"The {name} is {value}; the model {self._profile.name} needs a "
                     f"multiple of {multiple}.",
                 )
-
-    def _tokenize(self, text: str) -> TokenizedPrompt:
-        return tokenize(self._parts.tokenizer, text, self._parts.profile.token_limit)
-
-    def _embed(self, prompt: TokenizedPrompt) -> torch.Tensor:
-        """Return CLIP's last hidden states, [1, tokens, width]."""
-        ids = torch.tensor([prompt.ids], device=self._parts.device)
-        hidden: torch.Tensor = self._parts.text_encoder(ids)[0]
-        return hidden.to(self._parts.dtype)
 
     def _begin_image(
         self,
         request: GenerationRequest,
         index: int,
-        conditional: torch.Tensor,
-        unconditional: torch.Tensor | None,
-        unread_prompt: str,
+        networks: Networks,
+        embedded: Mapping[str, Embedding],
     ) -> Denoising:
         sampler = Sampler(
             request.scheduler,
-            self._parts.scheduler_config,
+            networks.parts.scheduler_config,
             steps=request.steps,
             strength=request.strength,
         )
+        guided = guidance.is_guided(request.guidance_scale)
         return Denoising(
             index=index,
             request=request,
+            networks=networks,
             sampler=sampler,
-            latents=self._first_latents(request, sampler),
-            conditional=conditional,
-            unconditional=unconditional,
-            unread_prompt=unread_prompt,
+            latents=_first_latents(request, sampler, networks),
+            conditional=embedded[request.prompt].hidden,
+            unconditional=embedded[request.negative_prompt].hidden if guided else None,
+            unread_prompt=embedded[request.prompt].unread,
         )
 
-    def _first_latents(self, request: GenerationRequest, sampler: Sampler) -> torch.Tensor:
-        """Return the latents [1, channels, height, width] that the first step starts from."""
-        draws = noise.generator(request.seed)
-        if request.source is None:
-            return sampler.start_from_noise(self._place(noise.draw(draws, self._shape(request))))
-        # The order of the two draws is the pipeline's: the autoencoder's sample, then the noise.
-        latents = self._encode(request.source, draws)
-        return sampler.start_from_latents(latents, self._place(noise.draw(draws, latents.shape)))
+    def _step_batch(self, batch: Batch[Denoising]) -> None:
+        """Take a step of each image of `batch`, in smaller calls if memory runs out."""
+        start = time.perf_counter()
+        try:
+            predictions = _predict(batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            predictions = None
+        seconds = time.perf_counter() - start
+        # The error is gone by now, and with its traceback the tensors that its frames held.
+        first = batch.images[0]
+        if predictions is not None:
+            for image, prediction in zip(batch.images, predictions, strict=True):
+                image.latents = image.sampler.step(prediction, image.latents)
+            if self._device.type == "cpu":
+                # Elsewhere the call was only launched.
+                first.networks.saw(
+                    first.latents.shape, first.conditional.shape, batch.size, seconds
+                )
+            return
+        release(self._device)
+        log.warning("Out of memory at %s rows of %s", batch.size, tuple(first.latents.shape))
+        if first.networks.shrink(first.latents.shape, first.conditional.shape, batch.size):
+            for smaller in batching.plan(batch.images, _sizes):
+                self._step_batch(smaller)
+        else:
+            for image in batch.images:
+                image.failure = OutOfMemory()
 
-    def _shape(self, request: GenerationRequest) -> tuple[int, int, int, int]:
-        vae = self._parts.vae.config
-        factor = 2 ** (len(vae.block_out_channels) - 1)
-        return (1, vae.latent_channels, request.height // factor, request.width // factor)
+    def _keep_pace(self) -> None:
+        """Let the device fall behind by one step at most.
 
-    def _place(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=self._parts.device, dtype=self._parts.dtype)
-
-    def _encode(self, source: Pixels, draws: torch.Generator) -> torch.Tensor:
-        """Return a sample of the autoencoder's posterior for `source`, scaled for the UNet."""
-        rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8)
-        image = rgb.reshape(1, source.height, source.width, 3).permute(0, 3, 1, 2)
-        posterior = self._parts.vae.encode(
-            self._place(2.0 * (image.to(torch.float32) / 255.0) - 1.0)
-        ).latent_dist
-        sample: torch.Tensor = posterior.mean + posterior.std * self._place(
-            noise.draw(draws, posterior.mean.shape)
-        )
-        scaling_factor: float = self._parts.vae.config.scaling_factor
-        return scaling_factor * sample
-
-    def _predict(self, batch: Sequence[Denoising]) -> list[torch.Tensor]:
-        """Return the guided prediction for each image of `batch` from one UNet call.
-
-        The unconditional rows come first; an image without guidance has none.
+        Kernels are only launched by a step. Unless somebody waits, all steps are launched at
+        once, and nobody could join, leave or be told how far they are.
         """
-        guided = [image for image in batch if image.unconditional is not None]
-        rows = [*guided, *batch]
-        latents = torch.cat([image.sampler.scale(image.latents) for image in rows])
-        timesteps = torch.stack([image.sampler.timestep for image in rows])
-        text = torch.cat(
-            [
-                *(image.unconditional for image in guided if image.unconditional is not None),
-                *(image.conditional for image in batch),
-            ]
-        )
-        predictions = self._parts.unet(
-            latents, timesteps.to(self._parts.device), encoder_hidden_states=text, return_dict=False
-        )[0]
-        unconditional = iter(predictions[: len(guided)].split(1))
-        return [
-            conditional
-            if image.unconditional is None
-            else guidance.guide(next(unconditional), conditional, image.request.guidance_scale)
-            for image, conditional in zip(batch, predictions[len(guided) :].split(1), strict=True)
-        ]
+        if self._device.type != "cuda":
+            return
+        event = torch.Event(self._device)
+        event.record()
+        self._launched.append(event)
+        if len(self._launched) > 1:
+            self._launched.pop(0).synchronize()
 
-    def _decode(self, latents: torch.Tensor) -> Pixels:
-        vae = self._parts.vae
-        decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
-        unit = (decoded * 0.5 + 0.5).clamp(0, 1).float().cpu()
-        rgb = (unit[0].permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous()
-        height, width, _ = rgb.shape
-        return Pixels(width, height, rgb.numpy().tobytes())
+    def _check_latents(self, image: Denoising) -> bool:
+        """Return whether the latents of `image` are numbers; else start it anew or fail it."""
+        if bool(torch.isfinite(image.latents).all()):
+            return True
+        self._start_in_float32(image)
+        return False
+
+    def _start_in_float32(self, image: Denoising) -> None:
+        """Set `image` back to its first step, in float32; it has failed if it was that already."""
+        exact = self._networks_in_float32()
+        if exact is None or image.networks is exact:
+            image.failure = NotFinite()
+            return
+        log.warning("A picture overflowed in %s; it is made in float32", image.networks.parts.dtype)
+        anew = self._begin_image(
+            image.request, image.index, exact, exact.text.embed(_texts(image.request))
+        )
+        image.networks, image.sampler, image.latents = exact, anew.sampler, anew.latents
+        image.conditional, image.unconditional = anew.conditional, anew.unconditional
+
+    def _networks_in_float32(self) -> Networks | None:
+        if self._networks.parts.dtype == torch.float32 or self._load_in_float32 is None:
+            return None
+        if self._float32 is None:
+            parts = self._load_in_float32()
+            self._float32 = Networks(parts, exact=self._exact, compiled=False)
+        return self._float32
+
+    def _decode(self, images: Sequence[Denoising]) -> list[Pixels | None]:
+        """Return the pictures of images of one key; None where one failed or starts anew."""
+        whole = [image for image in images if image.decoder_tile is None]
+        pictures = self._decode_whole(whole)
+        for image in images:
+            if image not in pictures:
+                pictures[image] = self._decode_in_tiles(image)
+        decoded: list[Pixels | None] = []
+        for image in images:
+            picture = pictures[image]
+            if picture is None:
+                decoded.append(None)
+            elif bool(torch.isfinite(picture).all()):
+                decoded.append(to_pixels(picture))
+            else:
+                self._start_in_float32(image)
+                decoded.append(None)
+        return decoded
+
+    def _decode_whole(self, images: Sequence[Denoising]) -> dict[Denoising, torch.Tensor | None]:
+        """Return the pictures of `images`, or nothing where memory does not suffice."""
+        if not images:
+            return {}
+        try:
+            decoded = images[0].networks.autoencoder.decode([image.latents for image in images])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return dict(zip(images, decoded, strict=True))
+        release(self._device)
+        if len(images) == 1:
+            return {}
+        log.warning("Out of memory at decoding %s pictures; one by one now", len(images))
+        return {
+            image: picture
+            for alone in images
+            for image, picture in self._decode_whole([alone]).items()
+        }
+
+    def _decode_in_tiles(self, image: Denoising) -> torch.Tensor | None:
+        """Return the picture of `image` decoded in smaller and smaller tiles, until one fits."""
+        autoencoder = image.networks.autoencoder
+        tile = image.decoder_tile or autoencoder.tile_for(image.latents)
+        while tile is not None:
+            try:
+                picture = autoencoder.decode_in_tiles(image.latents, tile)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                image.decoder_tile = tile
+                return picture
+            release(self._device)
+            tile = autoencoder.smaller(tile)
+        image.failure = OutOfMemory()
+        return None
+
+    def _finished(self, image: Denoising, pixels: Pixels) -> GeneratedImage:
+        recipe = self._recipe(image, pixels.sha256)
+        return GeneratedImage(index=image.index, pixels=pixels, recipe=recipe)
 
     def _recipe(self, image: Denoising, sha256: str) -> Recipe:
-        request = image.request
+        request, parts = image.request, image.networks.parts
         return Recipe(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
@@ -240,14 +517,86 @@ class Engine:
             guidance_scale=request.guidance_scale,
             scheduler=request.scheduler,
             scheduler_settings=image.sampler.settings,
-            model=self._parts.profile.name,
-            model_sha256=self._parts.weights_sha256,
-            dtype=str(self._parts.dtype).removeprefix("torch."),
-            device=self._parts.device.type,
+            model=parts.profile.name,
+            model_sha256=parts.weights_sha256,
+            dtype=str(parts.dtype).removeprefix("torch."),
+            device=parts.device.type,
             source_sha256=request.source.sha256 if request.source else None,
             strength=request.strength,
             unread_prompt=image.unread_prompt,
             versions=self._versions,
             pixels_sha256=sha256,
-            threads=torch.get_num_threads() if self._parts.device.type == "cpu" else None,
+            threads=torch.get_num_threads() if parts.device.type == "cpu" else None,
+            decoder_tile=image.decoder_tile,
         )
+
+
+def _texts(request: GenerationRequest) -> list[str]:
+    """Return the texts that a request needs embedded."""
+    guided = guidance.is_guided(request.guidance_scale)
+    return [request.prompt, request.negative_prompt] if guided else [request.prompt]
+
+
+def _sizes(image: Denoising) -> Sizes:
+    return image.networks.sizes(image.latents.shape, image.conditional.shape)
+
+
+def _fail_shapes(images: Iterable[Denoising], failure: OutOfMemory) -> list[Denoising]:
+    """Fail the images of shapes that do not fit at all, and return the others."""
+    left = []
+    for image in images:
+        try:
+            _sizes(image)
+        except OutOfMemory:
+            image.failure = failure.with_traceback(None)
+        else:
+            left.append(image)
+    return left
+
+
+def _first_latents(
+    request: GenerationRequest, sampler: Sampler, networks: Networks
+) -> torch.Tensor:
+    """Return the latents [1, channels, height, width] that the first step starts from."""
+    draws = noise.generator(request.seed)
+    if request.source is None:
+        shape = networks.autoencoder.shape(request.width, request.height)
+        return sampler.start_from_noise(networks.place(noise.draw(draws, shape)))
+    # The order of the two draws is the pipeline's: the autoencoder's sample, then the noise.
+    latents = networks.autoencoder.encode(request.source, draws)
+    return sampler.start_from_latents(latents, networks.place(noise.draw(draws, latents.shape)))
+
+
+def _predict(batch: Batch[Denoising]) -> list[torch.Tensor]:
+    """Return the guided prediction for each image of `batch` from one UNet call.
+
+    The unconditional rows come first; an image without guidance has none. Rows that are
+    missing to the size of the call repeat the last one, and nobody looks at them.
+    """
+    guided = [image for image in batch.images if image.unconditional is not None]
+    rows = [*guided, *batch.images]
+    text = [
+        *(image.unconditional for image in guided if image.unconditional is not None),
+        *(image.conditional for image in batch.images),
+    ]
+    missing = batch.size - len(rows)
+    scaled = [image.sampler.scale(image.latents) for image in rows]
+    timesteps = [image.sampler.timestep for image in rows]
+    predictions = batch.images[0].networks.unet(
+        torch.cat([*scaled, *scaled[-1:] * missing]),
+        torch.stack([*timesteps, *timesteps[-1:] * missing]).float(),
+        torch.cat([*text, *text[-1:] * missing]),
+    )
+    unconditional = iter(_rows(predictions[: len(guided)]))
+    conditional = _rows(predictions[len(guided) : len(rows)])
+    return [
+        prediction
+        if image.unconditional is None
+        else guidance.guide(next(unconditional), prediction, image.request.guidance_scale)
+        for image, prediction in zip(batch.images, conditional, strict=True)
+    ]
+
+
+def _rows(batch: torch.Tensor) -> list[torch.Tensor]:
+    """Return each row of `batch` as a batch of one."""
+    return [batch[row : row + 1] for row in range(len(batch))]

@@ -4,9 +4,13 @@
     ├── InvalidRequest       a value of the request is out of range or makes no sense
     │   └── InvalidSource    the image to start from cannot be used
     ├── QueueFull            the queue takes no more jobs at the moment
-│   └── MemberQueueFull  it takes no more of this person's
+    │   └── MemberQueueFull  it takes no more of this person's
     ├── ModelError           the model cannot be found, read or trusted
     ├── EngineFailed         the engine broke while it made a picture
+    │   ├── OutOfMemory      it does not fit into the memory of the device
+    │   ├── NotFinite        its numbers overflowed
+    │   └── SetAside         it broke the engine more than once
+    ├── EngineLost           the engine stopped, or hangs; its jobs are done by the next one
     └── MetadataError        a file holds no recipe, or one that cannot be read
 
 `str(error)` is always one sentence that says what is wrong and what to do.
@@ -14,9 +18,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class GenerationError(Exception):
     """The root of this package's errors; its text is fit for the person who asked."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # They cross from the engine's process; Exception's own way calls __init__ with the text.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(
+    kind: type[GenerationError], args: tuple[Any, ...], fields: dict[str, Any]
+) -> GenerationError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class InvalidRequest(GenerationError):
@@ -61,6 +79,36 @@ class ModelError(GenerationError):
 
 class EngineFailed(GenerationError):
     """The engine could not finish a picture."""
+
+
+class OutOfMemory(EngineFailed):
+    """A picture does not fit into the memory of the device, alone and in tiles."""
+
+    def __init__(self) -> None:
+        super().__init__("There is not enough memory for this picture; ask for a smaller size.")
+
+
+class NotFinite(EngineFailed):
+    """A picture's numbers overflowed, in float32 too."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The numbers of this picture overflowed; try another seed or a lower guidance scale."
+        )
+
+
+class SetAside(EngineFailed):
+    """A job broke the engine more than once."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This picture broke the engine twice, so it is set aside; try other settings, or ask "
+            "the operator to look at the log."
+        )
+
+
+class EngineLost(GenerationError):
+    """The engine stopped or does not answer; nothing that it was making is left of it."""
 
 
 class MetadataError(GenerationError):

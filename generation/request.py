@@ -205,7 +205,8 @@ class Recipe:
 
     `unread_prompt` is the end of the prompt for which the model had no tokens left. `threads`
     is how many threads a CPU computed with, which decides the order of its sums and so the
-    last bits; None on other devices, and in recipes older than this field.
+    last bits; None on other devices, and in recipes older than this field. `decoder_tile` is
+    the edge in pixels of the tiles in which the picture was decoded where memory was short.
     """
 
     prompt: str
@@ -227,6 +228,7 @@ class Recipe:
     versions: Mapping[str, str]
     pixels_sha256: str
     threads: int | None = None
+    decoder_tile: int | None = None
 
     def request(self, source: Pixels | None) -> GenerationRequest:
         """Return the request that makes this one image again.
@@ -277,6 +279,8 @@ class Recipe:
             raise ValueError("the recipe has a value of the wrong type in versions")
         if values["threads"] is not None and not 1 <= values["threads"] <= _THREADS_MAX:
             raise ValueError(f"the recipe has threads out of the range 1 to {_THREADS_MAX}")
+        if values["decoder_tile"] is not None and not 1 <= values["decoder_tile"] <= SIZE_MAX:
+            raise ValueError(f"the recipe has a decoder tile out of the range 1 to {SIZE_MAX}")
         return cls(**values)
 
 
@@ -297,10 +301,16 @@ class GeneratedImage:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`step` of `steps` denoising steps of a job are done."""
+    """`step` of `steps` denoising steps of a job are done.
+
+    `seconds` is how long its pictures will still take as far as can be told, and `preview` a
+    small picture of what they will be, where there is one. Neither makes it another event.
+    """
 
     step: int
     steps: int
+    seconds: float | None = field(default=None, compare=False)
+    preview: Pixels | None = field(default=None, compare=False)
 
     @property
     def percent(self) -> int:
@@ -310,9 +320,13 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A job waits; `position` 1 is the next to run."""
+    """A job waits; `position` 1 is the next to run.
+
+    `seconds` is how long it will take until its pictures are there, as far as can be told.
+    """
 
     position: int
+    seconds: float | None = field(default=None, compare=False)
 
 
 Event = Waiting | Progress

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -10,9 +13,28 @@ from diffusers import DDIMScheduler, LMSDiscreteScheduler
 
 from .request import SchedulerName, start_step
 
+
+class _LMSScheduler(LMSDiscreteScheduler):  # type: ignore[misc]  # diffusers has no types
+    """diffusers' scheduler, which integrates each coefficient once for a schedule.
+
+    The integrals depend on the schedule alone, and at a millisecond each they are a good part
+    of a step on a fast device. Copies of a scheduler share what is known.
+    """
+
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        super().set_timesteps(*args, **kwargs)
+        self._coefficients: dict[tuple[int, int, int], float] = {}
+
+    def get_lms_coefficient(self, order: int, t: int, current_order: int) -> float:
+        key = (order, int(t), current_order)
+        if key not in self._coefficients:
+            self._coefficients[key] = super().get_lms_coefficient(order, t, current_order)
+        return self._coefficients[key]
+
+
 _CLASSES: Final[Mapping[SchedulerName, Any]] = {
     "ddim": DDIMScheduler,
-    "lms": LMSDiscreteScheduler,
+    "lms": _LMSScheduler,
 }
 # What StableDiffusionPipeline writes over any scheduler that it is given: the models were
 # trained with an offset of one step, and clipping is for pixels, not for latents.
@@ -35,13 +57,12 @@ class Sampler:
         steps: int,
         strength: float | None = None,
     ) -> None:
-        self._scheduler = _CLASSES[name].from_config({**config, **_PIPELINE_SETTINGS})
-        self._scheduler.set_timesteps(steps)
-        _drop_surplus(self._scheduler, steps)
+        self._scheduler = _fresh(_schedule(name, json.dumps(dict(config)), steps))
         self._is_multistep = name == "lms"
         self._timesteps: torch.Tensor = self._scheduler.timesteps
         self._start = start_step(len(self._timesteps), strength)
         self._taken = 0
+        self._predicted: torch.Tensor | None = None
         if self._is_multistep:
             self._scheduler.set_begin_index(self._start)
 
@@ -59,6 +80,11 @@ class Sampler:
     def timestep(self) -> torch.Tensor:
         """Return the timestep of the next step, a scalar (fractional for some LMS settings)."""
         return self._timesteps[self._start + self._taken]
+
+    @property
+    def predicted(self) -> torch.Tensor | None:
+        """Return the finished latents as the last step saw them; None before the first."""
+        return self._predicted
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -95,10 +121,27 @@ class Sampler:
         options = {"order": min(self._taken + 1, _LMS_ORDER)} if self._is_multistep else {}
         timestep = self.timestep
         self._taken += 1
-        stepped: torch.Tensor = self._scheduler.step(
-            prediction, timestep, latents, **options, return_dict=False
-        )[0]
+        output = self._scheduler.step(prediction, timestep, latents, **options)
+        self._predicted = output.pred_original_sample
+        stepped: torch.Tensor = output.prev_sample
         return stepped
+
+
+@lru_cache(maxsize=256)
+def _schedule(name: SchedulerName, config: str, steps: int) -> Any:
+    """Return a scheduler at the start of its schedule, to be copied and never stepped."""
+    scheduler = _CLASSES[name].from_config({**json.loads(config), **_PIPELINE_SETTINGS})
+    scheduler.set_timesteps(steps)
+    _drop_surplus(scheduler, steps)
+    return scheduler
+
+
+def _fresh(scheduler: Any) -> Any:
+    """Return a copy with a state of its own; the tables of the schedule are shared."""
+    own = copy.copy(scheduler)
+    if isinstance(own, LMSDiscreteScheduler):
+        own.derivatives = []
+    return own
 
 
 def _drop_surplus(scheduler: Any, steps: int) -> None:

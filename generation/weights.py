@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from . import kernels
 from .errors import ModelError
 from .locate import ModelProfile
 from .model_files import (
@@ -50,13 +51,16 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     offload: bool = False,
+    compiled: bool = False,
 ) -> Components:
     """Return the networks of a model, ready to run, and leave the global random state alone.
 
     Without a `device` accelerate chooses: the accelerator if there is one, else the CPU.
     Without a `dtype` (`float16`, `bfloat16` or `float32`) it is float16 on CUDA and float32
     elsewhere. With `offload` only the network that runs is on the device and the others
-    wait in main memory; on the CPU that changes nothing.
+    wait in main memory; on the CPU that changes nothing. The networks are prepared by
+    `generation.kernels`, so that rows of a batch do not depend on each other; with `compiled`
+    the UNet's convolutions are left to the compiler.
 
     Raises:
         ModelError: a file is broken, the device is not there or its memory too small.
@@ -68,6 +72,8 @@ def load(
         tokenizer = _load_tokenizer(profile.folder / "tokenizer")
         networks = {part: _load_network(profile.folder, part, files, kind) for part in _NETWORKS}
     _place(networks, place, offload=offload and place.type != "cpu")
+    kernels.prepare(networks["unet"], pack=not compiled)
+    kernels.prepare(networks["vae"])
     return Components(
         tokenizer=tokenizer,
         **networks,

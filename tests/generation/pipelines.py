@@ -20,6 +20,7 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from generation import kernels
 from generation.pictures import to_image
 from generation.request import GeneratedImage, GenerationRequest
 
@@ -34,9 +35,16 @@ class Pipelines:
     image: StableDiffusionImg2ImgPipeline
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Load both from a folder, in float32."""
+    def load(cls, folder: Path, *, stock: bool = False) -> Self:
+        """Load both from a folder, in float32.
+
+        Unless `stock`, their networks sum in the order of the engine's, so that what is left to
+        compare, to the last bit, is all that the engine does itself.
+        """
         text = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        if not stock:
+            kernels.prepare(text.unet)
+            kernels.prepare(text.vae)
         image = StableDiffusionImg2ImgPipeline(**text.components, requires_safety_checker=False)
         for pipeline in (text, image):
             pipeline.set_progress_bar_config(disable=True)

@@ -1,0 +1,160 @@
+"""From pixels to latents and back, and a quick look at latents on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from torch.nn import functional
+
+from . import noise
+from .batching import Sizes
+from .fitting import Bounds, measure
+from .models.stable_diffusion import Components
+from .request import Pixels
+
+_LADDER: Final = (1, 2, 4)
+# A decoder call holds up everybody's next step, so it should not take much longer than one.
+_SECONDS: Final = 0.3
+_PROBES: Final = 8
+_PROBE_COLOURS: Final = 4
+
+
+class Autoencoder:
+    """The autoencoder of a model.
+
+    With `exact` a picture is the same to the last bit whatever is decoded beside it. Without
+    `shared` nothing is: each is decoded alone.
+    """
+
+    def __init__(self, parts: Components, *, exact: bool, shared: bool) -> None:
+        self._parts = parts
+        ladder = _LADDER if shared else ()
+        self._bounds = Bounds(base=1, ladder=ladder, seconds=_SECONDS, exact=exact)
+        config = parts.vae.config
+        self._factor = 2 ** (len(config.block_out_channels) - 1)
+        self._scaling: float = config.scaling_factor
+        self._sizes: dict[tuple[int, ...], Sizes] = {}
+        self._colours = self._fit_colours()
+
+    def shape(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the shape of the latents of one picture, [1, channels, height, width]."""
+        channels: int = self._parts.vae.config.latent_channels
+        return (1, channels, height // self._factor, width // self._factor)
+
+    def sizes(self, shape: Sequence[int]) -> Sizes:
+        """Return how many latents of `shape` [1, channels, height, width] to decode at once."""
+        key = tuple(shape[1:])
+        if key not in self._sizes:
+            # Like real ones in scale; what they show does not matter.
+            probe = self._place(noise.draw(noise.generator(0), (1, *key)))
+            self._sizes[key] = measure(
+                lambda rows: self._decode(probe.expand(rows, -1, -1, -1).contiguous()),
+                self._bounds,
+                self._parts.device,
+            )
+        return self._sizes[key]
+
+    def encode(self, source: Pixels, draws: torch.Generator) -> torch.Tensor:
+        """Return a sample of the posterior for `source`, scaled for the UNet.
+
+        The sample is drawn from `draws`, on the CPU.
+        """
+        rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8)
+        image = rgb.reshape(1, source.height, source.width, 3).permute(0, 3, 1, 2)
+        posterior = self._parts.vae.encode(
+            self._place(2.0 * (image.to(torch.float32) / 255.0) - 1.0)
+        ).latent_dist
+        sample: torch.Tensor = posterior.mean + posterior.std * self._place(
+            noise.draw(draws, posterior.mean.shape)
+        )
+        return self._scaling * sample
+
+    def decode(self, latents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the pictures of `latents`, all of one shape, [3, height, width] from -1 to 1.
+
+        Raises:
+            torch.OutOfMemoryError: not even one fits into the memory.
+        """
+        waiting, pictures = list(latents), list[torch.Tensor]()
+        for size in self.sizes(latents[0].shape).split(len(waiting)):
+            group, waiting = waiting[:size], waiting[size:]
+            rows = torch.cat([*group, *[group[-1]] * (size - len(group))])
+            pictures += self._decode(rows)[: len(group)].unbind()
+        return pictures
+
+    def decode_in_tiles(self, latents: torch.Tensor, tile: int) -> torch.Tensor:
+        """Return the picture of `latents`, decoded in overlapping tiles of `tile` pixels.
+
+        It takes less memory; the tiles are blended, so other pixels come out than whole.
+        """
+        vae = self._parts.vae
+        kept = vae.tile_sample_min_size, vae.tile_latent_min_size
+        vae.tile_sample_min_size = tile
+        vae.tile_latent_min_size = tile // self._factor
+        vae.enable_tiling()
+        try:
+            return self._decode(latents)[0]
+        finally:
+            vae.disable_tiling()
+            vae.tile_sample_min_size, vae.tile_latent_min_size = kept
+
+    def tile_for(self, latents: torch.Tensor) -> int | None:
+        """Return the largest tile, in pixels, that is worth trying; None if there is none."""
+        return self.smaller(self._factor * min(latents.shape[2:]))
+
+    def smaller(self, tile: int) -> int | None:
+        """Return a tile of about half the edge of `tile`; None if that is too small."""
+        # The tiles overlap by a quarter, which has to be whole latents.
+        least = 4 * self._factor
+        half = tile // 2 - tile // 2 % least
+        return half or None
+
+    def glance(self, latents: torch.Tensor) -> Pixels:
+        """Return a small picture of latents [1, channels, height, width], a pixel for each.
+
+        A latent's colour is close to linear in its channels; the decoder is not needed.
+        """
+        planes = latents[0].flatten(1).t().float()
+        rgb = planes @ self._colours[:-1] + self._colours[-1]
+        return to_pixels(rgb.t().reshape(3, *latents.shape[2:]))
+
+    def _fit_colours(self) -> torch.Tensor:
+        """Return the map from latents to RGB, [channels + 1, 3]; its last row is the offset.
+
+        It is the least-squares fit over smooth random pictures and what the encoder makes of
+        them, so it needs no table of known models.
+        """
+        draws = noise.generator(0)
+        side = _PROBE_COLOURS * 2 * self._factor
+        colours = noise.draw(draws, (_PROBES, 3, _PROBE_COLOURS, _PROBE_COLOURS)).clamp(-2, 2) / 2
+        smooth = functional.interpolate(colours, (side, side), mode="bilinear").clamp(-1, 1)
+        latents = [
+            self._parts.vae.encode(self._place(picture)).latent_dist.mean
+            for picture in torch.split(smooth, 1)
+        ]
+        known = self._scaling * torch.cat(latents).float().cpu()
+        wanted = functional.avg_pool2d(smooth, self._factor)
+        planes = known.permute(0, 2, 3, 1).flatten(0, 2)
+        planes = torch.cat([planes, torch.ones(len(planes), 1)], dim=1)
+        fit = torch.linalg.lstsq(planes, wanted.permute(0, 2, 3, 1).flatten(0, 2)).solution
+        fitted: torch.Tensor = fit.nan_to_num(0.0).to(self._parts.device)
+        return fitted
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        decoded: torch.Tensor = self._parts.vae.decode(latents / self._scaling, return_dict=False)[
+            0
+        ]
+        return decoded
+
+    def _place(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device=self._parts.device, dtype=self._parts.dtype)
+
+
+def to_pixels(picture: torch.Tensor) -> Pixels:
+    """Return a picture [3, height, width] from -1 to 1 as bytes, rounded to the nearest."""
+    unit = (picture * 0.5 + 0.5).clamp(0, 1).float().cpu()
+    rgb = (unit.permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous()
+    height, width, _ = rgb.shape
+    return Pixels(width, height, rgb.numpy().tobytes())

@@ -1,0 +1,166 @@
+"""How many rows fit into a call, measured on the device at hand.
+
+Three things bound a call: the memory, the patience of whoever wants to join (a call is not
+broken off), and, where pictures have to be the same to the last bit, the sizes for which the
+kernels of this device sum in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from .batching import Sizes
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[int], torch.Tensor]
+"""Makes a call of so many rows that are all the same; returns `[rows, ...]`."""
+
+LADDER: Final = (1, 2, 4, 8, 16, 32, 64)
+# A larger call has to make about as many rows a second as the best. Not more: what else runs on
+# the machine just now must not decide for all time. What two sizes running do not, more will not.
+_GAIN: Final = 0.85
+_MISSES: Final = 2
+# Where fewer threads may be better, and what they have to save.
+_FEW_ROWS: Final = 4
+_CLEARLY: Final = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a call may be: one of `ladder` in rows, and at most `seconds` long.
+
+    With `exact` only sizes count whose rows, wherever they are, equal the first of a call of
+    `base` rows to the last bit. A call of `base` rows is always allowed.
+    """
+
+    base: int = 2
+    ladder: tuple[int, ...] = LADDER
+    seconds: float = 0.5
+    exact: bool = True
+
+
+def measure(call: Call, bounds: Bounds, device: torch.device) -> Sizes:
+    """Return the sizes of calls that fit, with the seconds that each takes.
+
+    The sizes grow until the next is too slow, too large for the memory, or brings nothing.
+
+    Raises:
+        torch.OutOfMemoryError: not even `bounds.base` rows fit.
+    """
+    reference, first = _timed(call, bounds.base, device)
+    seconds = {bounds.base: min(first, _timed(call, bounds.base, device)[1])}
+    misses = 0
+    for size in sorted(set(bounds.ladder) - {bounds.base}):
+        try:
+            rows, first = _timed(call, size, device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            log.info("%s rows do not fit into the memory of %s", size, device)
+            break
+        if bounds.exact and not _agree(rows, reference):
+            log.debug("%s rows give other bits than %s", size, bounds.base)
+            if first > bounds.seconds:
+                break
+            continue
+        # The first call of a size may also choose kernels, or compile them.
+        taken = min(first, _timed(call, size, device)[1])
+        if size > bounds.base and taken > bounds.seconds:
+            break
+        if size < bounds.base or size / taken > _GAIN * _fastest(seconds):
+            seconds[size] = taken
+            misses = 0
+        else:
+            misses += 1
+            if misses == _MISSES:
+                break
+    release(device)
+    return Sizes(dict(sorted(seconds.items())))
+
+
+def fewer_threads(call: Call, sizes: Sizes) -> tuple[Sizes, dict[int, int]]:
+    """Return `sizes` with the times of the best number of threads, and where that is not all.
+
+    The threads of a CPU wait for each other after each operation. With few rows that can cost
+    more than it brings, and the more so the busier the machine. A number of threads for which
+    the rows are not the same to the last bit is not taken.
+    """
+    everything = torch.get_num_threads()
+    best: dict[int, int] = {}
+    seconds = dict(sizes.seconds)
+    cpu = torch.device("cpu")
+    for size in sorted(seconds):
+        if size > _FEW_ROWS:
+            break
+        reference = call(size)
+        for count in sorted({1, max(1, everything // 2)} - {everything}):
+            with computing_on(count):
+                rows, first = _timed(call, size, cpu)
+                taken = min(first, _timed(call, size, cpu)[1])
+            if taken < _CLEARLY * seconds[size] and torch.equal(rows, reference):
+                seconds[size], best[size] = taken, count
+    return Sizes(seconds), best
+
+
+@contextmanager
+def computing_on(threads: int | None) -> Iterator[None]:
+    """Compute on so many threads of the CPU while inside; None leaves that as it is."""
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fastest(seconds: Mapping[int, float]) -> float:
+    return max(rows / time for rows, time in seconds.items())
+
+
+def _agree(rows: torch.Tensor, reference: torch.Tensor) -> bool:
+    return torch.equal(rows, reference[:1].expand_as(rows))
+
+
+def _timed(call: Call, size: int, device: torch.device) -> tuple[torch.Tensor, float]:
+    """Return the rows of a call, and the seconds that it took."""
+    synchronize(device)
+    start = time.perf_counter()
+    rows = call(size)
+    synchronize(device)
+    return rows, time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` says that memory ran out, on an accelerator or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU's allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("not enough memory", "out of memory", "can't allocate")
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give the memory that nothing holds any more back to the device.
+
+    The traceback of an error has to be dropped before, or its frames hold the tensors.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,126 @@
+"""Networks made to compute each row of a batch by itself, to the last bit.
+
+Libraries choose a kernel by the shape of its input, and another kernel sums in another
+order. On a CPU two places depend on the number of rows: convolutions, which oneDNN plans
+anew for each shape, and linear layers on `[rows, channels]`, where the rows are a dimension
+of the matrix product itself. Both are replaced here by modules whose row `k` is the same
+whatever rows are beside it, and a picture then depends neither on load nor on neighbours.
+
+The convolutions keep their weights in oneDNN's own order, which also saves bringing them
+into it at every call: at two rows that is a good part of the call.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+# The linear layers of diffusers' UNets that see one vector a row: they read the timestep.
+_VECTOR_LAYERS: Final = ("time_embedding.", "add_embedding.", "time_emb_proj")
+_PACKED_ROWS: Final = 8
+_PACKED_SHAPES: Final = 4
+# Packed copies take room. Networks above this compute for so long that packing at every call
+# does not count, so they stay as they are.
+_PACKED_BYTES: Final = 2**30
+
+
+class PackedConv2d(nn.Module):
+    """A convolution by oneDNN whose weights are packed once; same results, other bits.
+
+    It takes and returns what `torch.nn.Conv2d` does; padding has to be zeros. The best order
+    of the weights depends on the height and width of the input, so there are as many packed
+    copies as sizes of pictures that are being made.
+    """
+
+    def __init__(self, plain: nn.Conv2d) -> None:
+        super().__init__()
+        self._geometry = (
+            [int(side) for side in plain.padding],
+            list(plain.stride),
+            list(plain.dilation),
+            plain.groups,
+        )
+        self.weight = plain.weight
+        self.bias: torch.Tensor | None = plain.bias
+        # No parameters: a packed tensor can neither be saved nor moved like one.
+        self._packed: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the convolution of `rows` [n, channels, height, width]."""
+        convolved: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            rows, self._weight_for(rows.shape), self.bias, *self._geometry, "none", [], ""
+        )
+        return convolved
+
+    def _weight_for(self, shape: torch.Size) -> torch.Tensor:
+        key = tuple(shape[2:])
+        if key not in self._packed:
+            # Always for the same number of rows: another might be packed in another way.
+            self._packed[key] = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, *self._geometry, (_PACKED_ROWS, *shape[1:])
+            )
+            if len(self._packed) > _PACKED_SHAPES:
+                self._packed.popitem(last=False)
+        self._packed.move_to_end(key)
+        return self._packed[key]
+
+
+class RowwiseLinear(nn.Module):
+    """A linear layer on `[rows, channels]` that multiplies each row by itself."""
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        # As it was for whoever looks, but laid out for the product that is made of it.
+        laid_out = plain.weight.detach().t().contiguous().t()
+        self.weight = nn.Parameter(laid_out, requires_grad=False)
+        self.bias: torch.Tensor | None = plain.bias
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return `x W + b` for each row `x` of `rows` [n, channels]."""
+        weights = self.weight.t().expand(len(rows), -1, -1)
+        products = torch.bmm(rows.unsqueeze(1), weights).squeeze(1)
+        return products if self.bias is None else products + self.bias
+
+
+def prepare(network: nn.Module, *, pack: bool = True) -> None:
+    """Put these modules into a network on a CPU in float32, or the best layout elsewhere.
+
+    It changes `network` in place. Without `pack`, or where oneDNN is missing, convolutions are
+    left as they are.
+    """
+    device = next(network.parameters()).device
+    dtype = next(network.parameters()).dtype
+    if device.type == "cuda":
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    if device.type != "cpu" or dtype != torch.float32:
+        return
+    size = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    packs = pack and size <= _PACKED_BYTES and _can_pack()
+    for name, module in list(network.named_modules()):
+        if packs and _is_packable(module):
+            _replace(network, name, PackedConv2d(module))
+        elif isinstance(module, nn.Linear) and any(layer in name for layer in _VECTOR_LAYERS):
+            _replace(network, name, RowwiseLinear(module))
+
+
+def _can_pack() -> bool:
+    """Return whether this build of torch has oneDNN and the two calls, which are not public."""
+    calls = ("_reorder_convolution_weight", "_convolution_pointwise")
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_onednn and all(hasattr(torch.ops.mkldnn, call) for call in calls)
+
+
+def _is_packable(module: Any) -> bool:
+    return (
+        type(module) is nn.Conv2d
+        and module.padding_mode == "zeros"
+        and isinstance(module.padding, tuple)
+    )
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, module)

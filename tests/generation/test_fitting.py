@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from generation.fitting import LADDER, Bounds, is_out_of_memory, measure
+
+CPU = torch.device("cpu")
+FULL = {
+    "torch": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cpu": RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to"),
+    "posix": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+}
+
+
+class Device:
+    """A call that takes the time, and gives the bits, that a test wants."""
+
+    def __init__(
+        self,
+        *,
+        seconds: Callable[[int], float] = lambda rows: 0.001,
+        bits: Callable[[int], float] = lambda rows: 0.5,
+        room: int = 10_000,
+        full: Exception = FULL["torch"],
+    ) -> None:
+        self.calls: list[int] = []
+        self._seconds, self._bits, self._room, self._full = seconds, bits, room, full
+
+    def __call__(self, rows: int) -> torch.Tensor:
+        self.calls.append(rows)
+        if rows > self._room:
+            raise self._full
+        time.sleep(self._seconds(rows))
+        return torch.full((rows, 3), self._bits(rows))
+
+
+def test_sizes_grow_for_as_long_as_more_rows_take_no_longer() -> None:
+    sizes = measure(Device(), Bounds(), CPU)
+    assert tuple(sizes.seconds) == LADDER
+    assert all(0.001 <= seconds < 0.1 for seconds in sizes.seconds.values())
+
+
+def test_what_brings_nothing_is_left_out_and_nothing_larger_is_tried() -> None:
+    device = Device(seconds=lambda rows: 0.004 if rows <= 4 else 0.004 * (rows / 4) ** 2)
+    assert measure(device, Bounds(seconds=10), CPU).most == 4
+    assert max(device.calls) == 16
+
+
+@pytest.mark.parametrize("full", FULL.values(), ids=FULL)
+def test_what_does_not_fit_into_the_memory_is_not_offered(full: Exception) -> None:
+    device = Device(room=8, full=full)
+    assert measure(device, Bounds(), CPU).most == 8
+    assert device.calls.count(16) == 1
+    assert 32 not in device.calls
+
+
+def test_not_even_the_smallest_call_fits() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        measure(Device(room=1), Bounds(), CPU)
+
+
+def test_another_error_is_not_taken_for_memory() -> None:
+    broken = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"):
+        measure(Device(room=4, full=broken), Bounds(), CPU)
+
+
+def test_sizes_with_other_bits_are_left_out_where_it_has_to_be_exact() -> None:
+    def bits(rows: int) -> float:
+        return 0.5 if rows in (2, 8, 32) else 0.5000001
+
+    assert set(measure(Device(bits=bits), Bounds(), CPU).seconds) == {2, 8, 32}
+    assert set(measure(Device(bits=bits), Bounds(exact=False), CPU).seconds) == set(LADDER)
+
+
+def test_a_size_of_which_one_row_has_other_bits_is_left_out() -> None:
+    def call(rows: int) -> torch.Tensor:
+        made = torch.full((rows, 3), 0.5)
+        if rows == 8:
+            made[7, 1] = 0.6
+        return made
+
+    assert 8 not in measure(call, Bounds(ladder=(2, 4, 8, 16)), CPU).seconds
+
+
+def test_the_base_is_offered_however_slow_it_is_and_whether_or_not_it_is_on_the_ladder() -> None:
+    device = Device(seconds=lambda rows: 0.01 * rows)
+    assert set(measure(device, Bounds(base=6, ladder=(8, 16), seconds=0.001), CPU).seconds) == {6}
+    assert max(device.calls) == 8
+
+
+def test_a_call_is_no_longer_than_others_have_patience_for() -> None:
+    device = Device(seconds=lambda rows: 0.01 * rows**0.5)
+    sizes = measure(device, Bounds(seconds=0.03), CPU)
+    assert sizes.most in (4, 8)  # 20 ms, 28 ms; 16 rows are 40 ms
+    assert max(device.calls) <= 16
+
+
+def test_what_is_too_slow_is_not_followed_by_what_is_slower_even_with_other_bits() -> None:
+    device = Device(seconds=lambda rows: 0.005 * rows, bits=lambda rows: 0.5 + (rows > 2) * rows)
+    assert set(measure(device, Bounds(seconds=0.03), CPU).seconds) == {1, 2}
+    assert max(device.calls) <= 8
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("not enough memory"), False),
+    ],
+)
+def test_errors_that_say_that_memory_ran_out_are_known(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) is expected
