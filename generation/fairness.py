@@ -6,16 +6,18 @@ stay in the order in which they came.
 
 Everybody who has something waiting is a flow with a *start tag*. The flow with the smallest
 tag is served next, and its tag then rises by the job's cost over the flow's weight. A flow
-that comes back from being idle starts no lower than the tag that is being served now: nobody
-saves up a claim while away. Nor does anybody pay for having had the engine to themselves,
-since the tag that is being served rises with theirs.
+that comes back from being idle starts no lower than the *virtual time*: nobody saves up a
+claim while away. The virtual time is that of Bennett and Zhang, "Hierarchical Packet Fair
+Queueing Algorithms" (SIGCOMM 1996): no lower than the tag that is being served, and with each
+job that is done it moves on by that job's part for each of those who wait. So nobody pays for
+having had the engine to themselves: the virtual time rises with their tag.
 
-Nobody starves. While a flow waits its tag stays where it is; each job that is served in its
-stead raises another flow's tag by at least the smallest cost over the largest weight, and a
-new flow starts no lower than the tag that is being served. So only finitely many jobs can
-come first: for each other flow, those that fit between its tag and the waiting one's, and
-one more. In particular 200 jobs of one member delay the first job of another by the one job
-that is being served when it comes.
+Nobody starves. While a flow waits its tag stays where it is. Each job that is served in its
+stead raises another flow's tag by at least the smallest cost over the largest weight, and the
+virtual time by that over the number of flows that wait, which is bounded. So after finitely
+many jobs whoever comes starts above the waiting flow's tag, however many new ones come, and of
+those who were there before only finitely many jobs have tags below it. In particular 200 jobs
+of one member delay the first job of another by the one job that is being served when it comes.
 """
 
 from __future__ import annotations
@@ -66,6 +68,10 @@ class Turns:
 
     def __init__(self) -> None:
         self._now = 0.0
+        # What the job that is being served adds to the virtual time once it is done.
+        self._coming = 0.0
+        # When flows were last seen waiting: who waits on at the same time was never idle.
+        self._left: dict[Hashable, float] = {}
         self._tags: dict[Hashable, float] = {}
         self._heads: list[tuple[float, int, Hashable]] = []
         self._waiting: dict[Hashable, int] = {}
@@ -73,6 +79,8 @@ class Turns:
     def __copy__(self) -> Turns:
         other = Turns()
         other._now = self._now
+        other._coming = self._coming
+        other._left = self._left.copy()
         other._tags = self._tags.copy()
         other._heads = self._heads.copy()
         other._waiting = self._waiting.copy()
@@ -83,13 +91,17 @@ class Turns:
 
     def wait(self, flow: Hashable, arrival: int) -> None:
         """Have `flow` wait with a head that came as number `arrival`; ties go to the earlier."""
-        tag = self._tags[flow] = max(self._tags.get(flow, 0.0), self._now)
+        tag = self._tags.get(flow, self._now)
+        if self._left.pop(flow, None) != self._now:
+            tag = max(tag, self._now)
+        self._tags[flow] = tag
         self._waiting[flow] = arrival
         heapq.heappush(self._heads, (tag, arrival, flow))
 
     def leave(self, flow: Hashable) -> None:
         """Take a flow out whose last job was withdrawn."""
         del self._waiting[flow]
+        self._left[flow] = self._now
 
     def first(self) -> Hashable:
         """Return the waiting flow whose turn it is.
@@ -110,13 +122,16 @@ class Turns:
 
     def serve(self, flow: Hashable, amount: float) -> None:
         """Give `flow`, which is first, its turn; it waits no more until it says so again."""
+        self._now = max(self._now + self._coming, self._tags[flow])
+        self._coming = amount / len(self._waiting)
         del self._waiting[flow]
-        self._now = self._tags[flow]
         self._tags[flow] += amount
-        # An idle flow at or below the tag that is served has nothing to be remembered for.
+        self._left[flow] = self._now
+        # An idle flow at or below the virtual time has nothing to be remembered for.
         for idle in [f for f, tag in self._tags.items() if tag <= self._now]:
-            if idle not in self._waiting:
+            if idle not in self._waiting and idle != flow:
                 del self._tags[idle]
+                self._left.pop(idle, None)
 
 
 @dataclass(slots=True)

@@ -1,14 +1,14 @@
-"""`python -m tests.fairness`: a day of 10,000 members, both orders, in one run."""
+"""`python -m tests.fairness`: a day of 10,000 members, both ways, in one run."""
 
 from __future__ import annotations
 
 import argparse
 
-from .simulation import Fair, FirstComeFirstServed, Waiting, a_day, waits
+from .simulation import Waiting, a_day, in_turns, one_by_one
 
 
 def main() -> None:
-    """Print the waiting times of single jobs and of those in bursts, under both orders."""
+    """Print the waiting times of single jobs and of those in bursts, both ways."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", type=int, default=10_000)
     parser.add_argument("--servers", type=int, default=50)
@@ -17,12 +17,16 @@ def main() -> None:
     parser.add_argument("--burst-size", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     asks = a_day(**vars(parser.parse_args()))
-    print(f"{len(asks):,} jobs, {sum(ask.seconds for ask in asks) / 864:.0f} % of the day")
-    for order in (FirstComeFirstServed(), Fair()):
-        waited = waits(asks, order)
+    print(f"{len(asks):,} jobs, {sum(ask.seconds for ask in asks) / 864:.0f} % of a day singly")
+    for name, way in (("one by one, first come", one_by_one), ("in turns, together", in_turns)):
+        served = way(asks)
         for kind, is_burst in (("single", False), ("burst", True)):
-            seconds = [waited[ask.number] for ask in asks if ask.is_burst is is_burst]
-            print(f"{type(order).__name__:>20}  {kind:>6} jobs: {Waiting.of(seconds)}")
+            chosen = [served[ask.number] for ask in asks if ask.is_burst is is_burst]
+            print(f"{name:>22}  {kind:>6} jobs, to the first step: ", end="")
+            print(Waiting.of(job.started for job in chosen))
+            print(f"{'':>22}  {'':>6}       to the picture:    ", end="")
+            print(Waiting.of(job.finished for job in chosen))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
-"""A day of a busy bot, simulated: fair order against first come, first served.
+"""A day of a busy bot, simulated: fair turns against first come, first served.
 
 Members ask at random over the day, most of them now and then, a few in bursts of hundreds of
-jobs. One engine serves them one after the other at a fixed speed. No clock is involved: the
-day passes as fast as the order can be computed.
+jobs. No clock is involved: the day passes as fast as it can be computed. The fair engine is
+driven by the very schedule of the product and shares its steps; the other serves one job after
+the other, as every other bot does. Both take the same time for the same call.
 """
 
 from __future__ import annotations
@@ -12,109 +13,137 @@ import random
 import statistics
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
-from generation.fairness import FairOrder, Share
+from generation.batching import Sizes
+from generation.fairness import Share
+from generation.pace import Measured
+from generation.schedule import Schedule
 
 DAY = 86_400.0
+_PIXELS = 512 * 512
+# A GPU on which a call of eight rows takes about three times as long as one of two.
+MEASURED = Measured(
+    pixels=_PIXELS,
+    step_seconds={1: 0.030, 2: 0.040, 4: 0.070, 8: 0.125},
+    decode_seconds={1: 0.05},
+)
+_STEP = Sizes(MEASURED.step_seconds)
+_ROOM = MEASURED.rows * _PIXELS / 1e6
+_STEPS = (8, 20, 30, 30, 30, 50, 150)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Ask:
-    """One job: when it comes, whose it is, and how many seconds of the engine it takes."""
+    """One job: when it comes, whose it is, and how many steps of how many rows it takes."""
 
     number: int
     at: float
     share: Share
-    seconds: float
+    steps: int
+    rows: int
     is_burst: bool
+    taken: int = 0
+    turn_ends: int = 0
+    alone: bool = False
+    load: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.load = self.rows * _PIXELS / 1e6
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the engine takes for it alone."""
+        return self.steps * _STEP.time(self.rows) + MEASURED.decode_seconds[1]
 
 
-class Order(Protocol):
-    """Decides which of the waiting jobs is next."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How long a job waited until its first step, and until its picture was there."""
 
-    def add(self, ask: Ask) -> None: ...
-
-    def pop(self) -> Ask: ...
-
-    def __len__(self) -> int: ...
-
-
-class Fair:
-    """The order of the product."""
-
-    def __init__(self) -> None:
-        self._order: FairOrder[Ask] = FairOrder()
-
-    def add(self, ask: Ask) -> None:
-        self._order.add(ask, ask.share, ask.seconds)
-
-    def pop(self) -> Ask:
-        return self._order.pop()
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-
-class FirstComeFirstServed:
-    """The order of every other bot."""
-
-    def __init__(self) -> None:
-        self._asks: deque[Ask] = deque()
-
-    def add(self, ask: Ask) -> None:
-        self._asks.append(ask)
-
-    def pop(self) -> Ask:
-        return self._asks.popleft()
-
-    def __len__(self) -> int:
-        return len(self._asks)
+    started: float
+    finished: float
 
 
 def a_day(
     *, members: int, servers: int, load: float, bursts: int, burst_size: int, seed: int
 ) -> list[Ask]:
-    """Return a day's jobs: `load` of the engine by single jobs, and bursts on top of that."""
+    """Return a day's jobs: `load` of an engine that serves singly, and bursts on top of that."""
     chance = random.Random(seed)
-    mean_seconds = 2.0
+    mean = statistics.mean(_ask(0, 0.0, Share(), steps, 2).seconds for steps in _STEPS)
     home = [chance.randrange(servers) for _ in range(members)]
     moments = [
         (chance.uniform(0, DAY), chance.randrange(members), False)
-        for _ in range(int(DAY * load / mean_seconds))
+        for _ in range(int(DAY * load / mean))
     ]
     for _ in range(bursts):
         start, member = chance.uniform(0, DAY * 0.9), chance.randrange(members)
         moments += [(start + 0.1 * index, member, True) for index in range(burst_size)]
     moments.sort()
     return [
-        Ask(
-            number=number,
-            at=at,
-            share=Share(group=home[member], member=member),
-            seconds=mean_seconds * chance.choice((0.25, 0.5, 1.0, 1.0, 1.0, 2.25)),
+        _ask(
+            number,
+            at,
+            Share(group=home[member], member=member),
+            chance.choice(_STEPS),
+            chance.choice((1, 2, 2, 2, 2)),
             is_burst=is_burst,
         )
         for number, (at, member, is_burst) in enumerate(moments)
     ]
 
 
-def waits(asks: Sequence[Ask], order: Order) -> dict[int, float]:
-    """Return for each job, by number, how many seconds it waits before the engine takes it up."""
+def _ask(
+    number: int, at: float, share: Share, steps: int, rows: int, *, is_burst: bool = False
+) -> Ask:
+    return Ask(number, at, share, steps, rows, is_burst)
+
+
+def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
+    """Return how each job fares, by number, under the schedule of the product.
+
+    The jobs whose turn it is take each step together; between two steps some leave or wait
+    for their next turn, and others join.
+    """
+    schedule: Schedule[Ask] = Schedule()
+    coming = deque(asks)
+    started: dict[int, float] = {}
+    served: dict[int, Served] = {}
+    now = 0.0
+    for ask in asks:
+        ask.taken = 0
+    while coming or schedule.waiting or schedule.running:
+        if not schedule.waiting and not schedule.running:
+            now = max(now, coming[0].at)
+        while coming and coming[0].at <= now:
+            schedule.add(coming.popleft())
+        while (ask := schedule.start(_ROOM)) is not None:
+            started.setdefault(ask.number, now - ask.at)
+        running = schedule.running
+        now += _STEP.time(sum(ask.rows for ask in running))
+        for ask in running:
+            ask.taken += 1
+            if ask.taken == ask.steps:
+                now += MEASURED.decode_seconds[1]
+                served[ask.number] = Served(started[ask.number], now - ask.at)
+                schedule.remove(ask)
+            else:
+                schedule.end_turn(ask)
+    return served
+
+
+def one_by_one(asks: Sequence[Ask]) -> dict[int, Served]:
+    """Return how each job fares, by number, first come, first served, and one at a time."""
     coming = [(ask.at, ask.number, ask) for ask in asks]
     heapq.heapify(coming)
-    waited: dict[int, float] = {}
+    served: dict[int, Served] = {}
     now = 0.0
-    while coming or order:
-        if not order:
-            now = max(now, coming[0][0])
-        while coming and coming[0][0] <= now:
-            order.add(heapq.heappop(coming)[2])
-        served = order.pop()
-        waited[served.number] = now - served.at
-        now += served.seconds
-    return waited
+    while coming:
+        at, number, ask = heapq.heappop(coming)
+        now = max(now, at)
+        served[number] = Served(now - at, now + ask.seconds - at)
+        now += ask.seconds
+    return served
 
 
 @dataclass(frozen=True, slots=True)

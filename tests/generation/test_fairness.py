@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from generation.fairness import FairOrder, Share, cost
 from generation.request import Pixels
-from tests.fairness.simulation import Fair, FirstComeFirstServed, Waiting, a_day, waits
+from tests.fairness.simulation import Waiting, a_day, in_turns, one_by_one
 
 from .examples import a_request
 
@@ -171,14 +171,45 @@ def test_nobody_starves_however_many_newcomers_there_are() -> None:
         assert job
 
 
-def test_a_day_in_fair_order_spares_those_who_ask_for_one_picture() -> None:
-    asks = a_day(members=500, servers=5, load=0.6, bursts=8, burst_size=200, seed=3)
-    fair, plain = waits(asks, Fair()), waits(asks, FirstComeFirstServed())
+def test_nobody_starves_for_a_second_turn_however_many_newcomers_there_are() -> None:
+    order: FairOrder[str] = FairOrder()
+    order.add("patient", Share("server", "patient"), 50.0)
+    for number in range(10):
+        order.add(f"newcomer {number}", Share("server", number), 1.0)
+    assert order.pop() == "patient"
+    order.add("patient", Share("server", "patient"), 50.0)
+    for served in itertools.count():
+        if order.pop() == "patient":
+            break
+        order.add(f"newcomer {served + 10}", Share("server", served + 10), 1.0)
+        assert served < 1_000
+    # Its first turn was worth fifty of theirs, and ten or eleven wait at a time.
+    assert 300 < served < 600
+
+
+def test_a_day_in_turns_spares_those_who_ask_for_one_picture() -> None:
+    asks = a_day(members=500, servers=5, load=0.6, bursts=40, burst_size=200, seed=3)[:6_000]
+    fair, plain = in_turns(asks), one_by_one(asks)
     single = [ask.number for ask in asks if not ask.is_burst]
     assert len(fair) == len(plain) == len(asks)
-    assert Waiting.of(fair[n] for n in single).p95 < Waiting.of(plain[n] for n in single).p95 / 5
-    # The engine is as busy either way: fairness only says who waits.
-    assert sum(fair.values()) == pytest.approx(sum(plain.values()), rel=0.2)
+    assert (
+        Waiting.of(fair[n].started for n in single).p95
+        < Waiting.of(plain[n].started for n in single).p95 / 10
+    )
+    assert (
+        Waiting.of(fair[n].finished for n in single).median
+        < Waiting.of(plain[n].finished for n in single).median
+    )
+    # Whoever asks for hundreds waits for hundreds, but no longer than a few bursts take.
+    assert max(job.finished for job in fair.values()) < 3_600
+
+
+def test_a_day_of_ten_thousand_members_starves_nobody() -> None:
+    asks = a_day(members=10_000, servers=50, load=0.7, bursts=20, burst_size=200, seed=1)
+    served = in_turns(asks)
+    assert len(served) == len(asks) > 30_000
+    assert all(0 <= job.started < job.finished for job in served.values())
+    assert Waiting.of(job.started for job in served.values()).worst < 3_600
 
 
 def test_a_server_with_many_members_gets_no_more_turns_for_it() -> None:

@@ -1,0 +1,81 @@
+"""A job's place in the queue, shared by the event loop and the engine thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import GenerationError
+from .eta import Work
+from .fairness import Share, cost
+from .request import Event, GeneratedImage, GenerationRequest, start_step
+
+Listener = Callable[[Event], None]
+
+
+class JobCancelled(GenerationError):
+    """The job was cancelled before it was finished."""
+
+    def __init__(self) -> None:
+        super().__init__("This picture was cancelled.")
+
+
+class QueueClosed(GenerationError):
+    """The queue shut down with the job unfinished; it can be submitted again later."""
+
+    def __init__(self) -> None:
+        super().__init__("The bot is shutting down; the picture will be made when it is back.")
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Ticket:
+    """One job in the queue.
+
+    `started` is done when the engine takes the job up; `images` holds its pictures, or
+    JobCancelled, QueueClosed or another GenerationError.
+
+    The event loop writes all fields. The engine thread reads `cancelled` and `active`: whether
+    the job may take steps now, or waits for its turn between two of them.
+    """
+
+    job_id: int
+    request: GenerationRequest
+    listener: Listener
+    share: Share
+    started: asyncio.Future[None]
+    images: asyncio.Future[list[GeneratedImage]]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    active: bool = False
+    begun: bool = False
+    alone: bool = False
+    position: int | None = None
+    steps: int = field(init=False)
+    load: float = field(init=False)
+    taken: int = 0
+    turn_ends: int = 0
+    breaks: int = 0
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.steps = request.steps - start_step(request.steps, request.strength)
+        self.load = cost(request) / self.steps
+
+    @property
+    def left(self) -> Work:
+        """Return what the job still takes."""
+        request = self.request
+        pixels = request.width * request.height / 1e6
+        return Work(self.steps - self.taken, self.load, request.count, pixels)
+
+    async def taken_up_or_over(self) -> None:
+        """Wait until the engine takes the job up, or it ends without that."""
+        over: list[asyncio.Future[Any]] = [self.started, self.images]
+        await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+
+    def fail(self, error: GenerationError) -> None:
+        """End the job without pictures, unless it is over."""
+        if not self.images.done():
+            self.images.set_exception(error)

@@ -1,0 +1,411 @@
+"""The engine thread: takes all active jobs forward together, one step at a time.
+
+It decides nothing about order. It is handed tickets, steps those that are active, and reports
+what happened; an engine that breaks is replaced by a new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeVar
+
+from .errors import EngineFailed, EngineLost, GenerationError, SetAside
+from .fairness import Turns
+from .pace import Measured
+from .request import GeneratedImage, GenerationRequest, Pixels, Progress
+from .tickets import JobCancelled, Ticket
+
+log = logging.getLogger(__name__)
+
+_BREAKS: Final = 2
+# So many engines in a row that do not come as far as one step: a new one will not either.
+_LOSSES: Final = 3
+
+
+class ImageInProgress(Protocol):
+    """An image on its way through an engine."""
+
+    @property
+    def done(self) -> bool:
+        """Return whether only decoding is left."""
+
+    @property
+    def progress(self) -> Progress:
+        """Return how many of its steps are taken."""
+
+    @property
+    def failure(self) -> GenerationError | None:
+        """Return why there will be no picture, if so."""
+
+
+I = TypeVar("I", bound=ImageInProgress)  # noqa: E741 - the one letter that says image
+
+
+class EngineLike(Protocol[I]):
+    """What the queue needs of an engine; see `generation.engine.Engine`."""
+
+    def measured(self) -> Measured:
+        """Return what calls take."""
+
+    def begin(self, requests: Sequence[GenerationRequest]) -> list[list[I] | GenerationError]:
+        """Return for each request its images at their first step, or why there are none."""
+
+    def step(self, images: Sequence[I]) -> None:
+        """Take one step of each of `images` that is neither done nor failed."""
+
+    def finish(self, images: Sequence[I]) -> list[GeneratedImage | None]:
+        """Return the pictures of images that are done; None for those that are not after all."""
+
+    def preview(self, image: I) -> Pixels | None:
+        """Return a small picture of what an image will be."""
+
+    def close(self) -> None:
+        """End what the engine is doing, if that can be done; any thread may call this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step of several jobs: where each is now, and how long it took for their whole load."""
+
+    news: list[tuple[Ticket, Progress]]
+    load: float
+    seconds: float
+
+
+class Reports(Protocol):
+    """What the engine thread tells; see `generation.queue`."""
+
+    def ready(self, measured: Measured) -> None:
+        """Take note that an engine is loaded."""
+
+    def died(self, error: GenerationError) -> None:
+        """Take note that there is no engine and will be none."""
+
+    def begun(self, tickets: list[Ticket]) -> None:
+        """Take note that the engine has taken these jobs up."""
+
+    def stepped(self, step: Stepped) -> None:
+        """Take note of a step."""
+
+    def over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+        """Take note that a job is finished, or will not be."""
+
+    def again(self, ticket: Ticket, *, alone: bool) -> None:
+        """Have a job start over, with nobody beside it if it may be what broke the engine."""
+
+
+@dataclass(slots=True)
+class _Job(Generic[I]):
+    images: list[I]
+    pictures: dict[int, GeneratedImage] = field(default_factory=dict)
+    previewed: float = 0.0
+
+    @property
+    def failure(self) -> GenerationError | None:
+        return next((image.failure for image in self.images if image.failure), None)
+
+    @property
+    def unfinished(self) -> list[I]:
+        return [image for number, image in enumerate(self.images) if number not in self.pictures]
+
+
+class Worker(Generic[I]):
+    """Runs `work` in the engine thread until `stop` is called."""
+
+    def __init__(
+        self,
+        make_engine: Callable[[], EngineLike[I]],
+        reports: Reports,
+        *,
+        preview_seconds: float | None,
+    ) -> None:
+        self._make_engine = make_engine
+        self._reports = reports
+        self._preview_seconds = preview_seconds
+        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._engine: EngineLike[I] | None = None
+        self._jobs: dict[Ticket, _Job[I]] = {}
+        # Whose images the engine has in hand: one of them did it if it is lost now.
+        self._in_call: list[Ticket] = []
+        self._turns = Turns()
+        self._losses = 0
+        self._decoded_together = 1
+
+    def give(self, ticket: Ticket | None) -> None:
+        """Hand over a job that is to run, or None where a known one has changed."""
+        self._inbox.put(ticket)
+
+    def stop(self) -> None:
+        """End after the step that the engine is at, or sooner if it can be broken off."""
+        self._stopping.set()
+        self._inbox.put(None)
+        engine = self._engine
+        if engine is not None:
+            engine.close()
+
+    def work(self) -> None:
+        """Load the engine and serve jobs until `stop`; the body of the engine thread."""
+        try:
+            if self._load():
+                while not self._stopping.is_set():
+                    self._turn()
+        except Exception as error:
+            log.exception("The engine thread ends")
+            self._reports.died(
+                EngineFailed(f"The engine thread broke ({_brief(error)}); see the log.")
+            )
+        finally:
+            self._jobs.clear()
+            if self._engine is not None:
+                self._engine.close()
+
+    def _load(self) -> bool:
+        """Make an engine; False if there is none."""
+        try:
+            self._engine = self._make_engine()
+            if self._stopping.is_set():
+                return False
+            measured = self._engine.measured()
+        except GenerationError as error:
+            # Whoever stops has broken it off.
+            if not self._stopping.is_set():
+                self._reports.died(error)
+        except Exception as error:
+            log.exception("The engine could not be loaded")
+            self._reports.died(
+                EngineFailed(f"The model could not be loaded ({_brief(error)}); see the log.")
+            )
+        else:
+            self._decoded_together = max(measured.decode_seconds)
+            self._reports.ready(measured)
+            return True
+        self._engine = None
+        return False
+
+    def _turn(self) -> None:
+        """Take in what is new, take one step of whose turn it is, and finish what is done."""
+        new = self._take_in()
+        if self._stopping.is_set() or self._engine is None:
+            return
+        self._drop_cancelled([*self._jobs, *new])
+        try:
+            self._begin(self._engine, [ticket for ticket in new if not ticket.cancelled.is_set()])
+            self._step(self._engine, self._whose_turn())
+            if not self._stopping.is_set():
+                self._finish(self._engine)
+        except EngineLost as error:
+            self._replace(error)
+        self._in_call = []
+
+    def _take_in(self) -> list[Ticket]:
+        """Return the tickets that came, waiting for one if there is nothing to do."""
+        new = list[Ticket]()
+        idle = not any(ticket.active for ticket in self._jobs) and not self._ready_to_decode()
+        while idle or not self._inbox.empty():
+            ticket = self._inbox.get()
+            idle = False
+            if ticket is not None:
+                new.append(ticket)
+        return new
+
+    def _drop_cancelled(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            if ticket.cancelled.is_set():
+                self._over(ticket, JobCancelled())
+
+    def _begin(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
+        if not tickets:
+            return
+        self._in_call = list(tickets)
+        try:
+            begun = engine.begin([ticket.request for ticket in tickets])
+        except EngineLost:
+            raise
+        except Exception as error:
+            self._broke(tickets, error)
+            return
+        started = []
+        for ticket, images in zip(tickets, begun, strict=True):
+            if isinstance(images, GenerationError):
+                self._over(ticket, images)
+            else:
+                self._jobs[ticket] = _Job(images)
+                started.append(ticket)
+        self._reports.begun(started)
+        self._reports.stepped(
+            Stepped([(t, self._jobs[t].images[0].progress) for t in started], 0, 0)
+        )
+
+    def _whose_turn(self) -> list[Ticket]:
+        """Return the active jobs that take the next step together: those of one size.
+
+        The sizes share the engine's time by how many jobs each has, so that small pictures
+        are not held up by each step of large ones.
+        """
+        groups: dict[Hashable, list[Ticket]] = {}
+        for ticket, job in self._jobs.items():
+            if ticket.active and not all(image.done for image in job.unfinished):
+                groups.setdefault(_size(ticket), []).append(ticket)
+        if len(groups) <= 1:
+            return next(iter(groups.values()), [])
+        for number, key in enumerate(groups):
+            self._turns.wait(key, number)
+        chosen = self._turns.first()
+        group = groups[chosen]
+        self._turns.serve(chosen, sum(ticket.load for ticket in group) / len(group))
+        for other in groups.keys() - {chosen}:
+            self._turns.leave(other)
+        return group
+
+    def _step(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
+        if not tickets:
+            return
+        self._in_call = list(tickets)
+        images = [image for ticket in tickets for image in self._jobs[ticket].unfinished]
+        load = sum(ticket.load for ticket in tickets)
+        start = time.perf_counter()
+        try:
+            engine.step(images)
+        except EngineLost:
+            raise
+        except Exception as error:
+            self._broke(tickets, error)
+            return
+        self._losses = 0
+        seconds = time.perf_counter() - start
+        news = [(ticket, self._news(engine, ticket)) for ticket in tickets]
+        self._reports.stepped(Stepped(news, load, seconds))
+
+    def _news(self, engine: EngineLike[I], ticket: Ticket) -> Progress:
+        """Return how far a job is, with a look at it when one is due."""
+        job = self._jobs[ticket]
+        image = job.unfinished[0]
+        progress = image.progress
+        now = time.monotonic()
+        if self._preview_seconds is None or now - job.previewed < self._preview_seconds:
+            return progress
+        job.previewed = now
+        try:
+            return Progress(progress.step, progress.steps, preview=engine.preview(image))
+        except EngineLost:
+            raise
+        except Exception:
+            # A picture is worth more than a look at it.
+            log.exception("There is no preview of job %s", ticket.job_id)
+            return progress
+
+    def _finish(self, engine: EngineLike[I]) -> None:
+        """Decode pictures of jobs that are through, and end the jobs that are complete.
+
+        No more than share a decoder call, so that nobody's next step waits for more than that.
+        """
+        for ticket, job in list(self._jobs.items()):
+            if (failure := job.failure) is not None:
+                self._over(ticket, failure)
+        ready = self._ready_to_decode()
+        if not ready:
+            return
+        self._in_call = ready
+        images = [image for ticket in ready for image in self._jobs[ticket].unfinished]
+        try:
+            pictures = engine.finish(images)
+        except EngineLost:
+            raise
+        except Exception as error:
+            self._broke(ready, error)
+            return
+        made = dict(zip(map(id, images), pictures, strict=True))
+        for ticket in ready:
+            self._keep(ticket, made)
+
+    def _ready_to_decode(self) -> list[Ticket]:
+        """Return jobs whose images are through, as many as share a decoder call."""
+        ready = list[Ticket]()
+        for ticket, job in self._jobs.items():
+            if all(image.done for image in job.unfinished):
+                if ready and _size(ready[0]) != _size(ticket):
+                    continue
+                ready.append(ticket)
+                if sum(t.request.count for t in ready) >= self._decoded_together:
+                    break
+        return ready
+
+    def _keep(self, ticket: Ticket, made: dict[int, GeneratedImage | None]) -> None:
+        job = self._jobs[ticket]
+        for number, image in enumerate(job.images):
+            picture = made.get(id(image))
+            if picture is not None:
+                job.pictures[number] = picture
+        if (failure := job.failure) is not None:
+            self._over(ticket, failure)
+        elif not job.unfinished:
+            self._over(ticket, [job.pictures[number] for number in range(len(job.images))])
+
+    def _over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+        self._jobs.pop(ticket, None)
+        if isinstance(outcome, GenerationError):
+            # Its traceback holds the latents, and whoever has the ticket holds the error.
+            outcome = outcome.with_traceback(None)
+        self._reports.over(ticket, outcome)
+
+    def _broke(self, tickets: Sequence[Ticket], error: Exception) -> None:
+        """Fail the job that broke; if it was one of several, find out which, one by one."""
+        jobs = ", ".join(str(ticket.job_id) for ticket in tickets)
+        log.error("The engine failed on job %s", jobs, exc_info=error)
+        if len(tickets) == 1:
+            self._over(
+                tickets[0],
+                EngineFailed(
+                    f"The engine failed on this picture ({_brief(error)}); try other settings, or "
+                    "ask the operator to look at the log."
+                ),
+            )
+            return
+        for ticket in tickets:
+            self._jobs.pop(ticket, None)
+            self._reports.again(ticket, alone=True)
+
+    def _replace(self, error: EngineLost) -> None:
+        """Start a new engine, and all jobs over; those that were in the call one by one."""
+        if self._stopping.is_set():
+            return
+        log.error("%s It is started anew", error)
+        suspects = self._in_call
+        others = [ticket for ticket in self._jobs if ticket not in suspects]
+        self._jobs.clear()
+        for ticket in suspects:
+            ticket.breaks += 1
+            if ticket.breaks >= _BREAKS and len(suspects) == 1:
+                log.error("Job %s broke the engine %s times", ticket.job_id, ticket.breaks)
+                self._over(ticket, SetAside())
+            else:
+                self._reports.again(ticket, alone=True)
+        for ticket in others:
+            self._reports.again(ticket, alone=False)
+        self._losses += 1
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+        if self._losses >= _LOSSES:
+            self._reports.died(
+                EngineFailed(
+                    "The engine broke several times in a row without taking a step; look at the "
+                    "log, then run imagine-bot doctor."
+                )
+            )
+        else:
+            self._load()
+
+
+def _size(ticket: Ticket) -> tuple[int, int]:
+    return ticket.request.width, ticket.request.height
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"

@@ -1,0 +1,141 @@
+"""Small engines that another process can build: they keep no networks, and fail on request."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from generation.errors import GenerationError, InvalidRequest, ModelError, OutOfMemory
+from generation.pace import Measured
+from generation.request import GeneratedImage, GenerationRequest, Pixels, Progress
+
+from .examples import a_recipe, a_request, gradient
+
+MEASURED = Measured(pixels=4096, step_seconds={2: 0.5, 4: 0.75}, decode_seconds={1: 0.25})
+
+
+@dataclass(eq=False)
+class SmallImage:
+    request: GenerationRequest
+    index: int
+    taken: int = 0
+    failure: GenerationError | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.taken == self.request.steps
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.taken, self.request.steps)
+
+
+class SmallEngine:
+    """Does what the prompts of its requests say; `preview` tells how many images are alive."""
+
+    def __init__(self) -> None:
+        self._alive: weakref.WeakSet[SmallImage] = weakref.WeakSet()
+
+    def measured(self) -> Measured:
+        return MEASURED
+
+    def begin(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[SmallImage] | GenerationError]:
+        return [
+            InvalidRequest("width", "The width is 72; use 64.")
+            if request.prompt == "refuse"
+            else self._begin(request)
+            for request in requests
+        ]
+
+    def _begin(self, request: GenerationRequest) -> list[SmallImage]:
+        images = [SmallImage(request.alone(index), index) for index in range(request.count)]
+        self._alive.update(images)
+        return images
+
+    def step(self, images: Sequence[SmallImage]) -> None:
+        for image in images:
+            self._obey(image)
+            image.taken += 1
+
+    def _obey(self, image: SmallImage) -> None:
+        match image.request.prompt:
+            case "hang":
+                time.sleep(600)
+            case "raise":
+                raise RuntimeError("shapes do not match\nand more")
+            case "sticky":
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            case "exit":
+                os._exit(3)
+            case "fail":
+                image.failure = OutOfMemory()
+            case file if file.startswith("tell "):
+                Path(file.removeprefix("tell ")).write_text(str(os.getpid()), encoding="ascii")
+                spin()
+
+    def finish(self, images: Sequence[SmallImage]) -> list[GeneratedImage | None]:
+        return [
+            GeneratedImage(
+                index=image.index, pixels=gradient(), recipe=a_recipe(seed=image.request.seed)
+            )
+            if image.done
+            else None
+            for image in images
+        ]
+
+    def preview(self, image: SmallImage) -> Pixels | None:
+        alive = len(self._alive)
+        return Pixels(alive, 1, bytes(3 * alive)) if image.taken else None
+
+
+def spin() -> None:
+    """Be busy, as a device's driver may be, for longer than any test."""
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
+        pass
+
+
+def small_engine() -> SmallEngine:
+    return SmallEngine()
+
+
+def no_model() -> SmallEngine:
+    raise ModelError("There is no model 'x'; use starter.")
+
+
+def breaks_at_the_start() -> SmallEngine:
+    raise ValueError("not a sentence for people")
+
+
+def never_loads() -> SmallEngine:
+    time.sleep(600)
+    return SmallEngine()
+
+
+def starter_engine() -> object:
+    """Return the real engine on the model that comes with the package, on one thread."""
+    import torch  # noqa: PLC0415
+
+    from generation.engine import Engine  # noqa: PLC0415
+    from generation.locate import locate  # noqa: PLC0415
+    from generation.weights import load  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    return Engine(load(locate("starter"), device="cpu", dtype="float32"))
+
+
+def lost_parent(file: str) -> None:
+    """Start an engine, have it write its process id into `file`, and wait for its answer."""
+    from generation.process import EngineProcess  # noqa: PLC0415
+
+    engine = EngineProcess(small_engine, timeout=600)
+    engine.measured()
+    [images] = engine.begin([a_request(prompt=f"tell {file}")])
+    assert isinstance(images, list)
+    engine.step(images)
