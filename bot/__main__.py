@@ -2,4 +2,6 @@
 
 from .cli import main
 
-main()
+# The engine's process imports this module again.
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 import discord
@@ -16,6 +17,7 @@ from generation.errors import GenerationError
 from generation.locate import ModelProfile, locate
 from generation.queue import EngineLike, GenerationQueue
 from storage.opening import open_storage
+from storage.space import Space
 
 from .actions import Actions
 from .answers import tell
@@ -23,9 +25,11 @@ from .background import Background
 from .buttons import DYNAMIC_ITEMS
 from .config import Settings
 from .delivery import DiscordCourier
+from .engines import start_engine
 from .errors import sentence
 from .intake import Intake
 from .requests import RequestDesk
+from .room import Room
 from .service import ImagineService
 
 log = logging.getLogger(__name__)
@@ -78,13 +82,21 @@ class ImagineBot(commands.Bot):
             StorageError: the data folder cannot be used.
         """
         jobs = await self._stack.enter_async_context(open_storage(self.settings.data))
-        self.courier = DiscordCourier(self, progress_seconds=self.settings.progress_seconds)
+        self.courier = DiscordCourier(
+            self,
+            progress_seconds=self.settings.progress_seconds,
+            previews=self.settings.previews,
+        )
         queue = GenerationQueue(
             self._make_engine,
             limit=self.settings.queue_limit,
             member_limit=self.settings.member_limit,
+            previews=self.settings.previews,
         )
-        self.service = ImagineService(jobs=jobs, queue=queue, courier=self.courier)
+        space = Space(self.settings.data, self.settings.min_free_mb * 2**20)
+        self.service = ImagineService(
+            jobs=jobs, queue=queue, courier=self.courier, room=Room(space)
+        )
         # Closed in the reverse order: the queue stops first, then what it made is delivered.
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
@@ -95,13 +107,13 @@ class ImagineBot(commands.Bot):
         for name in _COGS:
             await self.load_extension(f"bot.cogs.{name}")
         await self.tree.sync()
-        # Last, since it starts to load the model, which cannot be broken off.
+        # Last, since it starts to load the model.
         await self._stack.enter_async_context(queue)
         self._background.start(self._watch(queue), "load the engine")
         self._background.start(self._resume(), "take up the jobs from before")
 
     async def close(self) -> None:
-        """Stop after the step that the engine is at; what is unfinished is kept for next time."""
+        """Stop the engine, whatever it is doing; what is unfinished is kept for next time."""
         if self._closing is None:
             # A task of its own: one of those that it ends may be the one that asks for it.
             self._closing = asyncio.create_task(self._close(), name="close the bot")
@@ -117,14 +129,14 @@ class ImagineBot(commands.Bot):
         log.info("Logged in as %s in %s servers", self.user, len(self.guilds))
 
     async def _watch(self, queue: GenerationQueue[Any]) -> None:
-        """Stop the bot if the engine cannot be loaded; the jobs stay queued."""
+        """Stop the bot if the engine cannot be loaded, or not again; the jobs stay queued."""
         try:
             await queue.ready()
+            log.info("The model %s is ready", self.profile.name)
+            await queue.died()
         except GenerationError as error:
             self.failure = error
             await self.close()
-        else:
-            log.info("The model %s is ready", self.profile.name)
 
     async def _resume(self) -> None:
         await self.wait_until_ready()
@@ -147,22 +159,12 @@ def create_bot(
 ) -> ImagineBot:
     """Return the whole bot for `settings`, whoever runs it: Discord, the demo or a test.
 
-    `profile` is the model if it was located already; `make_engine` builds the engine on the
-    engine's thread.
+    `profile` is the model if it was located already; `make_engine` builds the engine, on the
+    engine's thread; without it that is one in a process of its own.
 
     Raises:
         ModelError: the model cannot be found or used.
     """
     located = profile if profile is not None else locate(settings.model)
-    return ImagineBot(settings, located, make_engine or _engine_maker(settings, located))
-
-
-def _engine_maker(settings: Settings, profile: ModelProfile) -> MakeEngine:
-    def make() -> EngineLike[Any]:
-        # Here, on the engine's thread, because this import loads torch.
-        from generation.engine import Engine  # noqa: PLC0415
-        from generation.weights import load  # noqa: PLC0415
-
-        return Engine(load(profile, device=settings.device, dtype=settings.dtype))
-
-    return make
+    start = make_engine or partial(start_engine, settings, located)
+    return ImagineBot(settings, located, start)

@@ -37,9 +37,13 @@ class Settings(BaseSettings):
         Field(validation_alias=AliasChoices("token", "DISCORD_TOKEN", "discord_token")),
     ] = None
     data: Path = Path("data")
+    min_free_mb: Annotated[int, Field(ge=0)] = 200
     model: Annotated[str, Field(min_length=1)] = "starter"
     device: str | None = None
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    deterministic: bool = False
+    compile: bool = False
+    step_timeout: Annotated[float, Field(ge=5, le=86_400)] = 120.0
     steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] | None = None
     guidance_scale: Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)] | None = None
     max_steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] = STEPS_MAX
@@ -48,6 +52,7 @@ class Settings(BaseSettings):
     member_limit: Annotated[int, Field(ge=1, le=1_000)] = 10
     role_weights: dict[int, Annotated[float, Field(gt=0, le=1_000)]] = Field(default_factory=dict)
     progress_seconds: Annotated[float, Field(ge=0.2, le=60)] = 2.0
+    previews: bool = True
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @classmethod

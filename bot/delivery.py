@@ -7,15 +7,17 @@ die after 15 minutes, and sooner when Discord feels like it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
 import discord
 
 from generation.metadata import read_png
-from generation.request import Event
+from generation.request import Event, Progress
 from storage.records import Job, StoredImage
 
 from . import replies
@@ -43,9 +45,12 @@ _NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
 class DiscordCourier:
     """Shows jobs in Discord; the `Courier` of the application service."""
 
-    def __init__(self, bot: ImagineBot, *, progress_seconds: float) -> None:
+    def __init__(self, bot: ImagineBot, *, progress_seconds: float, previews: bool = True) -> None:
         self._bot = bot
         self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
+        self._previews = previews
+        # The jobs whose previews Discord did not take.
+        self._refused: set[int] = set()
 
     async def close(self) -> None:
         """Stop showing progress."""
@@ -113,7 +118,7 @@ class DiscordCourier:
             MessageGone: the message was deleted.
             Undeliverable: Discord will not take it, now or later.
         """
-        await self._pacer.drop(job)
+        await self._end_progress(job)
         recipe = pictures[0].image.recipe
         files = await self.files(job, pictures)
 
@@ -137,37 +142,79 @@ class DiscordCourier:
         shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
         return replies.attachments(job, shown, limit=limit - _UPLOAD_MARGIN)
 
+    async def postpone(self, job: Job, message_id: int) -> None:
+        """Say in the message that the pictures wait for room on the disk."""
+        await self._end_progress(job)
+        content = replies.postponed(job)
+        await self._insist(lambda: self._message(job, message_id).edit(content=content))
+
     async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
         """Say in the message why there will be no pictures."""
-        await self._pacer.drop(job)
-        content = replies.failed(job, sentence)
-        await self._insist(
-            lambda: self._message(job, message_id).edit(content=content, view=cancelled_view(job))
-        )
+        await self._end(job, message_id, replies.failed(job, sentence))
 
     async def withdraw(self, job: Job, message_id: int) -> None:
         """Say in the message that the job was cancelled."""
-        await self._pacer.drop(job)
-        await self._insist(
-            lambda: self._message(job, message_id).edit(
-                content=replies.cancelled(job), view=cancelled_view(job)
-            )
-        )
+        await self._end(job, message_id, replies.cancelled(job))
+
+    async def _end(self, job: Job, message_id: int, content: str) -> None:
+        """Say in the message why there are no pictures, and take away a preview."""
+        await self._end_progress(job)
+        message, view = self._message(job, message_id), cancelled_view(job)
+
+        async def edit() -> None:
+            try:
+                await message.edit(content=content, attachments=[], view=view)
+            except discord.Forbidden:
+                # Perhaps it is about files: better a preview left standing than nothing said.
+                await message.edit(content=content, view=view)
+
+        await self._insist(edit)
 
     async def remove(self, job: Job, message_id: int) -> None:
         """Delete the message; one that is gone already is as good."""
-        await self._pacer.drop(job)
+        await self._end_progress(job)
         try:
             await self._insist(lambda: self._message(job, message_id).delete())
         except (MessageGone, Undeliverable) as error:
             log.info("The message of job %s could not be deleted: %s", job.id, error)
 
-    async def _edit_progress(self, job: Job, message_id: int, event: Event) -> None:
+    async def _end_progress(self, job: Job) -> None:
+        await self._pacer.drop(job)
+        self._refused.discard(job.id)
+
+    async def _edit_progress(self, job: Job, message_id: int, event: Event) -> bool:
         try:
-            await self._message(job, message_id).edit(content=replies.waiting(job, event))
+            if not await self._edit_preview(job, message_id, event):
+                await self._message(job, message_id).edit(content=replies.waiting(job, event))
         except (discord.HTTPException, *_NETWORK_ERRORS) as error:
             # The next event says it all again; only the pictures themselves are insisted on.
             log.debug("No progress shown for job %s: %s", job.id, error)
+            return False
+        return True
+
+    async def _edit_preview(self, job: Job, message_id: int, event: Event) -> bool:
+        """Show progress with its preview; return False if there is none or Discord refuses it.
+
+        One that is there stays until another comes: whatever happens to the job, it shows what
+        the picture will be.
+        """
+        if not self._previews or not isinstance(event, Progress) or event.preview is None:
+            return False
+        if job.id in self._refused:
+            return False
+        file = await asyncio.to_thread(replies.preview, job, event.percent, event.preview)
+        try:
+            await self._message(job, message_id).edit(
+                content=replies.waiting(job, event), attachments=[file.file()]
+            )
+        except discord.HTTPException as error:
+            if isinstance(error, discord.NotFound) or error.status in _PASSING:
+                raise
+            # Not tried again: Discord shuts out who is refused too often.
+            log.info("Discord refuses the previews of job %s (%s)", job.id, error)
+            self._refused.add(job.id)
+            return False
+        return True
 
     def _channel(self, job: Job) -> discord.PartialMessageable:
         return self._bot.get_partial_messageable(job.channel_id, guild_id=job.guild_id)
@@ -241,19 +288,65 @@ def _components(message: discord.Message) -> Iterable[object]:
         yield from getattr(row, "children", ())
 
 
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What there is to say of a job; `since` is the event loop's time when it was so."""
+
+    job: Job
+    message_id: int
+    event: Event
+    since: float
+
+    def after(self, overtaken: _News | None) -> _News:
+        """Return this with the preview of what it overtakes, if it brings none of its own."""
+        if overtaken is None or not isinstance(self.event, Progress) or self.event.preview:
+            return self
+        preview = getattr(overtaken.event, "preview", None)
+        return dataclasses.replace(self, event=dataclasses.replace(self.event, preview=preview))
+
+    def now(self) -> Event:
+        """Return the event as it reads now."""
+        return replies.aged(self.event, asyncio.get_running_loop().time() - self.since)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What was last shown of a job, and as which event."""
+
+    news: _News
+    event: Event
+
+    @property
+    def is_stale(self) -> bool:
+        """Return whether the estimate reads otherwise by now, or has run out."""
+        job = self.news.job
+        return replies.waiting(job, self.news.now()) != replies.waiting(job, self.event)
+
+    def again(self) -> _News:
+        """Return what to show instead; the preview stands there already."""
+        event = self.news.event
+        if isinstance(event, Progress):
+            event = dataclasses.replace(event, preview=None)
+        return dataclasses.replace(self.news, event=event)
+
+
 class ProgressPacer:
     """Edits at most one message a channel every `seconds`, always with the latest event.
 
     Discord counts edits by channel (five in five seconds); jobs that wait in one channel
-    take turns, and what was overtaken is never sent.
+    take turns, and what was overtaken is never sent. An estimate shrinks while it waits for
+    its turn, and when nothing new comes after it; once it has run out it is taken back.
+
+    `edit` shows an event in a message and returns whether that went well.
     """
 
     def __init__(
-        self, edit: Callable[[Job, int, Event], Coroutine[Any, Any, None]], seconds: float
+        self, edit: Callable[[Job, int, Event], Coroutine[Any, Any, bool]], seconds: float
     ) -> None:
         self._edit = edit
         self._seconds = seconds
-        self._latest: dict[int, dict[int, tuple[Job, int, Event]]] = {}
+        self._latest: dict[int, dict[int, _News]] = {}
+        self._shown: dict[int, dict[int, _Shown]] = {}
         self._background = Background()
         self._editing: dict[int, asyncio.Task[None]] = {}
 
@@ -261,10 +354,13 @@ class ProgressPacer:
         """Have `event` shown when the channel's turn comes."""
         if job.channel_id not in self._latest:
             self._latest[job.channel_id] = {}
+            self._shown[job.channel_id] = {}
             self._background.start(
                 self._pace(job.channel_id), f"show progress in channel {job.channel_id}"
             )
-        self._latest[job.channel_id][job.id] = (job, message_id, event)
+        latest = self._latest[job.channel_id]
+        news = _News(job, message_id, event, asyncio.get_running_loop().time())
+        latest[job.id] = news.after(latest.get(job.id))
 
     async def drop(self, job: Job) -> None:
         """Show nothing more of `job`: its message is about to say something final.
@@ -274,19 +370,34 @@ class ProgressPacer:
         self._latest.get(job.channel_id, {}).pop(job.id, None)
         if (editing := self._editing.get(job.id)) is not None:
             await asyncio.wait({editing})
+        self._shown.get(job.channel_id, {}).pop(job.id, None)
 
     async def close(self) -> None:
         """Stop all pacing."""
         await self._background.close()
 
     async def _pace(self, channel_id: int) -> None:
+        latest, shown = self._latest[channel_id], self._shown[channel_id]
         try:
-            while waiting := self._latest[channel_id]:
-                job_id = next(iter(waiting))
-                editing = asyncio.create_task(self._edit(*waiting.pop(job_id)))
-                self._editing[job_id] = editing
-                await asyncio.wait({editing})
-                del self._editing[job_id]
+            while latest or shown:
+                if latest:
+                    await self._show(latest.pop(next(iter(latest))))
+                elif (stale := next((s for s in shown.values() if s.is_stale), None)) is not None:
+                    await self._show(stale.again())
                 await asyncio.sleep(self._seconds)
         finally:
-            del self._latest[channel_id]
+            del self._latest[channel_id], self._shown[channel_id]
+
+    async def _show(self, news: _News) -> None:
+        editing = asyncio.create_task(self._edit_and_note(news))
+        self._editing[news.job.id] = editing
+        await asyncio.wait({editing})
+        del self._editing[news.job.id]
+
+    async def _edit_and_note(self, news: _News) -> None:
+        # Noted in the task that `drop` waits for, or it could be noted after that.
+        job, event = news.job, news.now()
+        shown = self._shown[job.channel_id]
+        shown.pop(job.id, None)
+        if await self._edit(job, news.message_id, event) and event.seconds is not None:
+            shown[job.id] = _Shown(news, event)

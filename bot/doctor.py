@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import discord
 from generation.errors import GenerationError
 from storage.errors import FolderInUse, StorageError
 from storage.opening import open_storage
+from storage.space import free_bytes
 
 from . import console
 from .client import INTENTS
@@ -51,7 +51,14 @@ def examine(config: Path | None, *, data: Path | None) -> int:
 
 def _findings(settings: Settings) -> Iterator[Finding]:
     yield Finding("config", "can be read")
-    checks: tuple[Callable[[Settings], Finding], ...] = (_token, _intents, _model, _device, _data)
+    checks: tuple[Callable[[Settings], Finding], ...] = (
+        _token,
+        _intents,
+        _model,
+        _device,
+        _data,
+        _space,
+    )
     for check in checks:
         yield check(settings)
 
@@ -126,14 +133,25 @@ def _data(settings: Settings) -> Finding:
         return Finding("database", f"{settings.data} is in use by a running bot")
     except (StorageError, BotError) as error:
         return Finding("database", "the data folder cannot be used", str(error))
-    free = shutil.disk_usage(settings.data).free
-    if free < _SPACE_MIN:
+    return Finding("database", f"{settings.data} can be written")
+
+
+def _space(settings: Settings) -> Finding:
+    try:
+        free = free_bytes(settings.data)
+    except StorageError as error:
+        return Finding("space", "cannot be told", str(error))
+    mend = "make room, or name a folder on another disk with --data"
+    if free < settings.min_free_mb * 2**20:
         return Finding(
-            "database",
-            f"{settings.data} has only {free // 2**20} MiB of space left",
-            "make room, or name a folder on another disk with --data",
+            "space",
+            f"{settings.data} has only {free // 2**20} MB left, and below "
+            f"{settings.min_free_mb} MB (min_free_mb) the bot accepts no jobs",
+            mend,
         )
-    return Finding("database", f"{settings.data} can be written, {free // 2**30} GiB are free")
+    if free < _SPACE_MIN:
+        return Finding("space", f"{settings.data} has only {free // 2**20} MB left", mend)
+    return Finding("space", f"{free // 2**30} GB are free for {settings.data}")
 
 
 async def _open(data: Path) -> None:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
+from typing import Final
 
 from generation.errors import GenerationError
-from storage.errors import StorageError
+from storage.errors import DiskFull, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -56,11 +57,18 @@ class MissingInput(BotError):
     """Something that the command needs was not given."""
 
 
+_DISK_FULL: Final = (
+    "My disk is full, so I can take nothing on; ask the operator to make room, then try again."
+)
+
 USER_ERRORS = (BotError, GenerationError, StorageError)
 
 
 def sentence(error: BaseException) -> str:
     """Return what to tell a person about `error`, logging it if it was not foreseen."""
+    if isinstance(error, DiskFull):
+        # Its own words are for the operator, who reads them in the log; see `bot.room`.
+        return _DISK_FULL
     if isinstance(error, USER_ERRORS):
         if isinstance(error, StorageError):
             log.error("%s", error)

@@ -14,6 +14,7 @@ from generation.request import SIZE_MAX, STEPS_MAX, GeneratedImage, GenerationRe
 
 from . import console
 from .config import Settings, load_settings
+from .engines import load_engine
 from .errors import BotError, MissingInput
 from .requests import RequestDesk, Wishes
 
@@ -71,29 +72,31 @@ def open_engine(settings: Settings, profile: ModelProfile) -> Engine:
     Raises:
         ModelError: it cannot be loaded.
     """
-    # Here, because these load torch, which a mistake in the options need not wait for.
-    from generation.engine import Engine  # noqa: PLC0415
-    from generation.weights import load  # noqa: PLC0415
-
     with console.status(f"Loading the model {profile.name}"):
-        return Engine(load(profile, device=settings.device, dtype=settings.dtype))
+        return load_engine(settings, profile, shared=False)
 
 
 def compute_like(recipe: Recipe) -> None:
     """Have the CPU compute with as many threads as when the picture of `recipe` was made."""
-    import torch  # noqa: PLC0415 - as above
+    import torch  # noqa: PLC0415 - it takes a second, which a mistake in the options need not
 
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
 
 
-def make(engine: Engine, request: GenerationRequest) -> list[GeneratedImage]:
-    """Return the pictures of `request`, showing progress on standard error."""
+def make(
+    engine: Engine, request: GenerationRequest, *, decoder_tile: int | None = None
+) -> list[GeneratedImage]:
+    """Return the pictures of `request`, showing progress on standard error.
+
+    With `decoder_tile` they are decoded in tiles of so many pixels, as their recipe says.
+    """
     with console.progress() as bar:
         task = bar.add_task("Denoising", total=request.steps)
         return engine.generate(
             request,
             on_progress=lambda state: bar.update(task, completed=state.step, total=state.steps),
+            decoder_tile=decoder_tile,
         )
 
 

@@ -56,7 +56,8 @@ def replay_picture(
     same = True
     for original, source in zip(originals, sources, strict=True):
         compute_like(original.recipe)
-        made = make(engine, original.recipe.request(source))[0]
+        recipe = original.recipe
+        made = make(engine, recipe.request(source), decoder_tile=recipe.decoder_tile)[0]
         differences = list(_differences(original, made.pixels, made.recipe))
         if differences:
             same = False

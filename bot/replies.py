@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,7 +14,7 @@ import discord
 from PIL import Image
 
 from generation.metadata import to_png
-from generation.pictures import shown_factor
+from generation.pictures import shown_factor, to_image
 from generation.request import Event, Pixels, Progress, Recipe
 from storage.records import HistoryEntry, Job, JobKind, StoredImage
 
@@ -24,15 +26,28 @@ _BAR_CELLS: Final = 10
 _CHOICE_LENGTH: Final = 100
 _LISTED_PROMPT: Final = 80
 _JPEG_QUALITIES: Final = (95, 85, 70, 50)
+_PREVIEW_NAME: Final = "preview-"
+_PREVIEW_SIDE: Final = 256
+_PREVIEW_QUALITY: Final = 80
+_SECOND, _MINUTE, _HOUR = 1, 60, 3_600
+_UNITS: Final = {_SECOND: "s", _MINUTE: "min", _HOUR: "h"}
+# Up to how many seconds an estimate is said in which unit and rounded to how many seconds. The
+# ends are where rounding reaches the first value of the next line.
+_GRAINS: Final = (
+    (19.5, _SECOND, 1),
+    (57.5, _SECOND, 5),
+    (115, _SECOND, 10),
+    (59.5 * _MINUTE, _MINUTE, _MINUTE),
+    (9.75 * _HOUR, _HOUR, _HOUR // 2),
+)
+_COARSEST: Final = (_HOUR, _HOUR)
 
 
 def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
     """Return `prompt` on one line, shortened, with Discord's markup made harmless."""
     line = " ".join(prompt.split())
-    if len(line) > length:
-        line = line[: length - 1] + "…"
     # discord.py's own escaping leaves the second of two masked links alone, and all URLs.
-    return _MARKUP.sub(r"\\\1", line)
+    return _MARKUP.sub(r"\\\1", _cut(line, length))
 
 
 def headline(job: Job) -> str:
@@ -43,15 +58,39 @@ def headline(job: Job) -> str:
 def waiting(job: Job, event: Event | None = None) -> str:
     """Return the message of a job that is not finished: place in the queue, or progress."""
     if event is None:
-        state = "queued"
+        facts = ["queued"]
     elif isinstance(event, Progress):
         full = round(_BAR_CELLS * event.step / event.steps)
-        state = f"{'▰' * full}{'▱' * (_BAR_CELLS - full)} {event.percent} %"
+        facts = [f"{'▰' * full}{'▱' * (_BAR_CELLS - full)} {event.percent} %"]
     else:
-        state = (
-            "next in the queue" if event.position == 1 else f"place {event.position} in the queue"
-        )
-    return f"{headline(job)}\n{state} · job {job.id}"
+        place = "next" if event.position == 1 else f"place {event.position}"
+        facts = [f"{place} in the queue"]
+    estimate = None if event is None or event.seconds is None else duration(event.seconds)
+    if estimate is not None:
+        facts.append(f"{estimate} left" if isinstance(event, Progress) else estimate)
+    return f"{headline(job)}\n{' · '.join([*facts, f'job {job.id}'])}"
+
+
+def duration(seconds: float) -> str | None:
+    """Return an estimated time, as coarse as people say it; None for one that is no time.
+
+    It is rounded to a second below 20, then to 5 seconds, 10 seconds, minutes, half hours and
+    hours: more would promise what no estimate can keep.
+    """
+    if not math.isfinite(seconds):
+        return None
+    if seconds < 1:
+        return "a moment"
+    unit, step = next(((unit, step) for end, unit, step in _GRAINS if seconds < end), _COARSEST)
+    return f"about {round(seconds / step) * step / unit:g} {_UNITS[unit]}"
+
+
+def aged(event: Event, seconds: float) -> Event:
+    """Return `event` as it reads `seconds` later: an estimate that has run out is left out."""
+    if event.seconds is None:
+        return event
+    left = event.seconds - seconds
+    return dataclasses.replace(event, seconds=left if left > 0 else None)
 
 
 def nonce(job: Job) -> str:
@@ -63,6 +102,14 @@ def nonce(job: Job) -> str:
 def cancelled(job: Job) -> str:
     """Return the message of a job that was cancelled."""
     return f"{headline(job)}\ncancelled · job {job.id}"
+
+
+def postponed(job: Job) -> str:
+    """Return the message of a job whose pictures find no room on the disk."""
+    return (
+        f"{headline(job)}\nThere is no room on my disk for these pictures; they come as soon as "
+        f"the operator has made some · job {job.id}"
+    )
 
 
 def failed(job: Job, sentence: str) -> str:
@@ -131,7 +178,7 @@ def choice_name(entry: HistoryEntry, number: int | None = None) -> str:
     """Return a suggestion's text: the job or picture, then as much of the prompt as fits."""
     name = f"{entry.job_id}" if number is None else f"{entry.job_id}-{number}"
     text = f"{name} · {' '.join(entry.prompt.split())}"
-    return text if len(text) <= _CHOICE_LENGTH else text[: _CHOICE_LENGTH - 1] + "…"
+    return _cut(text, _CHOICE_LENGTH)
 
 
 def alt_text(job: Job, recipe: Recipe, number: int, count: int) -> str:
@@ -139,7 +186,11 @@ def alt_text(job: Job, recipe: Recipe, number: int, count: int) -> str:
     which = "A picture" if count == 1 else f"Picture {number} of {count}"
     kind = "varied from another" if job.kind is JobKind.VARY else "generated"
     text = f"{which}, {kind}: {' '.join(recipe.prompt.split())} (seed {recipe.seed})"
-    return text if len(text) <= _ALT_LENGTH else text[: _ALT_LENGTH - 1] + "…"
+    return _cut(text, _ALT_LENGTH)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +204,28 @@ class Attachment:
     def file(self) -> discord.File:
         """Return a fresh file object of this attachment."""
         return discord.File(io.BytesIO(self.data), self.filename, description=self.description)
+
+
+def preview(job: Job, percent: int, pixels: Pixels) -> Attachment:
+    """Return the file that shows what the pictures of a job will be, as far as can be seen yet.
+
+    A preview has one pixel for several of the picture's. It is enlarged smoothly and by the
+    largest whole factor that leaves its longer side within 256 pixels: that is more than 128,
+    and no more than any picture is shown with.
+    """
+    factor = max(1, _PREVIEW_SIDE // max(pixels.width, pixels.height))
+    size = (pixels.width * factor, pixels.height * factor)
+    image = to_image(pixels).resize(size, Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_PREVIEW_QUALITY)
+    prompt = " ".join(job.request.prompt.split())
+    text = _cut(f"A blurred preview at {percent} %: {prompt}", _ALT_LENGTH)
+    return Attachment(f"{_PREVIEW_NAME}{job.id}.jpg", file.getvalue(), text)
+
+
+def is_finished(filenames: Iterable[str]) -> bool:
+    """Return whether a message with these files below it has its pictures, not just a preview."""
+    return any(not name.startswith(_PREVIEW_NAME) for name in filenames)
 
 
 def attachments(

@@ -29,8 +29,7 @@ _LOGIN_MEND = (
 def run_bot(config: Path | None, *, data: Path | None) -> int:
     """Run the bot until it is told to stop; return the exit code.
 
-    SIGINT and SIGTERM stop it after the step that the engine is at; what is unfinished is
-    taken up at the next start.
+    SIGINT and SIGTERM stop it at once; what is unfinished is taken up at the next start.
     """
     settings = load_settings(config, data=data)
     console.set_up_logging(settings.log_level)
@@ -79,7 +78,7 @@ async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
         nonlocal stopped
         if not stopped:
             stopped = True
-            log.info("%s: stopping after the current step; unfinished pictures are kept", name)
+            log.info("%s: stopping; unfinished pictures are kept for the next start", name)
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,6 +8,7 @@ delivery; after a restart `resume` takes up what was left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +18,18 @@ from generation.fairness import Share
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
 from generation.request import Event, GeneratedImage
-from storage.errors import StorageError
+from storage.errors import DiskFull, StorageError
 from storage.jobs import JobStore
 from storage.records import Job, JobStatus, NewJob, StoredImage
 
 from .background import Background
 from .errors import sentence
+from .room import Room
 
 log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 10.0
+_ANNOUNCED_SECONDS: Final = 3.0
 
 
 class MessageGone(Exception):
@@ -69,6 +72,9 @@ class Courier(Protocol):
         `parent` is the image that they were varied from.
         """
 
+    async def postpone(self, job: Job, message_id: int) -> None:
+        """Say in the message that the pictures wait for room on the disk."""
+
     async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
         """Say in the message why there will be no pictures."""
 
@@ -90,12 +96,16 @@ class _UnderWay:
 class ImagineService:
     """Submits, carries, cancels, removes and resumes jobs."""
 
-    def __init__(self, *, jobs: JobStore, queue: GenerationQueue[Any], courier: Courier) -> None:
+    def __init__(
+        self, *, jobs: JobStore, queue: GenerationQueue[Any], courier: Courier, room: Room
+    ) -> None:
         self.jobs = jobs
         self._queue = queue
         self._courier = courier
+        self._room = room
         self._under_way: dict[int, _UnderWay] = {}
         self._background = Background()
+        self._resumed = asyncio.Event()
 
     async def submit(self, order: NewJob, *, weight: float = 1.0) -> Job:
         """Commit a job and queue it; once this returns, it is never lost.
@@ -105,10 +115,11 @@ class ImagineService:
 
         Raises:
             QueueFull: too many jobs are waiting, or too many of this person's.
+            DiskFull: there is no room for it, or too little for its pictures.
             StorageError: it could not be written.
         """
         with self._queue.reserve(order.user_id):
-            job = await self.jobs.add(order)
+            job = await self._room.admit(lambda: self.jobs.add(order))
             self._enqueue(job, weight)
         return job
 
@@ -120,7 +131,22 @@ class ImagineService:
             if message_id is not None and under_way.latest is not None:
                 self._courier.progress(job, message_id, under_way.latest)
         if message_id is not None:
-            await self.jobs.set_message(job.id, message_id)
+            await self._record_message(job, message_id)
+
+    async def shown_in(self, message_id: int) -> Job | None:
+        """Return the newest job that a message shows, deleted or not.
+
+        A message may be seen, and reacted to, before it is known here that it was sent: just
+        now, or before a crash.
+        """
+        if (job := await self.jobs.by_message(message_id)) is not None:
+            return job
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANNOUNCED_SECONDS):
+                await self._resumed.wait()
+                unknown = [one.message_id for one in self._under_way.values()]
+                await asyncio.gather(*map(asyncio.shield, unknown))
+        return await self.jobs.by_message(message_id)
 
     async def pictures(self, job: Job) -> list[Picture]:
         """Return the pictures of a job that are not deleted, in order.
@@ -132,7 +158,15 @@ class ImagineService:
         return [Picture(image=image, png=await self.jobs.read(image)) for image in images]
 
     async def cancel_or_remove(self, job: Job) -> None:
-        """Cancel a job that is not finished, or delete the message and pictures of one that is."""
+        """Cancel a job that is not finished, or delete the message and pictures of one that is.
+
+        Raises:
+            StorageError: that could not be written.
+        """
+        with self._room.noticing():
+            await self._cancel_or_remove(job)
+
+    async def _cancel_or_remove(self, job: Job) -> None:
         if (
             job.status in (JobStatus.QUEUED, JobStatus.RUNNING)
             and await self.jobs.cancel(job.id)
@@ -147,7 +181,8 @@ class ImagineService:
     async def resume(self) -> int:
         """Take up every job that was accepted before and not answered; return how many."""
         # What came in since the start is under way already.
-        left = [job for job in await self.jobs.unfinished() if job.id not in self._under_way]
+        unfinished = await self._room.insist(self.jobs.unfinished)
+        left = [job for job in unfinished if job.id not in self._under_way]
         for job in left:
             if job.status is JobStatus.GENERATED:
                 self._begin(job)
@@ -155,10 +190,12 @@ class ImagineService:
             else:
                 self._enqueue(job)
             self._background.start(self._find_message(job), f"find the message of job {job.id}")
+        self._resumed.set()
         return len(left)
 
     async def close(self) -> None:
         """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
+        self._room.close()
         await self._background.close(patience=_CLOSE_SECONDS)
 
     def _begin(self, job: Job) -> _UnderWay:
@@ -196,16 +233,20 @@ class ImagineService:
         message_id = await asyncio.shield(self._under_way[job.id].message_id)
         if message_id is None:
             message_id = await self._courier.post(job)
-            await self.jobs.set_message(job.id, message_id)
+            await self._record_message(job, message_id)
         return message_id
+
+    async def _record_message(self, job: Job, message_id: int) -> None:
+        # It is recorded again with the delivery; before that, `Courier.find` would find it.
+        with contextlib.suppress(DiskFull), self._room.noticing():
+            await self.jobs.set_message(job.id, message_id)
 
     async def _carry(self, job: Job, ticket: Ticket) -> None:
         """Follow one job from the queue to its delivery."""
         await ticket.taken_up_or_over()
         try:
-            if ticket.started.done():
-                await self.jobs.start(job.id)
-            if await self._keep(job, await ticket.images):
+            is_running = ticket.started.done() and await self._start(job)
+            if await self._keep(job, await ticket.images, is_running=is_running):
                 await self._deliver(job)
             else:
                 await self._withdraw(job)
@@ -213,22 +254,48 @@ class ImagineService:
             await self._withdraw(job)
         except QueueClosed:
             log.info("Job %s waits for the next start", job.id)
+        except DiskFull:
+            log.warning("Job %s waits for room on the disk and the next start", job.id)
         except Exception as error:
             await self._apologise(job, sentence(error))
         finally:
             self._under_way.pop(job.id, None)
 
-    async def _keep(self, job: Job, images: Sequence[GeneratedImage]) -> bool:
-        """Store the pictures of a job; False if it was cancelled in the meantime."""
+    async def _start(self, job: Job) -> bool:
+        """Call a job running; False if there is no room to write even that."""
+        with contextlib.suppress(DiskFull), self._room.noticing():
+            await self.jobs.start(job.id)
+            return True
+        return False
+
+    async def _keep(self, job: Job, images: Sequence[GeneratedImage], *, is_running: bool) -> bool:
+        """Store the pictures of a job; False if it was cancelled in the meantime.
+
+        `is_running` says whether the store knows that it was begun.
+
+        Raises:
+            DiskFull: there is no room; made again after the next start they will be the same.
+        """
         # Compressing large pictures takes a good part of a second: not on the event loop.
         files = await asyncio.to_thread(
             lambda: [(image, to_png(image.pixels, image.recipe)) for image in images]
         )
-        return await self.jobs.complete(job.id, files)
+
+        async def store() -> bool:
+            nonlocal is_running
+            if not is_running:
+                await self.jobs.start(job.id)
+                is_running = True
+            return await self.jobs.complete(job.id, files)
+
+        held = sum(len(image.pixels.rgb) + len(png) for image, png in files)
+        return await self._room.insist(store, held=held, on_wait=lambda: self._postpone(job))
 
     async def _redeliver(self, job: Job) -> None:
         try:
             await self._deliver(job)
+        except DiskFull:
+            log.warning("Job %s waits for room on the disk and the next start", job.id)
         except Exception as error:
             await self._apologise(job, sentence(error))
         finally:
@@ -242,12 +309,14 @@ class ImagineService:
             if not pictures:
                 return
             await self._courier.deliver(job, message_id, pictures, await self.jobs.parent(job))
-            if not await self.jobs.delivered(job.id, message_id):
+            if not await self._room.insist(lambda: self.jobs.delivered(job.id, message_id)):
                 log.info("Job %s was removed while it was being delivered", job.id)
                 await self._courier.remove(job, message_id)
         except MessageGone:
             log.info("Job %s: its message was deleted, so it counts as cancelled", job.id)
-            await self.jobs.cancel(job.id)
+            await self._room.insist(lambda: self.jobs.cancel(job.id))
+        except DiskFull:
+            raise
         except (Undeliverable, StorageError) as error:
             log.warning("Job %s cannot be delivered: %s", job.id, error)
             await self._apologise(job, str(error))
@@ -258,7 +327,14 @@ class ImagineService:
             await self._courier.apologise(job, await self._message_of(job), text)
         except (MessageGone, Undeliverable) as gone:
             log.info("Job %s failed and nobody can be told: %s", job.id, gone)
-        await self.jobs.fail(job.id, text)
+        await self._room.insist(lambda: self.jobs.fail(job.id, text))
+
+    async def _postpone(self, job: Job) -> None:
+        """Say that the pictures wait for room, if the job has a message to say it in."""
+        message_id = self._under_way[job.id].message_id
+        if message_id.done() and (known := message_id.result()) is not None:
+            with contextlib.suppress(MessageGone, Undeliverable):
+                await self._courier.postpone(job, known)
 
     async def _withdraw(self, job: Job) -> None:
         try:

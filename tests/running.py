@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from PIL import Image
 
+from bot.replies import is_finished
 from generation.engine import Engine
 from generation.locate import locate
 from generation.request import GenerationRequest, pixels_sha256
 from generation.weights import load
 
-from .rig import BotProcess, Discord, FileView
+from .rig import BotProcess, Discord, FileView, MessageView
 
+# In the edit that brings the pictures, and in no other: previews have another name.
+WITH_PICTURES = '"filename": "imagine-'
 # On a CPU the last bits of a sum depend on how many threads share it. One is also by far the
 # fastest where other programs want the cores.
 _THREADS = 1
@@ -58,6 +61,11 @@ def reference() -> Iterator[Reference]:
         yield Reference()
     finally:
         torch.set_num_threads(before)
+
+
+def finished(message: MessageView) -> tuple[FileView, ...]:
+    """Return the pictures of a message; a preview is none."""
+    return tuple(file for file in message.attachments if is_finished([file.name]))
 
 
 def shown(file: FileView, size: tuple[int, int] = (64, 64)) -> str:

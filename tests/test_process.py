@@ -19,14 +19,12 @@ from bot.requests import RequestDesk, Wishes
 from generation.locate import locate
 
 from .rig import Asked, BotProcess, Discord, MessageView
-from .running import Reference, imagine_bot, reference, shown
+from .running import WITH_PICTURES, Reference, finished, imagine_bot, reference, shown
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STEPS = 2
 PACE = 0.4
-# Only the edit that brings the pictures names attachments.
-WITH_PICTURES = '"attachments"'
 CALLBACK = "/interactions/*/callback"
 
 
@@ -79,7 +77,7 @@ class Room:
         return self.world.messages(self.channel)
 
     def with_pictures(self) -> list[MessageView]:
-        return [message for message in self.messages() if message.attachments]
+        return [message for message in self.messages() if finished(message)]
 
     async def pictured(self, count: int = 1) -> list[MessageView]:
         """Wait until so many messages have pictures; nothing else may stand in the channel."""

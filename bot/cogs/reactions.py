@@ -13,7 +13,7 @@ from storage.records import Job, JobStatus
 from ..access import may_remove, may_use
 from ..actions import Asker
 from ..buttons import REMOVE_EMOJI, RERUN_EMOJI, VARY_EMOJI
-from ..errors import USER_ERRORS
+from ..errors import USER_ERRORS, sentence
 from ..requests import ImageReference
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ class Reactions(commands.Cog):
         if person is None or person.bot:
             return
         try:
-            job = await self._bot.service.jobs.by_message(payload.message_id)
+            job = await self._bot.service.shown_in(payload.message_id)
             if job is not None and not job.deleted:
                 await self._act(emoji, job, person, payload)
         except USER_ERRORS as error:
-            await self._tell(payload, person, str(error))
+            await self._tell(payload, person, sentence(error))
 
     async def _person(self, payload: discord.RawReactionActionEvent) -> discord.User | None:
         """Return who reacted in a direct message; in a server the event names the member."""
@@ -89,13 +89,13 @@ class Reactions(commands.Cog):
         self,
         payload: discord.RawReactionActionEvent,
         person: discord.User | discord.Member,
-        sentence: str,
+        text: str,
     ) -> None:
         """Answer a reaction that came to nothing where it was made; there is no private way."""
         try:
-            await self._message(payload).reply(f"{person.mention}: {sentence}")
+            await self._message(payload).reply(f"{person.mention}: {text}")
         except discord.HTTPException as error:
-            log.warning("Could not answer a reaction with %r: %s", sentence, error)
+            log.warning("Could not answer a reaction with %r: %s", text, error)
 
     def _message(self, payload: discord.RawReactionActionEvent) -> discord.PartialMessage:
         channel = self._bot.get_partial_messageable(payload.channel_id, guild_id=payload.guild_id)

@@ -9,7 +9,7 @@ from typing import Final
 
 import discord
 
-from .. import console
+from .. import console, replies
 from ..buttons import RERUN_EMOJI
 from ..errors import BotError
 from .world import World, open_world
@@ -98,7 +98,8 @@ class Script:
 
         def finished() -> discord.Message | None:
             message = find()
-            return message if message.attachments else None
+            names = [attachment.filename for attachment in message.attachments]
+            return message if replies.is_finished(names) else None
 
         try:
             message = await self._world.until(finished, seconds=_PATIENCE_SECONDS)

@@ -18,9 +18,9 @@ from simcord._clock import Clock
 
 from generation.locate import locate
 
+from .. import replies
 from ..client import ImagineBot, create_bot
 from ..config import Settings
-from ..generating import open_engine
 
 T = TypeVar("T")
 
@@ -96,7 +96,8 @@ class World:
         backend = self.env.backend
         for message in tuple(backend.messages.get(self.channel.id, {}).values()):
             ours = message.author_id == backend.bot_user.id and not message.is_ephemeral
-            if ours and message.attachments and not message.reactions:
+            names = [str(attachment["filename"]) for attachment in message.attachments]
+            if ours and replies.is_finished(names) and not message.reactions:
                 backend.add_reaction(self.channel.id, message.id, emoji, self.helper.id)
 
     async def until(self, condition: Callable[[], T | None], *, seconds: float) -> T:
@@ -123,12 +124,10 @@ async def open_world() -> AsyncIterator[World]:
     """
     with TemporaryDirectory(prefix="imagine-bot-demo-", ignore_cleanup_errors=True) as folder:
         settings = _DemoSettings(
-            data=Path(folder), model="starter", progress_seconds=_PROGRESS_SECONDS
+            data=Path(folder), min_free_mb=0, model="starter", progress_seconds=_PROGRESS_SECONDS
         )
         profile = locate(settings.model)
-        # Before the bot starts: SimCord gives a bot five seconds for that.
-        engine = await asyncio.to_thread(open_engine, settings, profile)
-        bot = create_bot(settings, profile=profile, make_engine=lambda: engine)
+        bot = create_bot(settings, profile=profile)
         # What goes wrong in the bot is in its log and in its answers.
         async with simcord.run(bot, check_errors=False) as env:
             try:

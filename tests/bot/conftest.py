@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import simcord
 
@@ -13,6 +14,10 @@ from generation.locate import locate
 from generation.weights import load
 
 from .stage import GatedEngine, Stage
+
+# How long an example takes says nothing on a machine that others use as well.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 import threading
 import time
@@ -13,10 +14,13 @@ import discord
 import simcord
 from PIL import Image
 
+from bot import replies
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
 from generation.engine import Denoising, Engine
-from generation.request import GeneratedImage, GenerationRequest
+from generation.errors import GenerationError
+from generation.pace import Measured
+from generation.request import GeneratedImage, GenerationRequest, Pixels
 
 T = TypeVar("T")
 
@@ -61,7 +65,7 @@ class Stage:
 
     async def finished(self, message_id: int) -> discord.Message:
         """Return a message once it has its pictures."""
-        await self.until(lambda: self.look(message_id).attachments)
+        await self.until(lambda: pictures(self.look(message_id)))
         return self.look(message_id)
 
     async def imagine(self, prompt: str = "rabbit face", **options: Any) -> discord.Message:
@@ -74,6 +78,12 @@ class Stage:
         """Stop the bot and start another on the same data, as an operator does."""
         await self.bot.close()
         await self.env.restart_bot(create_bot(self.settings, make_engine=self.make_engine))
+
+
+def pictures(message: discord.Message) -> list[discord.Attachment]:
+    """Return the pictures below a message; a preview is none."""
+    files = message.attachments
+    return files if replies.is_finished(file.filename for file in files) else []
 
 
 def buttons(message: discord.Message) -> list[str]:
@@ -106,13 +116,27 @@ class GatedEngine:
     def open(self) -> None:
         self._open.set()
 
-    def begin(self, request: GenerationRequest) -> list[Denoising]:
-        return self._engine.begin(request)
+    def measured(self) -> Measured:
+        # Room for one job at a time, so that it is certain who waits, and at which place.
+        measured = self._engine.measured()
+        smallest = min(measured.step_seconds.items())
+        return dataclasses.replace(measured, step_seconds=dict([smallest]))
+
+    def begin(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[Denoising] | GenerationError]:
+        return self._engine.begin(requests)
 
     def step(self, images: Sequence[Denoising]) -> None:
         if not self._open.wait(timeout=30):
             raise TimeoutError("the gate stayed shut")
         self._engine.step(images)
 
-    def finish(self, image: Denoising) -> GeneratedImage:
-        return self._engine.finish(image)
+    def finish(self, images: Sequence[Denoising]) -> list[GeneratedImage | None]:
+        return self._engine.finish(images)
+
+    def preview(self, image: Denoising) -> Pixels | None:
+        return self._engine.preview(image)
+
+    def close(self) -> None:
+        self._engine.close()

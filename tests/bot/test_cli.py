@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -303,7 +304,8 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     assert any(line.startswith("  → copy it from the Bot page") for line in lines)
     assert "✓ model: starter, 64x64 pixels, 32 tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
-    assert any(line.startswith("✓ database: data can be written") for line in lines)
+    assert "✓ database: data can be written" in lines
+    assert any(line[2:].startswith("space: ") for line in lines)
 
 
 def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
@@ -311,8 +313,15 @@ def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
 ) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "imagine-bot.db").write_bytes(b"not a database at all" * 100)
-    (tmp_path / "config.toml").write_text('device = "cuda:7"\nmodel = "nobody/nothing-here"')
+    (tmp_path / "config.toml").write_text(
+        'device = "cuda:7"\nmodel = "nobody/nothing-here"\nmin_free_mb = 1_000_000_000'
+    )
     out = imagine_bot("doctor", cwd=tmp_path, HF_HUB_OFFLINE="1").stdout
     assert "✗ database: the data folder cannot be used" in out
     assert "✗ device: cuda:7 cannot be used" in out
     assert "✗ model: nobody/nothing-here cannot be used" in out
+    assert re.search(
+        r"✗ space: data has only \d+ MB left, and below 1000000000 MB \(min_free_mb\) the bot "
+        r"accepts no jobs\n  → make room",
+        out,
+    )

@@ -9,7 +9,7 @@ import pytest
 from bot.client import MakeEngine
 from generation.engine import Denoising, Engine
 from generation.errors import ModelError
-from generation.request import GeneratedImage, GenerationRequest
+from generation.request import GeneratedImage
 from storage.records import JobStatus
 
 from .stage import GatedEngine, Stage, buttons
@@ -19,18 +19,17 @@ class FragileEngine(GatedEngine):
     """The real engine, which breaks at certain prompts."""
 
     def step(self, images: Sequence[Denoising]) -> None:
-        if images[0].request.prompt == "out of memory":
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB\nmany details")
+        if any(image.request.prompt == "out of order" for image in images):
+            raise RuntimeError("CUDA driver out of order. Tried 20 times\nmany details")
         super().step(images)
 
-    def finish(self, image: Denoising) -> GeneratedImage:
-        finished = super().finish(image)
-        if image.request.prompt == "no recipe":
-            return dataclasses.replace(finished, recipe=None)  # type: ignore[arg-type]
-        return finished
-
-    def begin(self, request: GenerationRequest) -> list[Denoising]:
-        return super().begin(request)
+    def finish(self, images: Sequence[Denoising]) -> list[GeneratedImage | None]:
+        return [
+            dataclasses.replace(finished, recipe=None)  # type: ignore[arg-type]
+            if finished is not None and image.request.prompt == "no recipe"
+            else finished
+            for image, finished in zip(images, super().finish(images), strict=True)
+        ]
 
 
 @pytest.fixture
@@ -41,10 +40,10 @@ def gate(engine: Engine) -> GatedEngine:
 async def test_a_job_that_breaks_the_engine_is_answered_and_the_next_one_is_made(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    result = await stage.alice.slash(stage.channel, "imagine", prompt="out of memory")
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="out of order")
     await stage.until(lambda: "⚠️" in stage.look(result.response.id).content)
     message = stage.look(result.response.id)
-    assert "CUDA out of memory. Tried to allocate 20.00 GiB" in message.content
+    assert "CUDA driver out of order. Tried 20 times" in message.content
     assert "many details" not in message.content
     assert buttons(message) == ["rerun:1", "remove:1"]
     assert "The engine failed on job 1" in caplog.text

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from .stage import GatedEngine, Stage
+from .stage import GatedEngine, Stage, pictures
 
 
 async def _many(stage: Stage, gate: GatedEngine) -> list[int]:
@@ -22,7 +22,7 @@ async def test_many_jobs_of_one_member_delay_another_s_first_by_one(
     await stage.until(lambda: "place 5" in stage.look(alice[4]).content)
     gate.open()
     await stage.finished(bob)
-    assert not stage.look(alice[4]).attachments
+    assert not pictures(stage.look(alice[4]))
     for message_id in alice:
         await stage.finished(message_id)
 

@@ -9,7 +9,7 @@ from generation.engine import Engine
 from generation.metadata import read_png
 from generation.pictures import enlarged, to_image
 
-from .stage import GatedEngine, Stage, buttons, opened
+from .stage import GatedEngine, Stage, buttons, opened, pictures
 
 
 async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engine) -> None:
@@ -120,7 +120,7 @@ async def test_a_dead_interaction_token_loses_nothing(stage: Stage, gate: GatedE
 async def test_an_answer_that_discord_refuses_is_posted_anew(stage: Stage) -> None:
     stage.env.inject_error("POST", "/interactions/*", status=404, code=10062, times=None)
     await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    await stage.until(lambda: [m for m in stage.messages() if m.attachments])
+    await stage.until(lambda: [m for m in stage.messages() if pictures(m)])
     assert len(stage.messages()) == 1
 
 
@@ -197,5 +197,5 @@ async def test_a_direct_message_works_like_a_channel(stage: Stage) -> None:
     result = await user.slash("imagine", prompt="rabbit face")
     channel = user.dm_channel
     await stage.until(
-        lambda: [m for m in channel.history() if m.id == result.response.id and m.attachments]
+        lambda: [m for m in channel.history() if m.id == result.response.id and pictures(m)]
     )

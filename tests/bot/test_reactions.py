@@ -4,13 +4,13 @@ import discord
 
 from generation.metadata import read_png
 
-from .stage import GatedEngine, Stage
+from .stage import GatedEngine, Stage, pictures
 
 
 async def test_a_rerun_reaction_by_anybody_makes_new_pictures(stage: Stage) -> None:
     first = await stage.imagine("rabbit face", seed=7)
     await stage.bob.react(first, "🔁")
-    await stage.until(lambda: len([m for m in stage.messages() if m.attachments]) == 2)
+    await stage.until(lambda: len([m for m in stage.messages() if pictures(m)]) == 2)
     second = stage.messages()[1]
     assert stage.bob.mention in second.content
     assert second.reference is not None
@@ -23,7 +23,7 @@ async def test_a_rerun_reaction_by_anybody_makes_new_pictures(stage: Stage) -> N
 async def test_a_dice_reaction_varies_the_first_picture(stage: Stage) -> None:
     first = await stage.imagine("rabbit face")
     await stage.bob.react(first, "🎲")
-    await stage.until(lambda: len([m for m in stage.messages() if m.attachments]) == 2)
+    await stage.until(lambda: len([m for m in stage.messages() if pictures(m)]) == 2)
     recipe = read_png(await stage.messages()[1].attachments[0].read())[1]
     assert recipe.source_sha256 == read_png(await first.attachments[0].read())[1].pixels_sha256
 
@@ -33,7 +33,7 @@ async def test_reactions_work_on_pictures_from_before_a_restart(stage: Stage) ->
     await stage.restart()
     assert not list(stage.bot.cached_messages)
     await stage.bob.react(first, "🔁")
-    await stage.until(lambda: len([m for m in stage.messages() if m.attachments]) == 2)
+    await stage.until(lambda: len([m for m in stage.messages() if pictures(m)]) == 2)
 
 
 async def test_a_cross_by_the_person_who_asked_or_a_moderator_removes(stage: Stage) -> None:
@@ -62,10 +62,10 @@ async def test_people_who_may_not_use_commands_here_make_nothing_by_reacting(
         },
     )
     result = await stage.alice.slash(quiet, "imagine", prompt="rabbit face")
-    await stage.until(lambda: quiet.history()[0].attachments)
+    await stage.until(lambda: pictures(quiet.history()[0]))
     await stage.bob.react(quiet.history()[0], "🔁")
     await stage.alice.react(quiet.history()[0], "🔁")
-    await stage.until(lambda: len([m for m in quiet.history() if m.attachments]) == 2)
+    await stage.until(lambda: len([m for m in quiet.history() if pictures(m)]) == 2)
     assert await stage.bot.service.jobs.get(3) is None
     assert result.response.id in {message.id for message in quiet.history()}
 

@@ -8,7 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from generation.metadata import read_png
 
-from .stage import Stage
+from .stage import Stage, pictures
 
 
 def _file(image: Image.Image, format_: str = "PNG", **options: object) -> bytes:
@@ -134,7 +134,7 @@ async def test_a_picture_in_a_channel_that_one_cannot_read_does_not_exist(stage:
     )
     result = await stage.alice.slash(secret, "imagine", prompt="rabbit face")
     await stage.until(
-        lambda: [m for m in secret.history() if m.id == result.response.id and m.attachments]
+        lambda: [m for m in secret.history() if m.id == result.response.id and pictures(m)]
     )
     denied = await stage.bob.slash(stage.channel, "vary", image="1-1")
     assert denied.response.content == (

@@ -7,6 +7,8 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from tests.running import WITH_PICTURES
+
 from .run import Killing
 
 Instant = Callable[[Killing], Awaitable[None]]
@@ -14,8 +16,6 @@ Instant = Callable[[Killing], Awaitable[None]]
 _CALLBACK: Final = "/interactions/*/callback"
 _MESSAGES: Final = "/channels/*/messages"
 _MESSAGE: Final = "/channels/*/messages/*"
-# Only the edit that brings the pictures names attachments.
-_WITH_PICTURES: Final = '"attachments"'
 # The bot may have been started just now, and its engine takes a while to load.
 _PATIENCE: Final = 90.0
 
@@ -78,14 +78,14 @@ async def while_running(run: Killing) -> None:
 
 async def before_the_pictures(run: Killing) -> None:
     """The pictures are stored, and Discord has not got them."""
-    hold = run.hold("PATCH", _MESSAGE, containing=_WITH_PICTURES)
+    hold = run.hold("PATCH", _MESSAGE, containing=WITH_PICTURES)
     await run.accepted(2)
     await hold.reached(within=_PATIENCE)
 
 
 async def before_recording_the_delivery(run: Killing) -> None:
     """The pictures stand in the channel, and the bot does not know it."""
-    hold = run.hold("PATCH", _MESSAGE, containing=_WITH_PICTURES, carried_out=True)
+    hold = run.hold("PATCH", _MESSAGE, containing=WITH_PICTURES, carried_out=True)
     await run.accepted(2)
     await hold.reached(within=_PATIENCE)
 

@@ -32,7 +32,15 @@ class Killing:
         self.random = Random(seed)
         self.kills = 0
         self.asked: list[Asked] = []
-        self.bot = imagine_bot(world, data, steps=_STEPS, progress_seconds=0.2)
+        self.bot = imagine_bot(
+            world,
+            data,
+            steps=_STEPS,
+            progress_seconds=0.2,
+            # Kills come faster than the engine is loaded, so the jobs add up.
+            queue_limit=1_000,
+            member_limit=1_000,
+        )
         self._holds: list[Hold] = []
         self._reacted: set[tuple[int, str]] = set()
 

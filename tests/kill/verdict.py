@@ -12,7 +12,7 @@ from storage.opening import DATABASE_NAME, PICTURES_NAME
 from storage.pictures import PictureFiles
 from storage.records import Job
 from tests.rig import Asked, MessageView
-from tests.running import Reference, shown
+from tests.running import Reference, finished, shown
 
 from .run import Killing
 
@@ -92,7 +92,7 @@ def _answers(job: Job, run: Killing) -> list[MessageView]:
 
 
 def _complete(job: Job, messages: list[MessageView]) -> bool:
-    return any(len(message.attachments) == job.request.count for message in messages)
+    return any(len(finished(message)) == job.request.count for message in messages)
 
 
 def _changed(job: Job, messages: list[MessageView], reference: Reference) -> int:
@@ -100,5 +100,5 @@ def _changed(job: Job, messages: list[MessageView], reference: Reference) -> int
     return sum(
         shown(file) != right
         for message in messages
-        for file, right in zip(message.attachments, wanted, strict=False)
+        for file, right in zip(finished(message), wanted, strict=False)
     )

@@ -1,0 +1,48 @@
+"""The engine that the settings ask for: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from generation.locate import ModelProfile
+from generation.process import EngineProcess
+
+from . import console
+from .config import Settings
+
+if TYPE_CHECKING:
+    from generation.engine import Engine
+
+
+def load_engine(settings: Settings, profile: ModelProfile, *, shared: bool) -> Engine:
+    """Return an engine in this process, with the model loaded.
+
+    `shared` says whether it is to make pictures of several requests at once.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    # Here, because these load torch, which neither the bot nor a mistake in the options needs.
+    from generation.engine import Engine  # noqa: PLC0415
+    from generation.weights import load  # noqa: PLC0415
+
+    return Engine(
+        load(profile, device=settings.device, dtype=settings.dtype, compiled=settings.compile),
+        deterministic=settings.deterministic,
+        compiled=settings.compile,
+        shared=shared,
+        load_in_float32=partial(load, profile, device=settings.device, dtype="float32"),
+    )
+
+
+def start_engine(settings: Settings, profile: ModelProfile) -> EngineProcess:
+    """Start a process with an engine in it; it loads the model while this one goes on."""
+    # What the child needs of the settings, and no secret.
+    wanted = settings.model_copy(update={"token": None})
+    return EngineProcess(partial(_load_in_child, wanted, profile), timeout=settings.step_timeout)
+
+
+def _load_in_child(settings: Settings, profile: ModelProfile) -> Engine:
+    console.set_up_logging(settings.log_level)
+    return load_engine(settings, profile, shared=True)

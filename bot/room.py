@@ -1,0 +1,95 @@
+"""A full disk: it is said once, nothing new is accepted, and what was accepted waits for room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, TypeVar
+
+from storage.errors import DiskFull
+from storage.space import Space
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_PAUSES: Final = (1, 2, 5, 10, 30)
+_HELD_MAX: Final = 512 * 2**20
+
+
+class Room:
+    """Stands before everything that is written to the data folder.
+
+    The operator reads of a full disk once, however many requests meet it, until a job is
+    accepted again.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._is_full = False
+        self._held = 0
+        self._closing = asyncio.Event()
+
+    async def admit(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Return what `write` returns, if there is room for it and what comes of it.
+
+        Raises:
+            DiskFull: there is not.
+        """
+        with self.noticing():
+            await asyncio.to_thread(self._space.check)
+            result = await write()
+        if self._is_full:
+            self._is_full = False
+            log.warning("There is room on the disk again, and jobs are accepted")
+        return result
+
+    @contextlib.contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Tell the operator of a full disk that is met inside, unless they know; let it pass."""
+        try:
+            yield
+        except DiskFull as error:
+            if not self._is_full:
+                self._is_full = True
+                log.error("No more jobs are accepted. %s", error)
+            raise
+
+    async def insist(
+        self,
+        write: Callable[[], Awaitable[T]],
+        *,
+        held: int = 0,
+        on_wait: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
+        """Return what `write` returns, trying again for as long as the disk is full.
+
+        `held` is how many bytes of pictures are kept in memory for it meanwhile; `on_wait` is
+        awaited once, before it waits for the first time.
+
+        Raises:
+            DiskFull: it still is, and the bot stops or may not hold that much in memory.
+        """
+        self._held += held
+        try:
+            for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+                try:
+                    with self.noticing():
+                        return await write()
+                except DiskFull:
+                    if self._closing.is_set() or self._held > _HELD_MAX:
+                        raise
+                if on_wait is not None:
+                    await on_wait()
+                    on_wait = None
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), pause)
+        finally:
+            self._held -= held
+        raise AssertionError("the pauses never end")
+
+    def close(self) -> None:
+        """Have what waits for room give up after one more attempt."""
+        self._closing.set()

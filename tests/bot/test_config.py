@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bot.config import Settings, load_settings
+from bot.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_example_holds_every_key_with_its_default() -> None:
+    file = ROOT / "config.example.toml"
+    assert load_settings(file) == Settings()
+    keys = set(re.findall(r"^(?:# )?(\w+) = ", file.read_text("utf-8"), re.MULTILINE))
+    assert keys == set(Settings.model_fields)
+
+
+def test_the_readme_lists_every_key() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    listed = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    assert set(Settings.model_fields) <= listed
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("step_timeout = 1", "sets step_timeout to 1; it should be greater than or equal to 5"),
+        ("min_free_mb = -1", "sets min_free_mb to -1; it should be greater than or equal to 0"),
+        ('previews = "maybe"', "sets previews to 'maybe'; it should be a valid boolean"),
+        ("compiled = true", "did you mean 'compile'?"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_would_be_right(
+    tmp_path: Path, line: str, complaint: str
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(line)
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        load_settings(file)
+
+
+def test_the_environment_sets_what_a_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGINE_BOT_DETERMINISTIC", "true")
+    monkeypatch.setenv("IMAGINE_BOT_COMPILE", "1")
+    monkeypatch.setenv("IMAGINE_BOT_STEP_TIMEOUT", "7.5")
+    settings = load_settings()
+    assert (settings.deterministic, settings.compile, settings.step_timeout) == (True, True, 7.5)
