@@ -130,6 +130,21 @@ def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
     raise typer.Exit(examine(config, data=data))
 
 
+@app.command()
+def bench(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Under a minute: fewer steps, and no compiling.")
+    ] = False,
+    model: ModelOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Measure this engine beside diffusers' StableDiffusionPipeline, on the same weights."""
+    from .bench import bench as measure  # noqa: PLC0415
+
+    raise typer.Exit(measure(config, model=model, as_json=as_json, quick=quick))
+
+
 def main() -> NoReturn:
     """Run the command line; an error is one sentence on standard error and exit code 1."""
     # Read when torch is loaded, which is later. A CPU's threads wait for each other after every

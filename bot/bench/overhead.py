@@ -1,0 +1,90 @@
+"""What queue and storage cost for each picture, with an engine that costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from generation.errors import GenerationError
+from generation.metadata import to_png
+from generation.pace import Measured
+from generation.queue import GenerationQueue
+from generation.request import GeneratedImage, GenerationRequest, Pixels, Progress
+from storage.opening import open_storage
+from storage.records import JobKind, NewJob
+
+
+@dataclass(slots=True, eq=False)
+class _Image:
+    request: GenerationRequest
+    done: bool = False
+    failure: GenerationError | None = None
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(int(self.done), 1)
+
+
+class _Instant:
+    """Gives back a picture that was made before."""
+
+    def __init__(self, image: GeneratedImage) -> None:
+        self._image = image
+
+    def measured(self) -> Measured:
+        pixels = self._image.pixels
+        return Measured(
+            pixels=pixels.width * pixels.height, step_seconds={16: 1e-6}, decode_seconds={1: 1e-6}
+        )
+
+    def begin(self, requests: Sequence[GenerationRequest]) -> list[list[_Image] | GenerationError]:
+        return [[_Image(request)] for request in requests]
+
+    def step(self, images: Sequence[_Image]) -> None:
+        for image in images:
+            image.done = True
+
+    def finish(self, images: Sequence[_Image]) -> list[GeneratedImage | None]:
+        return [self._image for _ in images]
+
+    def preview(self, image: _Image) -> Pixels | None:  # noqa: ARG002 - as the engine's
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+async def overhead(image: GeneratedImage, *, count: int) -> float:
+    """Return the seconds for each of `count` pictures from the request to the stored file.
+
+    Each job is committed, queued, taken up, encoded as a PNG, stored and marked as delivered,
+    by several users at a time, in a database and files of the real kind.
+    """
+    request = image.recipe.request(None)
+    with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:
+        async with (
+            open_storage(Path(folder)) as jobs,
+            GenerationQueue(lambda: _Instant(image), limit=count, previews=False) as queue,
+        ):
+            await queue.ready()
+
+            async def one(number: int) -> None:
+                order = NewJob(
+                    kind=JobKind.IMAGINE, user_id=number, guild_id=1, channel_id=1, request=request
+                )
+                job = await jobs.add(order)
+                ticket = queue.submit(job.id, request, lambda _: None)
+                await ticket.taken_up_or_over()
+                await jobs.start(job.id)
+                files = [(made, to_png(made.pixels, made.recipe)) for made in await ticket.images]
+                await jobs.complete(job.id, files)
+                await jobs.delivered(job.id, job.id)
+
+            start = time.perf_counter()
+            for first in range(0, count, 8):
+                await asyncio.gather(*(one(number) for number in range(first, first + 8)))
+            return (time.perf_counter() - start) / count

@@ -1,0 +1,68 @@
+"""diffusers' own pipeline on the same weights, as it is without us."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from generation import kernels
+from generation.locate import ModelProfile
+from generation.request import GenerationRequest
+from generation.weights import choose_device, choose_dtype, quiet
+
+Picture = npt.NDArray[np.uint8]
+
+
+class Reference:
+    """Makes pictures one after the other by `StableDiffusionPipeline`."""
+
+    def __init__(self, profile: ModelProfile, *, device: str | None, dtype: str | None) -> None:
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        with quiet():
+            pipeline: Any = StableDiffusionPipeline.from_pretrained(
+                profile.folder, dtype=self.dtype, use_safetensors=True, local_files_only=True
+            )
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        pipeline.set_progress_bar_config(disable=True)
+        self._pipeline = pipeline.to(self.device)
+
+    def picture(self, request: GenerationRequest) -> Picture:
+        """Return the picture of a request, [height, width, 3]."""
+        made = self._pipeline(
+            request.prompt,
+            negative_prompt=request.negative_prompt or None,
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance_scale,
+            width=request.width,
+            height=request.height,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+        )
+        return np.asarray(made.images[0])
+
+    def timed(self, requests: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+        """Return the pictures, and after how many seconds each was there."""
+        start = time.perf_counter()
+        pictures, ends = [], []
+        for request in requests:
+            pictures.append(self.picture(request))
+            ends.append(time.perf_counter() - start)
+        return pictures, ends
+
+    def sum_like_the_engine(self) -> None:
+        """Prepare the networks as the engine's are, so that only what it does itself differs."""
+        kernels.prepare(self._pipeline.unet)
+        kernels.prepare(self._pipeline.vae)
+
+    @property
+    def name(self) -> str:
+        """Return the device in words."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type}, {torch.get_num_threads()} threads"

@@ -1,0 +1,102 @@
+"""Users at the queue: their pictures, their waits, and what the event loop felt of it."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from generation.fairness import Share
+from generation.process import EngineProcess
+from generation.queue import GenerationQueue
+from generation.request import Event, GeneratedImage, GenerationRequest
+
+from ..config import Settings
+from ..engines import start_engine
+
+_TICK: Final = 0.005
+_LIMIT: Final = 1_000
+
+
+@dataclass(slots=True)
+class Rush:
+    """What came of several users who asked at the same moment.
+
+    `ends` are the seconds until each had the picture; `errors` tell by how much, as a share,
+    the first estimate that each was given was off.
+    """
+
+    images: list[GeneratedImage]
+    ends: list[float]
+    errors: list[float]
+
+    @property
+    def seconds(self) -> float:
+        """Return how long it took until all had their pictures."""
+        return max(self.ends)
+
+    @property
+    def mean_wait(self) -> float:
+        """Return how long a user waited on average."""
+        return statistics.fmean(self.ends)
+
+
+@dataclass(slots=True)
+class LoopLag:
+    """How late the event loop was with what was due, in seconds."""
+
+    lags: list[float] = field(default_factory=list)
+
+    async def watch(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            due = time.perf_counter() + _TICK
+            await asyncio.sleep(_TICK)
+            self.lags.append(time.perf_counter() - due)
+
+    def percentile(self, share: int) -> float:
+        """Return the lag in ms that `share` % of all do not exceed."""
+        return 1e3 * statistics.quantiles(self.lags, n=100)[share - 1]
+
+
+@asynccontextmanager
+async def open_queue(settings: Settings, profile: Any) -> AsyncIterator[GenerationQueue[Any]]:
+    """Start the bot's own queue on an engine in a process of its own, and wait for it."""
+
+    def make_engine() -> EngineProcess:
+        return start_engine(settings, profile)
+
+    async with GenerationQueue(make_engine, limit=_LIMIT, previews=settings.previews) as queue:
+        await queue.ready()
+        yield queue
+
+
+async def rush(queue: GenerationQueue[Any], requests: Sequence[GenerationRequest]) -> Rush:
+    """Have a user ask for each of `requests`, all at once, and wait for all pictures."""
+    start = time.perf_counter()
+    made = await asyncio.gather(
+        *(_ask(queue, number, request, start) for number, request in enumerate(requests))
+    )
+    return Rush(
+        images=[image for image, _, _ in made],
+        ends=[end for _, end, _ in made],
+        errors=[abs(told - end) / end for _, end, told in made if told is not None],
+    )
+
+
+async def _ask(
+    queue: GenerationQueue[Any], number: int, request: GenerationRequest, start: float
+) -> tuple[GeneratedImage, float, float | None]:
+    told: list[float] = []
+
+    def listen(event: Event) -> None:
+        if event.seconds is not None:
+            told.append(time.perf_counter() - start + event.seconds)
+
+    ticket = queue.submit(number, request, listen, Share(group=0, member=number))
+    images = await ticket.images
+    return images[0], time.perf_counter() - start, told[0] if told else None
