@@ -23,7 +23,7 @@ class Shape:
     unet: tuple[int, ...] = (80, 144, 192)
     unet_groups: int = 16
     unet_layers: int = 1
-    heads: int = 16
+    heads: int = 4
     text: int = 160
     text_layers: int = 2
     text_heads: int = 4
