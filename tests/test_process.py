@@ -311,13 +311,16 @@ async def test_sigterm_ends_the_bot_soon_and_the_next_start_finishes_every_job_o
 ) -> None:
     await room.imagine()
     [old] = await room.pictured()
-    await room.imagine(steps=40, seed=1)
+    await room.imagine(steps=150, seed=1)
     for seed in (2, 3):
         await room.imagine(seed=seed)
     await room.shows(" %")
     room.bot.terminate()
     assert await room.bot.wait(within=10) == 0
-    assert room.with_pictures() == [old]
+    # The short ones may have been there before the signal; the long one was not.
+    early = room.with_pictures()
+    assert early[0] == old
+    assert len(early) < 4
 
     await room.bot.start()
     await room.bot.ready()
@@ -325,7 +328,7 @@ async def test_sigterm_ends_the_bot_soon_and_the_next_start_finishes_every_job_o
     await room.world.react(old, "🔁", who="bob")
     await (await room.world.click(old, "🎲")).answered()
     finished = await room.pictured(6)
-    orders = [(40, 1), (STEPS, 2), (STEPS, 3)]
+    orders = [(150, 1), (STEPS, 2), (STEPS, 3)]
     for message, (steps, seed) in zip(finished[1:4], orders, strict=True):
         wanted = desk.imagine(Wishes(prompt="rabbit face", seed=seed, steps=steps))
         assert [shown(file) for file in message.attachments] == right.pictures(wanted)
