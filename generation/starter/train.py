@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from .training.autoencoder import AutoencoderTask, held_out_psnr, trained
 from .training.diffusion import DiffusionTask
 from .training.drawing import Album, open_album
+from .training.export import adopt as adopt_model
 from .training.export import export as export_model
 from .training.latents import SHARD, encode, read_latents
 from .training.networks import Shape, parameters
@@ -71,12 +73,12 @@ def _settings(
     workers: int,
 ) -> Settings:
     """Return how to train; a decay that a checkpoint has begun goes on where it was."""
-    schedule = Schedule(peak, warmup)
+    state = read(file) or {"step": 0, "decay_from": None}
+    schedule = Schedule(peak, warmup, warm_from=state.get("warm_from", 0))
     if decay is not None:
-        state = read(file) or {"step": 0, "decay_from": None}
-        begun = state.get("decay_from")
+        begun = state["decay_from"]
         start = state["step"] if begun is None else begun
-        schedule = Schedule(peak, warmup, decay_from=start, decay_steps=decay)
+        schedule = replace(schedule, decay_from=start, decay_steps=decay)
     return Settings(batch, schedule, precision=precision, save_every=save, workers=workers)
 
 
@@ -179,6 +181,12 @@ def write_samples(work: Path, step: int) -> None:
 def export(folder: Path, work: Work = _WORK) -> None:
     """Write the trained model to FOLDER, in float16, as diffusers reads it."""
     export_model(work, folder, Shape())
+
+
+@app.command()
+def adopt(folder: Path, work: Work = _WORK) -> None:
+    """Have training go on from the model in FOLDER instead of from nothing."""
+    adopt_model(folder, work, Shape())
 
 
 if __name__ == "__main__":

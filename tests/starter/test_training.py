@@ -15,7 +15,7 @@ from generation.starter.train import _settings as command_settings
 from generation.starter.training.autoencoder import AutoencoderTask, held_out_psnr, trained
 from generation.starter.training.card import card
 from generation.starter.training.diffusion import DiffusionTask
-from generation.starter.training.export import DEFAULTS, export
+from generation.starter.training.export import DEFAULTS, adopt, export
 from generation.starter.training.latents import encode, read_latents
 from generation.starter.training.networks import new_autoencoder, noise_schedule
 from generation.starter.training.progress import Average, Schedule, read, save, step_generator
@@ -234,6 +234,39 @@ class TestExport:
             export(tmp_path, tmp_path / "model", TINY)
         with pytest.raises(FileNotFoundError, match=r"autoencoder\.pt"):
             trained(TINY, tmp_path)
+
+
+class TestAdoption:
+    def test_training_goes_on_from_an_exported_model(
+        self, work: Path, tokenizer: Any, tmp_path: Path
+    ) -> None:
+        adopt(work / "model", tmp_path, TINY)
+        before, after = read(work / "diffusion.pt"), read(tmp_path / "diffusion.pt")
+        assert before is not None
+        assert after is not None
+        for name, value in before["average"].items():
+            assert torch.equal(after["average"][name], value.half().float())
+        for count in ("step", "images"):
+            assert after[count] == before[count]
+        train(diffusion(tokenizer), SETTINGS, tmp_path, until=3)
+        train(autoencoding(None), SETTINGS, tmp_path, until=3)
+        export(tmp_path, tmp_path / "again", TINY)
+        assert Painter.open(tmp_path / "again").edge == TINY.edge
+        state = read(tmp_path / "diffusion.pt")
+        assert state is not None
+        assert (state["step"], state["images"]) == (3, before["images"] + 4)
+        assert state["optimizer"] is not None
+
+    def test_the_rate_is_warmed_up_again(self, work: Path, tmp_path: Path) -> None:
+        adopt(work / "model", tmp_path, TINY)
+        schedule = command_settings(
+            tmp_path / "diffusion.pt", 4, 1.0, 4, None, "no", 10, 0
+        ).schedule
+        assert [schedule.rate(step) for step in (2, 3, 5, 9)] == [0.25, 0.5, 1.0, 1.0]
+
+    def test_checkpoints_are_not_written_over(self, work: Path) -> None:
+        with pytest.raises(FileExistsError, match="holds checkpoints already"):
+            adopt(work / "model", work, TINY)
 
 
 def test_a_sheet_shows_all_pictures_row_by_row() -> None:

@@ -1,22 +1,35 @@
-"""From checkpoints to a model's folder in diffusers' layout, in float16."""
+"""From checkpoints to a model's folder in diffusers' layout, in float16, and back."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import CLIPTextModel
 
 from ...weights import quiet
-from .autoencoder import trained
+from .autoencoder import Reconstruction, trained
 from .diffusion import Denoiser
 from .networks import Shape, new_text_encoder, new_unet, noise_schedule
-from .progress import read
+from .progress import read, save
 from .vocabulary import read_tokenizer
 
 DEFAULTS: Final = {"steps": 25, "guidance_scale": 4.0}
+# How far the training of the parts was, beside the weights.
+_TRAINING: Final = "training.json"
+_COUNTS: Final = ("step", "images")
 
 
 def export(work: Path, folder: Path, shape: Shape) -> None:
@@ -34,6 +47,58 @@ def export(work: Path, folder: Path, shape: Shape) -> None:
     autoencoder = trained(shape, work)
     autoencoder.register_to_config(scaling_factor=state["facts"]["scale"])
     save_model(folder, autoencoder, network, tokenizer)
+    counts = {
+        name: {count: found[count] for count in _COUNTS}
+        for name in ("autoencoder", "diffusion")
+        if (found := read(work / f"{name}.pt")) is not None
+    }
+    counts["diffusion"]["scenes"] = state["facts"]["scenes"]
+    (folder / _TRAINING).write_text(json.dumps(counts, indent=2) + "\n", "utf-8")
+
+
+def adopt(folder: Path, work: Path, shape: Shape) -> None:
+    """Write the model that was exported to `folder` to `work`, as checkpoints to go on from.
+
+    They hold what a model holds: the averaged weights. The optimizer begins anew, and the
+    learning rate is warmed up again.
+
+    Raises:
+        FileExistsError: there are checkpoints in `work`, which would be lost.
+    """
+    if any((work / f"{name}.pt").exists() for name in ("autoencoder", "diffusion")):
+        raise FileExistsError(f"{work} holds checkpoints already; move them away first.")
+    counts = json.loads((folder / _TRAINING).read_text("utf-8"))
+    with quiet():
+        vae, unet, text_encoder = (
+            kind.from_pretrained(folder, subfolder=name, torch_dtype=torch.float32)
+            for kind, name in (
+                (AutoencoderKL, "vae"),
+                (UNet2DConditionModel, "unet"),
+                (CLIPTextModel, "text_encoder"),
+            )
+        )
+    shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
+    facts = {"shape": asdict(shape)}
+    scale, scenes = vae.config.scaling_factor, counts["diffusion"]["scenes"]
+    for name, network, more in (
+        ("autoencoder", Reconstruction(vae), {}),
+        ("diffusion", Denoiser(unet, text_encoder), {"scale": scale, "scenes": scenes}),
+    ):
+        save(_adopted(network, counts[name], facts | more), work / f"{name}.pt")
+
+
+def _adopted(
+    network: nn.Module, counts: Mapping[str, int], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "network": network.state_dict(),
+        "average": {name: value.detach() for name, value in network.named_parameters()},
+        "optimizer": None,
+        **{count: counts[count] for count in _COUNTS},
+        "decay_from": None,
+        "warm_from": counts["step"],
+        "facts": dict(facts),
+    }
 
 
 def save_model(folder: Path, autoencoder: Any, network: Denoiser, tokenizer: Any) -> None:

@@ -24,7 +24,8 @@ class Schedule:
     """Learning rates by step: a linear warm-up, a constant, and a linear decay on demand.
 
     The constant part has no end of its own, so a training need not know how long it has:
-    the decay of `decay_steps` starts at step `decay_from`, whenever that is set.
+    the decay of `decay_steps` starts at step `decay_from`, whenever that is set. The warm-up
+    is from step `warm_from` on, where the optimizer knows nothing yet.
     """
 
     peak: float
@@ -32,10 +33,11 @@ class Schedule:
     decay_from: int | None = None
     decay_steps: int = 1
     floor: float = 0.03
+    warm_from: int = 0
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step `step`, counted from 0."""
-        rate = self.peak * min(1.0, (step + 1) / self.warmup)
+        rate = self.peak * min(1.0, (step - self.warm_from + 1) / self.warmup)
         if self.decay_from is None or step < self.decay_from:
             return rate
         done = (step - self.decay_from) / self.decay_steps

@@ -140,7 +140,8 @@ class _Run:
         if stored:
             plain.load_state_dict(stored["network"])
             self._average.load(stored["average"])
-            optimizer.load_state_dict(stored["optimizer"])
+            if stored["optimizer"] is not None:
+                optimizer.load_state_dict(stored["optimizer"])
             self.state = _State(stored["step"], stored["images"])
         self._network, self._optimizer = accelerator.prepare(plain, optimizer)
         self.log = Log(folder / f"{task.name}.jsonl", self.state.images)
@@ -186,6 +187,7 @@ class _Run:
                 "step": self.state.step,
                 "images": self.state.images,
                 "decay_from": schedule.decay_from,
+                "warm_from": schedule.warm_from,
                 "facts": dict(self._task.facts()),
             },
             self._file,
