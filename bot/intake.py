@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
@@ -76,7 +77,7 @@ class Intake:
         async def submit() -> Job:
             new = await ordering
             check_can_answer(interaction)
-            return await self._service.submit(new, weight=weight(self._settings, interaction.user))
+            return await self._service.submit(self._weighted(new, interaction.user))
 
         job = await within_deadline(interaction, submit())
         await self._announce(job, _answer(interaction, job))
@@ -92,8 +93,12 @@ class Intake:
             StorageError: the job could not be written.
         """
         check_can_reply(picture.guild, new.channel_id)
-        job = await self._service.submit(new, weight=weight(self._settings, person))
+        job = await self._service.submit(self._weighted(new, person))
         await self._announce(job, _reply(picture, job))
+
+    def _weighted(self, new: NewJob, person: discord.User | discord.Member) -> NewJob:
+        """Return the order with the weight that the person's roles have now."""
+        return replace(new, weight=weight(self._settings, person))
 
     async def _announce(self, job: Job, answer: Coroutine[Any, Any, int | None]) -> None:
         message_id = None

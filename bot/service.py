@@ -107,11 +107,10 @@ class ImagineService:
         self._background = Background()
         self._resumed = asyncio.Event()
 
-    async def submit(self, order: NewJob, *, weight: float = 1.0) -> Job:
+    async def submit(self, order: NewJob) -> Job:
         """Commit a job and queue it; once this returns, it is never lost.
 
-        `weight` is how much of the engine the person gets beside others. The caller then shows
-        the job to the person and reports by `announced`.
+        The caller then shows the job to the person and reports by `announced`.
 
         Raises:
             QueueFull: too many jobs are waiting, or too many of this person's.
@@ -120,7 +119,7 @@ class ImagineService:
         """
         with self._queue.reserve(order.user_id):
             job = await self._room.admit(lambda: self.jobs.add(order))
-            self._enqueue(job, weight)
+            self._enqueue(job)
         return job
 
     async def announced(self, job: Job, message_id: int | None) -> None:
@@ -203,7 +202,7 @@ class ImagineService:
         self._under_way[job.id] = under_way
         return under_way
 
-    def _enqueue(self, job: Job, weight: float = 1.0) -> None:
+    def _enqueue(self, job: Job) -> None:
         under_way = self._begin(job)
 
         def listener(event: Event) -> None:
@@ -213,7 +212,7 @@ class ImagineService:
                 self._courier.progress(job, message_id, event)
 
         # All direct messages together share the engine like one server.
-        share = Share(group=job.guild_id, member=job.user_id, weight=weight)
+        share = Share(group=job.guild_id, member=job.user_id, weight=job.weight)
         ticket = self._queue.submit(job.id, job.request, listener, share)
         self._background.start(self._carry(job, ticket), f"carry job {job.id}")
 

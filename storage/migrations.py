@@ -111,10 +111,25 @@ def m003_prompt_search(db: sqlite_utils.Database) -> None:
     )
 
 
+def m004_resuming(db: sqlite_utils.Database) -> None:
+    """Add what a restart has to know: how much weight a job has, who was told it is cancelled."""
+    db.executescript(
+        """
+        ALTER TABLE jobs ADD COLUMN weight REAL NOT NULL DEFAULT 1.0 CHECK (weight > 0);
+        -- Whether the message of a cancelled job says that it is one.
+        ALTER TABLE jobs ADD COLUMN withdrawn INTEGER NOT NULL DEFAULT 0
+            CHECK (withdrawn IN (0, 1));
+        -- Nobody knows it of those before, and old messages are better left alone.
+        UPDATE jobs SET withdrawn = 1 WHERE status = 'cancelled';
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
     m003_prompt_search,
+    m004_resuming,
 )
 
 

@@ -36,9 +36,9 @@ def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -
     source_sha256 = None if source is None else keep_pixels(db, pictures, source)
     (row,) = db.query(
         """
-        INSERT INTO jobs (kind, user_id, guild_id, channel_id, origin, parent_image_id,
+        INSERT INTO jobs (kind, user_id, guild_id, channel_id, origin, weight, parent_image_id,
                           request, source_sha256, created_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         RETURNING *
         """,
         (
@@ -47,6 +47,7 @@ def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -
             new.guild_id,
             new.channel_id,
             new.origin,
+            new.weight,
             new.parent_image_id,
             records.request_to_json(new.request),
             source_sha256,

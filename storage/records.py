@@ -36,7 +36,8 @@ class JobKind(enum.StrEnum):
 class NewJob:
     """What somebody asks for, where, and which image it comes from.
 
-    `origin` names the event that asked, say `interaction:123`; it need not be unique.
+    `origin` names the event that asked, say `interaction:123`; it need not be unique. `weight`
+    is how much of the engine the job gets beside those of others.
     """
 
     kind: JobKind
@@ -46,6 +47,7 @@ class NewJob:
     request: GenerationRequest
     parent_image_id: int | None = None
     origin: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,7 @@ def job_from_row(row: Row, source: Pixels | None) -> Job:
         channel_id=row["channel_id"],
         message_id=row["message_id"],
         origin=row["origin"],
+        weight=row["weight"],
         parent_image_id=row["parent_image_id"],
         request=request_from_json(row["request"], source),
         attempts=row["attempts"],

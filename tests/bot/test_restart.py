@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
 from generation.metadata import read_png
+from generation.request import GenerationRequest
 from storage.records import JobStatus
 
 from .stage import GatedEngine, Stage
@@ -74,3 +80,32 @@ async def test_a_message_deleted_while_its_job_runs_stops_nothing_else(
     job = await stage.bot.service.jobs.get(1)
     assert job is not None
     assert job.status is JobStatus.CANCELLED
+
+
+async def test_the_jobs_of_a_weighted_member_keep_their_share_over_a_restart(
+    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = stage.guild.create_role("Supporters")
+    stage.bot.intake._settings = stage.settings.model_copy(update={"role_weights": {role.id: 3.0}})
+    eve = stage.guild.add_member(stage.env.create_user("eve"), roles=[role])
+    gate.shut()
+    # Long enough to be there still when the bot is gone.
+    await stage.mo.slash(stage.channel, "imagine", prompt="owl", seed=0, steps=100)
+    for person, seeds in ((stage.bob, (1, 2, 3)), (eve, (11, 12, 13))):
+        for seed in seeds:
+            last = await person.slash(stage.channel, "imagine", prompt="owl", seed=seed)
+    closing = stage.restart()
+    begun: list[int] = []
+    begin = gate.begin
+
+    def noting(requests: Sequence[GenerationRequest]) -> Any:
+        begun.extend(request.seed for request in requests)
+        return begin(requests)
+
+    monkeypatch.setattr(gate, "begin", noting)
+    gate.open()
+    await closing
+    for message in stage.messages():
+        await stage.finished(message.id)
+    assert last.response is not None
+    assert [seed for seed in begun if seed > 0] == [1, 11, 12, 13, 2, 3]

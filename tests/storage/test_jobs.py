@@ -30,7 +30,7 @@ def picture_files(folder: Path) -> set[str]:
 
 
 async def test_a_new_job_is_queued_and_holds_what_was_asked(store: JobStore) -> None:
-    new = new_job("a fox 🦊 — «là-bas»", origin="interaction:12345678901234567")
+    new = new_job("a fox 🦊 — «là-bas»", origin="interaction:12345678901234567", weight=2.5)
     job = await store.add(new)
     assert job.status is JobStatus.QUEUED
     assert (job.attempts, job.error, job.message_id, job.deleted) == (0, None, None, False)

@@ -87,6 +87,23 @@ ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "m002_images": [
         ("images", {"id": 1, "job_id": 1, "index": 0, "sha256": "a" * 64, "recipe": RECIPE}),
     ],
+    "m004_resuming": [
+        (
+            "jobs",
+            {
+                "id": 3,
+                "kind": "vary",
+                "status": "cancelled",
+                "user_id": 10,
+                "channel_id": 30,
+                "request": REQUEST,
+                "parent_image_id": 1,
+                "created_at": "2026-01-02T03:04:07+00:00",
+                "weight": 2.5,
+                "withdrawn": 1,
+            },
+        ),
+    ],
 }
 NAMES = [step.__name__ for step in migrations.STEPS]
 
@@ -144,6 +161,13 @@ async def test_every_version_ends_up_with_the_same_schema(tmp_path: Path, versio
         async with Database(path) as db:
             schemas.append(await db.run(lambda db: db.schema))
     assert schemas[0] == schemas[1]
+
+
+async def test_a_job_from_before_the_weights_has_weight_one(tmp_path: Path) -> None:
+    make_version(tmp_path / DATABASE_NAME, NAMES.index("m004_resuming"))
+    async with open_storage(tmp_path) as store:
+        (job,) = await store.unfinished()
+        assert job.weight == 1.0
 
 
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
