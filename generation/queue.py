@@ -189,8 +189,7 @@ class GenerationQueue(Generic[I]):
 
     def _admit(self) -> None:
         """Give turns for as long as there is room."""
-        room = None if self._pace is None else self._pace.capacity
-        while (ticket := self._schedule.start(room)) is not None:
+        while (ticket := self._schedule.start()) is not None:
             ticket.active = True
             self._worker.give(None if ticket.begun else ticket)
             ticket.begun = True
@@ -227,6 +226,7 @@ class GenerationQueue(Generic[I]):
 
     def _is_ready(self, measured: Measured) -> None:
         self._pace = Pace(measured)
+        self._schedule.room = self._pace.capacity
         if not self._ready.done():
             self._ready.set_result(None)
         self._admit()

@@ -4,7 +4,8 @@ Jobs are taken up in a fair order for as long as the engine has room: a UNet cal
 so many rows. A job holds its place for a turn of so many steps, a whole picture at usual
 settings. Then, if others wait, it waits for its next turn with what it has so far: small jobs
 are not stuck behind long ones, and pictures of equal length are still finished one after the
-other, which is sooner for most than all at the same time.
+other, which is sooner for most than all at the same time. A job that fills the room several
+times over has as many steps fewer in a turn, because nobody is taken up beside it.
 
 It knows no clock, no thread and no event loop, so a simulation can drive it through a day.
 """
@@ -18,6 +19,16 @@ from typing import Final, Generic, Protocol, TypeVar
 from .fairness import FairOrder, Share
 
 TURN_STEPS: Final = 30
+
+
+def turn_steps(load: float, room: float | None) -> int:
+    """Return how many steps of `load` are a turn: at most the time of TURN_STEPS full calls.
+
+    `room` is the load of a full call, None while it is not known.
+    """
+    if room is None:
+        return TURN_STEPS
+    return max(1, min(TURN_STEPS, int(TURN_STEPS * room / load)))
 
 
 class Schedulable(Protocol):
@@ -49,9 +60,13 @@ J = TypeVar("J", bound=Schedulable)
 
 
 class Schedule(Generic[J]):
-    """Jobs that wait and jobs that run."""
+    """Jobs that wait and jobs that run, which together have a load of about `room`.
 
-    def __init__(self) -> None:
+    While `room` is None, nobody knows how much fits: one job runs at a time.
+    """
+
+    def __init__(self, room: float | None = None) -> None:
+        self.room = room
         self._waiting: FairOrder[J] = FairOrder()
         # Ahead of all others: they had their turn, and lost it with an engine that broke.
         self._returned: deque[J] = deque()
@@ -90,31 +105,31 @@ class Schedule(Generic[J]):
 
     def add(self, job: J) -> None:
         """Have a job wait for a turn, which costs its member the steps of one turn at most."""
-        steps = min(job.steps - job.taken, TURN_STEPS)
+        steps = min(job.steps - job.taken, turn_steps(job.load, self.room))
         self._waiting.add(job, job.share, steps * job.load)
 
-    def start(self, room: float | None) -> J | None:
-        """Return the job that runs from now on, if the load of those that run is below `room`.
-
-        Without `room` one job runs at a time.
-        """
-        job = self._next(room)
+    def start(self) -> J | None:
+        """Return the job that runs from now on, if the load of those that run leaves room."""
+        job = self._next()
         if job is not None:
             self._running[job] = None
-            job.turn_ends = job.taken + TURN_STEPS
+            job.turn_ends = job.taken + turn_steps(job.load, self.room)
         return job
 
-    def _next(self, room: float | None) -> J | None:
+    def _next(self) -> J | None:
         if self._suspects:
             # Alone, so that it is known who did it if the engine breaks again.
             return None if self._running else self._suspects.popleft()
-        if any(job.alone for job in self._running):
-            return None
-        if self._running and (room is None or sum(job.load for job in self._running) >= room):
+        if self._running and not self._has_room():
             return None
         if self._returned:
             return self._returned.popleft()
         return self._waiting.pop() if len(self._waiting) else None
+
+    def _has_room(self) -> bool:
+        if self.room is None or any(job.alone for job in self._running):
+            return False
+        return sum(job.load for job in self._running) < self.room
 
     def end_turn(self, job: J) -> bool:
         """Have a running job wait for its next turn, if this one is over and anybody waits."""

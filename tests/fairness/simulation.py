@@ -3,7 +3,8 @@
 Members ask at random over the day, most of them now and then, a few in bursts of hundreds of
 jobs. No clock is involved: the day passes as fast as it can be computed. The fair engine is
 driven by the very schedule of the product and shares its steps; the other serves one job after
-the other, as every other bot does. Both take the same time for the same call.
+the other, as every other bot does. Both take the same time for the same call. A few pictures are
+four times as large as the others.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import heapq
 import random
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -29,8 +30,9 @@ MEASURED = Measured(
     decode_seconds={1: 0.05},
 )
 _STEP = Sizes(MEASURED.step_seconds)
-_ROOM = MEASURED.rows * _PIXELS / 1e6
-_STEPS = (8, 20, 30, 30, 30, 50, 150)
+ROOM = MEASURED.rows * _PIXELS / 1e6
+STEPS = (8, 20, 30, 30, 30, 50, 150)
+_SIZES = (*[_PIXELS] * 24, 4 * _PIXELS)
 
 
 @dataclass(eq=False, slots=True)
@@ -43,18 +45,24 @@ class Ask:
     steps: int
     rows: int
     is_burst: bool
+    pixels: int = _PIXELS
     taken: int = 0
     turn_ends: int = 0
     alone: bool = False
     load: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.load = self.rows * _PIXELS / 1e6
+        self.load = self.rows * self.pixels / 1e6
 
     @property
     def seconds(self) -> float:
         """Return how long the engine takes for it alone."""
-        return self.steps * _STEP.time(self.rows) + MEASURED.decode_seconds[1]
+        return self.steps * _seconds_of_step([self]) + self.decoding
+
+    @property
+    def decoding(self) -> float:
+        """Return how long its picture takes to be decoded."""
+        return MEASURED.decode_seconds[1] * self.pixels / _PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,11 @@ def a_day(
 ) -> list[Ask]:
     """Return a day's jobs: `load` of an engine that serves singly, and bursts on top of that."""
     chance = random.Random(seed)
-    mean = statistics.mean(_ask(0, 0.0, Share(), steps, 2).seconds for steps in _STEPS)
+    mean = statistics.mean(
+        Ask(0, 0.0, Share(), steps, 2, is_burst=False, pixels=pixels).seconds
+        for steps in STEPS
+        for pixels in _SIZES
+    )
     home = [chance.randrange(servers) for _ in range(members)]
     moments = [
         (chance.uniform(0, DAY), chance.randrange(members), False)
@@ -81,22 +93,25 @@ def a_day(
         moments += [(start + 0.1 * index, member, True) for index in range(burst_size)]
     moments.sort()
     return [
-        _ask(
+        Ask(
             number,
             at,
             Share(group=home[member], member=member),
-            chance.choice(_STEPS),
+            chance.choice(STEPS),
             chance.choice((1, 2, 2, 2, 2)),
-            is_burst=is_burst,
+            is_burst,
+            chance.choice(_SIZES),
         )
         for number, (at, member, is_burst) in enumerate(moments)
     ]
 
 
-def _ask(
-    number: int, at: float, share: Share, steps: int, rows: int, *, is_burst: bool = False
-) -> Ask:
-    return Ask(number, at, share, steps, rows, is_burst)
+def _seconds_of_step(asks: Iterable[Ask]) -> float:
+    """Return what a step of jobs takes; those of one size share a call, a large row is four."""
+    rows: Counter[int] = Counter()
+    for ask in asks:
+        rows[ask.pixels] += ask.rows * ask.pixels // _PIXELS
+    return sum(map(_STEP.time, rows.values()))
 
 
 def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
@@ -105,7 +120,7 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
     The jobs whose turn it is take each step together; between two steps some leave or wait
     for their next turn, and others join.
     """
-    schedule: Schedule[Ask] = Schedule()
+    schedule: Schedule[Ask] = Schedule(ROOM)
     coming = deque(asks)
     started: dict[int, float] = {}
     served: dict[int, Served] = {}
@@ -117,14 +132,14 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
             now = max(now, coming[0].at)
         while coming and coming[0].at <= now:
             schedule.add(coming.popleft())
-        while (ask := schedule.start(_ROOM)) is not None:
+        while (ask := schedule.start()) is not None:
             started.setdefault(ask.number, now - ask.at)
         running = schedule.running
-        now += _STEP.time(sum(ask.rows for ask in running))
+        now += _seconds_of_step(running)
         for ask in running:
             ask.taken += 1
             if ask.taken == ask.steps:
-                now += MEASURED.decode_seconds[1]
+                now += ask.decoding
                 served[ask.number] = Served(started[ask.number], now - ask.at)
                 schedule.remove(ask)
             else:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.fairness import Share
-from generation.schedule import TURN_STEPS, Schedule
-from tests.fairness.simulation import MEASURED, Ask, in_turns
+from generation.schedule import TURN_STEPS, Schedule, turn_steps
+from tests.fairness.simulation import MEASURED, ROOM, Ask, in_turns
 
 numbers = itertools.count()
 
@@ -20,13 +20,21 @@ def job(
     return Ask(next(numbers), at, Share(server, member), steps, rows, is_burst=False)
 
 
+def large(member: str = "large", *, steps: int) -> Ask:
+    """Return a job whose steps fill the room four times over."""
+    share = Share("here", member)
+    return Ask(next(numbers), 0.0, share, steps, 8, is_burst=False, pixels=4 * MEASURED.pixels)
+
+
 ROWS = job(rows=1).load
+# What those take who share a call for a whole turn, and end with it.
+TURN = TURN_STEPS * MEASURED.step_seconds[8] + 4 * MEASURED.decode_seconds[1]
 
 
 def started(schedule: Schedule[Ask], rows: float | None) -> list[Ask]:
     """Return the jobs that start when there is room for so many rows."""
-    room = None if rows is None else rows * ROWS
-    return list(iter(lambda: schedule.start(room), None))
+    schedule.room = None if rows is None else rows * ROWS
+    return list(iter(schedule.start, None))
 
 
 def schedule_of(*jobs: Ask) -> Schedule[Ask]:
@@ -52,10 +60,10 @@ class TestRoom:
         assert started(schedule, None) == []
 
     def test_a_job_that_is_larger_than_the_room_starts_all_the_same(self) -> None:
-        large, small = job(rows=32), job("other", rows=1)
-        schedule = schedule_of(large, small)
-        assert started(schedule, 8) == [large]
-        schedule.remove(large)
+        huge, small = job(rows=32), job("other", rows=1)
+        schedule = schedule_of(huge, small)
+        assert started(schedule, 8) == [huge]
+        schedule.remove(huge)
         assert started(schedule, 8) == [small]
 
 
@@ -86,11 +94,61 @@ class TestTurns:
         long = [job(f"long {number}", steps=1_000) for number in range(8)]
         short = job("short", steps=4, at=1.0)
         served = in_turns([*long, short])
-        turn = TURN_STEPS * MEASURED.step_seconds[8] + 4 * MEASURED.decode_seconds[1]
         # Four are at their first turn, and four came before it.
-        assert served[short.number].started <= 2 * turn
-        assert served[short.number].finished <= 3 * turn
-        assert min(served[each.number].finished for each in long) > 20 * turn
+        assert served[short.number].started <= 2 * TURN
+        assert served[short.number].finished <= 3 * TURN
+        assert min(served[each.number].finished for each in long) > 20 * TURN
+
+    @pytest.mark.parametrize(
+        ("load", "room", "steps"),
+        [
+            (1.0, None, TURN_STEPS),
+            (1.0, 8.0, TURN_STEPS),
+            (8.0, 8.0, TURN_STEPS),
+            (16.0, 8.0, TURN_STEPS // 2),
+            (32.0, 8.0, TURN_STEPS // 4),
+            (8_000.0, 8.0, 1),
+        ],
+    )
+    def test_a_turn_has_fewer_steps_where_each_takes_longer_than_a_full_call(
+        self, load: float, room: float | None, steps: int
+    ) -> None:
+        assert turn_steps(load, room) == steps
+
+    def test_a_turn_of_a_job_that_is_larger_than_the_room_ends_sooner(self) -> None:
+        huge, other = large(steps=100), job("other")
+        schedule = schedule_of(huge, other)
+        assert started(schedule, 8) == [huge]
+        huge.taken = TURN_STEPS // 4 - 1
+        assert not schedule.end_turn(huge)
+        huge.taken += 1
+        assert schedule.end_turn(huge)
+
+    @pytest.mark.parametrize("count", [1, 4])
+    def test_a_small_short_job_is_not_stuck_behind_many_huge_steps(self, count: int) -> None:
+        huge = [large(f"large {number}", steps=150) for number in range(count)]
+        assert huge[0].load == 4 * ROOM
+        short = job("short", steps=4, at=1.0)
+        served = in_turns([*huge, short])
+        # Those who came before it have a turn each, which takes no longer than any other.
+        assert served[short.number].started <= count * 1.1 * TURN
+        assert served[short.number].finished <= (count + 1.1) * TURN
+        assert min(served[each.number].finished for each in huge) > 10 * count * TURN
+
+    def test_a_member_is_charged_for_no_more_than_the_turn(self) -> None:
+        """Or who asks for something large would wait for four turns of others for each."""
+        schedule = Schedule[Ask](ROOM)
+        huge, long = large(steps=150), [job("long", steps=150, rows=8) for _ in range(9)]
+        for each in (huge, *long):
+            schedule.add(each)
+        turns = []
+        for _ in range(8):
+            running = schedule.start()
+            assert running is not None
+            turns.append(running is huge)
+            running.taken = running.turn_ends
+            assert schedule.end_turn(running)
+        assert turns == [True, False] * 4
 
     def test_long_jobs_are_finished_however_many_short_ones_come(self) -> None:
         long = job("long", steps=150)
@@ -118,9 +176,8 @@ class TestShares:
         hog = [job("hog", steps=steps) for _ in range(200)]
         other = job("other", at=3.0, server=server)
         served = in_turns([*hog, other])
-        turn = TURN_STEPS * MEASURED.step_seconds[8] + 4 * MEASURED.decode_seconds[1]
-        assert served[other.number].started <= turn
-        assert max(served[each.number].started for each in hog) > 20 * turn
+        assert served[other.number].started <= TURN
+        assert max(served[each.number].started for each in hog) > 20 * TURN
 
 
 class TestAfterABreak:
