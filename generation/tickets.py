@@ -68,7 +68,8 @@ class Ticket:
         """Return what the job still takes."""
         request = self.request
         pixels = request.width * request.height / 1e6
-        return Work(self.steps - self.taken, self.load, request.count, pixels)
+        turn = self.turn_ends - self.taken if self.active else None
+        return Work(self.steps - self.taken, self.load, request.count, pixels, turn)
 
     async def taken_up_or_over(self) -> None:
         """Wait until the engine takes the job up, or it ends without that."""
