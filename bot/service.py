@@ -179,18 +179,27 @@ class ImagineService:
 
     async def resume(self) -> int:
         """Take up every job that was accepted before and not answered; return how many."""
-        # What came in since the start is under way already.
+        # In this order, or a job that somebody cancels in between would be in both.
+        cancelled = await self._room.insist(self.jobs.not_withdrawn)
         unfinished = await self._room.insist(self.jobs.unfinished)
-        left = [job for job in unfinished if job.id not in self._under_way]
+        # What came in since the start is under way already.
+        left = [job for job in [*unfinished, *cancelled] if job.id not in self._under_way]
         for job in left:
-            if job.status is JobStatus.GENERATED:
-                self._begin(job)
-                self._background.start(self._redeliver(job), f"deliver job {job.id}")
-            else:
-                self._enqueue(job)
+            self._take_up(job)
             self._background.start(self._find_message(job), f"find the message of job {job.id}")
         self._resumed.set()
         return len(left)
+
+    def _take_up(self, job: Job) -> None:
+        """Go on with a job from before a restart where it stands."""
+        if job.status is JobStatus.GENERATED:
+            self._begin(job)
+            self._background.start(self._redeliver(job), f"deliver job {job.id}")
+        elif job.status is JobStatus.CANCELLED:
+            self._begin(job)
+            self._background.start(self._withdraw_late(job), f"withdraw job {job.id}")
+        else:
+            self._enqueue(job)
 
     async def close(self) -> None:
         """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
@@ -300,6 +309,13 @@ class ImagineService:
         finally:
             self._under_way.pop(job.id, None)
 
+    async def _withdraw_late(self, job: Job) -> None:
+        """Withdraw a job that a crash came upon between its cancellation and the word of it."""
+        try:
+            await self._withdraw(job)
+        finally:
+            self._under_way.pop(job.id, None)
+
     async def _deliver(self, job: Job) -> None:
         """Put stored pictures into the job's message and record that."""
         try:
@@ -314,6 +330,7 @@ class ImagineService:
         except MessageGone:
             log.info("Job %s: its message was deleted, so it counts as cancelled", job.id)
             await self._room.insist(lambda: self.jobs.cancel(job.id))
+            await self._record_withdrawal(job)
         except DiskFull:
             raise
         except (Undeliverable, StorageError) as error:
@@ -336,7 +353,17 @@ class ImagineService:
                 await self._courier.postpone(job, known)
 
     async def _withdraw(self, job: Job) -> None:
+        """Say that a job was cancelled, then record it: after a crash in between it is said again.
+
+        A cancelled job whose message is gone, or cannot be edited, is not tried again either.
+        """
         try:
             await self._courier.withdraw(job, await self._message_of(job))
         except (MessageGone, Undeliverable) as error:
             log.info("Job %s was cancelled and its message is gone: %s", job.id, error)
+        await self._record_withdrawal(job)
+
+    async def _record_withdrawal(self, job: Job) -> None:
+        # Without room for it, it is said once more after the next start, which changes nothing.
+        with contextlib.suppress(DiskFull), self._room.noticing():
+            await self.jobs.withdrawn(job.id)

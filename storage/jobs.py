@@ -9,7 +9,7 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import queries
+from . import queries, records
 from .database import Database
 from .errors import PictureMissing
 from .pictures import PictureFiles
@@ -112,6 +112,19 @@ class JobStore:
         """Call an unfinished job cancelled."""
         return await self._db.run(
             lambda db: queries.move(db, job_id, origins=UNFINISHED, to=JobStatus.CANCELLED)
+        )
+
+    async def withdrawn(self, job_id: int) -> None:
+        """Remember that the message of a cancelled job says so, or that there is none to say it."""
+        await self._db.run(lambda db: queries.set_withdrawn(db, job_id))
+
+    async def not_withdrawn(self) -> list[Job]:
+        """Return the cancelled jobs, deleted ones left out, whose messages do not say so yet.
+
+        The oldest come first. Their requests have lost their sources, which nobody needs now.
+        """
+        return await self._db.run(
+            lambda db: [records.job_from_row(row, None) for row in queries.unwithdrawn_rows(db)]
         )
 
     async def unfinished(self) -> list[Job]:

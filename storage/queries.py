@@ -168,6 +168,23 @@ def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:
     )
 
 
+def unwithdrawn_rows(db: sqlite_utils.Database) -> list[Row]:
+    """Return the rows of the cancelled jobs whose messages do not say so yet, the oldest first."""
+    return list(
+        db.query(
+            """
+            SELECT * FROM jobs WHERE status = 'cancelled' AND NOT withdrawn AND NOT deleted
+            ORDER BY id
+            """
+        )
+    )
+
+
+def set_withdrawn(db: sqlite_utils.Database, job_id: int) -> None:
+    """Remember that the message of a job says that it was cancelled."""
+    db.execute("UPDATE jobs SET withdrawn = 1 WHERE id = ?", (job_id,))
+
+
 def job_of(pictures: PictureFiles, row: Row) -> Job:
     """Return the job of a row, with the pixels of its source.
 

@@ -67,6 +67,33 @@ async def test_generated_pictures_are_delivered_without_being_made_again(
     assert (await stage.finished(result.response.id)).attachments
 
 
+async def test_a_job_that_was_cancelled_just_before_a_crash_says_so_after_the_restart(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    message_id = result.response.id
+    await stage.until(lambda: " 0 %" in stage.look(message_id).content)
+    stage.env.inject_error("PATCH", "/channels/*/messages/*", status=500, times=None)
+    await stage.alice.click(stage.look(message_id), custom_id="remove:1")
+    gate.open()
+    jobs = stage.bot.service.jobs
+    while [job.id for job in await jobs.not_withdrawn()] != [1]:
+        await stage.env.settle()
+    for task in list(stage.bot.service._background._tasks):
+        task.cancel()
+    assert "cancelled" not in stage.look(message_id).content
+
+    await stage.restart()
+    stage.env.backend.faults.clear()
+    await stage.until(lambda: "cancelled · job 1" in stage.look(message_id).content)
+    assert not stage.look(message_id).attachments
+    await stage.until(lambda: not stage.bot.service._under_way)
+    assert await stage.bot.service.jobs.not_withdrawn() == []
+    assert await stage.bot.service.resume() == 0
+    assert len(stage.messages()) == 1
+
+
 async def test_a_message_deleted_while_its_job_runs_stops_nothing_else(
     stage: Stage, gate: GatedEngine
 ) -> None:
@@ -80,6 +107,7 @@ async def test_a_message_deleted_while_its_job_runs_stops_nothing_else(
     job = await stage.bot.service.jobs.get(1)
     assert job is not None
     assert job.status is JobStatus.CANCELLED
+    assert await stage.bot.service.jobs.not_withdrawn() == []
 
 
 async def test_the_jobs_of_a_weighted_member_keep_their_share_over_a_restart(

@@ -29,6 +29,13 @@ def picture_files(folder: Path) -> set[str]:
     return {path.stem for path in (folder / "pictures").glob("??/*")}
 
 
+def lose_pictures(folder: Path) -> None:
+    lost = list((folder / "pictures").glob("??/*"))
+    assert lost
+    for path in lost:
+        path.unlink()
+
+
 async def test_a_new_job_is_queued_and_holds_what_was_asked(store: JobStore) -> None:
     new = new_job("a fox 🦊 — «là-bas»", origin="interaction:12345678901234567", weight=2.5)
     job = await store.add(new)
@@ -310,3 +317,24 @@ async def test_counts_name_every_status(store: JobStore) -> None:
         JobStatus.FAILED: 0,
         JobStatus.CANCELLED: 0,
     }
+
+
+async def test_a_cancelled_job_is_withdrawn_until_that_is_recorded(store: JobStore) -> None:
+    ids = [(await store.add(new_job())).id for _ in range(4)]
+    shown, hidden, deleted, _ = ids
+    for job_id in (shown, hidden):
+        await store.cancel(job_id)
+    await store.delete(deleted)
+    assert [job.id for job in await store.not_withdrawn()] == [shown, hidden]
+    await store.withdrawn(shown)
+    assert [job.id for job in await store.not_withdrawn()] == [hidden]
+
+
+async def test_a_cancelled_job_needs_no_source_to_be_withdrawn(
+    store: JobStore, tmp_path: Path
+) -> None:
+    job = await store.add(new_job(request=request(source=pixels(7), strength=0.5)))
+    await store.cancel(job.id)
+    lose_pictures(tmp_path)
+    (left,) = await store.not_withdrawn()
+    assert left.request.source is None

@@ -163,11 +163,14 @@ async def test_every_version_ends_up_with_the_same_schema(tmp_path: Path, versio
     assert schemas[0] == schemas[1]
 
 
-async def test_a_job_from_before_the_weights_has_weight_one(tmp_path: Path) -> None:
+async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alone(
+    tmp_path: Path,
+) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m004_resuming"))
     async with open_storage(tmp_path) as store:
         (job,) = await store.unfinished()
         assert job.weight == 1.0
+        assert await store.not_withdrawn() == []
 
 
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
