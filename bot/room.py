@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _PAUSES: Final = (1, 2, 5, 10, 30)
 _HELD_MAX: Final = 512 * 2**20
+# Discord may be out of reach while there is room again.
+_TELL_SECONDS: Final = 30.0
 
 
 class Room:
@@ -66,8 +68,13 @@ class Room:
     ) -> T:
         """Return what `write` returns, trying again for as long as the disk is full.
 
-        `held` is how many bytes of pictures are kept in memory for it meanwhile; `on_wait` is
-        awaited once, before it waits for the first time.
+        `held` is how many bytes of pictures are kept in memory for it meanwhile; `on_wait`, which
+        says that it has to wait, is awaited once, before it waits or gives up.
+
+        All that is held together is bounded: what would be too much gives up after one attempt,
+        and is not taken up again when there is room, but by the next start. The pictures of such
+        a job are then made again. That is not done here, since a disk that stays nearly full
+        would have the engine make the same pictures again and again.
 
         Raises:
             DiskFull: it still is, and the bot stops or may not hold that much in memory.
@@ -79,11 +86,11 @@ class Room:
                     with self.noticing():
                         return await write()
                 except DiskFull:
+                    if on_wait is not None:
+                        await _tell(on_wait)
+                        on_wait = None
                     if self._closing.is_set() or self._held > _HELD_MAX:
                         raise
-                if on_wait is not None:
-                    await on_wait()
-                    on_wait = None
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), pause)
         finally:
@@ -93,3 +100,9 @@ class Room:
     def close(self) -> None:
         """Have what waits for room give up after one more attempt."""
         self._closing.set()
+
+
+async def _tell(on_wait: Callable[[], Awaitable[None]]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_TELL_SECONDS):
+            await on_wait()

@@ -154,8 +154,14 @@ async def test_more_pictures_than_memory_should_hold_are_not_waited_with(
     room = Room(Space(tmp_path, 0))
     first = asyncio.ensure_future(room.insist(refusing, held=300 * MB))
     await asyncio.sleep(0.05)
+    told = []
+
+    async def tell() -> None:
+        told.append("it waits")
+
     with pytest.raises(DiskFull):
-        await room.insist(refusing, held=300 * MB)
+        await room.insist(refusing, held=300 * MB, on_wait=tell)
+    assert told == ["it waits"]
     second = asyncio.ensure_future(room.insist(refusing, held=200 * MB))
     await asyncio.sleep(0.05)
     assert not first.done()
