@@ -22,7 +22,15 @@ from .errors import BotError, MissingInput
 from .generating import compute_like, make, open_engine, read_file
 
 # What may differ between two machines without anybody having altered the recipe.
-_CIRCUMSTANCES = ("model_sha256", "dtype", "device", "threads", "scheduler_settings", "versions")
+_CIRCUMSTANCES = (
+    "model_sha256",
+    "dtype",
+    "device",
+    "threads",
+    "compiled",
+    "scheduler_settings",
+    "versions",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,8 @@ def replay_picture(
     originals = _originals(picture, settings)
     profile = _model_of(originals[0].recipe, settings, named=model is not None)
     sources = [_source_of(original.recipe, settings, image) for original in originals]
-    engine = open_engine(settings, profile)
+    is_compiled = bool(originals[0].recipe.compiled)
+    engine = open_engine(settings.model_copy(update={"compile": is_compiled}), profile)
     same = True
     for original, source in zip(originals, sources, strict=True):
         compute_like(original.recipe)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -10,7 +12,7 @@ from torch.nn import functional
 
 from . import noise
 from .batching import Sizes
-from .fitting import Bounds, measure
+from .fitting import Bounds, carry_over, is_out_of_memory, measure, release
 from .models.stable_diffusion import Components
 from .request import Pixels
 
@@ -19,6 +21,14 @@ _LADDER: Final = (1, 2, 4)
 _SECONDS: Final = 0.3
 _PROBES: Final = 8
 _PROBE_COLOURS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What the encoder says of a picture: a normal distribution over latents, one row each."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
 
 class Autoencoder:
@@ -30,8 +40,8 @@ class Autoencoder:
 
     def __init__(self, parts: Components, *, exact: bool, shared: bool) -> None:
         self._parts = parts
-        ladder = _LADDER if shared else ()
-        self._bounds = Bounds(base=1, ladder=ladder, seconds=_SECONDS, exact=exact)
+        self._shared = shared
+        self._bounds = Bounds(base=1, ladder=_LADDER, seconds=_SECONDS, exact=exact)
         config = parts.vae.config
         self._factor = 2 ** (len(config.block_out_channels) - 1)
         self._scaling: float = config.scaling_factor
@@ -43,33 +53,52 @@ class Autoencoder:
         channels: int = self._parts.vae.config.latent_channels
         return (1, channels, height // self._factor, width // self._factor)
 
+    @property
+    def native_shape(self) -> tuple[int, int, int, int]:
+        """Return the shape of the latents of one picture of the model's own size."""
+        side = self._parts.profile.native_size
+        return self.shape(side, side)
+
     def sizes(self, shape: Sequence[int]) -> Sizes:
         """Return how many latents of `shape` [1, channels, height, width] to decode at once."""
         key = tuple(shape[1:])
         if key not in self._sizes:
-            # Like real ones in scale; what they show does not matter.
-            probe = self._place(noise.draw(noise.generator(0), (1, *key)))
-            self._sizes[key] = measure(
-                lambda rows: self._decode(probe.expand(rows, -1, -1, -1).contiguous()),
-                self._bounds,
-                self._parts.device,
-            )
+            self._sizes[key] = self._fitting(key) if self._shared else Sizes({1: 1.0})
         return self._sizes[key]
 
-    def encode(self, source: Pixels, draws: torch.Generator) -> torch.Tensor:
-        """Return a sample of the posterior for `source`, scaled for the UNet.
+    def _fitting(self, key: tuple[int, ...]) -> Sizes:
+        # Like real ones in scale; what they show does not matter.
+        probe = self._place(noise.draw(noise.generator(0), (1, *key)))
 
-        The sample is drawn from `draws`, on the CPU.
-        """
+        def call(rows: int) -> torch.Tensor:
+            return self._decode(probe.expand(rows, -1, -1, -1).contiguous())
+
+        native, device = self.native_shape, self._parts.device
+        try:
+            if key == native[1:]:
+                return measure(call, self._bounds, device)
+            larger = math.prod(key[1:]) / math.prod(native[2:])
+            return carry_over(call, self.sizes(native), larger, self._bounds)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not even one whole: it is decoded in tiles then.
+        release(device)
+        return Sizes({1: self._bounds.seconds})
+
+    def posterior(self, source: Pixels) -> Posterior:
+        """Return the encoder's view of `source`, from which `sample` draws latents."""
         rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8)
         image = rgb.reshape(1, source.height, source.width, 3).permute(0, 3, 1, 2)
-        posterior = self._parts.vae.encode(
+        encoded = self._parts.vae.encode(
             self._place(2.0 * (image.to(torch.float32) / 255.0) - 1.0)
         ).latent_dist
-        sample: torch.Tensor = posterior.mean + posterior.std * self._place(
-            noise.draw(draws, posterior.mean.shape)
-        )
-        return self._scaling * sample
+        return Posterior(encoded.mean, encoded.std)
+
+    def sample(self, posterior: Posterior, draws: torch.Generator) -> torch.Tensor:
+        """Return latents drawn from `posterior`, scaled for the UNet; `draws` is on the CPU."""
+        drawn = self._place(noise.draw(draws, posterior.mean.shape))
+        return self._scaling * (posterior.mean + posterior.std * drawn)
 
     def decode(self, latents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the pictures of `latents`, all of one shape, [3, height, width] from -1 to 1.

@@ -15,27 +15,21 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from . import batching, guidance, noise
-from .autoencoder import Autoencoder, to_pixels
+from .autoencoder import Posterior, to_pixels
 from .batching import Batch, Sizes
-from .embeddings import Embedding, TextEmbedder
+from .embeddings import Embedding
 from .errors import GenerationError, InvalidRequest, NotFinite, OutOfMemory
-from .fitting import (
-    LADDER,
-    Bounds,
-    computing_on,
-    fewer_threads,
-    is_out_of_memory,
-    measure,
-    release,
-)
+from .fitting import is_out_of_memory, release
 from .models.stable_diffusion import Components
+from .networks import Networks
 from .pace import Measured
 from .request import GeneratedImage, GenerationRequest, Pixels, Progress, Recipe
 from .samplers import Sampler
@@ -43,8 +37,6 @@ from .samplers import Sampler
 log = logging.getLogger(__name__)
 
 _LIBRARIES: Final = ("imagine-bot", "torch", "diffusers", "transformers")
-# Each size is compiled by itself, which takes a minute on a CPU.
-_COMPILED_LADDER: Final = (2, 8, 16)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -86,101 +78,6 @@ class Denoising:
         return (self.networks.parts.dtype, *self.latents.shape[1:], self.conditional.shape[1])
 
 
-class Networks:
-    """One model in one precision, and the sizes of the calls that its networks take."""
-
-    def __init__(
-        self, parts: Components, *, exact: bool, compiled: bool, shared: bool = True
-    ) -> None:
-        self.parts = parts
-        self.text = TextEmbedder(parts, exact=exact, shared=shared)
-        self.autoencoder = Autoencoder(parts, exact=exact, shared=shared)
-        self._unet: Any = _compiled(parts) if compiled else parts.unet
-        ladder = _COMPILED_LADDER if compiled else LADDER
-        self._bounds = Bounds(ladder=ladder if shared else (), exact=exact)
-        self._sizes: dict[tuple[int, ...], Sizes] = {}
-        self._tunes_threads = shared and not compiled and parts.device.type == "cpu"
-        self._threads: dict[torch.Size, int] = {}
-
-    def unet(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the UNet's prediction for each row."""
-        with computing_on(self._threads.get(latents.shape)):
-            prediction: torch.Tensor = self._unet(
-                latents,
-                timesteps.to(self.parts.device),
-                encoder_hidden_states=text,
-                return_dict=False,
-            )[0]
-        return prediction
-
-    def sizes(self, latents: torch.Size, text: torch.Size) -> Sizes:
-        """Return the sizes of UNet calls for latents and text of these shapes; row 0 is left out.
-
-        They are measured when a shape is seen for the first time.
-
-        Raises:
-            OutOfMemory: not even one image of this shape fits.
-        """
-        key = (*latents[1:], *text[1:])
-        if key not in self._sizes:
-            self._sizes[key] = self._measure(tuple(latents[1:]), tuple(text[1:]))
-            log.debug("UNet calls for %s: %s", key, self._sizes[key])
-        return self._sizes[key]
-
-    def _measure(self, latents: tuple[int, ...], text: tuple[int, ...]) -> Sizes:
-        draws = noise.generator(0)
-        row = self.place(noise.draw(draws, (1, *latents)))
-        states = self.place(noise.draw(draws, (1, *text)))
-
-        def call(size: int) -> torch.Tensor:
-            rows, texts = (torch.cat([one] * size) for one in (row, states))
-            return self.unet(rows, torch.full((size,), 500.0), texts)
-
-        try:
-            sizes = measure(call, self._bounds, self.parts.device)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
-            if self._tunes_threads:
-                sizes, threads = fewer_threads(call, sizes)
-                self._threads |= {
-                    torch.Size((size, *latents)): count for size, count in threads.items()
-                }
-            return sizes
-        release(self.parts.device)
-        raise OutOfMemory
-
-    def shrink(self, latents: torch.Size, text: torch.Size, size: int) -> bool:
-        """Offer no calls of `size` rows or more for this shape; False if none would be left."""
-        key = (*latents[1:], *text[1:])
-        smaller = {rows: time for rows, time in self._sizes[key].seconds.items() if 1 < rows < size}
-        if smaller:
-            self._sizes[key] = Sizes(smaller)
-        return bool(smaller)
-
-    def saw(self, latents: torch.Size, text: torch.Size, size: int, seconds: float) -> None:
-        """Take note that a call of `size` rows of this shape took `seconds`."""
-        key = (*latents[1:], *text[1:])
-        self._sizes[key] = self._sizes[key].corrected(size, seconds)
-
-    def place(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return `tensor` on the device and in the type of the weights."""
-        return tensor.to(device=self.parts.device, dtype=self.parts.dtype)
-
-
-def _compiled(parts: Components) -> Any:
-    """Return the UNet, compiled for each size at its first call."""
-    if parts.device.type == "cpu":
-        from torch._inductor import config  # noqa: PLC0415 - it takes a second to import
-
-        # Packs the weights and folds what is constant; it is for inference only.
-        config.freezing = True
-    return torch.compile(parts.unet, dynamic=False)
-
-
 class Engine:
     """A latent diffusion engine on one device, used by one thread.
 
@@ -208,7 +105,8 @@ class Engine:
             self._networks = Networks(
                 components, exact=self._exact, compiled=compiled, shared=shared
             )
-        self._float32: Networks | None = None
+        # Alive for as long as an image needs them.
+        self._float32: weakref.ref[Networks] | None = None
         self._versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         self._launched: list[torch.Event] = []
 
@@ -216,7 +114,7 @@ class Engine:
     def measured(self) -> Measured:
         """Return what calls take at the model's own size; the first time it is measured."""
         side = self._profile.native_size
-        shape = torch.Size(self._networks.autoencoder.shape(side, side))
+        shape = torch.Size(self._networks.autoencoder.native_shape)
         text = next(iter(self._networks.text.embed([""]).values())).hidden.shape
         return Measured(
             pixels=side * side,
@@ -332,7 +230,8 @@ class Engine:
     ) -> list[Denoising]:
         self._check_size(request)
         return [
-            self._begin_image(request.alone(index), index, self._networks, embedded)
+            self._begin_image(request.alone(index), index, self._networks, embedded, posterior)
+            for posterior in [_posterior(request, self._networks)]
             for index in range(request.count)
         ]
 
@@ -352,6 +251,7 @@ class Engine:
         index: int,
         networks: Networks,
         embedded: Mapping[str, Embedding],
+        posterior: Posterior | None,
     ) -> Denoising:
         sampler = Sampler(
             request.scheduler,
@@ -365,7 +265,7 @@ class Engine:
             request=request,
             networks=networks,
             sampler=sampler,
-            latents=_first_latents(request, sampler, networks),
+            latents=_first_latents(request, sampler, networks, posterior),
             conditional=embedded[request.prompt].hidden,
             unconditional=embedded[request.negative_prompt].hidden if guided else None,
             unread_prompt=embedded[request.prompt].unread,
@@ -424,24 +324,43 @@ class Engine:
 
     def _start_in_float32(self, image: Denoising) -> None:
         """Set `image` back to its first step, in float32; it has failed if it was that already."""
-        exact = self._networks_in_float32()
-        if exact is None or image.networks is exact:
+        if image.networks.parts.dtype == torch.float32 or self._load_in_float32 is None:
             image.failure = NotFinite()
             return
         log.warning("A picture overflowed in %s; it is made in float32", image.networks.parts.dtype)
+        try:
+            self._set_back(image, self._networks_in_float32(self._load_in_float32))
+        except GenerationError as error:
+            image.failure = error.with_traceback(None)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            image.failure = OutOfMemory()
+        if image.failure is not None:
+            release(self._device)
+
+    def _set_back(self, image: Denoising, networks: Networks) -> None:
+        request = image.request
+        embedded = networks.text.embed(_texts(request))
         anew = self._begin_image(
-            image.request, image.index, exact, exact.text.embed(_texts(image.request))
+            request, image.index, networks, embedded, _posterior(request, networks)
         )
-        image.networks, image.sampler, image.latents = exact, anew.sampler, anew.latents
+        image.networks, image.sampler, image.latents = networks, anew.sampler, anew.latents
         image.conditional, image.unconditional = anew.conditional, anew.unconditional
 
-    def _networks_in_float32(self) -> Networks | None:
-        if self._networks.parts.dtype == torch.float32 or self._load_in_float32 is None:
-            return None
-        if self._float32 is None:
-            parts = self._load_in_float32()
-            self._float32 = Networks(parts, exact=self._exact, compiled=False)
-        return self._float32
+    def _networks_in_float32(self, load: Callable[[], Components]) -> Networks:
+        networks = None if self._float32 is None else self._float32()
+        if networks is None:
+            # Few pictures need it, so measuring what they can share would not pay.
+            networks = Networks(load(), exact=self._exact, compiled=False, shared=False)
+            self._float32 = weakref.ref(networks)
+            weakref.finalize(networks, self._regain_memory).atexit = False
+        return networks
+
+    def _regain_memory(self) -> None:
+        """Use the memory again that the networks in float32 had taken."""
+        release(self._device)
+        self._networks.regrow()
 
     def _decode(self, images: Sequence[Denoising]) -> list[Pixels | None]:
         """Return the pictures of images of one key; None where one failed or starts anew."""
@@ -528,6 +447,7 @@ class Engine:
             pixels_sha256=sha256,
             threads=torch.get_num_threads() if parts.device.type == "cpu" else None,
             decoder_tile=image.decoder_tile,
+            compiled=True if image.networks.is_compiled_for(image.latents.shape) else None,
         )
 
 
@@ -554,16 +474,24 @@ def _fail_shapes(images: Iterable[Denoising], failure: OutOfMemory) -> list[Deno
     return left
 
 
+def _posterior(request: GenerationRequest, networks: Networks) -> Posterior | None:
+    """Return the encoder's view of the picture that a request starts from, if there is one."""
+    return None if request.source is None else networks.autoencoder.posterior(request.source)
+
+
 def _first_latents(
-    request: GenerationRequest, sampler: Sampler, networks: Networks
+    request: GenerationRequest,
+    sampler: Sampler,
+    networks: Networks,
+    posterior: Posterior | None,
 ) -> torch.Tensor:
     """Return the latents [1, channels, height, width] that the first step starts from."""
     draws = noise.generator(request.seed)
-    if request.source is None:
+    if posterior is None:
         shape = networks.autoencoder.shape(request.width, request.height)
         return sampler.start_from_noise(networks.place(noise.draw(draws, shape)))
     # The order of the two draws is the pipeline's: the autoencoder's sample, then the noise.
-    latents = networks.autoencoder.encode(request.source, draws)
+    latents = networks.autoencoder.sample(posterior, draws)
     return sampler.start_from_latents(latents, networks.place(noise.draw(draws, latents.shape)))
 
 

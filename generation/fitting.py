@@ -8,8 +8,9 @@ kernels of this device sum in the same order.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,10 +25,6 @@ Call = Callable[[int], torch.Tensor]
 """Makes a call of so many rows that are all the same; returns `[rows, ...]`."""
 
 LADDER: Final = (1, 2, 4, 8, 16, 32, 64)
-# A larger call has to make about as many rows a second as the best. Not more: what else runs on
-# the machine just now must not decide for all time. What two sizes running do not, more will not.
-_GAIN: Final = 0.85
-_MISSES: Final = 2
 # Where fewer threads may be better, and what they have to save.
 _FEW_ROWS: Final = 4
 _CLEARLY: Final = 0.95
@@ -50,14 +47,15 @@ class Bounds:
 def measure(call: Call, bounds: Bounds, device: torch.device) -> Sizes:
     """Return the sizes of calls that fit, with the seconds that each takes.
 
-    The sizes grow until the next is too slow, too large for the memory, or brings nothing.
+    The sizes grow until the next is too slow, or too large for the memory. Those that bring
+    nothing are kept too: what else ran on the machine just then must not decide for all time,
+    and who plans the calls (`batching.Sizes.split`) knows to do without them.
 
     Raises:
         torch.OutOfMemoryError: not even `bounds.base` rows fit.
     """
     reference, first = _timed(call, bounds.base, device)
     seconds = {bounds.base: min(first, _timed(call, bounds.base, device)[1])}
-    misses = 0
     for size in sorted(set(bounds.ladder) - {bounds.base}):
         try:
             rows, first = _timed(call, size, device)
@@ -75,15 +73,41 @@ def measure(call: Call, bounds: Bounds, device: torch.device) -> Sizes:
         taken = min(first, _timed(call, size, device)[1])
         if size > bounds.base and taken > bounds.seconds:
             break
-        if size < bounds.base or size / taken > _GAIN * _fastest(seconds):
-            seconds[size] = taken
-            misses = 0
-        else:
-            misses += 1
-            if misses == _MISSES:
-                break
+        seconds[size] = taken
     release(device)
     return Sizes(dict(sorted(seconds.items())))
+
+
+def carry_over(call: Call, known: Sizes, larger: float, bounds: Bounds) -> Sizes:
+    """Return the sizes of calls whose rows are `larger` times the rows of `known`.
+
+    Everybody's next step waits for this, so nothing is timed, nothing is tried that takes longer
+    than the largest call that is known, and with `exact` each size is called just once, to see
+    whether it sums alike. The seconds are those of as many pixels in calls that are known.
+
+    Raises:
+        torch.OutOfMemoryError: not even `bounds.base` rows fit, where they had to be tried.
+    """
+    allowed = [size for size in sorted(bounds.ladder) if size * larger <= known.most]
+    seconds = {
+        size: known.time(max(1, math.ceil(size * larger))) for size in {bounds.base, *allowed}
+    }
+    if bounds.exact and len(seconds) > 1:
+        reference = call(bounds.base)
+        for size in sorted(seconds.keys() - {bounds.base}):
+            if not _tried(call, size, reference):
+                del seconds[size]
+    return Sizes(dict(sorted(seconds.items())))
+
+
+def _tried(call: Call, size: int, reference: torch.Tensor) -> bool:
+    """Return whether a call of `size` fits and its rows are those of `reference`."""
+    try:
+        return _agree(call(size), reference)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
 
 
 def fewer_threads(call: Call, sizes: Sizes) -> tuple[Sizes, dict[int, int]]:
@@ -122,10 +146,6 @@ def computing_on(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _fastest(seconds: Mapping[int, float]) -> float:
-    return max(rows / time for rows, time in seconds.items())
 
 
 def _agree(rows: torch.Tensor, reference: torch.Tensor) -> bool:

@@ -191,6 +191,7 @@ _JSON_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
     "str | None": (str, type(None)),
     "int": (int,),
     "int | None": (int, type(None)),
+    "bool | None": (bool, type(None)),
     "float": (float, int),
     "float | None": (float, int, type(None)),
     "SchedulerName": (str,),
@@ -207,6 +208,7 @@ class Recipe:
     is how many threads a CPU computed with, which decides the order of its sums and so the
     last bits; None on other devices, and in recipes older than this field. `decoder_tile` is
     the edge in pixels of the tiles in which the picture was decoded where memory was short.
+    `compiled` is True where the UNet was compiled, which also decides the last bits.
     """
 
     prompt: str
@@ -229,6 +231,7 @@ class Recipe:
     pixels_sha256: str
     threads: int | None = None
     decoder_tile: int | None = None
+    compiled: bool | None = None
 
     def request(self, source: Pixels | None) -> GenerationRequest:
         """Return the request that makes this one image again.
@@ -273,7 +276,8 @@ class Recipe:
         if unknown := values.keys() - kinds.keys():
             raise ValueError(f"the recipe has an unknown field {_some(unknown)}")
         for name, kind in kinds.items():
-            if not isinstance(values[name], kind) or isinstance(values[name], bool):
+            is_misplaced = isinstance(values[name], bool) and bool not in kind
+            if not isinstance(values[name], kind) or is_misplaced:
                 raise ValueError(f"the recipe has a value of the wrong type in {name}")
         if not all(isinstance(version, str) for version in values["versions"].values()):
             raise ValueError("the recipe has a value of the wrong type in versions")

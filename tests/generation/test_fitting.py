@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from generation.fitting import LADDER, Bounds, is_out_of_memory, measure
+from generation.batching import Sizes
+from generation.fitting import LADDER, Bounds, carry_over, is_out_of_memory, measure
 
 CPU = torch.device("cpu")
 FULL = {
@@ -44,10 +45,54 @@ def test_sizes_grow_for_as_long_as_more_rows_take_no_longer() -> None:
     assert all(0.001 <= seconds < 0.1 for seconds in sizes.seconds.values())
 
 
-def test_what_brings_nothing_is_left_out_and_nothing_larger_is_tried() -> None:
-    device = Device(seconds=lambda rows: 0.004 if rows <= 4 else 0.004 * (rows / 4) ** 2)
-    assert measure(device, Bounds(seconds=10), CPU).most == 4
-    assert max(device.calls) == 16
+def test_what_brings_nothing_is_known_too_and_left_out_by_the_plan() -> None:
+    device = Device(seconds=lambda rows: 0.02 if rows <= 4 else 0.02 * (rows / 4) ** 2)
+    sizes = measure(device, Bounds(ladder=(1, 2, 4, 8, 16), seconds=10), CPU)
+    assert sizes.most == 16
+    assert sizes.split(16) == (4, 4, 4, 4)
+
+
+def test_a_machine_that_is_busy_at_the_start_takes_no_size_away() -> None:
+    device = Device(seconds=lambda rows: 0.001 if rows <= 2 else 0.02 * rows)
+    assert measure(device, Bounds(ladder=(1, 2, 4, 8)), CPU).most == 8
+
+
+class TestCarryingOver:
+    """From a shape whose calls of 1, 2, 4 and 16 rows are known to others."""
+
+    KNOWN = Sizes({1: 0.1, 2: 0.1, 4: 0.2, 16: 0.6})
+
+    @pytest.mark.parametrize(
+        ("larger", "sizes"),
+        [
+            (4.0, {1: 0.2, 2: 0.4, 4: 0.6}),
+            (1.0, {1: 0.1, 2: 0.1, 4: 0.2, 8: 0.4, 16: 0.6}),
+            (0.25, {1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1, 16: 0.2, 32: 0.4, 64: 0.6}),
+        ],
+    )
+    def test_calls_have_as_many_pixels_and_take_as_long(
+        self, larger: float, sizes: dict[int, float]
+    ) -> None:
+        carried = carry_over(Device(), self.KNOWN, larger, Bounds())
+        assert carried.seconds == pytest.approx(sizes)
+
+    def test_the_base_is_offered_however_large_it_is(self) -> None:
+        device = Device()
+        assert carry_over(device, self.KNOWN, 64.0, Bounds()).seconds.keys() == {2}
+        assert device.calls == []
+
+    def test_each_is_called_once_where_it_has_to_be_exact_and_not_at_all_elsewhere(self) -> None:
+        device = Device(bits=lambda rows: 0.5 + (rows == 4))
+        assert set(carry_over(device, self.KNOWN, 2.0, Bounds()).seconds) == {1, 2, 8}
+        assert sorted(device.calls) == [1, 2, 4, 8]
+        device = Device()
+        assert set(carry_over(device, self.KNOWN, 2.0, Bounds(exact=False)).seconds) == {1, 2, 4, 8}
+        assert device.calls == []
+
+    def test_what_does_not_fit_into_the_memory_is_not_offered(self) -> None:
+        assert carry_over(Device(room=4), self.KNOWN, 1.0, Bounds()).most == 4
+        with pytest.raises(torch.OutOfMemoryError):
+            carry_over(Device(room=1), self.KNOWN, 1.0, Bounds())
 
 
 @pytest.mark.parametrize("full", FULL.values(), ids=FULL)

@@ -1,0 +1,250 @@
+"""What a size that nobody asked for before costs, what is compiled, and memory that comes back."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from generation.batching import Sizes
+from generation.engine import Denoising, Engine
+from generation.errors import GenerationError, ModelError, OutOfMemory
+from generation.fitting import Bounds
+from generation.models.stable_diffusion import Components
+from generation.request import GenerationRequest
+from generation.weights import load
+
+from .examples import a_request, gradient
+
+
+def small_calls(engine: Engine) -> Engine:
+    engine._networks._bounds = Bounds(ladder=(1, 2, 4, 8))
+    return engine
+
+
+def begin(engine: Engine, request: GenerationRequest) -> list[Denoising]:
+    [images] = engine.begin([request])
+    assert not isinstance(images, GenerationError)
+    return images
+
+
+@contextmanager
+def counted(network: torch.nn.Module) -> Iterator[list[int]]:
+    """Count the latent pixels of each call, over all rows."""
+    calls: list[int] = []
+
+    def note(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        calls.append(inputs[0].numel() // inputs[0].shape[1])
+
+    hook = network.register_forward_pre_hook(note)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+class TestAnotherSize:
+    """Everybody waits for the first step and the first decoding of a new size."""
+
+    @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 32), (128, 128)])
+    def test_its_first_step_costs_little_more_than_two_full_calls(
+        self, starter: Components, width: int, height: int
+    ) -> None:
+        engine = small_calls(Engine(starter))
+        most = engine._networks._sizes or engine.measured().step_seconds
+        native = max(most) * starter.profile.native_size**2 / 16
+        images = begin(engine, a_request(width=width, height=height))
+        own = 2 * width * height / 16
+        with counted(starter.unet) as calls:
+            engine.step(images)
+        # Each size that is no larger than a full call, once; the smallest, and the step itself.
+        assert sum(calls) <= 2 * native + 3 * own
+        with counted(starter.unet) as calls:
+            engine.step(images)
+        assert sum(calls) == own
+
+    def test_its_first_decoding_costs_little_more_than_two_full_calls(
+        self, starter: Components
+    ) -> None:
+        engine = small_calls(Engine(starter))
+        most = max(engine.measured().decode_seconds)
+        images = begin(engine, a_request(steps=1, width=128, height=128))
+        engine.step(images)
+        with counted(starter.vae.decoder) as calls:
+            assert engine.finish(images)[0] is not None
+        assert sum(calls) <= 2 * most * 16 * 16 + 2 * 32 * 32
+
+    def test_its_seconds_are_those_of_as_many_pixels(self, starter: Components) -> None:
+        engine = small_calls(Engine(starter))
+        known = engine.measured().step_seconds
+        [image] = begin(engine, a_request(width=128, height=64))
+        sizes = engine._networks.sizes(image.latents.shape, image.conditional.shape)
+        for size, seconds in sizes.seconds.items():
+            assert seconds == pytest.approx(Sizes(known).time(2 * size))
+
+
+def test_an_engine_for_one_request_at_a_time_measures_nothing(starter: Components) -> None:
+    engine = Engine(starter, shared=False)
+    with counted(starter.unet) as calls:
+        engine.generate(a_request(steps=3))
+    assert calls == [2 * 16 * 16] * 3
+
+
+def test_a_source_is_encoded_once_for_all_pictures_of_a_job(starter: Components) -> None:
+    engine = small_calls(Engine(starter))
+    request = a_request(source=gradient(), strength=0.5, count=4)
+    with counted(starter.vae.encoder) as calls:
+        images = begin(engine, request)
+    assert len(calls) == 1
+    latents = torch.cat([image.latents for image in images])
+    assert len(latents.unique(dim=0)) == 4
+
+
+class TestCompiled:
+    """The compiler itself takes minutes; here it is one that counts."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+        calls: list[torch.Size] = []
+
+        def compiled(network: Any, *, dynamic: bool) -> Any:
+            assert not dynamic
+
+            def call(latents: torch.Tensor, *rest: Any, **more: Any) -> Any:
+                calls.append(latents.shape)
+                return network(latents, *rest, **more)
+
+            return call
+
+        monkeypatch.setattr(torch, "compile", compiled)
+        return calls
+
+    def test_only_the_models_own_size_is_and_its_recipe_says_so(
+        self, starter: Components, calls: list[torch.Size]
+    ) -> None:
+        engine = small_calls(Engine(starter, compiled=True))
+        [own] = engine.generate(a_request(steps=2))
+        assert {shape[2:] for shape in calls} == {(16, 16)}
+        assert {shape[0] for shape in calls} <= {2, 8}
+        assert own.recipe.compiled is True
+        calls.clear()
+        [other] = engine.generate(a_request(steps=2, width=96))
+        assert calls == []
+        assert other.recipe.compiled is None
+        assert type(own.recipe).from_json(own.recipe.to_json()) == own.recipe
+
+    def test_without_it_nothing_is(self, starter: Components, calls: list[torch.Size]) -> None:
+        [made] = Engine(starter, shared=False).generate(a_request(steps=1))
+        assert calls == []
+        assert made.recipe.compiled is None
+
+
+@pytest.fixture(scope="module")
+def half(starter: Components) -> Components:
+    return load(starter.profile, device="cpu", dtype="bfloat16")
+
+
+class TestFloat32:
+    def overflowed(self, engine: Engine, request: GenerationRequest) -> list[Denoising]:
+        images = begin(engine, request)
+        while not images[0].done:
+            engine.step(images)
+        for image in images:
+            image.latents = image.latents * torch.inf
+        assert engine.finish(images) == [None] * len(images)
+        return images
+
+    def test_its_networks_go_when_no_picture_needs_them_and_calls_are_large_again(
+        self, half: Components, starter: Components
+    ) -> None:
+        loads: list[Components] = []
+
+        def load_again() -> Components:
+            loads.append(starter)
+            return starter
+
+        engine = small_calls(Engine(half, load_in_float32=load_again))
+        images = self.overflowed(engine, a_request(count=2))
+        shape, text = images[0].latents.shape, images[0].conditional.shape
+        whole = engine._networks.sizes(shape, text)
+        assert engine._networks.shrink(shape, text, whole.most)
+        assert engine._networks.sizes(shape, text).most < whole.most
+        while not all(image.done for image in images):
+            engine.step(images)
+        assert all(engine.finish(images))
+        assert len(loads) == 1
+        images.clear()
+        gc.collect()
+        assert engine._float32 is not None
+        assert engine._float32() is None
+        assert engine._networks.sizes(shape, text).most == whole.most
+        assert engine.generate(a_request())[0].recipe.dtype == "bfloat16"
+
+    @pytest.mark.parametrize(
+        ("error", "failure"),
+        [
+            (ModelError("The model needs more memory than cpu has."), ModelError),
+            (torch.OutOfMemoryError("CUDA out of memory."), OutOfMemory),
+        ],
+    )
+    def test_if_they_do_not_fit_that_picture_alone_fails(
+        self, half: Components, error: Exception, failure: type[Exception]
+    ) -> None:
+        def does_not_fit() -> Components:
+            raise error
+
+        engine = small_calls(Engine(half, load_in_float32=does_not_fit))
+        sound = begin(engine, a_request(seed=1))
+        while not sound[0].done:
+            engine.step(sound)
+        [hot] = self.overflowed(engine, a_request(seed=2))
+        assert isinstance(hot.failure, failure)
+        assert engine.finish(sound)[0] is not None
+
+
+def test_a_decoder_that_does_not_fit_whole_at_the_start_decodes_in_tiles(
+    starter: Components,
+) -> None:
+    engine = small_calls(Engine(starter))
+
+    def run_out(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[3] > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hook = starter.vae.decoder.register_forward_pre_hook(run_out)
+    try:
+        assert engine.measured().decode_seconds.keys() == {1}
+        [made] = engine.generate(a_request(steps=1))
+    finally:
+        hook.remove()
+    assert made.recipe.decoder_tile == 32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_on_a_gpu_pictures_are_within_one_of_255_and_deterministic_ones_equal(
+    starter: Components, deterministic: bool, record_property: Any
+) -> None:
+    parts = load(starter.profile, device="cuda", dtype="float16")
+    engine = Engine(parts, deterministic=deterministic)
+    wanted = [a_request(seed=seed, steps=4 + seed % 3) for seed in range(8)]
+    alone = [engine.generate(request)[0].pixels for request in wanted]
+    images = [image for request in wanted for image in begin(engine, request)]
+    while not all(image.done for image in images):
+        engine.step(images)
+    together = [made.pixels for made in engine.finish(images) if made is not None]
+    away = torch.stack(
+        [
+            (
+                torch.frombuffer(bytearray(a.rgb), dtype=torch.uint8).int()
+                - torch.frombuffer(bytearray(b.rgb), dtype=torch.uint8).int()
+            ).abs()
+            for a, b in zip(alone, together, strict=True)
+        ]
+    )
+    record_property("share of equal values", float((away == 0).float().mean()))
+    assert int(away.max()) <= (0 if deterministic else 1)
