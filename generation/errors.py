@@ -18,7 +18,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 
 class GenerationError(Exception):
@@ -35,6 +35,12 @@ def _restored(
     error = kind.__new__(kind, *args)
     error.__dict__.update(fields)
     return error
+
+
+def brief(error: Exception) -> str:
+    """Return the kind of an error and the first line of its text."""
+    text = str(error)
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
 
 
 class InvalidRequest(GenerationError):
@@ -79,6 +85,11 @@ class ModelError(GenerationError):
 
 class EngineFailed(GenerationError):
     """The engine could not finish a picture."""
+
+    @classmethod
+    def at_load(cls, error: Exception) -> Self:
+        """Return the failure for an error that nobody foresaw while a model was loaded."""
+        return cls(f"The model could not be loaded ({brief(error)}); see the log.")
 
 
 class OutOfMemory(EngineFailed):

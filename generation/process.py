@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from .errors import EngineLost, GenerationError
+from .errors import EngineFailed, EngineLost, GenerationError
 from .pace import Measured
 from .request import GeneratedImage, GenerationRequest, Pixels, Progress
 
@@ -169,7 +169,9 @@ class EngineProcess:
         return answer
 
     def _lost(self, why: str) -> EngineLost:
+        # The next one needs the memory of this one, which its end gives back.
         self.close()
+        self.join()
         return EngineLost(f"The engine is lost: {why}.")
 
 
@@ -208,6 +210,10 @@ def _answer_calls(connection: Connection, build: Callable[[], Any]) -> None:
         measured = server.measured()
     except GenerationError as error:
         connection.send(("refused", error.with_traceback(None)))
+        return
+    except Exception as error:
+        log.exception("The engine could not be loaded")
+        connection.send(("refused", EngineFailed.at_load(error)))
         return
     connection.send(("done", measured))
     while True:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
-from .errors import EngineFailed, EngineLost, GenerationError, SetAside
+from .errors import EngineFailed, EngineLost, GenerationError, SetAside, brief
 from .fairness import Turns
 from .pace import Measured
 from .request import GeneratedImage, GenerationRequest, Pixels, Progress
@@ -23,8 +23,12 @@ from .tickets import JobCancelled, Ticket
 log = logging.getLogger(__name__)
 
 _BREAKS: Final = 2
-# So many engines in a row that do not come as far as one step: a new one will not either.
+# So many engines in a row without a step, and no job to blame for it: a new one will not do better.
 _LOSSES: Final = 3
+# So many jobs in a row that seem to break it: it is hardly the jobs.
+_SET_ASIDE: Final = 5
+# Seconds before each attempt to load another: the memory of the last one may take a while to go.
+_PAUSES: Final = (0, 2, 10)
 
 
 class ImageInProgress(Protocol):
@@ -135,6 +139,7 @@ class Worker(Generic[I]):
         self._in_call: list[Ticket] = []
         self._turns = Turns()
         self._losses = 0
+        self._set_aside = 0
         self._decoded_together = 1
 
     def give(self, ticket: Ticket | None) -> None:
@@ -152,41 +157,48 @@ class Worker(Generic[I]):
     def work(self) -> None:
         """Load the engine and serve jobs until `stop`; the body of the engine thread."""
         try:
-            if self._load():
-                while not self._stopping.is_set():
-                    self._turn()
+            if (failure := self._load()) is not None:
+                self._died(failure)
+                return
+            while not self._stopping.is_set():
+                self._turn()
         except Exception as error:
             log.exception("The engine thread ends")
             self._reports.died(
-                EngineFailed(f"The engine thread broke ({_brief(error)}); see the log.")
+                EngineFailed(f"The engine thread broke ({brief(error)}); see the log.")
             )
         finally:
             self._jobs.clear()
-            if self._engine is not None:
-                self._engine.close()
+            self._discard_engine()
 
-    def _load(self) -> bool:
-        """Make an engine; False if there is none."""
+    def _load(self) -> GenerationError | None:
+        """Make an engine; return why there is none, if so."""
         try:
             self._engine = self._make_engine()
             if self._stopping.is_set():
-                return False
+                return None
             measured = self._engine.measured()
         except GenerationError as error:
-            # Whoever stops has broken it off.
-            if not self._stopping.is_set():
-                self._reports.died(error)
+            failure = error
         except Exception as error:
             log.exception("The engine could not be loaded")
-            self._reports.died(
-                EngineFailed(f"The model could not be loaded ({_brief(error)}); see the log.")
-            )
+            failure = EngineFailed.at_load(error)
         else:
             self._decoded_together = max(measured.decode_seconds)
             self._reports.ready(measured)
-            return True
-        self._engine = None
-        return False
+            return None
+        self._discard_engine()
+        return failure
+
+    def _died(self, failure: GenerationError) -> None:
+        # Whoever stops has broken it off.
+        if not self._stopping.is_set():
+            self._reports.died(failure)
+
+    def _discard_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def _turn(self) -> None:
         """Take in what is new, take one step of whose turn it is, and finish what is done."""
@@ -277,7 +289,7 @@ class Worker(Generic[I]):
         except Exception as error:
             self._broke(tickets, error)
             return
-        self._losses = 0
+        self._losses = self._set_aside = 0
         seconds = time.perf_counter() - start
         news = [(ticket, self._news(engine, ticket)) for ticket in tickets]
         self._reports.stepped(Stepped(news, load, seconds))
@@ -303,7 +315,8 @@ class Worker(Generic[I]):
     def _finish(self, engine: EngineLike[I]) -> None:
         """Decode pictures of jobs that are through, and end the jobs that are complete.
 
-        No more than share a decoder call, so that nobody's next step waits for more than that.
+        No more than share a decoder call, so that nobody's next step waits for more than that;
+        a job of several pictures may take several turns.
         """
         for ticket, job in list(self._jobs.items()):
             if (failure := job.failure) is not None:
@@ -311,30 +324,30 @@ class Worker(Generic[I]):
         ready = self._ready_to_decode()
         if not ready:
             return
-        self._in_call = ready
-        images = [image for ticket in ready for image in self._jobs[ticket].unfinished]
+        tickets = list(dict.fromkeys(ticket for ticket, _ in ready))
+        self._in_call = tickets
+        images = [image for _, image in ready]
         try:
             pictures = engine.finish(images)
         except EngineLost:
             raise
         except Exception as error:
-            self._broke(ready, error)
+            self._broke(tickets, error)
             return
         made = dict(zip(map(id, images), pictures, strict=True))
-        for ticket in ready:
+        for ticket in tickets:
             self._keep(ticket, made)
 
-    def _ready_to_decode(self) -> list[Ticket]:
-        """Return jobs whose images are through, as many as share a decoder call."""
-        ready = list[Ticket]()
+    def _ready_to_decode(self) -> list[tuple[Ticket, I]]:
+        """Return images of one size of jobs that are through, as many as share a decoder call."""
+        ready = list[tuple[Ticket, I]]()
         for ticket, job in self._jobs.items():
-            if all(image.done for image in job.unfinished):
-                if ready and _size(ready[0]) != _size(ticket):
-                    continue
-                ready.append(ticket)
-                if sum(t.request.count for t in ready) >= self._decoded_together:
+            is_alike = not ready or _size(ready[0][0]) == _size(ticket)
+            if is_alike and all(image.done for image in job.unfinished):
+                ready += [(ticket, image) for image in job.unfinished]
+                if len(ready) >= self._decoded_together:
                     break
-        return ready
+        return ready[: self._decoded_together]
 
     def _keep(self, ticket: Ticket, made: dict[int, GeneratedImage | None]) -> None:
         job = self._jobs[ticket]
@@ -362,7 +375,7 @@ class Worker(Generic[I]):
             self._over(
                 tickets[0],
                 EngineFailed(
-                    f"The engine failed on this picture ({_brief(error)}); try other settings, or "
+                    f"The engine failed on this picture ({brief(error)}); try other settings, or "
                     "ask the operator to look at the log."
                 ),
             )
@@ -379,33 +392,45 @@ class Worker(Generic[I]):
         suspects = self._in_call
         others = [ticket for ticket in self._jobs if ticket not in suspects]
         self._jobs.clear()
-        for ticket in suspects:
-            ticket.breaks += 1
-            if ticket.breaks >= _BREAKS and len(suspects) == 1:
-                log.error("Job %s broke the engine %s times", ticket.job_id, ticket.breaks)
-                self._over(ticket, SetAside())
-            else:
-                self._reports.again(ticket, alone=True)
+        self._blame(suspects)
         for ticket in others:
             self._reports.again(ticket, alone=False)
-        self._losses += 1
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-        if self._losses >= _LOSSES:
-            self._reports.died(
+        self._discard_engine()
+        if self._losses >= _LOSSES or self._set_aside >= _SET_ASIDE:
+            self._died(
                 EngineFailed(
                     "The engine broke several times in a row without taking a step; look at the "
                     "log, then run imagine-bot doctor."
                 )
             )
         else:
-            self._load()
+            self._reload()
+
+    def _blame(self, suspects: Sequence[Ticket]) -> None:
+        """Set the job aside that broke the engine again, alone; have others start over, alone."""
+        for ticket in suspects:
+            ticket.breaks += 1
+        if len(suspects) == 1 and suspects[0].breaks >= _BREAKS:
+            log.error("Job %s broke the engine %s times", suspects[0].job_id, suspects[0].breaks)
+            self._over(suspects[0], SetAside())
+            self._losses = 0
+            self._set_aside += 1
+            return
+        self._losses += 1
+        for ticket in suspects:
+            self._reports.again(ticket, alone=True)
+
+    def _reload(self) -> None:
+        for pause in _PAUSES:
+            if self._stopping.wait(pause):
+                return
+            failure = self._load()
+            if failure is None:
+                return
+            log.error("There is no new engine: %s", failure)
+            if pause == _PAUSES[-1]:
+                self._died(failure)
 
 
 def _size(ticket: Ticket) -> tuple[int, int]:
     return ticket.request.width, ticket.request.height
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"

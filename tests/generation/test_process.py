@@ -173,12 +173,13 @@ def test_a_model_that_cannot_be_loaded_is_told_as_it_was() -> None:
         assert str(caught.value) == "There is no model 'x'; use starter."
 
 
-def test_a_process_that_breaks_at_its_start_is_lost() -> None:
-    with (
-        started(process_engines.breaks_at_the_start) as engine,
-        pytest.raises(EngineLost, match="exit code 1"),
-    ):
-        engine.measured()
+def test_what_nobody_foresaw_at_its_start_is_told_in_a_sentence() -> None:
+    with started(process_engines.breaks_at_the_start) as engine:
+        with pytest.raises(EngineFailed) as caught:
+            engine.measured()
+        assert str(caught.value) == (
+            "The model could not be loaded (ValueError: not a sentence for people); see the log."
+        )
 
 
 def test_a_step_that_hangs_ends_the_process() -> None:

@@ -290,13 +290,12 @@ class TestLosingTheEngine:
                 assert await seeds_of(tickets[number]) == [number]
             assert len(made) == 3
 
-    async def test_after_three_without_a_step_it_is_given_up(self) -> None:
-        async with frail(lambda where, _: where == "begin") as (stage, made):
-            tickets = [stage.submit(number) for number in range(1, 5)]
+    async def test_if_it_cannot_begin_anything_it_is_given_up(self) -> None:
+        async with frail(lambda where, _: where == "begin") as (stage, _):
+            tickets = [stage.submit(number) for number in range(1, 9)]
             async with asyncio.timeout(PATIENCE):
                 with pytest.raises(EngineFailed, match="several times in a row"):
                     await stage.queue.died()
-            assert len(made) == 3
             # Those that are left are made by the next start of the bot.
             left = [ticket for ticket in tickets if not ticket.images.done()]
             assert len(left) >= 2
