@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -122,10 +123,14 @@ async def _eager(
     single: GenerationRequest,
     extent: Extent,
 ) -> list[GeneratedImage]:
-    """Measure everything that needs no compiler, and return the pictures of the eight users."""
+    """Measure everything that needs no compiler, and return the pictures of the eight users.
+
+    Nothing is compiled for it, whatever the configuration says.
+    """
     from .requests import requests  # noqa: PLC0415
     from .users import LoopLag, open_queue, rush  # noqa: PLC0415
 
+    settings = settings.model_copy(update={"compile": False})
     async with open_queue(settings, profile) as queue:
         figures.alone_ratio, figures.alone_seconds = await _alone(
             partial(rush, queue), reference, single, extent
@@ -198,7 +203,7 @@ async def _compiled(
 
 def _preview_share(settings: Settings, profile: ModelProfile) -> float:
     """Return the time of a preview over that of the step before it, each the shortest of many."""
-    import time  # noqa: PLC0415
+    from generation.fitting import synchronize  # noqa: PLC0415
 
     from ..engines import load_engine  # noqa: PLC0415
     from .requests import requests  # noqa: PLC0415
@@ -207,14 +212,21 @@ def _preview_share(settings: Settings, profile: ModelProfile) -> float:
     [request] = requests(1, side=profile.native_size, steps=(10, 10))
     [images] = engine.begin([request])
     assert isinstance(images, list)  # noqa: S101 - for the type checker; these are all valid
+    device = images[0].latents.device
+
+    def now() -> float:
+        # An accelerator is only given its work by a call, and does it later.
+        synchronize(device)
+        return time.perf_counter()
+
     steps, looks = [], []
     while not images[0].done:
-        start = time.perf_counter()
+        start = now()
         engine.step(images)
-        stepped = time.perf_counter()
+        stepped = now()
         engine.preview(images[0])
         steps.append(stepped - start)
-        looks.append(time.perf_counter() - stepped)
+        looks.append(now() - stepped)
     return min(looks) / min(steps)
 
 

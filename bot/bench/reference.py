@@ -6,10 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import diffusers
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from generation import kernels
 from generation.locate import ModelProfile
@@ -26,10 +26,11 @@ class Reference:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         with quiet():
-            pipeline: Any = StableDiffusionPipeline.from_pretrained(
+            # Only its first mention loads it, and with it what warns of missing torchvision.
+            pipeline: Any = diffusers.StableDiffusionPipeline.from_pretrained(
                 profile.folder, dtype=self.dtype, use_safetensors=True, local_files_only=True
             )
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
         pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline.to(self.device)
 

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import subprocess
+import sys
+from typing import Any, NoReturn
 
 import pytest
 
-from bot.bench import command
+from bot.bench import command, users
 from bot.bench.command import Extent, Figures, bench
 from bot.bench.requests import requests
+from bot.config import Settings
+from generation.locate import locate
+
+
+class NotOpened(Exception):
+    """What a test raises in place of a queue."""
+
 
 # As little as can be measured at all; the figures themselves mean nothing then.
 LEAST = Extent(
@@ -65,6 +74,33 @@ def test_the_table_shows_what_was_not_measured_and_the_curve() -> None:
         command._tell(figures)
     assert "not measured" in output.get()
     assert "█" in output.get()
+
+
+async def test_eager_figures_are_eager_whatever_the_configuration_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Settings] = []
+
+    def note(settings: Settings, profile: object) -> NoReturn:
+        opened.append(settings)
+        raise NotOpened
+
+    monkeypatch.setattr(users, "open_queue", note)
+    figures: Any = None
+    with pytest.raises(NotOpened):
+        await command._eager(
+            figures, Settings(compile=True), locate("starter"), figures, [], figures, LEAST
+        )
+    assert [settings.compile for settings in opened] == [False]
+
+
+def test_the_pipeline_is_loaded_without_a_word_of_what_it_would_like_to_have() -> None:
+    code = (
+        "from bot.bench.reference import Reference; from generation.locate import locate; "
+        "Reference(locate('starter'), device='cpu', dtype=None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout + done.stderr == ""
 
 
 def test_the_users_ask_for_different_things_and_always_the_same() -> None:
