@@ -9,13 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
@@ -104,7 +100,8 @@ def _adopted(
 def save_model(folder: Path, autoencoder: Any, network: Denoiser, tokenizer: Any) -> None:
     """Write the four parts, the scheduler's settings and the defaults to `folder`."""
     with quiet():
-        pipeline = StableDiffusionPipeline(
+        # Only its first mention loads it, and with it what warns of missing torchvision.
+        pipeline = diffusers.StableDiffusionPipeline(
             vae=autoencoder,
             text_encoder=network.text_encoder,
             tokenizer=tokenizer,
