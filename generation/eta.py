@@ -65,7 +65,7 @@ class Pace:
         rows = load / self._pixels
         if rows <= self._steps.most:
             return self._steps.time(max(1, math.ceil(rows)))
-        return self._steps.seconds[self._steps.most] * rows / self._steps.most
+        return rows * min(seconds / size for size, seconds in self._steps.seconds.items())
 
 
 def finish_times(running: Sequence[Work], waiting: Sequence[Work], pace: Pace) -> list[float]:

@@ -199,6 +199,30 @@ def test_it_foretells_what_the_schedule_does_within_a_fifth(mix: str, members: i
     assert max(errors) < 1
 
 
-def test_a_measurement_has_as_many_rows_as_its_largest_call() -> None:
-    assert MEASURED.rows == 4
-    assert dataclasses.replace(MEASURED, step_seconds={2: 1.0}).rows == 2
+@pytest.mark.parametrize(
+    ("step_seconds", "rows"),
+    [
+        pytest.param({2: 1.0}, 2, id="the only one"),
+        pytest.param({16: 1.0}, 16, id="the only one, and a large one"),
+        pytest.param({1: 1.0, 2: 1.0, 4: 1.5}, 4, id="the largest, which pays"),
+        pytest.param({1: 10, 2: 11, 4: 13, 8: 18, 16: 28, 32: 40}, 32, id="a GPU of small steps"),
+        pytest.param({2: 2.0, 4: 3.0, 8: 5.0, 16: 7.0, 32: 13.8}, 16, id="a little more for twice"),
+        pytest.param({2: 2.0, 4: 3.0, 8: 4.0, 16: 8.0, 32: 17.0}, 8, id="twice as much for twice"),
+        pytest.param({2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}, 8, id="a CPU, where nothing is won"),
+        pytest.param({1: 1.0, 2: 1.1, 4: 9.0, 8: 18.0, 16: 40.0}, 8, id="noise in all but two"),
+        pytest.param({1: 0.1, 2: 1.0, 4: 2.0}, 4, id="noise in the first"),
+        pytest.param({2: 2.0, 4: 3.0, 8: 5.0, 16: 99.0, 32: 13.8}, 32, id="noise in the middle"),
+    ],
+)
+def test_as_many_rows_share_steps_as_pay_and_eight_whatever_was_measured(
+    step_seconds: dict[int, float], rows: int
+) -> None:
+    measured = dataclasses.replace(MEASURED, step_seconds=step_seconds)
+    assert measured.rows == rows
+    assert Pace(measured).capacity == rows * 1.0
+
+
+def test_what_is_more_than_any_call_takes_the_calls_that_pay() -> None:
+    pace = Pace(dataclasses.replace(MEASURED, step_seconds={2: 1.0, 8: 2.0, 16: 8.0}))
+    assert pace.step(16.0) == pace.step(15.0) == 4.0
+    assert pace.step(32.0) == 8.0
