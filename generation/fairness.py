@@ -25,7 +25,7 @@ from __future__ import annotations
 import copy
 import heapq
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -35,6 +35,8 @@ from .request import GenerationRequest, start_step
 J = TypeVar("J", bound=Hashable)
 
 _GUIDED_ROWS: Final = 2
+# So many flows are remembered before it is looked which of them may be forgotten.
+_REMEMBERED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Turns:
         self._tags: dict[Hashable, float] = {}
         self._heads: list[tuple[float, int, Hashable]] = []
         self._waiting: dict[Hashable, int] = {}
+        self._remembered = _REMEMBERED
 
     def __copy__(self) -> Turns:
         other = Turns()
@@ -84,6 +87,7 @@ class Turns:
         other._tags = self._tags.copy()
         other._heads = self._heads.copy()
         other._waiting = self._waiting.copy()
+        other._remembered = self._remembered
         return other
 
     def __bool__(self) -> bool:
@@ -127,11 +131,20 @@ class Turns:
         del self._waiting[flow]
         self._tags[flow] += amount
         self._left[flow] = self._now
-        # An idle flow at or below the virtual time has nothing to be remembered for.
-        for idle in [f for f, tag in self._tags.items() if tag <= self._now]:
-            if idle not in self._waiting and idle != flow:
+        if len(self._tags) > self._remembered:
+            self._forget_idle(flow)
+
+    def _forget_idle(self, served: Hashable) -> None:
+        """Drop what has no consequences: the tags of idle flows at or below the virtual time.
+
+        It is done again when there are twice as many tags, so that a turn costs no more where
+        many wait or many are remembered.
+        """
+        for idle in [flow for flow, tag in self._tags.items() if tag <= self._now]:
+            if idle not in self._waiting and idle != served:
                 del self._tags[idle]
                 self._left.pop(idle, None)
+        self._remembered = max(_REMEMBERED, 2 * len(self._tags))
 
 
 @dataclass(slots=True)
@@ -151,6 +164,7 @@ class FairOrder(Generic[J]):
         self._members: dict[Hashable, Turns] = {}
         self._queues: dict[tuple[Hashable, Hashable], deque[_Waiting[J]]] = {}
         self._shares: dict[J, Share] = {}
+        self._of_members: Counter[Hashable] = Counter()
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -159,9 +173,12 @@ class FairOrder(Generic[J]):
         """Yield the jobs in the order in which they will be served if nothing else comes."""
         future = FairOrder[J]()
         future._groups = copy.copy(self._groups)
-        future._members = {group: copy.copy(turns) for group, turns in self._members.items()}
+        future._members = {
+            group: copy.copy(turns) for group, turns in self._members.items() if turns
+        }
         future._queues = {key: jobs.copy() for key, jobs in self._queues.items()}
         future._shares = self._shares.copy()
+        future._of_members = self._of_members.copy()
         while future:
             yield future.pop()
 
@@ -172,12 +189,13 @@ class FairOrder(Generic[J]):
 
     def waiting_of(self, member: Hashable) -> int:
         """Return how many jobs of a member wait, in all groups."""
-        return sum(share.member == member for share in self._shares.values())
+        return self._of_members[member]
 
     def add(self, job: J, share: Share, cost: float) -> None:
         """Have `job` wait."""
         waiting = _Waiting(job, share, cost, next(self._arrivals))
         self._shares[job] = share
+        self._of_members[share.member] += 1
         jobs = self._queues.setdefault((share.group, share.member), deque())
         jobs.append(waiting)
         if len(jobs) == 1:
@@ -198,7 +216,7 @@ class FairOrder(Generic[J]):
         member = members.first()
         jobs = self._queues[group, member]
         served = jobs.popleft()
-        del self._shares[served.job]
+        self._forget(served.job)
         self._groups.serve(group, served.cost)
         members.serve(member, served.cost / served.share.weight)
         if jobs:
@@ -215,7 +233,7 @@ class FairOrder(Generic[J]):
         Raises:
             KeyError: it is not waiting.
         """
-        share = self._shares.pop(job)
+        share = self._forget(job)
         key = (share.group, share.member)
         jobs = self._queues[key]
         was_head = jobs[0].job == job
@@ -230,3 +248,11 @@ class FairOrder(Generic[J]):
         del self._queues[key]
         if not members:
             self._groups.leave(share.group)
+
+    def _forget(self, job: J) -> Share:
+        """Return whose a job was that waits no more."""
+        share = self._shares.pop(job)
+        self._of_members[share.member] -= 1
+        if not self._of_members[share.member]:
+            del self._of_members[share.member]
+        return share

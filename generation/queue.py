@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Generic, Self
 
@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 30.0
 _PREVIEW_SECONDS: Final = 1.0
 _ESTIMATE_SECONDS: Final = 0.5
+# With so many waiting, places and times are worked out anew only so often: it takes the event
+# loop milliseconds, and nobody would see the difference.
+_MANY: Final = 100
+_REFRESH_SECONDS: Final = 0.25
 _NOBODYS_SHARE: Final = Share()
 
 
@@ -61,7 +65,8 @@ class GenerationQueue(Generic[I]):
         self._schedule: Schedule[Ticket] = Schedule()
         self._pace: Pace | None = None
         self._ends: dict[Ticket, float] = {}
-        self._estimated = 0.0
+        self._refreshed = 0.0
+        self._refreshing: asyncio.Handle | None = None
         self._closed = False
         self._worker: Worker[I] = Worker(
             make_engine, _Reports(self), preview_seconds=_PREVIEW_SECONDS if previews else None
@@ -80,6 +85,8 @@ class GenerationQueue(Generic[I]):
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         self._worker.stop()
         try:
             await asyncio.wait([self._stopped], timeout=_STOP_SECONDS)
@@ -185,35 +192,52 @@ class GenerationQueue(Generic[I]):
             # It waits between two turns, and the engine thread holds what it has so far.
             self._worker.give(None)
         ticket.fail(JobCancelled())
-        self._tell_positions()
+        self._refresh_soon()
 
     def _admit(self) -> None:
         """Give turns for as long as there is room."""
+        # Ahead of what the engine thread tells of them, so that the estimates are there by then.
+        self._refresh_soon()
         while (ticket := self._schedule.start()) is not None:
             ticket.active = True
             self._worker.give(None if ticket.begun else ticket)
             ticket.begun = True
-        self._estimate()
-        self._tell_positions()
 
-    def _tell_positions(self) -> None:
+    def _refresh_soon(self) -> None:
+        """Have places and times worked out anew, once for all that changes until then."""
+        if self._closed or self._refreshing is not None:
+            return
+        if self._schedule.waiting <= _MANY:
+            self._refreshing = self._loop.call_soon(self._refresh)
+        else:
+            pause = self._refreshed + _REFRESH_SECONDS - time.monotonic()
+            self._refreshing = self._loop.call_later(max(0.0, pause), self._refresh)
+
+    def _refresh(self) -> None:
+        self._refreshing = None
+        waiting = list(self._schedule.ordered())
+        self._estimate(waiting)
+        self._tell_positions(waiting)
+        self._refreshed = time.monotonic()
+
+    def _tell_positions(self, waiting: Sequence[Ticket]) -> None:
         """Tell each job its place if that has changed: others may be served before it now."""
-        for position, ticket in enumerate(self._schedule.ordered(), start=1):
+        for position, ticket in enumerate(waiting, start=1):
             if ticket.position != position and not ticket.taken:
                 ticket.listener(Waiting(position, self._seconds(ticket)))
             ticket.position = position
 
-    def _estimate(self) -> None:
-        """Work out anew when each job will be done."""
+    def _estimate(self, waiting: Sequence[Ticket]) -> None:
+        """Work out anew when each job will be done; those that wait are given in their order."""
         if self._pace is None:
             return
-        running, waiting = self._schedule.running, list(self._schedule.ordered())
+        running = self._schedule.running
         times = finish_times(
             [ticket.left for ticket in running], [ticket.left for ticket in waiting], self._pace
         )
-        self._estimated = time.monotonic()
+        now = time.monotonic()
         self._ends = {
-            ticket: self._estimated + seconds
+            ticket: now + seconds
             for ticket, seconds in zip([*running, *waiting], times, strict=True)
         }
 
@@ -244,8 +268,8 @@ class GenerationQueue(Generic[I]):
     def _has_stepped(self, step: Stepped) -> None:
         if self._pace is not None and step.load:
             self._pace.saw(step.load, step.seconds)
-        if time.monotonic() - self._estimated >= _ESTIMATE_SECONDS:
-            self._estimate()
+        if time.monotonic() - self._refreshed >= _ESTIMATE_SECONDS:
+            self._refresh_soon()
         for ticket, progress in step.news:
             ticket.taken = progress.step
             if not ticket.images.done():

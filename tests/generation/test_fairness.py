@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.fairness import FairOrder, Share, cost
+from generation import fairness
+from generation.fairness import _REMEMBERED, FairOrder, Share, Turns, cost
 from generation.request import Pixels
 from tests.fairness.simulation import Waiting, a_day, in_turns, one_by_one
 
@@ -224,3 +225,52 @@ def test_a_server_with_many_members_gets_no_more_turns_for_it() -> None:
         order.add(f"a newcomer {number}", Share("a", f"newcomer {number}"), 1.0)
     for turns in range(1, 7):
         assert abs(served[:turns].count("a") - served[:turns].count("b")) <= 1, served
+
+
+def test_few_are_remembered_however_many_have_come_and_gone() -> None:
+    turns, order = Turns(), FairOrder[int]()
+    for number in range(5_000):
+        turns.wait(number, number)
+        turns.serve(turns.first(), 1.0)
+        order.add(number, Share(number % 3, number), 1.0)
+        assert order.waiting_of(number) == 1
+        assert order.pop() == number
+        assert order.waiting_of(number) == 0
+    assert len(turns._tags) <= 2 * _REMEMBERED
+    assert len(turns._left) <= 2 * _REMEMBERED
+    assert not order._of_members
+
+
+@given(st.lists(st.tuples(shares, costs, st.booleans()), max_size=60))
+def test_what_is_forgotten_has_no_consequences(jobs: list[tuple[Share, float, bool]]) -> None:
+    def served(remembered: int) -> list[int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fairness, "_REMEMBERED", remembered)
+            order = FairOrder[int]()
+            out = []
+            for number, (share, amount, serve) in enumerate(jobs):
+                order.add(number, share, amount)
+                if serve:
+                    out.append(order.pop())
+            return out + [order.pop() for _ in range(len(order))]
+
+    assert served(0) == served(1_000)
+
+
+@given(st.lists(st.tuples(shares, st.sampled_from(["add", "pop", "remove"])), max_size=40))
+def test_it_is_known_how_many_of_a_member_wait(acts: list[tuple[Share, str]]) -> None:
+    order = FairOrder[int]()
+    waiting: dict[int, Share] = {}
+    for number, (share, act) in enumerate(acts):
+        if act == "add":
+            order.add(number, share, 1.0)
+            waiting[number] = share
+        elif waiting and act == "pop":
+            del waiting[order.pop()]
+        elif waiting:
+            gone = next(iter(waiting))
+            order.remove(gone)
+            del waiting[gone]
+        for member in range(1, 5):
+            of_member = [each for each in waiting.values() if each.member == member]
+            assert order.waiting_of(member) == len(of_member)

@@ -107,6 +107,7 @@ class TestSharing:
         async with a_stage(FakeEngine(rows=2)) as stage:
             await stage.queue.ready()
             ticket, waiting = stage.submit(1, steps=3), stage.submit(2, steps=3)
+            await asyncio.sleep(0)
             [news] = stage.told[2].events
             assert isinstance(news, Waiting)
             assert news.seconds == pytest.approx(6 * 0.01, rel=0.5)
