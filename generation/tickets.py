@@ -37,8 +37,9 @@ class Ticket:
     `started` is done when the engine takes the job up; `images` holds its pictures, or
     JobCancelled, QueueClosed or another GenerationError.
 
-    The event loop writes all fields. The engine thread reads `cancelled` and `active`: whether
-    the job may take steps now, or waits for its turn between two of them.
+    The event loop writes all fields but `breaks`, which only the engine thread touches: how many
+    engines were lost with the job in hand. That thread also reads `cancelled` and `active`:
+    whether the job may take steps now, or waits for its turn between two of them.
     """
 
     job_id: int
