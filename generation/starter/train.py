@@ -19,6 +19,7 @@ from .training.diffusion import DiffusionTask
 from .training.drawing import Album, open_album
 from .training.export import adopt as adopt_model
 from .training.export import export as export_model
+from .training.export import park as park_autoencoder
 from .training.latents import SHARD, encode, read_latents
 from .training.networks import Shape, parameters
 from .training.progress import Schedule, read
@@ -184,8 +185,14 @@ def export(folder: Path, work: Work = _WORK) -> None:
 
 
 @app.command()
+def park(folder: Path, work: Work = _WORK) -> None:
+    """Write the autoencoder to FOLDER as far as it is trained, for `adopt`."""
+    park_autoencoder(work, folder, Shape())
+
+
+@app.command()
 def adopt(folder: Path, work: Work = _WORK) -> None:
-    """Have training go on from the model in FOLDER instead of from nothing."""
+    """Have training go on from what is in FOLDER instead of from nothing."""
     adopt_model(folder, work, Shape())
 
 

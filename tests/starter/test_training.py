@@ -15,7 +15,7 @@ from generation.starter.train import _settings as command_settings
 from generation.starter.training.autoencoder import AutoencoderTask, held_out_psnr, trained
 from generation.starter.training.card import card
 from generation.starter.training.diffusion import DiffusionTask
-from generation.starter.training.export import DEFAULTS, adopt, export
+from generation.starter.training.export import DEFAULTS, adopt, export, park
 from generation.starter.training.latents import encode, read_latents
 from generation.starter.training.networks import new_autoencoder, noise_schedule
 from generation.starter.training.progress import Average, Schedule, read, save, step_generator
@@ -263,6 +263,20 @@ class TestAdoption:
             tmp_path / "diffusion.pt", 4, 1.0, 4, None, "no", 10, 0
         ).schedule
         assert [schedule.rate(step) for step in (2, 3, 5, 9)] == [0.25, 0.5, 1.0, 1.0]
+
+    def test_an_autoencoder_goes_on_before_there_is_anything_else(
+        self, work: Path, tmp_path: Path
+    ) -> None:
+        park(work, tmp_path / "parked", TINY)
+        adopt(tmp_path / "parked", tmp_path, TINY)
+        before, after = read(work / "autoencoder.pt"), read(tmp_path / "autoencoder.pt")
+        assert before is not None
+        assert after is not None
+        assert (after["step"], after["images"]) == (before["step"], before["images"])
+        for name, value in before["average"].items():
+            assert torch.equal(after["average"][name], value.half().float())
+        train(autoencoding(None), SETTINGS, tmp_path, until=3)
+        assert not (tmp_path / "diffusion.pt").exists()
 
     def test_checkpoints_are_not_written_over(self, work: Path) -> None:
         with pytest.raises(FileExistsError, match="holds checkpoints already"):

@@ -43,17 +43,32 @@ def export(work: Path, folder: Path, shape: Shape) -> None:
     autoencoder = trained(shape, work)
     autoencoder.register_to_config(scaling_factor=state["facts"]["scale"])
     save_model(folder, autoencoder, network, tokenizer)
-    counts = {
-        name: {count: found[count] for count in _COUNTS}
-        for name in ("autoencoder", "diffusion")
-        if (found := read(work / f"{name}.pt")) is not None
-    }
-    counts["diffusion"]["scenes"] = state["facts"]["scenes"]
+    _write_counts(work, folder)
+
+
+def park(work: Path, folder: Path, shape: Shape) -> None:
+    """Write the autoencoder that is trained in `work` to `folder`, for `adopt` to go on from.
+
+    It is a fiftieth of the checkpoints, and so small enough to be kept with the code.
+
+    Raises:
+        FileNotFoundError: it is not trained at all.
+    """
+    trained(shape, work).half().save_pretrained(folder / "vae")
+    _write_counts(work, folder)
+
+
+def _write_counts(work: Path, folder: Path) -> None:
+    counts: dict[str, dict[str, int]] = {}
+    for name in ("autoencoder", "diffusion"):
+        if (state := read(work / f"{name}.pt")) is not None:
+            counts[name] = {count: state[count] for count in _COUNTS}
+            counts[name] |= {"scenes": state["facts"]["scenes"]} if name == "diffusion" else {}
     (folder / _TRAINING).write_text(json.dumps(counts, indent=2) + "\n", "utf-8")
 
 
 def adopt(folder: Path, work: Path, shape: Shape) -> None:
-    """Write the model that was exported to `folder` to `work`, as checkpoints to go on from.
+    """Write what was exported or parked in `folder` to `work`, as checkpoints to go on from.
 
     They hold what a model holds: the averaged weights. The optimizer begins anew, and the
     learning rate is warmed up again.
@@ -64,23 +79,22 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
     if any((work / f"{name}.pt").exists() for name in ("autoencoder", "diffusion")):
         raise FileExistsError(f"{work} holds checkpoints already; move them away first.")
     counts = json.loads((folder / _TRAINING).read_text("utf-8"))
-    with quiet():
-        vae, unet, text_encoder = (
-            kind.from_pretrained(folder, subfolder=name, torch_dtype=torch.float32)
-            for kind, name in (
-                (AutoencoderKL, "vae"),
-                (UNet2DConditionModel, "unet"),
-                (CLIPTextModel, "text_encoder"),
-            )
-        )
+    facts: dict[str, Any] = {"shape": asdict(shape)}
+    vae = _part(AutoencoderKL, folder, "vae")
+    save(_adopted(Reconstruction(vae), counts["autoencoder"], facts), work / "autoencoder.pt")
+    if "diffusion" not in counts:
+        return
     shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
-    facts = {"shape": asdict(shape)}
-    scale, scenes = vae.config.scaling_factor, counts["diffusion"]["scenes"]
-    for name, network, more in (
-        ("autoencoder", Reconstruction(vae), {}),
-        ("diffusion", Denoiser(unet, text_encoder), {"scale": scale, "scenes": scenes}),
-    ):
-        save(_adopted(network, counts[name], facts | more), work / f"{name}.pt")
+    network = Denoiser(
+        _part(UNet2DConditionModel, folder, "unet"), _part(CLIPTextModel, folder, "text_encoder")
+    )
+    facts |= {"scale": vae.config.scaling_factor, "scenes": counts["diffusion"]["scenes"]}
+    save(_adopted(network, counts["diffusion"], facts), work / "diffusion.pt")
+
+
+def _part(kind: Any, folder: Path, name: str) -> Any:
+    with quiet():
+        return kind.from_pretrained(folder, subfolder=name, torch_dtype=torch.float32)
 
 
 def _adopted(
