@@ -43,7 +43,7 @@ def export(work: Path, folder: Path, shape: Shape) -> None:
     autoencoder = trained(shape, work)
     autoencoder.register_to_config(scaling_factor=state["facts"]["scale"])
     save_model(folder, autoencoder, network, tokenizer)
-    _write_counts(work, folder)
+    _write_counts(work, folder, "autoencoder", "diffusion")
 
 
 def park(work: Path, folder: Path, shape: Shape) -> None:
@@ -55,12 +55,12 @@ def park(work: Path, folder: Path, shape: Shape) -> None:
         FileNotFoundError: it is not trained at all.
     """
     trained(shape, work).half().save_pretrained(folder / "vae")
-    _write_counts(work, folder)
+    _write_counts(work, folder, "autoencoder")
 
 
-def _write_counts(work: Path, folder: Path) -> None:
+def _write_counts(work: Path, folder: Path, *names: str) -> None:
     counts: dict[str, dict[str, int]] = {}
-    for name in ("autoencoder", "diffusion"):
+    for name in names:
         if (state := read(work / f"{name}.pt")) is not None:
             counts[name] = {count: state[count] for count in _COUNTS}
             counts[name] |= {"scenes": state["facts"]["scenes"]} if name == "diffusion" else {}
