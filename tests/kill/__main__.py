@@ -13,6 +13,7 @@ from random import Random
 from tests.running import reference
 
 from . import INSTANTS, Figures, Instant, Killing
+from .instants import at_random
 from .verdict import judge
 
 
@@ -40,9 +41,11 @@ async def _run(data: Path, kills: int, seed: int) -> Figures:
 
 
 def _order(random: Random) -> Iterator[Instant]:
-    """Yield every instant once, in a random order, again and again."""
+    """Yield a random moment before each of the instants, which come in a random order each time."""
     while True:
-        yield from random.sample(INSTANTS, len(INSTANTS))
+        for instant in random.sample(INSTANTS, len(INSTANTS)):
+            yield at_random
+            yield instant
 
 
 sys.exit(main())

@@ -18,6 +18,7 @@ _MESSAGES: Final = "/channels/*/messages"
 _MESSAGE: Final = "/channels/*/messages/*"
 # The bot may have been started just now, and its engine takes a while to load.
 _PATIENCE: Final = 90.0
+_LEFT: Final = 4
 
 
 async def before_the_commit(run: Killing) -> None:
@@ -116,13 +117,28 @@ async def during_start_up(run: Killing) -> None:
     await asyncio.sleep(run.random.uniform(0, 6))
 
 
+async def after_the_engine_died(run: Killing) -> None:
+    """The engine alone was killed at its work; the bot began that anew and answered everything."""
+    await run.settle()
+    await run.load()
+    await run.world.until(lambda: run.jobs("running"), within=_PATIENCE, what="a job that runs")
+    await asyncio.sleep(run.random.uniform(0, 0.5))
+    if run.kill_engine():
+        await run.settle()
+        await run.accepted(2)
+
+
 async def at_random(run: Killing) -> None:
-    """Whatever happens to be going on."""
-    for _ in range(run.random.randint(1, 3)):
-        await run.order_something()
-    await asyncio.sleep(run.random.uniform(0, 3))
+    """Any moment of the time that the orders of several people take together.
+
+    Something of what was before is left, but no more than a few jobs: they would pile up.
+    """
+    step_seconds = await run.step_seconds()
+    await run.settle(left=_LEFT)
+    await asyncio.sleep(run.random.uniform(0, await run.load() * step_seconds))
 
 
+# Every one that is led up to; `at_random` takes turns with them.
 INSTANTS: Final[tuple[Instant, ...]] = (
     before_the_commit,
     before_the_answer,
@@ -136,5 +152,5 @@ INSTANTS: Final[tuple[Instant, ...]] = (
     before_the_new_message,
     before_recording_the_new_message,
     during_start_up,
-    at_random,
+    after_the_engine_died,
 )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -17,9 +20,18 @@ from storage.opening import DATABASE_NAME
 from tests.rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
 from tests.running import imagine_bot
 
-_PEOPLE: Final = ("alice", "bob")
+from . import engine
+
+# Two are there already.
+_JOINING: Final = ("carol", "dave", "erin")
+_PEOPLE: Final = ("alice", "bob", *_JOINING)
 _PROMPTS: Final = ("rabbit face", "red apple", "a grinning face on a blue background", "pizza")
 _STEPS: Final = 4
+# So mixed that some share the engine while others wait for it.
+_LOAD_ORDERS: Final = (3, 6)
+_LOAD_STEPS: Final = (4, 40)
+_LOAD_COUNTS: Final = (1, 1, 2, 3, 4)
+_UNFINISHED: Final = ("queued", "running", "generated")
 _FINISH_SECONDS: Final = 300.0
 
 
@@ -43,12 +55,15 @@ class Killing:
         )
         self._holds: list[Hold] = []
         self._reacted: set[tuple[int, str]] = set()
+        self._step_seconds: float | None = None
 
     @classmethod
     @asynccontextmanager
     async def start(cls, data: Path, *, seed: int) -> AsyncIterator[Self]:
         """Start the bot in a world of its own."""
         async with Discord.start() as world:
+            for name in _JOINING:
+                world.join(name)
             killing = cls(world, data, seed)
             async with killing.bot:
                 await killing.bot.ready()
@@ -84,6 +99,31 @@ class Killing:
         if self.answers():
             ways.append(self.react)
         await self.random.choice(ways)()
+
+    async def load(self) -> int:
+        """Have several people order different work at once; return the steps of all pictures."""
+        steps = 0
+        for who in self.random.choices(_PEOPLE, k=self.random.randint(*_LOAD_ORDERS)):
+            one, count = self.random.randint(*_LOAD_STEPS), self.random.choice(_LOAD_COUNTS)
+            prompt = self.random.choice(_PROMPTS)
+            await self._ask("imagine", who=who, prompt=prompt, steps=one, count=count)
+            steps += one * count
+        return steps
+
+    async def step_seconds(self) -> float:
+        """Return how long a load takes for each step of its pictures; at first, measure it.
+
+        Then a load is let through undisturbed, from the orders to the last delivery.
+        """
+        if self._step_seconds is None:
+            await self.settle()
+            before, start = len(self.asked), time.monotonic()
+            steps = await self.load()
+            for asked in self.asked[before:]:
+                await asked.answered(within=10)
+            await self.settle()
+            self._step_seconds = (time.monotonic() - start) / steps
+        return self._step_seconds
 
     async def accepted(self, count: int) -> None:
         """Order by /imagine `count` times and wait until each is answered."""
@@ -128,36 +168,60 @@ class Killing:
         await self.bot.start()
         await self.bot.ready()
 
+    def kill_engine(self) -> bool:
+        """Kill the engine's process alone; return False where it cannot be found by its parent.
+
+        Raises:
+            NeverHappened: the bot has no engine.
+        """
+        if not engine.can_be_found():
+            return False
+        process = engine.engine_of(self.bot.pid)
+        if process is None:
+            raise NeverHappened("an engine of the bot's", 0)
+        os.kill(process, signal.SIGKILL)
+        return True
+
+    async def settle(self, *, left: int = 0) -> None:
+        """Wait until the bot, which has to live on, has at most `left` jobs to do.
+
+        Raises:
+            NeverHappened: some job does not come to an end.
+            BotExited: the bot did not live on.
+        """
+        try:
+            async with asyncio.timeout(_FINISH_SECONDS):
+                while len(jobs := self.jobs(*_UNFINISHED)) > left:
+                    self.bot.check()
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            error = NeverHappened(f"the end of the jobs {jobs}", _FINISH_SECONDS)
+            error.add_note(f"the bot wrote:\n{self.bot.last_words()}")
+            raise error from None
+
     async def finish(self) -> None:
         """Wait until no job is left, and stop the bot as an operator does.
 
         Raises:
             NeverHappened: some job does not come to an end.
         """
-        try:
-            async with asyncio.timeout(_FINISH_SECONDS):
-                while left := self._unfinished():
-                    self.bot.check()
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            error = NeverHappened(f"the end of the jobs {left}", _FINISH_SECONDS)
-            error.add_note(f"the bot wrote:\n{self.bot.last_words()}")
-            raise error from None
+        await self.settle()
         self.bot.terminate()
         if code := await self.bot.wait():
             raise RuntimeError(f"the bot ended with {code}:\n{self.bot.last_words()}")
 
-    def _unfinished(self) -> list[int]:
-        query = "SELECT id FROM jobs WHERE status IN ('queued', 'running', 'generated')"
+    def jobs(self, *statuses: str) -> list[int]:
+        """Return the ids of the jobs that stand at one of these."""
+        query = f"SELECT id FROM jobs WHERE status IN ({', '.join('?' * len(statuses))})"
         with closing(open_readonly(self.data / DATABASE_NAME)) as db:
-            rows: Iterable[tuple[int]] = db.execute(query).fetchall()
+            rows: Iterable[tuple[int]] = db.execute(query, statuses).fetchall()
         return [job_id for (job_id,) in rows]
 
     def _count(self) -> int:
         return self.random.choice((1, 1, 2))
 
-    async def _ask(self, command: str, **options: object) -> Asked:
-        who = self.random.choice(_PEOPLE)
+    async def _ask(self, command: str, *, who: str | None = None, **options: object) -> Asked:
+        who = who or self.random.choice(_PEOPLE)
         seed = self.random.randrange(2**32)
         asked = await self.world.slash(command, who=who, seed=seed, **options)
         self.asked.append(asked)
