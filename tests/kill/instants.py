@@ -18,7 +18,6 @@ _MESSAGES: Final = "/channels/*/messages"
 _MESSAGE: Final = "/channels/*/messages/*"
 # The bot may have been started just now, and its engine takes a while to load.
 _PATIENCE: Final = 90.0
-_LEFT: Final = 4
 
 
 async def before_the_commit(run: Killing) -> None:
@@ -131,10 +130,11 @@ async def after_the_engine_died(run: Killing) -> None:
 async def at_random(run: Killing) -> None:
     """Any moment of the time that the orders of several people take together.
 
-    Something of what was before is left, but no more than a few jobs: they would pile up.
+    What was before is through by then: the engine is loaded, and jobs do not pile up.
     """
     step_seconds = await run.step_seconds()
-    await run.settle(left=_LEFT)
+    await run.accepted(1)
+    await run.settle()
     await asyncio.sleep(run.random.uniform(0, await run.load() * step_seconds))
 
 

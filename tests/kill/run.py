@@ -38,7 +38,9 @@ _FINISH_SECONDS: Final = 300.0
 class Killing:
     """One bot on one data folder; `asked` holds every command that people sent it."""
 
-    def __init__(self, world: Discord, data: Path, seed: int) -> None:
+    def __init__(
+        self, world: Discord, data: Path, seed: int, step_seconds: float | None = None
+    ) -> None:
         self.world = world
         self.data = data
         self.random = Random(seed)
@@ -55,16 +57,18 @@ class Killing:
         )
         self._holds: list[Hold] = []
         self._reacted: set[tuple[int, str]] = set()
-        self._step_seconds: float | None = None
+        self._step_seconds = step_seconds
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, data: Path, *, seed: int) -> AsyncIterator[Self]:
-        """Start the bot in a world of its own."""
+    async def start(
+        cls, data: Path, *, seed: int, step_seconds: float | None = None
+    ) -> AsyncIterator[Self]:
+        """Start the bot in a world of its own; without `step_seconds` it measures them."""
         async with Discord.start() as world:
             for name in _JOINING:
                 world.join(name)
-            killing = cls(world, data, seed)
+            killing = cls(world, data, seed, step_seconds)
             async with killing.bot:
                 await killing.bot.ready()
                 yield killing
@@ -116,6 +120,7 @@ class Killing:
         Then a load is let through undisturbed, from the orders to the last delivery.
         """
         if self._step_seconds is None:
+            await self.accepted(1)
             await self.settle()
             before, start = len(self.asked), time.monotonic()
             steps = await self.load()
@@ -182,8 +187,8 @@ class Killing:
         os.kill(process, signal.SIGKILL)
         return True
 
-    async def settle(self, *, left: int = 0) -> None:
-        """Wait until the bot, which has to live on, has at most `left` jobs to do.
+    async def settle(self) -> None:
+        """Wait until the bot, which has to live on, has done every job.
 
         Raises:
             NeverHappened: some job does not come to an end.
@@ -191,7 +196,7 @@ class Killing:
         """
         try:
             async with asyncio.timeout(_FINISH_SECONDS):
-                while len(jobs := self.jobs(*_UNFINISHED)) > left:
+                while jobs := self.jobs(*_UNFINISHED):
                     self.bot.check()
                     await asyncio.sleep(0.1)
         except TimeoutError:
