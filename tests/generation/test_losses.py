@@ -86,6 +86,7 @@ class TestLoadingAgain:
 class Decoding(FakeEngine):
     together: int = 1
     decoded: list[list[int]] = field(default_factory=list)
+    steps_before: list[int] = field(default_factory=list)
 
     def measured(self) -> Measured:
         return Measured(
@@ -94,6 +95,7 @@ class Decoding(FakeEngine):
 
     def finish(self, images: Sequence[FakeImage]) -> list[GeneratedImage | None]:
         self.decoded.append([image.request.seed for image in images])
+        self.steps_before.append(len(self.calls))
         return super().finish(images)
 
 
@@ -123,5 +125,6 @@ class TestDecoding:
             other = stage.submit(50, steps=9)
             engine.let_go()
             assert await seeds_of(several) == [10, 11, 12]
-            assert not other.images.done()
             assert await seeds_of(other) == [50]
+        assert engine.decoded == [[10], [11], [12], [50]]
+        assert engine.steps_before == [1, 2, 3, 10]
