@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable
 
 from bot import replies
-from bot.delivery import ProgressPacer
+from bot.pacing import ProgressPacer
 from generation.request import Event, Pixels, Progress, Waiting
 from storage.records import Job
 
