@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     deterministic: bool = False
     compile: bool = False
-    step_timeout: Annotated[float, Field(ge=5, le=86_400)] = 120.0
+    step_timeout: Annotated[float, Field(ge=5, le=86_400, allow_inf_nan=False)] = 120.0
     steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] | None = None
     guidance_scale: Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)] | None = None
     max_steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] = STEPS_MAX
@@ -125,6 +125,8 @@ def _read(file: Path) -> dict[str, Any]:
 def _explain(error: ValidationError, where: str) -> str:
     """Return one sentence about the first thing that is wrong."""
     first = error.errors()[0]
+    if first["loc"][-1:] == ("[key]",):
+        return f"{where} sets {first['loc'][0]} for {first['input']!r}; use ids, which are numbers."
     key = ".".join(str(part) for part in first["loc"]) or "?"
     if first["type"] == "extra_forbidden":
         return _unknown(where, key, Settings.model_fields)

@@ -31,6 +31,8 @@ def test_the_readme_lists_every_key() -> None:
         ("min_free_mb = -1", "sets min_free_mb to -1; it should be greater than or equal to 0"),
         ('previews = "maybe"', "sets previews to 'maybe'; it should be a valid boolean"),
         ("compiled = true", "did you mean 'compile'?"),
+        ("step_timeout = nan", "sets step_timeout to nan; it should be a finite number"),
+        ("role_weights = { admin = 2.0 }", "sets role_weights for 'admin'; use ids, which are"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_would_be_right(
