@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
-_LIFETIME_SECONDS = 120.0
+_LIFETIME_SECONDS = 240.0
 
 
 def command(*arguments: str) -> list[str]:
