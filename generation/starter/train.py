@@ -14,7 +14,7 @@ import typer
 from accelerate import Accelerator
 from rich.console import Console
 
-from .training.autoencoder import AutoencoderTask, held_out_psnr, trained
+from .training.autoencoder import AutoencoderTask, held_out_psnr, settle_encoder, trained
 from .training.diffusion import DiffusionTask
 from .training.drawing import Album, open_album
 from .training.export import adopt as adopt_model
@@ -100,11 +100,16 @@ def autoencoder(
     precision: Precision = "no",
     save: Save = 100,
     workers: Workers = 0,
+    decoder_only: Annotated[
+        bool, typer.Option(help="Leave the encoder, and so the encoded scenes, as they are.")
+    ] = False,
 ) -> None:
     """Train the autoencoder; a step counts crops of 64 pixels."""
+    if decoder_only:
+        settle_encoder(work)
     settings = _settings(work / "autoencoder.pt", batch, peak, 100, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
-    task = AutoencoderTask(read_album(work)[0], Shape(), SEED)
+    task = AutoencoderTask(read_album(work)[0], Shape(), SEED, decoder_only=decoder_only)
     run_training(task, settings, work, until=until, report=_say)
 
 

@@ -12,7 +12,12 @@ import torch
 from torch import nn
 
 from generation.starter.train import _settings as command_settings
-from generation.starter.training.autoencoder import AutoencoderTask, held_out_psnr, trained
+from generation.starter.training.autoencoder import (
+    AutoencoderTask,
+    held_out_psnr,
+    settle_encoder,
+    trained,
+)
 from generation.starter.training.card import card
 from generation.starter.training.diffusion import DiffusionTask
 from generation.starter.training.export import DEFAULTS, adopt, export, park
@@ -236,6 +241,28 @@ class TestExport:
             trained(TINY, tmp_path)
 
 
+class TestTheDecoderAlone:
+    def test_goes_on_while_the_latents_stay_what_they_are(self, tmp_path: Path) -> None:
+        train(autoencoding(None), SETTINGS, tmp_path, until=3)
+        pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+
+        def latents_and_pictures() -> tuple[torch.Tensor, torch.Tensor]:
+            network = trained(TINY, tmp_path)
+            mean = network.encode(pictures).latent_dist.mean
+            return mean, network.decode(mean).sample
+
+        before = latents_and_pictures()
+        settle_encoder(tmp_path)
+        train(AutoencoderTask(ALBUM, TINY, 0, decoder_only=True), SETTINGS, tmp_path, until=6)
+        after = latents_and_pictures()
+        assert torch.equal(after[0], before[0])
+        assert not torch.equal(after[1], before[1])
+
+    def test_there_has_to_be_one(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"autoencoder\.pt"):
+            settle_encoder(tmp_path)
+
+
 class TestAdoption:
     def test_training_goes_on_from_an_exported_model(
         self, work: Path, tokenizer: Any, tmp_path: Path
@@ -255,7 +282,7 @@ class TestAdoption:
         state = read(tmp_path / "diffusion.pt")
         assert state is not None
         assert (state["step"], state["images"]) == (3, before["images"] + 4)
-        assert state["optimizer"] is not None
+        assert state["optimizers"] is not None
 
     def test_the_rate_is_warmed_up_again(self, work: Path, tmp_path: Path) -> None:
         adopt(work / "model", tmp_path, TINY)

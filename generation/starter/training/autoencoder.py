@@ -13,7 +13,7 @@ from torch import nn
 
 from .drawing import EDGE, Album, Bytes
 from .networks import Shape, new_autoencoder
-from .progress import read, step_generator
+from .progress import read, save, step_generator
 from .scenes import Scene, compose, draw_scene
 from .trainer import Batch
 
@@ -26,6 +26,8 @@ _SQUARES: Final = 4.0
 _KL: Final = 2e-4
 _HELD_OUT_EVERY: Final = 20
 _TEST_SET: Final = 977
+_CHECKPOINT: Final = "autoencoder.pt"
+_ENCODER: Final = ("autoencoder.encoder.", "autoencoder.quant_conv.")
 
 
 class Reconstruction(nn.Module):
@@ -81,13 +83,17 @@ def _crop(picture: Bytes, scene: Scene, random: np.random.Generator) -> Bytes:
 
 
 class AutoencoderTask:
-    """Training the autoencoder on crops of scenes."""
+    """Training the autoencoder on crops of scenes; with `decoder_only`, that half of it."""
 
     name = "autoencoder"
 
-    def __init__(self, album: Album, shape: Shape, seed: int) -> None:
+    def __init__(
+        self, album: Album, shape: Shape, seed: int, *, decoder_only: bool = False
+    ) -> None:
         torch.manual_seed(seed)
         self.network = Reconstruction(new_autoencoder(shape))
+        for name, value in self.network.named_parameters():
+            value.requires_grad_(not (decoder_only and name.startswith(_ENCODER)))
         self._album, self._shape, self._seed = album, shape, seed
 
     def batch(self, step: int, rank: int, count: int) -> Batch:
@@ -119,17 +125,37 @@ class AutoencoderTask:
         return {"shape": asdict(self._shape)}
 
 
+def settle_encoder(folder: Path) -> None:
+    """Let the averaged encoder of the checkpoint in `folder` be the one that is trained too.
+
+    Then the average stays what it is while the decoder alone is trained, and so do the latents
+    that were made with it.
+
+    Raises:
+        FileNotFoundError: none was trained there.
+    """
+    state = _checkpoint(folder)
+    for name, value in state["average"].items():
+        if name.startswith(_ENCODER):
+            state["network"][name] = value
+    save(state, folder / _CHECKPOINT)
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    state = read(folder / _CHECKPOINT)
+    if state is None:
+        raise FileNotFoundError(f"{folder} holds no {_CHECKPOINT}; train the autoencoder first.")
+    return state
+
+
 def trained(shape: Shape, folder: Path) -> Any:
     """Return the autoencoder of the checkpoint in `folder`, with its averaged weights.
 
     Raises:
         FileNotFoundError: none was trained there.
     """
-    state = read(folder / "autoencoder.pt")
-    if state is None:
-        raise FileNotFoundError(f"{folder} holds no autoencoder.pt; train the autoencoder first.")
     network = Reconstruction(new_autoencoder(shape))
-    network.load_state_dict(state["average"], strict=True)
+    network.load_state_dict(_checkpoint(folder)["average"], strict=True)
     return network.autoencoder.eval().requires_grad_(False)
 
 

@@ -70,7 +70,7 @@ def _write_counts(work: Path, folder: Path, *names: str) -> None:
 def adopt(folder: Path, work: Path, shape: Shape) -> None:
     """Write what was exported or parked in `folder` to `work`, as checkpoints to go on from.
 
-    They hold what a model holds: the averaged weights. The optimizer begins anew, and the
+    They hold what a model holds: the averaged weights. The optimizers begin anew, and the
     learning rate is warmed up again.
 
     Raises:
@@ -103,7 +103,7 @@ def _adopted(
     return {
         "network": network.state_dict(),
         "average": {name: value.detach() for name, value in network.named_parameters()},
-        "optimizer": None,
+        "optimizers": None,
         **{count: counts[count] for count in _COUNTS},
         "decay_from": None,
         "warm_from": counts["step"],

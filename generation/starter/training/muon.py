@@ -1,0 +1,107 @@
+"""Muon, an optimizer for the weights of layers, which takes as few steps as it can."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+import torch
+from torch import nn
+
+_ITERATIONS: Final = 5
+_COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
+# The update of AdamW has about this root mean square, so both live with the same rate.
+_ROOT_MEAN_SQUARE: Final = 0.2
+_TINY: Final = 1e-7
+
+
+def matrices(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the weights of linear layers and convolutions, and all other parameters.
+
+    Tables of embeddings are among the others, for a step sees only some of their rows.
+    """
+    known = {
+        id(module.weight)
+        for module in network.modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    }
+    layers = [value for value in network.parameters() if id(value) in known]
+    return layers, [value for value in network.parameters() if id(value) not in known]
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
+
+    A convolution's weights are one matrix, a row for each channel that comes out. The size of
+    the update is that of AdamW's, whatever the matrix (Liu et al. 2025,
+    https://arxiv.org/abs/2502.16982), and `weight_decay` is decoupled as there.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move the weights, those that have a gradient, once."""
+        if closure is not None:
+            raise TypeError("Muon takes no closure: it needs no loss but the gradients.")
+        for group in self.param_groups:
+            for shape, weights in _by_shape(group["params"]).items():
+                self._move(weights, shape, group)
+
+    def _move(
+        self, weights: list[nn.Parameter], shape: tuple[int, int], group: dict[str, Any]
+    ) -> None:
+        """Move the weights of one shape, together, since it costs less than one by one."""
+        gradients = torch.stack(
+            [cast(torch.Tensor, weight.grad).reshape(shape) for weight in weights]
+        )
+        means = torch.stack([self._mean(weight, shape) for weight in weights])
+        means.lerp_(gradients, 1 - group["momentum"])
+        updates = orthogonal(gradients.lerp(means, group["momentum"]))
+        rate = group["lr"] * _ROOT_MEAN_SQUARE * max(shape) ** 0.5
+        for weight, mean, update in zip(weights, means, updates, strict=True):
+            self.state[weight]["mean"].copy_(mean)
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(update.view(weight.shape), alpha=-rate)
+
+    def _mean(self, weight: nn.Parameter, shape: tuple[int, int]) -> torch.Tensor:
+        state = self.state[weight]
+        if not state:
+            state["mean"] = torch.zeros(shape, device=weight.device)
+        mean: torch.Tensor = state["mean"]
+        return mean
+
+
+def _by_shape(weights: list[nn.Parameter]) -> dict[tuple[int, int], list[nn.Parameter]]:
+    found: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+    for weight in weights:
+        if weight.grad is not None:
+            found[len(weight), weight[0].numel()].append(weight)
+    return found
+
+
+def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
+    """Return the nearest orthogonal matrices, roughly, of matrices [n, rows, columns].
+
+    Five steps of the Newton-Schulz iteration with Jordan's coefficients bring each singular
+    value to between 0.7 and 1.2. bfloat16 is enough for them.
+    """
+    a, b, c = _COEFFICIENTS
+    x = matrices.bfloat16()
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + _TINY)
+    for _ in range(_ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    found: torch.Tensor = (x if wide else x.mT).to(matrices.dtype)
+    return found
