@@ -1,4 +1,4 @@
-"""`python -m tests.kill --kills N --seed S`."""
+"""`python -m tests.kill --kills N --seed S [--random]`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from random import Random
 
@@ -21,16 +22,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--random", action="store_true", help="every kill at a random moment, none led up to"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = asyncio.run(_run(Path(folder) / "data", options.kills, options.seed))
+        data = Path(folder) / "data"
+        figures = asyncio.run(_run(data, options.kills, options.seed, led_up_to=not options.random))
     print(figures)
     return int(figures.lost + figures.doubled + figures.changed > 0)
 
 
-async def _run(data: Path, kills: int, seed: int) -> Figures:
+async def _run(data: Path, kills: int, seed: int, *, led_up_to: bool) -> Figures:
     async with Killing.start(data, seed=seed) as run:
-        for instant in _order(Random(seed)):
+        for instant in _order(Random(seed)) if led_up_to else repeat(at_random):
             print(f"{run.kills + 1:>3}: {instant.__name__}", file=sys.stderr, flush=True)
             await run.go_through(instant)
             if run.kills >= kills:
