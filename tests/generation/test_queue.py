@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
@@ -111,13 +111,13 @@ class TestOrder:
 def orders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many jobs were waiting at each time that the fair order was worked out."""
     lengths: list[int] = []
-    in_order = FairOrder.__iter__
+    copy = FairOrder.__copy__
 
-    def counted(order: FairOrder[Ticket]) -> Iterator[Ticket]:
+    def counted(order: FairOrder[Ticket]) -> FairOrder[Ticket]:
         lengths.append(len(order))
-        return in_order(order)
+        return copy(order)
 
-    monkeypatch.setattr(FairOrder, "__iter__", counted)
+    monkeypatch.setattr(FairOrder, "__copy__", counted)
     return lengths
 
 
