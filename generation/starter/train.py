@@ -19,7 +19,7 @@ from .training.diffusion import DiffusionTask
 from .training.drawing import Album, open_album
 from .training.export import adopt as adopt_model
 from .training.export import export as export_model
-from .training.export import park as park_autoencoder
+from .training.export import park as park_model
 from .training.latents import SHARD, encode, read_latents
 from .training.networks import Shape, parameters
 from .training.progress import Schedule, read
@@ -191,8 +191,8 @@ def export(folder: Path, work: Work = _WORK) -> None:
 
 @app.command()
 def park(folder: Path, work: Work = _WORK) -> None:
-    """Write the autoencoder to FOLDER as far as it is trained, for `adopt`."""
-    park_autoencoder(work, folder, Shape())
+    """Write what is trained so far to FOLDER, in float16, for `adopt`."""
+    park_model(work, folder, Shape())
 
 
 @app.command()

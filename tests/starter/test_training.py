@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -291,10 +292,23 @@ class TestAdoption:
         ).schedule
         assert [schedule.rate(step) for step in (2, 3, 5, 9)] == [0.25, 0.5, 1.0, 1.0]
 
+    def test_all_that_is_trained_is_parked(self, work: Path, tmp_path: Path) -> None:
+        park(work, tmp_path / "parked", TINY)
+        adopt(tmp_path / "parked", tmp_path, TINY)
+        for name in ("autoencoder", "diffusion"):
+            before, after = read(work / f"{name}.pt"), read(tmp_path / f"{name}.pt")
+            assert before is not None
+            assert after is not None
+            assert after["step"] == before["step"]
+        assert (tmp_path / "tokenizer").is_dir()
+
     def test_an_autoencoder_goes_on_before_there_is_anything_else(
         self, work: Path, tmp_path: Path
     ) -> None:
-        park(work, tmp_path / "parked", TINY)
+        alone = tmp_path / "alone"
+        alone.mkdir()
+        shutil.copy(work / "autoencoder.pt", alone)
+        park(alone, tmp_path / "parked", TINY)
         adopt(tmp_path / "parked", tmp_path, TINY)
         before, after = read(work / "autoencoder.pt"), read(tmp_path / "autoencoder.pt")
         assert before is not None

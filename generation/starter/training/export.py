@@ -47,13 +47,17 @@ def export(work: Path, folder: Path, shape: Shape) -> None:
 
 
 def park(work: Path, folder: Path, shape: Shape) -> None:
-    """Write the autoencoder that is trained in `work` to `folder`, for `adopt` to go on from.
+    """Write what is trained so far in `work` to `folder`, for `adopt` to go on from.
 
-    It is a fiftieth of the checkpoints, and so small enough to be kept with the code.
+    That is the autoencoder alone or all that `export` writes, a tenth of the checkpoints and
+    so small enough to be kept with the code.
 
     Raises:
-        FileNotFoundError: it is not trained at all.
+        FileNotFoundError: nothing is trained at all.
     """
+    if (work / "diffusion.pt").is_file():
+        export(work, folder, shape)
+        return
     trained(shape, work).half().save_pretrained(folder / "vae")
     _write_counts(work, folder, "autoencoder")
 
