@@ -17,6 +17,7 @@ from generation.locate import locate
 from generation.request import GenerationRequest, pixels_sha256
 from generation.weights import load
 
+from .generation.examples import EDGE
 from .rig import BotProcess, Discord, FileView, MessageView
 
 # In the edit that brings the pictures, and in no other: previews have another name.
@@ -68,7 +69,7 @@ def finished(message: MessageView) -> tuple[FileView, ...]:
     return tuple(file for file in message.attachments if is_finished([file.name]))
 
 
-def shown(file: FileView, size: tuple[int, int] = (64, 64)) -> str:
+def shown(file: FileView, size: tuple[int, int] = (EDGE, EDGE)) -> str:
     """Return the hash of the pixels of a picture that was enlarged from `size` to be shown."""
     with Image.open(io.BytesIO(file.data)) as image:
         # Enlarged by a whole factor without any smoothing, so this undoes it to the last bit.

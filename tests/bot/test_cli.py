@@ -19,6 +19,7 @@ from bot.cli import app
 from bot.config import Settings, load_settings
 from generation.locate import starter_folder
 from generation.metadata import read_png
+from tests.generation.examples import EDGE
 
 IMAGINE_BOT = str(Path(sys.executable).with_name("imagine-bot"))
 
@@ -109,7 +110,7 @@ def test_generate_twice_gives_the_same_pixels_and_one_file(rabbit: Path) -> None
     assert [path.name for path in rabbit.parent.glob("rabbit*.png")] == [rabbit.name]
     pixels, recipe, _ = read_png(rabbit.read_bytes())
     assert pixels.sha256 == recipe.pixels_sha256
-    assert (recipe.seed, recipe.steps, recipe.width) == (7, 4, 64)
+    assert (recipe.seed, recipe.steps, recipe.width) == (7, 4, EDGE)
 
 
 def test_generate_takes_every_option(shell: Shell, tmp_path: Path) -> None:

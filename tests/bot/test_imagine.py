@@ -8,6 +8,7 @@ from bot.requests import Wishes
 from generation.engine import Engine
 from generation.metadata import read_png
 from generation.pictures import enlarged, to_image
+from tests.generation.examples import EDGE
 
 from .stage import GatedEngine, Stage, buttons, opened, pictures
 
@@ -20,13 +21,13 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
 
     assert message.content.splitlines() == [
         f"**rabbit face** — {stage.alice.mention}",
-        "seed 7 · 64×64 · 2 steps · guidance 4 · DDIM · job 1",
+        f"seed 7 · {EDGE}×{EDGE} · 2 steps · guidance 4 · DDIM · job 1",
     ]
     assert buttons(message) == ["rerun:1", "vary:1:1", "remove:1"]
     made = engine.generate(stage.bot.desk.imagine(Wishes(prompt="rabbit face", seed=7)))[0]
     shown = await opened(message.attachments[0])
     assert shown.size == (256, 256)
-    assert shown.convert("RGB").tobytes() == enlarged(to_image(made.pixels), 4).tobytes()
+    assert shown.convert("RGB").tobytes() == enlarged(to_image(made.pixels), 256 // EDGE).tobytes()
 
 
 async def test_the_file_in_discord_carries_the_whole_recipe(stage: Stage) -> None:
@@ -160,8 +161,9 @@ async def test_discord_itself_refuses_what_the_options_rule_out(
         ({"prompt": "   "}, "The prompt is empty; say what you want to see."),
         ({"width": 100}, "The width is 100, which is not a multiple of 8; use 96 or 104."),
         (
-            {"width": 256},
-            "A width of at most 128 is allowed here with this model; you asked for 256.",
+            {"width": 4 * EDGE},
+            f"A width of at most {2 * EDGE} is allowed here with this model; "
+            f"you asked for {4 * EDGE}.",
         ),
     ],
     ids=str,

@@ -10,6 +10,7 @@ from bot.requests import ImageReference, RequestDesk, Wishes, rerun_of
 from generation.errors import InvalidRequest
 from generation.locate import locate
 from generation.request import COUNT_MAX, SEED_MAX
+from tests.generation.examples import EDGE
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_anything_typed_is_a_picture_or_one_sentence(text: str) -> None:
 
 def test_what_is_left_open_gets_the_model_s_defaults(desk: RequestDesk) -> None:
     request = desk.imagine(Wishes(prompt="owl"))
-    assert (request.width, request.height, request.steps) == (64, 64, 25)
+    assert (request.width, request.height, request.steps) == (EDGE, EDGE, 25)
     assert (request.guidance_scale, request.scheduler, request.count) == (4.0, "ddim", 1)
     assert request.source is None
 

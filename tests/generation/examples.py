@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from generation.locate import locate
 from generation.request import GenerationRequest, Pixels, Recipe
 
+if TYPE_CHECKING:
+    from generation.models.stable_diffusion import Components
+
+# The pictures of the model that comes with the package are so large.
+EDGE: Final = locate("starter").native_size
 VALUES: dict[str, Any] = {
     "prompt": "rabbit face",
     "seed": 7,
@@ -21,6 +27,11 @@ VALUES: dict[str, Any] = {
 def a_request(**changes: Any) -> GenerationRequest:
     """Return a small request with `changes`."""
     return GenerationRequest(**{**VALUES, **changes})
+
+
+def latent_side(pixels: int, parts: Components) -> int:
+    """Return how many latents a side of so many pixels has with the model `parts`."""
+    return int(pixels * parts.unet.config.sample_size // parts.profile.native_size)
 
 
 def gradient(width: int = 64, height: int = 64) -> Pixels:

@@ -33,7 +33,7 @@ from generation.request import (
 from generation.weights import load
 
 from . import lms
-from .examples import a_request, gradient
+from .examples import EDGE, a_request, gradient
 from .pipelines import Pipelines, pixels
 
 BOTH: tuple[SchedulerName, ...] = ("lms", "ddim")
@@ -539,7 +539,9 @@ class TestPreviews:
     def test_at_the_last_step_it_looks_like_the_picture(
         self, engine: Engine, scheduler: SchedulerName
     ) -> None:
-        request = a_request(scheduler=scheduler, steps=20, prompt="a cat", width=96)
+        request = a_request(
+            scheduler=scheduler, steps=20, prompt="a cat", width=3 * EDGE // 2, height=EDGE
+        )
         [image] = begin(engine, request)
         assert engine.preview(image) is None
         while not image.done:

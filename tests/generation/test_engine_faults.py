@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from generation.models.stable_diffusion import Components
 from generation.request import GeneratedImage, GenerationRequest
 from generation.weights import load
 
-from .examples import a_request, gradient
+from .examples import EDGE, a_request, gradient, latent_side
 
 FULL = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory: you tried to"
 Fault = Callable[[torch.Tensor], bool]
@@ -160,7 +160,8 @@ class TestUNetMemory:
         expected = engine.generate(small)
         engine.generate(large)
         images = begin(engine, small, large)
-        with unet_without_room(parts, lambda latents: latents.shape[3] > 16):
+        side = latent_side(small.width, parts)
+        with unet_without_room(parts, lambda latents: latents.shape[3] > side):
             made = run(engine, images)
         assert made == [*expected, None]
         assert isinstance(images[1].failure, OutOfMemory)
@@ -173,7 +174,8 @@ class TestUNetMemory:
         self, engine: Engine, parts: Components
     ) -> None:
         images = begin(engine, a_request(), a_request(width=128, count=2), a_request(width=96))
-        with unet_without_room(parts, lambda latents: latents.shape[3] == 32):
+        side = latent_side(128, parts)
+        with unet_without_room(parts, lambda latents: latents.shape[3] == side):
             made = run(engine, images)
         assert [picture is None for picture in made] == [False, True, True, False]
         assert all(isinstance(image.failure, OutOfMemory) for image in images[1:3])
@@ -229,7 +231,8 @@ class TestUNetMemory:
 
 
 class TestDecoderMemory:
-    REQUEST = a_request(count=3, steps=1, width=96, height=96)
+    SIZE: ClassVar = {"width": 3 * EDGE // 2, "height": 3 * EDGE // 2}
+    REQUEST = a_request(count=3, steps=1, **SIZE)
 
     def test_pictures_are_decoded_one_by_one(self, engine: Engine, parts: Components) -> None:
         expected = engine.generate(self.REQUEST)
@@ -249,24 +252,24 @@ class TestDecoderMemory:
         assert min(shape[3] for shape in calls) <= 16
         for tiled, plain in zip(made, whole, strict=True):
             assert tiled is not None
-            assert tiled.recipe.decoder_tile == 48
+            assert tiled.recipe.decoder_tile == 3 * EDGE // 4
             assert tiled.pixels != plain.pixels
-        again = engine.generate(self.REQUEST, decoder_tile=48)
+        again = engine.generate(self.REQUEST, decoder_tile=3 * EDGE // 4)
         assert again == made
         # The next picture is decoded whole again.
         assert engine.generate(self.REQUEST) == whole
 
     def test_tiles_get_smaller_until_they_fit(self, engine: Engine, parts: Components) -> None:
-        images = begin(engine, a_request(steps=1, width=96, height=96))
+        images = begin(engine, a_request(steps=1, **self.SIZE))
         with decoder_without_room(parts, lambda latents: latents.shape[3] > 8):
             [made] = run(engine, images)
         assert made is not None
-        assert made.recipe.decoder_tile == 16
+        assert made.recipe.decoder_tile == EDGE // 4
 
     def test_what_does_not_fit_in_the_smallest_tile_fails_alone(
         self, engine: Engine, parts: Components
     ) -> None:
-        fits, does_not = a_request(steps=1), a_request(steps=1, width=96, height=96)
+        fits, does_not = a_request(steps=1), a_request(steps=1, **self.SIZE)
         expected = engine.generate(fits)
         images = begin(engine, does_not, fits)
         room = iter([True] * 20)

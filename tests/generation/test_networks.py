@@ -18,7 +18,7 @@ from generation.models.stable_diffusion import Components
 from generation.request import GenerationRequest
 from generation.weights import load
 
-from .examples import a_request, gradient
+from .examples import a_request, gradient, latent_side
 
 
 def small_calls(engine: Engine) -> Engine:
@@ -50,15 +50,17 @@ def counted(network: torch.nn.Module) -> Iterator[list[int]]:
 class TestAnotherSize:
     """Everybody waits for the first step and the first decoding of a new size."""
 
-    @pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 32), (128, 128)])
+    @pytest.mark.parametrize(("wide", "high"), [(1.5, 1), (1, 0.5), (2, 2)])
     def test_its_first_step_costs_little_more_than_two_full_calls(
-        self, starter: Components, width: int, height: int
+        self, starter: Components, wide: float, high: float
     ) -> None:
+        edge, side = starter.profile.native_size, starter.unet.config.sample_size
+        width, height = int(wide * edge), int(high * edge)
         engine = small_calls(Engine(starter))
         most = engine._networks._sizes or engine.measured().step_seconds
-        native = max(most) * starter.profile.native_size**2 / 16
+        native = max(most) * side**2
         images = begin(engine, a_request(width=width, height=height))
-        own = 2 * width * height / 16
+        own = 2 * wide * high * side**2
         with counted(starter.unet) as calls:
             engine.step(images)
         # Each size that is no larger than a full call, once; the smallest, and the step itself.
@@ -72,16 +74,18 @@ class TestAnotherSize:
     ) -> None:
         engine = small_calls(Engine(starter))
         most = max(engine.measured().decode_seconds)
-        images = begin(engine, a_request(steps=1, width=128, height=128))
+        edge, side = starter.profile.native_size, starter.unet.config.sample_size
+        images = begin(engine, a_request(steps=1, width=2 * edge, height=2 * edge))
         engine.step(images)
         with counted(starter.vae.decoder) as calls:
             assert engine.finish(images)[0] is not None
-        assert sum(calls) <= 2 * most * 16 * 16 + 2 * 32 * 32
+        assert sum(calls) <= 2 * most * side**2 + 2 * (2 * side) ** 2
 
     def test_its_seconds_are_those_of_as_many_pixels(self, starter: Components) -> None:
         engine = small_calls(Engine(starter))
         known = engine.measured().step_seconds
-        [image] = begin(engine, a_request(width=128, height=64))
+        edge = starter.profile.native_size
+        [image] = begin(engine, a_request(width=2 * edge, height=edge))
         sizes = engine._networks.sizes(image.latents.shape, image.conditional.shape)
         for size, seconds in sizes.seconds.items():
             assert seconds == pytest.approx(Sizes(known).time(2 * size))
@@ -91,7 +95,7 @@ def test_an_engine_for_one_request_at_a_time_measures_nothing(starter: Component
     engine = Engine(starter, shared=False)
     with counted(starter.unet) as calls:
         engine.generate(a_request(steps=3))
-    assert calls == [2 * 16 * 16] * 3
+    assert calls == [2 * latent_side(a_request().width, starter) ** 2] * 3
 
 
 def test_a_source_is_encoded_once_for_all_pictures_of_a_job(starter: Components) -> None:
@@ -127,12 +131,13 @@ class TestCompiled:
         self, starter: Components, calls: list[torch.Size]
     ) -> None:
         engine = small_calls(Engine(starter, compiled=True))
-        [own] = engine.generate(a_request(steps=2))
-        assert {shape[2:] for shape in calls} == {(16, 16)}
+        edge, side = starter.profile.native_size, starter.unet.config.sample_size
+        [own] = engine.generate(a_request(steps=2, width=edge, height=edge))
+        assert {shape[2:] for shape in calls} == {(side, side)}
         assert {shape[0] for shape in calls} <= {2, 8}
         assert own.recipe.compiled is True
         calls.clear()
-        [other] = engine.generate(a_request(steps=2, width=96))
+        [other] = engine.generate(a_request(steps=2, width=96, height=edge))
         assert calls == []
         assert other.recipe.compiled is None
         assert type(own.recipe).from_json(own.recipe.to_json()) == own.recipe

@@ -32,12 +32,13 @@ from generation.errors import (
     QueueFull,
     SetAside,
 )
+from generation.models.stable_diffusion import Components
 from generation.process import EngineError, EngineProcess, RemoteImage
 from generation.request import GeneratedImage, GenerationRequest, Progress
 from generation.tickets import JobCancelled, QueueClosed
 
 from . import process_engines
-from .examples import a_request
+from .examples import a_request, latent_side
 
 PATIENCE = 60.0
 
@@ -277,15 +278,18 @@ def wait(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_the_real_engine_makes_the_same_pixels_in_another_process(engine: Engine) -> None:
+def test_the_real_engine_makes_the_same_pixels_in_another_process(
+    engine: Engine, starter: Components
+) -> None:
     requests = [a_request(count=2), a_request(scheduler="lms", seed=3, guidance_scale=1.0)]
     expected = [picture for request in requests for picture in engine.generate(request)]
     with started(process_engines.starter_engine) as other:
-        assert other.measured().pixels == 64 * 64
+        assert other.measured().pixels == starter.profile.native_size**2
         images = begin(other, *requests)
         while not all(image.done for image in images):
             other.step(images)
         seen = other.preview(images[0])
         assert seen is not None
-        assert (seen.width, seen.height) == (16, 16)
+        side = latent_side(requests[0].width, starter)
+        assert (seen.width, seen.height) == (side, side)
         assert other.finish(images) == expected

@@ -62,10 +62,12 @@ def test_the_starter_loads_ready_to_run() -> None:
     assert parts.scheduler_config["num_train_timesteps"] == 1000
     ids = parts.tokenizer("red apple", padding="max_length", return_tensors="pt").input_ids
     hidden = parts.text_encoder(ids).last_hidden_state
-    latents = torch.zeros(1, 4, 16, 16)
+    side = parts.unet.config.sample_size
+    latents = torch.zeros(1, parts.unet.config.in_channels, side, side)
     noise = parts.unet(latents, torch.tensor([500]), encoder_hidden_states=hidden).sample
     assert noise.shape == latents.shape
-    assert parts.vae.decode(latents).sample.shape == (1, 3, 64, 64)
+    edge = parts.profile.native_size
+    assert parts.vae.decode(latents).sample.shape == (1, 3, edge, edge)
 
 
 def test_a_saved_pipeline_loads_with_the_weights_that_were_saved(
