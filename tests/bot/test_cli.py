@@ -303,7 +303,7 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     lines = result.stdout.splitlines()
     assert "✗ token: there is none" in lines
     assert any(line.startswith("  → copy it from the Bot page") for line in lines)
-    assert "✓ model: starter, 64x64 pixels, 32 tokens" in lines
+    assert f"✓ model: starter, {EDGE}x{EDGE} pixels, 32 tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
     assert "✓ database: data can be written" in lines
     assert any(line[2:].startswith("space: ") for line in lines)

@@ -23,7 +23,7 @@ Derivative = Callable[[torch.Tensor, float, int], torch.Tensor]
 def picture(parts: Components, request: GenerationRequest) -> np.ndarray:
     """Return the picture of a guided request with a source, [height, width, 3] of 0 to 255.
 
-    The model has to predict epsilon, with the scaled-linear betas of Stable Diffusion.
+    The model has to predict epsilon or v, with the scaled-linear betas of Stable Diffusion.
     """
     source, strength = request.source, request.strength
     assert source is not None
@@ -38,7 +38,11 @@ def picture(parts: Components, request: GenerationRequest) -> np.ndarray:
         unguided, guided = parts.unet(
             torch.cat([seen, seen]), torch.tensor(timesteps[step]), encoder_hidden_states=text
         ).sample.chunk(2)
-        return unguided + request.guidance_scale * (guided - unguided)
+        predicted = unguided + request.guidance_scale * (guided - unguided)
+        if parts.profile.prediction_type == "epsilon":
+            return predicted
+        # v is signal x epsilon - noise x picture, of which `seen` is the other mix.
+        return (predicted + sigma * seen) / (sigma**2 + 1) ** 0.5
 
     with torch.inference_mode():
         rgb = np.frombuffer(source.rgb, np.uint8).reshape(source.height, source.width, 3)

@@ -173,8 +173,9 @@ class TestUNetMemory:
     def test_a_shape_that_is_new_and_does_not_fit_fails_and_the_others_go_on(
         self, engine: Engine, parts: Components
     ) -> None:
-        images = begin(engine, a_request(), a_request(width=128, count=2), a_request(width=96))
-        side = latent_side(128, parts)
+        large = 2 * EDGE
+        images = begin(engine, a_request(), a_request(width=large, count=2), a_request(width=96))
+        side = latent_side(large, parts)
         with unet_without_room(parts, lambda latents: latents.shape[3] == side):
             made = run(engine, images)
         assert [picture is None for picture in made] == [False, True, True, False]

@@ -193,7 +193,7 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]}, "AutoencoderTiny"),
         ("model_index.json", {"unet": [None, None]}, "has nothing as its unet"),
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
-        ("unet/config.json", {"out_channels": 8}, "out_channels = 8"),
+        ("unet/config.json", {"out_channels": 7}, "out_channels = 7"),
         ("unet/config.json", {"sample_size": None}, "sample_size = None"),
         ("unet/config.json", {"cross_attention_dim": 768}, "the text encoder's 160"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim = 256"),

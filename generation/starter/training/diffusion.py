@@ -19,8 +19,8 @@ from .scenes import HeldOut, Scene, draw_scene
 from .trainer import Batch
 
 _EMPTY_PROMPTS: Final = 0.1
-# Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
-# https://arxiv.org/abs/2303.09556
+# What is almost clear would outweigh all else: Hang et al. 2023, "Efficient Diffusion Training
+# via Min-SNR Weighting Strategy", https://arxiv.org/abs/2303.09556
 _SNR_MOST: Final = 5.0
 
 
@@ -72,8 +72,9 @@ class DiffusionTask:
         alphas = schedule.alphas_cumprod
         self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
         ratio = alphas / (1 - alphas)
-        # Of v's own error, whose weight in the error of the picture is 1 / (ratio + 1).
-        self._weights = ratio.clamp(max=_SNR_MOST) / (ratio + 1)
+        # Of v's own error, whose weight in the error of the picture is 1 / (ratio + 1). What is
+        # almost noise counts in full: there the caption alone tells what to paint.
+        self._weights = (_SNR_MOST / (ratio + 1)).clamp(max=1.0)
 
     def batch(self, step: int, rank: int, count: int) -> Batch:
         """Return latents with their noise, timesteps and captions."""
@@ -113,7 +114,7 @@ class DiffusionTask:
     def loss(
         self, network: nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """Return the squared error of v, weighted by min-SNR; `error` is without the weights."""
+        """Return the squared error of v, less where little is noise; `error` is without weights."""
         noisy = batch["noisy"].contiguous(memory_format=torch.channels_last)
         predicted = network(noisy, batch["timesteps"], batch["ids"])
         errors = (predicted - batch["velocity"]).square().mean((1, 2, 3))
