@@ -145,7 +145,7 @@ def diffusion(
     steps: Steps = _ENDLESS,
     decay: Decay = None,
     batch: Batch = 48,
-    peak: Peak = 1e-3,
+    peak: Peak = 3e-4,
     precision: Precision = "no",
     save: Save = 200,
     workers: Workers = 0,
