@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from .batching import Sizes
 from .pace import Measured
-from .schedule import Line, Schedulable, turn_steps
-
-J = TypeVar("J", bound=Schedulable)
+from .schedule import turn_steps
 
 # How much a single step counts against all that was seen before.
 _NEWS: Final = 0.05
@@ -21,8 +20,6 @@ _OFF: Final = 20.0
 # Turns of which a job is played forward. Some may take hundreds, and those who wait would not
 # be told anything else by them.
 _TURNS: Final = 8
-# And fewer turns, of more steps each, where many wait.
-_PLAYED: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,109 +68,84 @@ class Pace:
         return rows * min(seconds / size for size, seconds in self._steps.seconds.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Foretold(Generic[J]):
-    """In how many seconds each job is done, and those that wait in the order of their begin."""
-
-    seconds: dict[J, float]
-    order: list[J]
-
-
-def foretell(
-    running: Mapping[J, Work], line: Line[J], work: Callable[[J], Work], pace: Pace
-) -> Foretold[J]:
-    """Return when all jobs are done, those that run and those in `line`, which is used up.
+def finish_times(running: Sequence[Work], waiting: Sequence[Work], pace: Pace) -> list[float]:
+    """Return in how many seconds each job is done, those that run first and then the waiting.
 
     The jobs that run share each step; a waiting one joins as soon as there is room. Who is not
-    done by the end of a turn waits in line for the next. `work` says what a waiting one takes.
+    done by the end of a turn waits behind all others for the next.
     """
-    forecast = _Forecast(line, work, pace, most=max(1, _PLAYED // max(1, len(line))))
-    for job, left in running.items():
-        forecast.start(job, left)
+    forecast = _Forecast([*running, *waiting], pace)
+    for number in range(len(running)):
+        forecast.start(number)
+    forecast.line.extend(range(len(running), len(forecast.works)))
     return forecast.play()
 
 
-class _Forecast(Generic[J]):
-    """Jobs in their turns, played forward.
+class _Forecast:
+    """The turns of jobs, which have their numbers, played forward; `line` are those that wait.
 
     It counts the steps that anybody takes, and by that count it knows when each turn ends: a
     turn costs little to play, whatever runs beside it. For it is played on the event loop.
     """
 
-    def __init__(self, line: Line[J], work: Callable[[J], Work], pace: Pace, *, most: int) -> None:
-        self._line, self._work_of, self._pace = line, work, pace
-        self._turns = min(_TURNS, most)
-        self._works: dict[J, Work] = {}
-        self._left: dict[J, int] = {}
-        self._loads: dict[J, float] = {}
-        self._ends: list[tuple[int, int, J]] = []
-        # In the order of their begin, for those who end with the same step.
-        self._numbers: dict[J, int] = {}
+    def __init__(self, works: Sequence[Work], pace: Pace) -> None:
+        self.works = works
+        self.line: deque[int] = deque()
+        self._pace = pace
+        self._left = [work.steps for work in works]
+        self._loads: dict[int, float] = {}
+        self._ends: list[tuple[int, int]] = []
         self._steps = 0
         # One for each load: there are few, and to predict what one takes is not so cheap.
         self._seconds: dict[float, float] = {}
 
-    def start(self, job: J, work: Work) -> None:
+    def start(self, number: int) -> None:
         """Give a job its turn, or what is left of the one that it has."""
-        self._works[job] = work
-        self._numbers[job] = len(self._numbers)
-        self._left[job] = work.steps
-        self._take_turn(job, self._turn(work) if work.turn is None else work.turn)
+        work, left = self.works[number], self._left[number]
+        turn = work.turn if left == work.steps else None
+        if turn is None:
+            turn = max(turn_steps(work.load, self._pace.capacity), -(-work.steps // _TURNS))
+        steps = min(left, max(1, turn))
+        self._left[number] -= steps
+        self._loads[number] = work.load
+        heapq.heappush(self._ends, (self._steps + steps, number))
 
-    def _turn(self, work: Work) -> int:
-        """Return the steps of a whole turn, or more where it would take too many turns."""
-        return max(turn_steps(work.load, self._pace.capacity), -(-work.steps // self._turns))
-
-    def _take_turn(self, job: J, steps: int) -> None:
-        steps = min(self._left[job], max(1, steps))
-        self._left[job] -= steps
-        self._loads[job] = self._works[job].load
-        heapq.heappush(self._ends, (self._steps + steps, self._numbers[job], job))
-
-    def play(self) -> Foretold[J]:
+    def play(self) -> list[float]:
         """Return when each job is done."""
-        found: Foretold[J] = Foretold({}, [])
+        done = [0.0] * len(self.works)
         now = 0.0
-        while self._ends or self._line:
-            found.order.extend(self._admit())
-            now += self._until_next_end() * self._step()
+        while self._ends or self.line:
+            load = self._admit()
+            now += self._until_next_end() * self._step(load)
             while self._ends and self._ends[0][0] == self._steps:
-                _, _, job = heapq.heappop(self._ends)
-                if not self._left[job]:
-                    now += self._pace.decode(self._works[job])
-                    found.seconds[job] = now
-                    del self._loads[job]
-                elif self._line:
-                    turn = self._turn(self._works[job])
-                    self._line.add(job, min(self._left[job], turn))
-                    del self._loads[job]
+                _, number = heapq.heappop(self._ends)
+                if not self._left[number]:
+                    now += self._pace.decode(self.works[number])
+                    done[number] = now
+                    del self._loads[number]
+                elif self.line:
+                    self.line.append(number)
+                    del self._loads[number]
                 else:
                     # Nobody waits, so it keeps its place.
-                    self._take_turn(job, self._turn(self._works[job]))
-        return found
+                    self.start(number)
+        return done
 
-    def _admit(self) -> list[J]:
-        """Let those who wait join while there is room; return those who had not begun."""
-        begin = []
+    def _admit(self) -> float:
+        """Let those who wait join while there is room; return the load of all that run."""
         load = sum(self._loads.values())
-        while self._line and (not self._loads or load < self._pace.capacity):
-            job = self._line.pop()
-            if job in self._works:
-                self._take_turn(job, self._turn(self._works[job]))
-            else:
-                self.start(job, self._work_of(job))
-                begin.append(job)
-            load += self._loads[job]
-        return begin
+        while self.line and (not self._loads or load < self._pace.capacity):
+            number = self.line.popleft()
+            self.start(number)
+            load += self.works[number].load
+        return load
 
     def _until_next_end(self) -> int:
         steps = self._ends[0][0] - self._steps
         self._steps += steps
         return steps
 
-    def _step(self) -> float:
-        """Return how many seconds a step of all that run takes."""
-        load = sum(self._loads.values())
+    def _step(self, load: float) -> float:
         if load not in self._seconds:
             self._seconds[load] = self._pace.step(load)
         return self._seconds[load]

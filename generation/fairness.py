@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import copy
 import heapq
+import itertools
 from collections import Counter, deque
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ class FairOrder(Generic[J]):
     """Jobs that wait, in the order in which it is fair to serve them."""
 
     def __init__(self) -> None:
-        self._arrivals = 0
+        self._arrivals = itertools.count()
         self._groups = Turns()
         self._members: dict[Hashable, Turns] = {}
         self._queues: dict[tuple[Hashable, Hashable], deque[_Waiting[J]]] = {}
@@ -168,21 +169,16 @@ class FairOrder(Generic[J]):
     def __len__(self) -> int:
         return len(self._shares)
 
-    def __copy__(self) -> FairOrder[J]:
-        other = FairOrder[J]()
-        other._arrivals = self._arrivals
-        other._groups = copy.copy(self._groups)
-        other._members = {
-            group: copy.copy(turns) for group, turns in self._members.items() if turns
-        }
-        other._queues = {key: jobs.copy() for key, jobs in self._queues.items()}
-        other._shares = self._shares.copy()
-        other._of_members = self._of_members.copy()
-        return other
-
     def __iter__(self) -> Iterator[J]:
         """Yield the jobs in the order in which they will be served if nothing else comes."""
-        future = copy.copy(self)
+        future = FairOrder[J]()
+        future._groups = copy.copy(self._groups)
+        future._members = {
+            group: copy.copy(turns) for group, turns in self._members.items() if turns
+        }
+        future._queues = {key: jobs.copy() for key, jobs in self._queues.items()}
+        future._shares = self._shares.copy()
+        future._of_members = self._of_members.copy()
         while future:
             yield future.pop()
 
@@ -197,8 +193,7 @@ class FairOrder(Generic[J]):
 
     def add(self, job: J, share: Share, cost: float) -> None:
         """Have `job` wait."""
-        waiting = _Waiting(job, share, cost, self._arrivals)
-        self._arrivals += 1
+        waiting = _Waiting(job, share, cost, next(self._arrivals))
         self._shares[job] = share
         self._of_members[share.member] += 1
         jobs = self._queues.setdefault((share.group, share.member), deque())

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Generic, Self
 
 from .errors import GenerationError, MemberQueueFull, QueueFull
-from .eta import Pace, foretell
+from .eta import Pace, finish_times
 from .fairness import Share
 from .pace import Measured
 from .request import GeneratedImage, GenerationRequest, Progress, Waiting
@@ -215,7 +215,9 @@ class GenerationQueue(Generic[I]):
 
     def _refresh(self) -> None:
         self._refreshing = None
-        self._tell_positions(self._look_ahead())
+        waiting = list(self._schedule.ordered())
+        self._estimate(waiting)
+        self._tell_positions(waiting)
         self._refreshed = time.monotonic()
 
     def _tell_positions(self, waiting: Sequence[Ticket]) -> None:
@@ -225,16 +227,19 @@ class GenerationQueue(Generic[I]):
                 ticket.listener(Waiting(position, self._seconds(ticket)))
             ticket.position = position
 
-    def _look_ahead(self) -> Sequence[Ticket]:
-        """Work out anew when each job will be done; return those that wait in their order."""
-        line = self._schedule.line()
+    def _estimate(self, waiting: Sequence[Ticket]) -> None:
+        """Work out anew when each job will be done; those that wait are given in their order."""
         if self._pace is None:
-            return [line.pop() for _ in range(len(line))]
-        running = {ticket: ticket.left for ticket in self._schedule.running}
-        foretold = foretell(running, line, lambda ticket: ticket.left, self._pace)
+            return
+        running = self._schedule.running
+        times = finish_times(
+            [ticket.left for ticket in running], [ticket.left for ticket in waiting], self._pace
+        )
         now = time.monotonic()
-        self._ends = {ticket: now + seconds for ticket, seconds in foretold.seconds.items()}
-        return foretold.order
+        self._ends = {
+            ticket: now + seconds
+            for ticket, seconds in zip([*running, *waiting], times, strict=True)
+        }
 
     def _seconds(self, ticket: Ticket) -> float | None:
         """Return how long a job will still take, as far as is known."""

@@ -12,9 +12,8 @@ It knows no clock, no thread and no event loop, so a simulation can drive it thr
 
 from __future__ import annotations
 
-import copy
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from .fairness import FairOrder, Share
@@ -60,29 +59,6 @@ class Schedulable(Protocol):
 J = TypeVar("J", bound=Schedulable)
 
 
-class Line(Generic[J]):
-    """Jobs that wait: those `ahead` first, and then the others in their fair order."""
-
-    def __init__(self, ahead: Iterable[J], order: FairOrder[J]) -> None:
-        self._ahead = deque(ahead)
-        self._order = order
-
-    def __len__(self) -> int:
-        return len(self._ahead) + len(self._order)
-
-    def pop(self) -> J:
-        """Return the job that is next; it waits no more.
-
-        Raises:
-            IndexError: none is waiting.
-        """
-        return self._ahead.popleft() if self._ahead else self._order.pop()
-
-    def add(self, job: J, steps: int) -> None:
-        """Have `job` wait for a turn of so many steps."""
-        self._order.add(job, job.share, steps * job.load)
-
-
 class Schedule(Generic[J]):
     """Jobs that wait and jobs that run, which together have a load of about `room`.
 
@@ -121,9 +97,11 @@ class Schedule(Generic[J]):
         yield from self._returned
         yield from self._waiting.jobs
 
-    def line(self) -> Line[J]:
-        """Return the jobs that wait, to be played forward while they wait here."""
-        return Line([*self._suspects, *self._returned], copy.copy(self._waiting))
+    def ordered(self) -> Iterator[J]:
+        """Yield the jobs that wait, the next one first, if nothing else comes."""
+        yield from self._suspects
+        yield from self._returned
+        yield from self._waiting
 
     def add(self, job: J) -> None:
         """Have a job wait for a turn, which costs its member the steps of one turn at most."""

@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -111,13 +111,13 @@ class TestOrder:
 def orders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many jobs were waiting at each time that the fair order was worked out."""
     lengths: list[int] = []
-    copy = FairOrder.__copy__
+    in_order = FairOrder.__iter__
 
-    def counted(order: FairOrder[Ticket]) -> FairOrder[Ticket]:
+    def counted(order: FairOrder[Ticket]) -> Iterator[Ticket]:
         lengths.append(len(order))
-        return copy(order)
+        return in_order(order)
 
-    monkeypatch.setattr(FairOrder, "__copy__", counted)
+    monkeypatch.setattr(FairOrder, "__iter__", counted)
     return lengths
 
 

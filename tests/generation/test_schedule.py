@@ -188,8 +188,7 @@ class TestAfterABreak:
         schedule.start_over(jobs[2], alone=False)
         schedule.start_over(jobs[0], alone=True)
         schedule.start_over(jobs[1], alone=True)
-        line = schedule.line()
-        assert [line.pop() for _ in range(len(line))] == [jobs[0], jobs[1], jobs[2], jobs[4]]
+        assert list(schedule.ordered()) == [jobs[0], jobs[1], jobs[2], jobs[4]]
         assert started(schedule, 8) == []
         schedule.remove(jobs[3])
         for suspect in jobs[:2]:
@@ -231,9 +230,7 @@ class Plan:
         assert len(waiting) == self.schedule.waiting
         assert len(waiting) + len(running) == len(self.alive)
         assert {*waiting, *running} == self.alive
-        line = self.schedule.line()
-        assert {line.pop() for _ in range(len(line))} == set(waiting)
-        assert not line
+        assert set(self.schedule.ordered()) == set(waiting)
         assert len(running) == 1 or not any(each.alone for each in running)
         assert running or not waiting
         if self.room and len(running) > 1:
