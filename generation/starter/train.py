@@ -27,7 +27,7 @@ from .training.scenes import HeldOut, hold_out
 from .training.sheet import SAMPLES, Painter, request, sheet
 from .training.sources import fetch as fetch_sources
 from .training.things import STYLES
-from .training.trainer import Settings
+from .training.trainer import Precision, Settings
 from .training.trainer import train as run_training
 from .training.vocabulary import read_tokenizer, train_tokenizer
 
@@ -40,7 +40,7 @@ Decay = Annotated[
     int | None,
     typer.Option(help="Lower the rate from now on, over so many steps, and stop then."),
 ]
-Precision = Annotated[str, typer.Option(help="no (float32), bf16 or fp16.")]
+InPrecision = Annotated[Precision, typer.Option(help="The numbers of layers; no: float32.")]
 Batch = Annotated[int, typer.Option(help="Pictures in one step, over all processes.")]
 Peak = Annotated[float, typer.Option(help="The learning rate after the warm-up.")]
 Workers = Annotated[int, typer.Option(help="Processes that make batches, beside a GPU say 8.")]
@@ -69,7 +69,7 @@ def _settings(
     peak: float,
     warmup: int,
     decay: int | None,
-    precision: str,
+    precision: Precision,
     save: int,
     workers: int,
 ) -> Settings:
@@ -97,7 +97,7 @@ def autoencoder(
     decay: Decay = None,
     batch: Batch = 16,
     peak: Peak = 1e-3,
-    precision: Precision = "no",
+    precision: InPrecision = "no",
     save: Save = 100,
     workers: Workers = 0,
     decoder_only: Annotated[
@@ -146,7 +146,7 @@ def diffusion(
     decay: Decay = None,
     batch: Batch = 48,
     peak: Peak = 3e-4,
-    precision: Precision = "no",
+    precision: InPrecision = "no",
     save: Save = 200,
     workers: Workers = 0,
     samples: Annotated[int, typer.Option(help="A sheet every so many steps; 0: none.")] = 2_000,

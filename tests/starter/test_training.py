@@ -4,15 +4,20 @@ import os
 import re
 import shutil
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
+from typer.testing import CliRunner
 
 from generation.starter.train import _settings as command_settings
+from generation.starter.train import app
 from generation.starter.training.autoencoder import (
     AutoencoderTask,
     held_out_psnr,
@@ -240,6 +245,34 @@ class TestExport:
             export(tmp_path, tmp_path / "model", TINY)
         with pytest.raises(FileNotFoundError, match=r"autoencoder\.pt"):
             trained(TINY, tmp_path)
+
+
+class TestPrecision:
+    @pytest.fixture(autouse=True)
+    def own_accelerator(self) -> Iterator[None]:
+        """Let accelerate take another precision: it keeps the first for the whole process."""
+        AcceleratorState._reset_state(reset_partial_state=True)
+        yield
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+    @pytest.mark.parametrize("task", [autoencoding, diffusion])
+    def test_bfloat16_trains_what_stays_float32(
+        self, task: Any, tokenizer: Any, tmp_path: Path
+    ) -> None:
+        train(task(tokenizer), replace(SETTINGS, precision="bf16"), tmp_path, until=2)
+        state = read(tmp_path / f"{task(tokenizer).name}.pt")
+        assert state is not None
+        before = task(tokenizer).network.state_dict()
+        for name, value in state["network"].items():
+            assert value.dtype == before[name].dtype
+            assert value.isfinite().all()
+        assert any(not torch.equal(value, before[name]) for name, value in state["network"].items())
+
+    def test_another_is_refused_in_one_sentence(self) -> None:
+        result = CliRunner().invoke(app, ["diffusion", "--precision", "fp16"])
+        assert result.exit_code == 2
+        said = " ".join(result.output.replace("│", " ").split())
+        assert "'fp16' is not one of 'no', 'bf16'" in said
 
 
 class TestTheDecoderAlone:

@@ -19,9 +19,10 @@ from .scenes import HeldOut, Scene, draw_scene
 from .trainer import Batch
 
 _EMPTY_PROMPTS: Final = 0.1
-# What is almost clear would outweigh all else: Hang et al. 2023, "Efficient Diffusion Training
-# via Min-SNR Weighting Strategy", https://arxiv.org/abs/2303.09556
-_SNR_MOST: Final = 5.0
+# What the error of the picture may weigh at most, or what is almost clear would outweigh all else:
+# Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+# https://arxiv.org/abs/2303.09556
+_WEIGHT_MOST: Final = 5.0
 
 
 class Denoiser(nn.Module):
@@ -72,9 +73,9 @@ class DiffusionTask:
         alphas = schedule.alphas_cumprod
         self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
         ratio = alphas / (1 - alphas)
-        # Of v's own error, whose weight in the error of the picture is 1 / (ratio + 1). What is
-        # almost noise counts in full: there the caption alone tells what to paint.
-        self._weights = (_SNR_MOST / (ratio + 1)).clamp(max=1.0)
+        # Of v's own error, which is ratio + 1 times that of the picture. What is almost noise
+        # counts in full, not by its ratio: there the caption alone tells what to paint.
+        self._weights = (ratio + 1).clamp(max=_WEIGHT_MOST) / (ratio + 1)
 
     def batch(self, step: int, rank: int, count: int) -> Batch:
         """Return latents with their noise, timesteps and captions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +16,7 @@ from .muon import Muon, matrices
 from .progress import Average, Log, Schedule, asked_anywhere, read, save, stoppable
 
 Batch = Mapping[str, torch.Tensor]
+Precision = Literal["no", "bf16"]
 _CONVOLUTION: Final = 4
 
 
@@ -48,15 +49,16 @@ class Task(Protocol):
 class Settings:
     """How a task is trained; `batch` counts the images of a step over all processes.
 
-    `precision` is accelerate's: `no` for float32, `bf16` or `fp16`. `workers` processes make
-    the batches ahead, which pays beside a GPU; with 0 the process itself makes them.
+    `precision` is accelerate's: `no` for float32, or `bf16`. It is not `fp16`, whose gradients
+    have to be scaled: with two optimizers accelerate would scale them back twice. `workers`
+    processes make the batches ahead, which pays beside a GPU; with 0 the process itself does.
     """
 
     batch: int
     schedule: Schedule
     average: float = 0.999
     weight_decay: float = 1e-2
-    precision: str = "no"
+    precision: Precision = "no"
     workers: int = 0
     log_every: int = 20
     save_every: int = 200
