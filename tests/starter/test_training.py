@@ -167,6 +167,14 @@ def test_the_velocity_is_that_of_the_schedulers(tokenizer: Any) -> None:
     )
 
 
+def test_what_is_much_noise_is_drawn_oftener(tokenizer: Any) -> None:
+    timesteps = diffusion(tokenizer).batch(0, 0, 10_000)["timesteps"]
+    assert int(timesteps.min()) >= 0
+    assert int(timesteps.max()) < 1_000
+    early = float((timesteps < 500).float().mean())
+    assert early == pytest.approx(0.25, abs=0.02)
+
+
 def test_one_prompt_in_ten_is_empty(tokenizer: Any) -> None:
     ids = diffusion(tokenizer).batch(0, 0, 1_000)["ids"]
     empty = (ids[:, 1] == tokenizer.eos_token_id).float().mean()

@@ -83,7 +83,11 @@ class DiffusionTask:
         generator = step_generator(self._seed, step, rank)
         numbers = random.integers(len(self._latents), size=count)
         latents = self._latents[torch.from_numpy(numbers)].float() * self.scale
-        timesteps = torch.randint(len(self._weights), (count,), generator=generator)
+        # As often as they are large: what the caption tells is learnt where much is noise. Drawn
+        # evenly, the error at timestep 980 was still a third above the best that can be known
+        # when at 400 and below a wrong caption made hardly a difference.
+        share = torch.rand(count, generator=generator).sqrt()
+        timesteps = (share * len(self._weights)).long().clamp(max=len(self._weights) - 1)
         noise = torch.randn(latents.shape, generator=generator)
         signal_share = self._signal[timesteps][:, None, None, None]
         noise_share = self._noise[timesteps][:, None, None, None]
