@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     deterministic: bool = False
     compile: bool = False
     step_timeout: Annotated[float, Field(ge=5, le=86_400, allow_inf_nan=False)] = 120.0
+    load_timeout: Annotated[float, Field(ge=30, le=86_400, allow_inf_nan=False)] = 1_800.0
     steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] | None = None
     guidance_scale: Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)] | None = None
     max_steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] = STEPS_MAX

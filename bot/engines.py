@@ -40,7 +40,11 @@ def start_engine(settings: Settings, profile: ModelProfile) -> EngineProcess:
     """Start a process with an engine in it; it loads the model while this one goes on."""
     # What the child needs of the settings, and no secret.
     wanted = settings.model_copy(update={"token": None})
-    return EngineProcess(partial(_load_in_child, wanted, profile), timeout=settings.step_timeout)
+    return EngineProcess(
+        partial(_load_in_child, wanted, profile),
+        timeout=settings.step_timeout,
+        load_timeout=settings.load_timeout,
+    )
 
 
 def _load_in_child(settings: Settings, profile: ModelProfile) -> Engine:

@@ -74,15 +74,17 @@ class EngineProcess:
     """Starts a process that builds an engine by `build`, and passes calls on to it.
 
     `build` is pickled: a function of a module, or a partial of one. An answer that takes more
-    than `timeout` seconds counts as a hang.
+    than `timeout` seconds counts as a hang, and so does loading that takes more than
+    `load_timeout`.
 
     Every method raises:
         EngineLost: the process ended, hung, or lost its device; it is gone.
         EngineError: the engine raised; it can go on.
     """
 
-    def __init__(self, build: Callable[[], Any], *, timeout: float) -> None:
+    def __init__(self, build: Callable[[], Any], *, timeout: float, load_timeout: float) -> None:
         self._timeout = timeout
+        self._load_timeout = load_timeout
         self._numbers = itertools.count()
         self._dropped: list[int] = []
         context = multiprocessing.get_context("spawn")
@@ -94,12 +96,12 @@ class EngineProcess:
         theirs.close()
 
     def measured(self) -> Measured:
-        """Wait until the engine is loaded, however long that takes; return what calls take.
+        """Wait until the engine is loaded; return what calls take.
 
         Raises:
             GenerationError: it cannot be loaded.
         """
-        measured: Measured = self._call("measured", timeout=None)
+        measured: Measured = self._call("measured", timeout=self._load_timeout)
         return measured
 
     def begin(
@@ -148,12 +150,13 @@ class EngineProcess:
         weakref.finalize(image, self._dropped.append, number).atexit = False
         return image
 
-    def _call(self, method: str, *arguments: Any, timeout: float | None = -1.0) -> Any:
+    def _call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
+        patience = self._timeout if timeout is None else timeout
         dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
         try:
             self._connection.send((method, arguments, dropped))
-            if not self._connection.poll(self._timeout if timeout == -1.0 else timeout):
-                raise self._lost(f"it did not answer for {self._timeout:g} s")
+            if not self._connection.poll(patience):
+                raise self._lost(f"it did not answer for {patience:g} s")
             outcome, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(_EXIT_SECONDS)

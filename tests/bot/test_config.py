@@ -28,6 +28,7 @@ def test_the_readme_lists_every_key() -> None:
     ("line", "complaint"),
     [
         ("step_timeout = 1", "sets step_timeout to 1; it should be greater than or equal to 5"),
+        ("load_timeout = 5", "sets load_timeout to 5; it should be greater than or equal to 30"),
         ("min_free_mb = -1", "sets min_free_mb to -1; it should be greater than or equal to 0"),
         ('previews = "maybe"', "sets previews to 'maybe'; it should be a valid boolean"),
         ("compiled = true", "did you mean 'compile'?"),

@@ -134,7 +134,7 @@ def lost_parent(file: str) -> None:
     """Start an engine, have it write its process id into `file`, and wait for its answer."""
     from generation.process import EngineProcess  # noqa: PLC0415
 
-    engine = EngineProcess(small_engine, timeout=600)
+    engine = EngineProcess(small_engine, timeout=600, load_timeout=600)
     engine.measured()
     [images] = engine.begin([a_request(prompt=f"tell {file}")])
     assert isinstance(images, list)

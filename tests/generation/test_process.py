@@ -45,9 +45,12 @@ PATIENCE = 60.0
 
 @contextmanager
 def started(
-    build: Callable[[], Any] = process_engines.small_engine, *, timeout: float = PATIENCE
+    build: Callable[[], Any] = process_engines.small_engine,
+    *,
+    timeout: float = PATIENCE,
+    load_timeout: float = PATIENCE,
 ) -> Iterator[EngineProcess]:
-    engine = EngineProcess(build, timeout=timeout)
+    engine = EngineProcess(build, timeout=timeout, load_timeout=load_timeout)
     try:
         yield engine
     finally:
@@ -196,6 +199,15 @@ def test_a_step_that_hangs_ends_the_process() -> None:
             engine.step(images)
 
 
+def test_loading_that_hangs_ends_the_process() -> None:
+    with started(process_engines.never_loads, load_timeout=0.5) as engine:
+        with pytest.raises(EngineLost) as caught:
+            engine.measured()
+        assert str(caught.value) == "The engine is lost: it did not answer for 0.5 s."
+        engine.join()
+        assert engine._process.exitcode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(
     ("prompt", "why"), [("exit", "exit code 3"), ("sticky", "device-side assert triggered")]
 )
@@ -222,7 +234,7 @@ def test_a_process_that_is_killed_between_two_calls_is_lost() -> None:
 
 @pytest.mark.parametrize("build", [process_engines.small_engine, process_engines.never_loads])
 def test_closing_from_another_thread_breaks_a_call_off(build: Callable[[], Any]) -> None:
-    with started(build, timeout=600) as engine:
+    with started(build, timeout=600, load_timeout=600) as engine:
         threading.Timer(1.0, engine.close).start()
         start = time.monotonic()
         with pytest.raises(EngineLost):
