@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,9 @@ def _device(settings: Settings) -> Finding:
 
 
 def _data(settings: Settings) -> Finding:
+    if not _is_there(settings.data):
+        # It is looked at and not made: whoever asks may be another user than the bot's.
+        return _folder_to_be(settings.data)
     try:
         asyncio.run(_open(settings.data))
     except FolderInUse:
@@ -136,9 +140,33 @@ def _data(settings: Settings) -> Finding:
     return Finding("database", f"{settings.data} can be written")
 
 
+def _folder_to_be(data: Path) -> Finding:
+    parent = _nearest(data)
+    if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
+        return Finding("database", f"{data} is not there yet; the bot makes it when it starts")
+    return Finding(
+        "database",
+        f"{data} is not there and cannot be made",
+        f"let the bot's user write to {parent}, or name another folder with --data",
+    )
+
+
+def _nearest(folder: Path) -> Path:
+    """Return `folder`, or the nearest of those that it is in that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
+
+
+def _is_there(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:
+        # What is in a folder that may not be looked into cannot be told.
+        return False
+
+
 def _space(settings: Settings) -> Finding:
     try:
-        free = free_bytes(settings.data)
+        free = free_bytes(_nearest(settings.data))
     except StorageError as error:
         return Finding("space", "cannot be told", str(error))
     mend = "make room, or name a folder on another disk with --data"

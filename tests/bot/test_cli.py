@@ -305,8 +305,18 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     assert any(line.startswith("  → copy it from the Bot page") for line in lines)
     assert f"✓ model: starter, {EDGE}x{EDGE} pixels, 32 tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
-    assert "✓ database: data can be written" in lines
+    assert "✓ database: data is not there yet; the bot makes it when it starts" in lines
     assert any(line[2:].startswith("space: ") for line in lines)
+    assert not any(tmp_path.iterdir())
+
+
+def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    assert "✓ database: data can be written" in imagine_bot("doctor", cwd=tmp_path).stdout
+    out = imagine_bot("doctor", "--data", "file/data", cwd=tmp_path).stdout
+    assert "✗ database: file/data is not there and cannot be made" in out
+    assert "or name another folder with --data" in out
 
 
 def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
