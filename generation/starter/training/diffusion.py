@@ -84,7 +84,7 @@ class DiffusionTask:
         numbers = random.integers(len(self._latents), size=count)
         latents = self._latents[torch.from_numpy(numbers)].float() * self.scale
         # As often as they are large: what the caption tells is learnt where much is noise. Drawn
-        # evenly, the error at timestep 980 was still a third above the best that can be known
+        # evenly, the error at timestep 980 was still two fifths above the best that can be known
         # when at 400 and below a wrong caption made hardly a difference.
         share = torch.rand(count, generator=generator).sqrt()
         timesteps = (share * len(self._weights)).long().clamp(max=len(self._weights) - 1)
