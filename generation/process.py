@@ -30,6 +30,7 @@ from .request import GeneratedImage, GenerationRequest, Pixels, Progress
 log = logging.getLogger(__name__)
 
 _EXIT_SECONDS: Final = 5.0
+_LOAD_ADVICE: Final = " while it was loaded; check the device, or set a longer load_timeout"
 # After these the process can do nothing more with its device.
 _STICKY: Final = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "HIP error", "device-side assert")
 
@@ -101,7 +102,7 @@ class EngineProcess:
         Raises:
             GenerationError: it cannot be loaded.
         """
-        measured: Measured = self._call("measured", timeout=self._load_timeout)
+        measured: Measured = self._call("measured", timeout=self._load_timeout, advice=_LOAD_ADVICE)
         return measured
 
     def begin(
@@ -150,13 +151,15 @@ class EngineProcess:
         weakref.finalize(image, self._dropped.append, number).atexit = False
         return image
 
-    def _call(self, method: str, *arguments: Any, timeout: float | None = None) -> Any:
+    def _call(
+        self, method: str, *arguments: Any, timeout: float | None = None, advice: str = ""
+    ) -> Any:
         patience = self._timeout if timeout is None else timeout
         dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
         try:
             self._connection.send((method, arguments, dropped))
             if not self._connection.poll(patience):
-                raise self._lost(f"it did not answer for {patience:g} s")
+                raise self._lost(f"it did not answer for {patience:g} s{advice}")
             outcome, answer = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(_EXIT_SECONDS)

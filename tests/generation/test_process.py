@@ -203,7 +203,10 @@ def test_loading_that_hangs_ends_the_process() -> None:
     with started(process_engines.never_loads, load_timeout=0.5) as engine:
         with pytest.raises(EngineLost) as caught:
             engine.measured()
-        assert str(caught.value) == "The engine is lost: it did not answer for 0.5 s."
+        assert str(caught.value) == (
+            "The engine is lost: it did not answer for 0.5 s while it was loaded; check the "
+            "device, or set a longer load_timeout."
+        )
         engine.join()
         assert engine._process.exitcode == -signal.SIGKILL
 
