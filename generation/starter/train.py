@@ -1,11 +1,12 @@
 """Train the starter model, step by step; every step goes on from where it was stopped.
 
-`fetch`, then `autoencoder`, `latents`, `diffusion` and `export`. A step on several processes:
-`torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
+`fetch`, then `autoencoder`, `latents`, `reading`, `diffusion` and `export`. A step on several
+processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -20,10 +21,11 @@ from .training.drawing import Album, open_album
 from .training.export import adopt as adopt_model
 from .training.export import export as export_model
 from .training.export import park as park_model
-from .training.latents import SHARD, encode, read_latents
+from .training.latents import SHARD, encode, portraits, read_latents, unchanged
 from .training.networks import Shape, parameters
 from .training.progress import Schedule, read
-from .training.scenes import HeldOut, hold_out
+from .training.reading import ReadingTask, taught
+from .training.scenes import HeldOut, Scene, hold_out, plain
 from .training.sheet import SAMPLES, Painter, request, sheet
 from .training.sources import fetch as fetch_sources
 from .training.things import STYLES
@@ -124,6 +126,12 @@ def psnr(work: Work = _WORK, count: int = 200) -> None:
 @app.command()
 def latents(work: Work = _WORK, scenes: int = 40_000, workers: Workers = 0) -> None:
     """Encode scenes with the trained autoencoder, what is missing of them."""
+    _encode(work, "latents", scenes, workers, unchanged)
+
+
+def _encode(
+    work: Path, name: str, scenes: int, workers: int, change: Callable[[Scene], Scene]
+) -> None:
     album, held = read_album(work)
     network = trained(Shape(), work).to(Accelerator().device)
     shards = -(-scenes // SHARD)
@@ -131,12 +139,40 @@ def latents(work: Work = _WORK, scenes: int = 40_000, workers: Workers = 0) -> N
         network,
         album,
         held,
-        work / "latents",
+        work / name,
         seed=SEED,
+        size=SHARD,
         shards=shards,
         workers=workers,
+        change=change,
         report=lambda done: _console.print(f"{done} of {shards} shards"),
     )
+
+
+@app.command()
+def reading(
+    work: Work = _WORK,
+    steps: Steps = _ENDLESS,
+    decay: Decay = None,
+    batch: Batch = 192,
+    peak: Peak = 2e-3,
+    precision: InPrecision = "no",
+    save: Save = 500,
+    workers: Workers = 0,
+    scenes: int = 22_000,
+) -> None:
+    """Train the text encoder alone, to sketch and tell apart what captions mean.
+
+    It needs the autoencoder, with which it encodes the scenes without what chance adds to them.
+    """
+    album, held = read_album(work)
+    settings = _settings(work / "reading.pt", batch, peak, 100, decay, precision, save, workers)
+    until = min(steps, settings.schedule.last_step or _ENDLESS)
+    _encode(work, "plain", scenes, workers, plain)
+    found = read_latents(work / "plain", SEED)
+    drawn = portraits(trained(Shape(), work), album)
+    task = ReadingTask(album, held, found, drawn, _tokenizer(work, album), Shape(), SEED)
+    run_training(task, settings, work, until=until, report=_say)
 
 
 @app.command()
@@ -151,13 +187,19 @@ def diffusion(
     workers: Workers = 0,
     samples: Annotated[int, typer.Option(help="A sheet every so many steps; 0: none.")] = 2_000,
 ) -> None:
-    """Train the UNet and the text encoder on the encoded scenes."""
+    """Train the UNet and the text encoder on the encoded scenes.
+
+    The text encoder begins as `reading` has taught it, if it has.
+    """
     album, held = read_album(work)
     settings = _settings(work / "diffusion.pt", batch, peak, 300, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     found = read_latents(work / "latents", SEED)
     tokenizer = _tokenizer(work, album)
     task = DiffusionTask(album, held, found, tokenizer, Shape(), SEED)
+    if (state := read(work / "reading.pt")) is not None:
+        # A checkpoint of this training, if there is one, is read over it.
+        task.network.text_encoder.load_state_dict(taught(state))
     _console.print(f"{parameters(task.network):,} parameters, {len(found):,} scenes")
 
     def on_save(step: int) -> None:

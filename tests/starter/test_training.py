@@ -30,6 +30,7 @@ from generation.starter.training.export import DEFAULTS, adopt, export, park
 from generation.starter.training.latents import encode, read_latents
 from generation.starter.training.networks import new_autoencoder, noise_schedule
 from generation.starter.training.progress import Average, Schedule, read, save, step_generator
+from generation.starter.training.reading import ReadingTask
 from generation.starter.training.scenes import draw_scene, hold_out
 from generation.starter.training.sheet import Painter, request, sheet
 from generation.starter.training.sources import PACKAGES
@@ -59,7 +60,14 @@ def diffusion(tokenizer: Any) -> Task:
     return DiffusionTask(ALBUM, HELD, latents, tokenizer, TINY, 0)
 
 
-@pytest.mark.parametrize("task", [autoencoding, diffusion])
+def reading(tokenizer: Any) -> Task:
+    random = step_generator(0, 0)
+    portraits = torch.randn(len(ALBUM.pictures), 4, 8, 8, generator=random)
+    plain = torch.randn(60, 4, 8, 8, generator=random).half()
+    return ReadingTask(ALBUM, HELD, plain, portraits, tokenizer, TINY, 0)
+
+
+@pytest.mark.parametrize("task", [autoencoding, reading, diffusion])
 class TestEachTask:
     def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
         self, task: Any, tokenizer: Any, tmp_path: Path
@@ -263,7 +271,7 @@ class TestPrecision:
         yield
         AcceleratorState._reset_state(reset_partial_state=True)
 
-    @pytest.mark.parametrize("task", [autoencoding, diffusion])
+    @pytest.mark.parametrize("task", [autoencoding, reading, diffusion])
     def test_bfloat16_trains_what_stays_float32(
         self, task: Any, tokenizer: Any, tmp_path: Path
     ) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import torch
 
-from .scenes import HeldOut, Scene
+from .drawing import Album
+from .networks import TOKENS
+from .scenes import HeldOut, Scene, draw_scene
 from .things import Thing
 
 _KEYWORDS: Final = 0.2
@@ -49,6 +52,43 @@ def caption(
         return f"{scene.style} style {text.removeprefix('a ').removeprefix('an ')}{colour}"
     style = pick(_IN_STYLE).format(scene.style)
     return text + style + colour if place == 1 else text + colour + style
+
+
+def names_style(text: str, style: str) -> bool:
+    """Return whether the caption `text` says that its scene is in `style`."""
+    return f"{style} style" in text
+
+
+class Captioner:
+    """Captions of the scenes of `seed` by number, and their tokens."""
+
+    def __init__(self, album: Album, held: HeldOut, tokenizer: Any, seed: int) -> None:
+        self._album, self._held, self._tokenizer, self._seed = album, held, tokenizer, seed
+        self._scenes: dict[int, Scene] = {}
+
+    def scene(self, number: int) -> Scene:
+        """Return scene `number`, drawn once."""
+        if number not in self._scenes:
+            self._scenes[number] = draw_scene(self._album, self._held, self._seed, number)
+        return self._scenes[number]
+
+    def texts(
+        self, numbers: Sequence[int], random: np.random.Generator, *, empty: float = 0.0
+    ) -> list[str]:
+        """Return a caption of each scene; the share `empty` of them says nothing."""
+        return [
+            ""
+            if empty and random.random() < empty
+            else caption(self.scene(number), self._album.things, self._held, random)
+            for number in numbers
+        ]
+
+    def ids(self, texts: list[str]) -> torch.Tensor:
+        """Return the token ids of `texts`, [n, tokens]."""
+        ids: torch.Tensor = self._tokenizer(
+            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
+        return ids
 
 
 def _name(

@@ -11,11 +11,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from .captions import caption
+from .captions import Captioner
 from .drawing import Album
-from .networks import TOKENS, Shape, new_text_encoder, new_unet, noise_schedule
+from .networks import Shape, new_text_encoder, new_unet, noise_schedule
 from .progress import step_generator
-from .scenes import HeldOut, Scene, draw_scene
+from .scenes import HeldOut
 from .trainer import Batch
 
 _EMPTY_PROMPTS: Final = 0.1
@@ -65,9 +65,8 @@ class DiffusionTask:
         # Latents this small are a sixth quicker without the fused attention on a CPU: it is the
         # way back through that which takes long.
         self.network.unet.set_attn_processor(AttnProcessor())
-        self._album, self._held, self._tokenizer = album, held, tokenizer
+        self._captions = Captioner(album, held, tokenizer, seed)
         self._latents, self._shape, self._seed = latents, shape, seed
-        self._scenes: dict[int, Scene] = {}
         self.scale = 1 / float(latents.float().std())
         schedule = noise_schedule()
         alphas = schedule.alphas_cumprod
@@ -96,25 +95,12 @@ class DiffusionTask:
             "velocity": signal_share * noise - noise_share * latents,
             "timesteps": timesteps,
             "weights": self._weights[timesteps],
-            "ids": self._ids([int(number) for number in numbers], random),
+            "ids": self._captions.ids(
+                self._captions.texts(
+                    [int(number) for number in numbers], random, empty=_EMPTY_PROMPTS
+                )
+            ),
         }
-
-    def _ids(self, numbers: list[int], random: np.random.Generator) -> torch.Tensor:
-        texts = [
-            ""
-            if random.random() < _EMPTY_PROMPTS
-            else caption(self._scene(number), self._album.things, self._held, random)
-            for number in numbers
-        ]
-        ids: torch.Tensor = self._tokenizer(
-            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-        ).input_ids
-        return ids
-
-    def _scene(self, number: int) -> Scene:
-        if number not in self._scenes:
-            self._scenes[number] = draw_scene(self._album, self._held, self._seed, number)
-        return self._scenes[number]
 
     def loss(
         self, network: nn.Module, batch: Batch

@@ -38,6 +38,8 @@ SIZES: Final[Mapping[Size, tuple[float, float]]] = {
     "huge": (0.95, 1.0),
     "half": (0.36, 0.44),
 }
+# Where the middles of one thing and of two lie, as shares of the picture's width.
+_CENTRES: Final = {1: (0.5,), 2: (0.27, 0.73)}
 _PAIRS: Final = 0.15
 _TINY: Final = 0.08
 _HUGE: Final = 0.04
@@ -143,14 +145,23 @@ def arrange(
     elif size is None:
         dice = random.random()
         size = "tiny" if dice < _TINY else "huge" if dice < _TINY + _HUGE else "usual"
-    centres = [0.5] if len(things) == 1 else [0.27, 0.73]
     subjects = tuple(
         _place(place, album.things[place].mirrors, size, centre, random)
-        for place, centre in zip(things, centres, strict=True)
+        for place, centre in zip(things, _CENTRES[len(things)], strict=True)
     )
     jitter = random.uniform(-_BACKGROUND_JITTER, _BACKGROUND_JITTER, 3)
     red, green, blue = (float(v) for v in np.clip(np.array(COLOURS[colour]) + jitter, 0, 255))
     return Scene(subjects, style, colour, size, (red, green, blue))
+
+
+def plain(scene: Scene) -> Scene:
+    """Return `scene` as its caption alone tells it: upright, in its place, of a usual light."""
+    extent = sum(SIZES[scene.size]) / 2
+    subjects = tuple(
+        Subject(subject.thing, extent=extent, x=centre)
+        for subject, centre in zip(scene.subjects, _CENTRES[len(scene.subjects)], strict=True)
+    )
+    return Scene(subjects, scene.style, scene.colour, scene.size)
 
 
 def _place(
