@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 
@@ -78,6 +78,9 @@ class Denoising:
         return (self.networks.parts.dtype, *self.latents.shape[1:], self.conditional.shape[1])
 
 
+Sign = Literal["alive", "loading"]
+
+
 class Engine:
     """A latent diffusion engine on one device, used by one thread.
 
@@ -109,6 +112,9 @@ class Engine:
         self._float32: weakref.ref[Networks] | None = None
         self._versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
         self._launched: list[torch.Event] = []
+        # Called after each call of a network, and before a model is loaded, for who watches
+        # whether this hangs: all the calls of a step may take long.
+        self.on_sign: Callable[[Sign], None] = lambda _: None
 
     @torch.inference_mode()
     def measured(self) -> Measured:
@@ -131,6 +137,7 @@ class Engine:
         texts = [text for request in requests for text in _texts(request)]
         embedded = self._networks.text.embed(texts) if texts else {}
         for request in requests:
+            self.on_sign("alive")
             try:
                 begun.append(self._begin_images(request, embedded))
             except GenerationError as error:
@@ -155,6 +162,7 @@ class Engine:
             # A shape that is seen for the first time; the others have to go on.
             waiting = _fail_shapes(waiting, failure)
             batches = list(batching.plan(waiting, _sizes))
+        self.on_sign("alive")
         for batch in batches:
             self._step_batch(batch)
         self._keep_pace()
@@ -177,6 +185,7 @@ class Engine:
             groups.setdefault(image.batch_key, []).append(position)
         for positions in groups.values():
             pictures = self._decode([images[position] for position in positions])
+            self.on_sign("alive")
             for position, picture in zip(positions, pictures, strict=True):
                 if picture is not None:
                     finished[position] = self._finished(images[position], picture)
@@ -281,6 +290,7 @@ class Engine:
                 raise
             predictions = None
         seconds = time.perf_counter() - start
+        self.on_sign("alive")
         # The error is gone by now, and with its traceback the tensors that its frames held.
         first = batch.images[0]
         if predictions is not None:
@@ -351,8 +361,10 @@ class Engine:
     def _networks_in_float32(self, load: Callable[[], Components]) -> Networks:
         networks = None if self._float32 is None else self._float32()
         if networks is None:
+            self.on_sign("loading")
             # Few pictures need it, so measuring what they can share would not pay.
             networks = Networks(load(), exact=self._exact, compiled=False, shared=False)
+            self.on_sign("alive")
             self._float32 = weakref.ref(networks)
             weakref.finalize(networks, self._regain_memory).atexit = False
         return networks
@@ -392,6 +404,7 @@ class Engine:
                 raise
         else:
             return dict(zip(images, decoded, strict=True))
+        self.on_sign("alive")
         release(self._device)
         if len(images) == 1:
             return {}
@@ -408,6 +421,7 @@ class Engine:
         tile = image.decoder_tile or autoencoder.tile_for(image.latents)
         while tile is not None:
             try:
+                self.on_sign("alive")
                 picture = autoencoder.decode_in_tiles(image.latents, tile)
             except RuntimeError as error:
                 if not is_out_of_memory(error):

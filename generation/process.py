@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Final
 
 from tqdm import tqdm
@@ -30,6 +31,10 @@ from .request import GeneratedImage, GenerationRequest, Pixels, Progress
 log = logging.getLogger(__name__)
 
 _EXIT_SECONDS: Final = 5.0
+# What the other process sends while a call goes on.
+_SIGN: Final = "sign"
+# Where memory runs out, the system is to end the engine and not the bot, which starts another.
+_OOM_SCORE: Final = "500"
 _LOAD_ADVICE: Final = " while it was loaded; check the device, or set a longer load_timeout"
 # After these the process can do nothing more with its device.
 _STICKY: Final = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "HIP error", "device-side assert")
@@ -74,9 +79,9 @@ class EngineError(Exception):
 class EngineProcess:
     """Starts a process that builds an engine by `build`, and passes calls on to it.
 
-    `build` is pickled: a function of a module, or a partial of one. An answer that takes more
-    than `timeout` seconds counts as a hang, and so does loading that takes more than
-    `load_timeout`.
+    `build` is pickled: a function of a module, or a partial of one. It counts as a hang when
+    there is neither an answer nor a sign of life for more than `timeout` seconds, and for more
+    than `load_timeout` while a model is loaded.
 
     Every method raises:
         EngineLost: the process ended, hung, or lost its device; it is gone.
@@ -158,9 +163,7 @@ class EngineProcess:
         dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
         try:
             self._connection.send((method, arguments, dropped))
-            if not self._connection.poll(patience):
-                raise self._lost(f"it did not answer for {patience:g} s{advice}")
-            outcome, answer = self._connection.recv()
+            outcome, answer = self._answer(patience, advice)
         except (EOFError, OSError) as error:
             self._process.join(_EXIT_SECONDS)
             code = self._process.exitcode
@@ -173,6 +176,17 @@ class EngineProcess:
         if outcome == "lost":
             raise self._lost(answer)
         return answer
+
+    def _answer(self, patience: float, advice: str) -> tuple[str, Any]:
+        """Return the outcome of a call, which may send signs of life for as long as it takes."""
+        while self._connection.poll(patience):
+            outcome, answer = self._connection.recv()
+            if outcome != _SIGN:
+                return outcome, answer
+            is_loading = answer == "loading"
+            patience = self._load_timeout if is_loading else self._timeout
+            advice = _LOAD_ADVICE if is_loading else ""
+        raise self._lost(f"it did not answer for {patience:g} s{advice}")
 
     def _lost(self, why: str) -> EngineLost:
         # The next one needs the memory of this one, which its end gives back.
@@ -195,6 +209,8 @@ def _serve(connection: Connection, build: Callable[[], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE, encoding="ascii")
     # Its own lock is a semaphore of the system, which is left behind when this process is ended.
     tqdm.set_lock(threading.RLock())
     with contextlib.suppress(EOFError, OSError):
@@ -212,7 +228,8 @@ def _end_with_parent() -> None:
 def _answer_calls(connection: Connection, build: Callable[[], Any]) -> None:
     method, arguments, dropped = connection.recv()
     try:
-        server = _Server(build())
+        engine = build()
+        server = _Server(engine)
         measured = server.measured()
     except GenerationError as error:
         connection.send(("refused", error.with_traceback(None)))
@@ -222,6 +239,7 @@ def _answer_calls(connection: Connection, build: Callable[[], Any]) -> None:
         connection.send(("refused", EngineFailed.at_load(error)))
         return
     connection.send(("done", measured))
+    engine.on_sign = lambda sign: connection.send((_SIGN, sign))
     while True:
         method, arguments, dropped = connection.recv()
         server.forget(dropped)

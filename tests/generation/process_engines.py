@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,13 @@ from generation.request import GeneratedImage, GenerationRequest, Pixels, Progre
 from .examples import a_recipe, a_request, gradient
 
 MEASURED = Measured(pixels=4096, step_seconds={2: 0.5, 4: 0.75}, decode_seconds={1: 0.25})
+
+# What an image gives as signs of life, and how long it takes after each.
+SIGNS = {
+    "slow": 5 * [("alive", 0.5)],
+    "load": [("loading", 2.5)],
+    "hang after a sign": [("alive", 600.0)],
+}
 
 
 @dataclass(eq=False)
@@ -39,6 +46,7 @@ class SmallEngine:
 
     def __init__(self) -> None:
         self._alive: weakref.WeakSet[SmallImage] = weakref.WeakSet()
+        self.on_sign: Callable[[str], None] = lambda _: None
 
     def measured(self) -> Measured:
         return MEASURED
@@ -64,6 +72,9 @@ class SmallEngine:
             image.taken += 1
 
     def _obey(self, image: SmallImage) -> None:
+        for sign, seconds in SIGNS.get(image.request.prompt, ()):
+            self.on_sign(sign)
+            time.sleep(seconds)
         match image.request.prompt:
             case "hang":
                 time.sleep(600)

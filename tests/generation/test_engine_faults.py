@@ -298,10 +298,15 @@ class TestOverflow:
         self, cautious: Engine, half: Components, plain: Engine
     ) -> None:
         request = a_request(count=2)
+        signs: list[str] = []
+        cautious.on_sign = signs.append
         with spoiled(half.unet.conv_out, lambda: True):
             made = cautious.generate(request)
         assert made == plain.generate(request)
         assert {image.recipe.dtype for image in made} == {"float32"}
+        # Whoever watches the engine waits for a model to be loaded, then for calls again.
+        assert signs.count("loading") == 1
+        assert signs[signs.index("loading") + 1] == "alive"
 
     def test_a_picture_that_is_none_is_made_again_in_float32(
         self, cautious: Engine, half: Components, plain: Engine

@@ -199,6 +199,34 @@ def test_a_step_that_hangs_ends_the_process() -> None:
             engine.step(images)
 
 
+@pytest.mark.parametrize("prompt", ["slow", "load"])
+def test_a_call_may_take_longer_while_there_are_signs_of_life(prompt: str) -> None:
+    with started(timeout=1.5) as engine:
+        engine.measured()
+        images = begin(engine, a_request(prompt=prompt))
+        start = time.monotonic()
+        engine.step(images)
+        assert time.monotonic() - start > 2.0
+        assert images[0].progress.step == 1
+
+
+def test_a_call_that_hangs_after_a_sign_of_life_ends_the_process() -> None:
+    with started(timeout=0.5) as engine:
+        engine.measured()
+        images = begin(engine, a_request(prompt="hang after a sign"))
+        with pytest.raises(EngineLost, match=r"did not answer for 0\.5 s"):
+            engine.step(images)
+
+
+def test_where_memory_runs_out_the_system_takes_the_engine_first(shared: EngineProcess) -> None:
+    def score(process: int | None) -> int:
+        return int(Path(f"/proc/{process}/oom_score_adj").read_text("ascii"))
+
+    if not Path("/proc/self/oom_score_adj").exists():
+        pytest.skip("there is none here")
+    assert score(shared._process.pid) > score(os.getpid())
+
+
 def test_loading_that_hangs_ends_the_process() -> None:
     with started(process_engines.never_loads, load_timeout=0.5) as engine:
         with pytest.raises(EngineLost) as caught:
