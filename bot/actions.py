@@ -106,7 +106,8 @@ class Actions:
         Raises:
             NotAllowed: somebody else asked for it, and the person is no moderator.
         """
-        job = await self.find_job(job_id, asker)
+        found = await self._bot.service.jobs.record(job_id)
+        job = check_may_see(self._bot, found, asker.person, asker.channel_id, str(job_id))
         check_may_remove(self._bot, job, asker.person, asker.channel_id)
         return job
 

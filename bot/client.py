@@ -16,6 +16,7 @@ from discord.ext import commands
 from generation.errors import GenerationError
 from generation.locate import ModelProfile, locate
 from generation.queue import EngineLike, GenerationQueue
+from storage.errors import StorageError
 from storage.opening import open_storage
 from storage.space import Space
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 # None of these is privileged: nothing has to be switched on in Discord's developer portal.
 INTENTS: Final = discord.Intents(guilds=True, guild_reactions=True, dm_reactions=True)
+_RESUME_SECONDS: Final = 60.0
 _COGS: Final = ("imagine", "vary", "history", "reactions")
 
 MakeEngine = Callable[[], EngineLike[Any]]
@@ -140,7 +142,15 @@ class ImagineBot(commands.Bot):
 
     async def _resume(self) -> None:
         await self.wait_until_ready()
-        if count := await self.service.resume():
+        while True:
+            try:
+                count = await self.service.resume()
+            except StorageError as error:
+                log.error("The jobs from before cannot be taken up yet: %s", error)
+                await asyncio.sleep(_RESUME_SECONDS)
+            else:
+                break
+        if count:
             log.info("Taking up %s jobs from before", count)
 
     async def _on_command_error(

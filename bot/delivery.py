@@ -37,6 +37,9 @@ _RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60)
 # A rate limit that discord.py gave up on, a token that was reset (the job then waits for a start
 # with the new one), and faults on Discord's side.
 _PASSING: Final = frozenset({401, 429, *range(500, 600)})
+# Discord's code for a message in a thread that was archived: it can be sent to, which opens it
+# again, but nothing in it can be edited or deleted.
+_ARCHIVED: Final = 50083
 _NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
 
 
@@ -64,7 +67,7 @@ class DiscordCourier:
         A crash may fall between sending a message and recording its id. The message is known
         by its remove button, which holds the job's id, or by the interaction it answers.
         """
-        return await self._insist(lambda: self._search(job))
+        return await self._insist(job, lambda: self._search(job))
 
     async def _search(self, job: Job) -> int | None:
         channel = self._channel(job)
@@ -90,7 +93,7 @@ class DiscordCourier:
         That answer, or one that was posted here before, may have arrived although it seemed
         not to: then nothing is posted, and the id is the one of that message.
         """
-        return await self._insist(lambda: self._find_or_post(job))
+        return await self._insist(job, lambda: self._find_or_post(job))
 
     async def _find_or_post(self, job: Job) -> int:
         if (found := await self._search(job)) is not None:
@@ -127,7 +130,7 @@ class DiscordCourier:
                 view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
             )
 
-        await self._insist(edit)
+        await self._insist(job, edit)
 
     async def files(self, job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
         """Return the files by which these pictures are shown in the job's channel."""
@@ -144,7 +147,7 @@ class DiscordCourier:
         """Say in the message that the pictures wait for room on the disk."""
         await self._end_progress(job)
         content = replies.postponed(job)
-        await self._insist(lambda: self._message(job, message_id).edit(content=content))
+        await self._insist(job, lambda: self._message(job, message_id).edit(content=content))
 
     async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
         """Say in the message why there will be no pictures."""
@@ -166,13 +169,13 @@ class DiscordCourier:
                 # Perhaps it is about files: better a preview left standing than nothing said.
                 await message.edit(content=content, view=view)
 
-        await self._insist(edit)
+        await self._insist(job, edit)
 
     async def remove(self, job: Job, message_id: int) -> None:
         """Delete the message; one that is gone already is as good."""
         await self._end_progress(job)
         try:
-            await self._insist(lambda: self._message(job, message_id).delete())
+            await self._insist(job, lambda: self._message(job, message_id).delete())
         except (MessageGone, Undeliverable) as error:
             log.info("The message of job %s could not be deleted: %s", job.id, error)
 
@@ -220,11 +223,13 @@ class DiscordCourier:
     def _message(self, job: Job, message_id: int) -> discord.PartialMessage:
         return self._channel(job).get_partial_message(message_id)
 
-    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _insist(
+        self, job: Job, attempt: Callable[[], Awaitable[T]], *, may_open: bool = True
+    ) -> T:
         """Return what `attempt` returns, trying again for as long as the fault may pass.
 
         discord.py itself waits out rate limits and repeats a 5xx a few times; this goes on
-        where it gives up.
+        where it gives up. If the job's thread was archived meanwhile, it is opened once.
         """
         async for pause in _pauses():
             try:
@@ -232,6 +237,10 @@ class DiscordCourier:
             except discord.NotFound as error:
                 raise MessageGone(str(error)) from error
             except discord.HTTPException as error:
+                if error.code == _ARCHIVED and may_open:
+                    may_open = False
+                    await self._insist(job, lambda: self._open_thread(job), may_open=False)
+                    continue
                 if error.status not in _PASSING:
                     raise Undeliverable(_refusal(error)) from error
                 log.warning("Discord answered %s; trying again in %s s", error.status, pause)
@@ -239,6 +248,11 @@ class DiscordCourier:
                 log.warning("Discord cannot be reached (%s); trying again in %s s", error, pause)
             await asyncio.sleep(pause)
         raise AssertionError("the pauses never end")
+
+    async def _open_thread(self, job: Job) -> None:
+        thread = await self._bot.fetch_channel(job.channel_id)
+        if isinstance(thread, discord.Thread):
+            await thread.edit(archived=False)
 
 
 async def _pauses() -> AsyncIterator[int]:
@@ -254,6 +268,8 @@ def _refusal(error: discord.HTTPException) -> str:
             f"Discord does not let me show the pictures here ({error}); ask an admin to give me "
             "View Channel and Attach Files in this channel."
         )
+    if error.code == _ARCHIVED:
+        return "This thread is closed; ask a moderator to open it, then try again."
     return f"Discord refused the pictures ({error}); ask the operator to look at the log."
 
 

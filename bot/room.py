@@ -1,4 +1,7 @@
-"""A full disk: it is said once, nothing new is accepted, and what was accepted waits for room."""
+"""A full disk: it is said once, nothing new is accepted, and what was accepted waits for room.
+
+So does what meets a database that another program holds: it will be free again.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
-from storage.errors import DiskFull
+from storage.errors import PASSING, DatabaseBusy, DiskFull
 from storage.space import Space
 
 log = logging.getLogger(__name__)
@@ -50,9 +53,12 @@ class Room:
 
     @contextlib.contextmanager
     def noticing(self) -> Iterator[None]:
-        """Tell the operator of a full disk that is met inside, unless they know; let it pass."""
+        """Tell the operator of what is met inside, of a full disk unless they know; let it pass."""
         try:
             yield
+        except DatabaseBusy as error:
+            log.warning("%s", error)
+            raise
         except DiskFull as error:
             if not self._is_full:
                 self._is_full = True
@@ -66,10 +72,10 @@ class Room:
         held: int = 0,
         on_wait: Callable[[], Awaitable[None]] | None = None,
     ) -> T:
-        """Return what `write` returns, trying again for as long as the disk is full.
+        """Return what `write` returns, trying again while the disk is full or the database locked.
 
         `held` is how many bytes of pictures are kept in memory for it meanwhile; `on_wait`, which
-        says that it has to wait, is awaited once, before it waits or gives up.
+        says that it has to wait for room, is awaited once, before it waits or gives up.
 
         All that is held together is bounded: what would be too much gives up after one attempt,
         and is not taken up again when there is room, but by the next start. The pictures of such
@@ -78,6 +84,7 @@ class Room:
 
         Raises:
             DiskFull: it still is, and the bot stops or may not hold that much in memory.
+            DatabaseBusy: the same of a locked database.
         """
         self._held += held
         try:
@@ -85,8 +92,8 @@ class Room:
                 try:
                     with self.noticing():
                         return await write()
-                except DiskFull:
-                    if on_wait is not None:
+                except PASSING as error:
+                    if on_wait is not None and isinstance(error, DiskFull):
                         await _tell(on_wait)
                         on_wait = None
                     if self._closing.is_set() or self._held > _HELD_MAX:

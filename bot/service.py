@@ -18,7 +18,7 @@ from generation.fairness import Share
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
 from generation.request import Event, GeneratedImage
-from storage.errors import DiskFull, StorageError
+from storage.errors import PASSING, PictureMissing, StorageError
 from storage.jobs import JobStore
 from storage.records import Job, JobStatus, NewJob, StoredImage
 
@@ -175,20 +175,49 @@ class ImagineService:
             return
         await self.jobs.delete(job.id)
         if job.message_id is not None:
-            await self._courier.remove(job, job.message_id)
+            await self._remove_message(job, job.message_id)
+
+    async def _remove_message(self, job: Job, message_id: int) -> None:
+        """Delete the message of a deleted job, and record that; after a crash it is done again."""
+        await self._courier.remove(job, message_id)
+        with contextlib.suppress(*PASSING), self._room.noticing():
+            await self.jobs.message_removed(job.id)
 
     async def resume(self) -> int:
-        """Take up every job that was accepted before and not answered; return how many."""
-        # In this order, or a job that somebody cancels in between would be in both.
+        """Take up every job that was accepted before and not answered; return how many.
+
+        Raises:
+            StorageError: the database cannot be read; nothing is taken up yet.
+        """
+        # In this order, or a job that somebody removes or cancels in between would be in two.
+        removed = await self._room.insist(self.jobs.not_removed)
         cancelled = await self._room.insist(self.jobs.not_withdrawn)
         unfinished = await self._room.insist(self.jobs.unfinished)
+        stranded = await self._room.insist(self.jobs.stranded)
+        for job in removed:
+            if job.message_id is not None and job.id not in self._under_way:
+                removing = self._remove_message(job, job.message_id)
+                self._background.start(removing, f"remove the message of job {job.id}")
         # What came in since the start is under way already.
         left = [job for job in [*unfinished, *cancelled] if job.id not in self._under_way]
         for job in left:
             self._take_up(job)
             self._background.start(self._find_message(job), f"find the message of job {job.id}")
         self._resumed.set()
-        return len(left)
+        return len(left) + sum(self._give_up(job, fault) for job, fault in stranded)
+
+    def _give_up(self, job: Job, fault: StorageError) -> bool:
+        """Say that a job from before a restart cannot go on; False if it may at the next start."""
+        if job.id in self._under_way:
+            return False
+        log.error("Job %s cannot go on: %s", job.id, fault)
+        if not isinstance(fault, PictureMissing):
+            # The operator can mend what keeps its file from being read.
+            return False
+        self._begin(job)
+        self._background.start(self._apologise_late(job, fault), f"give up job {job.id}")
+        self._background.start(self._find_message(job), f"find the message of job {job.id}")
+        return True
 
     def _take_up(self, job: Job) -> None:
         """Go on with a job from before a restart where it stands."""
@@ -246,7 +275,7 @@ class ImagineService:
 
     async def _record_message(self, job: Job, message_id: int) -> None:
         # It is recorded again with the delivery; before that, `Courier.find` would find it.
-        with contextlib.suppress(DiskFull), self._room.noticing():
+        with contextlib.suppress(*PASSING), self._room.noticing():
             await self.jobs.set_message(job.id, message_id)
 
     async def _carry(self, job: Job, ticket: Ticket) -> None:
@@ -262,16 +291,16 @@ class ImagineService:
             await self._withdraw(job)
         except QueueClosed:
             log.info("Job %s waits for the next start", job.id)
-        except DiskFull:
-            log.warning("Job %s waits for room on the disk and the next start", job.id)
+        except PASSING as error:
+            log.warning("Job %s waits for the next start: %s", job.id, error)
         except Exception as error:
             await self._apologise(job, sentence(error))
         finally:
             self._under_way.pop(job.id, None)
 
     async def _start(self, job: Job) -> bool:
-        """Call a job running; False if there is no room to write even that."""
-        with contextlib.suppress(DiskFull), self._room.noticing():
+        """Call a job running; False if not even that can be written now."""
+        with contextlib.suppress(*PASSING), self._room.noticing():
             await self.jobs.start(job.id)
             return True
         return False
@@ -283,6 +312,7 @@ class ImagineService:
 
         Raises:
             DiskFull: there is no room; made again after the next start they will be the same.
+            DatabaseBusy: another program holds the database while the bot stops.
         """
         # Compressing large pictures takes a good part of a second: not on the event loop.
         files = await asyncio.to_thread(
@@ -302,10 +332,17 @@ class ImagineService:
     async def _redeliver(self, job: Job) -> None:
         try:
             await self._deliver(job)
-        except DiskFull:
-            log.warning("Job %s waits for room on the disk and the next start", job.id)
+        except PASSING as error:
+            log.warning("Job %s waits for the next start: %s", job.id, error)
         except Exception as error:
             await self._apologise(job, sentence(error))
+        finally:
+            self._under_way.pop(job.id, None)
+
+    async def _apologise_late(self, job: Job, fault: StorageError) -> None:
+        """Apologise for a job that a restart found to be impossible."""
+        try:
+            await self._apologise(job, str(fault))
         finally:
             self._under_way.pop(job.id, None)
 
@@ -320,22 +357,36 @@ class ImagineService:
         """Put stored pictures into the job's message and record that."""
         try:
             message_id = await self._message_of(job)
-            pictures = await self.pictures(job)
+            pictures = await self._room.insist(lambda: self.pictures(job))
             if not pictures:
                 return
-            await self._courier.deliver(job, message_id, pictures, await self.jobs.parent(job))
-            if not await self._room.insist(lambda: self.jobs.delivered(job.id, message_id)):
-                log.info("Job %s was removed while it was being delivered", job.id)
-                await self._courier.remove(job, message_id)
+            parent = await self._room.insist(lambda: self.jobs.parent(job))
+            await self._courier.deliver(job, message_id, pictures, parent)
         except MessageGone:
             log.info("Job %s: its message was deleted, so it counts as cancelled", job.id)
             await self._room.insist(lambda: self.jobs.cancel(job.id))
             await self._record_withdrawal(job)
-        except DiskFull:
+        except PASSING:
             raise
         except (Undeliverable, StorageError) as error:
             log.warning("Job %s cannot be delivered: %s", job.id, error)
             await self._apologise(job, str(error))
+        else:
+            await self._record_delivery(job, message_id)
+
+    async def _record_delivery(self, job: Job, message_id: int) -> None:
+        """Record that the pictures are shown; whatever keeps it from being so, they stay.
+
+        They are delivered again after the next start then, which changes nothing.
+        """
+        try:
+            if await self._room.insist(lambda: self.jobs.delivered(job.id, message_id)):
+                return
+        except StorageError as error:
+            log.error("That job %s is delivered cannot be recorded: %s", job.id, error)
+            return
+        log.info("Job %s was removed while it was being delivered", job.id)
+        await self._remove_message(job, message_id)
 
     async def _apologise(self, job: Job, text: str) -> None:
         """Say that a job failed, then record it: after a crash in between it is said again."""
@@ -365,5 +416,5 @@ class ImagineService:
 
     async def _record_withdrawal(self, job: Job) -> None:
         # Without room for it, it is said once more after the next start, which changes nothing.
-        with contextlib.suppress(DiskFull), self._room.noticing():
+        with contextlib.suppress(*PASSING), self._room.noticing():
             await self.jobs.withdrawn(job.id)

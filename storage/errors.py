@@ -2,6 +2,7 @@
 
     StorageError
     ├── DatabaseUnusable     the database file cannot be opened, read or written
+    │   └── DatabaseBusy     another program holds its lock
     ├── DiskFull             there is no room left for a row or a picture
     ├── FolderUnusable       the data folder or a file in it cannot be read or written
     ├── FolderInUse          another process works on the same data folder
@@ -31,6 +32,13 @@ class DatabaseUnusable(StorageError):
         super().__init__(f"The database {path} {reason}.")
         self.path = path
         self.reason = reason
+
+
+class DatabaseBusy(DatabaseUnusable):
+    """Another program has locked the database at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "is locked by another program; close that program and try again")
 
 
 class DiskFull(StorageError):
@@ -86,6 +94,9 @@ class PictureDamaged(PictureMissing):
         super().__init__(sha256, "is damaged")
 
 
+# What goes by itself, or when the operator has done something: it need not end a job.
+PASSING: Final = (DiskFull, DatabaseBusy)
+
 _ROOM_MIN: Final = 64 * 2**10
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -97,9 +108,8 @@ def from_os_error(path: Path, error: OSError) -> StorageError:
     return FolderUnusable(path, (error.strerror or str(error)).lower())
 
 
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _REASONS: Final = {
-    sqlite3.SQLITE_BUSY: "is locked by another program; close that program and try again",
-    sqlite3.SQLITE_LOCKED: "is locked by another program; close that program and try again",
     sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup or move it away to start anew",
     sqlite3.SQLITE_NOTADB: "is not a database; move it away or choose another folder with --data",
     sqlite3.SQLITE_READONLY: (
@@ -131,6 +141,8 @@ def from_sqlite_error(path: Path, error: sqlite3.Error) -> StorageError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_FULL or (code in _MAYBE_FULL and _is_full(path)):
         return DiskFull(path)
+    if code in _BUSY:
+        return DatabaseBusy(path)
     if reason := _REASONS.get(code):
         return DatabaseUnusable(path, reason)
     return StorageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
 import sqlite_utils
@@ -11,14 +10,12 @@ from generation.request import GeneratedImage, Pixels
 
 from . import queries, records
 from .database import Database
-from .errors import PictureMissing
+from .errors import StorageError
 from .pictures import PictureFiles
 from .queries import UNFINISHED
 from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Row, StoredImage
 
 __all__ = ["HistoryEntry", "Job", "JobKind", "JobStatus", "JobStore", "NewJob", "StoredImage"]
-
-log = logging.getLogger(__name__)
 
 
 class JobStore:
@@ -59,13 +56,18 @@ class JobStore:
         """
         return await self._db.run(lambda db: self._job(queries.job_row(db, job_id)))
 
-    async def by_message(self, message_id: int) -> Job | None:
-        """Return the newest job that a Discord message shows, deleted or not.
+    async def record(self, job_id: int) -> Job | None:
+        """Return a job as `get` does, without the picture that it starts from, gone or not."""
+        return await self._db.run(lambda db: _without_source(queries.job_row(db, job_id)))
 
-        Raises:
-            PictureMissing: the picture that it starts from is gone or damaged.
+    async def by_message(self, message_id: int) -> Job | None:
+        """Return the newest job that a Discord message shows, deleted or not, without its source.
+
+        A picture that it starts from may be gone: the job can be removed all the same.
         """
-        return await self._db.run(lambda db: self._job(queries.job_row_by_message(db, message_id)))
+        return await self._db.run(
+            lambda db: _without_source(queries.job_row_by_message(db, message_id))
+        )
 
     def _job(self, row: Row | None) -> Job | None:
         return None if row is None else queries.job_of(self._pictures, row)
@@ -127,21 +129,38 @@ class JobStore:
             lambda db: [records.job_from_row(row, None) for row in queries.unwithdrawn_rows(db)]
         )
 
+    async def message_removed(self, job_id: int) -> None:
+        """Remember that the message of a deleted job is gone, or cannot be deleted."""
+        await self._db.run(lambda db: queries.set_message_removed(db, job_id))
+
+    async def not_removed(self) -> list[Job]:
+        """Return the deleted jobs whose messages may still be there, the oldest first."""
+        return await self._db.run(
+            lambda db: [records.job_from_row(row, None) for row in queries.unremoved_rows(db)]
+        )
+
     async def unfinished(self) -> list[Job]:
-        """Return the queued, running and generated jobs, the oldest first.
+        """Return the queued, running and generated jobs that can go on, the oldest first.
 
-        A job whose source is gone or damaged cannot go on: it becomes failed and is left out.
+        One whose source cannot be read is left out: see `stranded`.
         """
-        return await self._db.run(self._unfinished)
+        return [job for job, fault in await self._db.run(self._unfinished) if fault is None]
 
-    def _unfinished(self, db: sqlite_utils.Database) -> list[Job]:
-        jobs = []
+    async def stranded(self) -> list[tuple[Job, StorageError]]:
+        """Return the unfinished jobs whose sources cannot be read, without them, and the faults."""
+        unfinished = await self._db.run(self._unfinished)
+        return [(job, fault) for job, fault in unfinished if fault is not None]
+
+    def _unfinished(self, db: sqlite_utils.Database) -> list[tuple[Job, StorageError | None]]:
+        jobs: list[tuple[Job, StorageError | None]] = []
         for row in queries.unfinished_rows(db):
             try:
-                jobs.append(queries.job_of(self._pictures, row))
-            except PictureMissing as error:
-                log.warning("Job %d cannot go on: %s", row["id"], error)
-                _fail(db, row["id"], str(error))
+                jobs.append((queries.job_of(self._pictures, row), None))
+            except StorageError as error:
+                # What is made already needs no source any more.
+                is_made = row["status"] == JobStatus.GENERATED
+                fault = None if is_made else error.with_traceback(None)
+                jobs.append((records.job_from_row(row, None), fault))
         return jobs
 
     async def images(self, job_id: int) -> list[StoredImage]:
@@ -204,6 +223,10 @@ class JobStore:
     async def counts(self) -> Mapping[JobStatus, int]:
         """Return how many jobs that are not deleted stand at each status."""
         return await self._db.run(queries.counts)
+
+
+def _without_source(row: Row | None) -> Job | None:
+    return None if row is None else records.job_from_row(row, None)
 
 
 def _fail(db: sqlite_utils.Database, job_id: int, error: str) -> bool:

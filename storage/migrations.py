@@ -125,11 +125,23 @@ def m004_resuming(db: sqlite_utils.Database) -> None:
     )
 
 
+def m005_removing(db: sqlite_utils.Database) -> None:
+    """Add what a restart has to know of a deleted job: whether its message is gone as well."""
+    db.executescript(
+        """
+        ALTER TABLE jobs ADD COLUMN message_removed INTEGER NOT NULL DEFAULT 0
+            CHECK (message_removed IN (0, 1));
+        UPDATE jobs SET message_removed = 1 WHERE deleted;
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
     m003_prompt_search,
     m004_resuming,
+    m005_removing,
 )
 
 

@@ -180,6 +180,23 @@ def unwithdrawn_rows(db: sqlite_utils.Database) -> list[Row]:
     )
 
 
+def unremoved_rows(db: sqlite_utils.Database) -> list[Row]:
+    """Return the rows of the deleted jobs whose messages may still be there, the oldest first."""
+    return list(
+        db.query(
+            """
+            SELECT * FROM jobs WHERE deleted AND NOT message_removed AND message_id IS NOT NULL
+            ORDER BY id
+            """
+        )
+    )
+
+
+def set_message_removed(db: sqlite_utils.Database, job_id: int) -> None:
+    """Remember that the message of a deleted job is gone, or cannot be deleted."""
+    db.execute("UPDATE jobs SET message_removed = 1 WHERE id = ?", (job_id,))
+
+
 def set_withdrawn(db: sqlite_utils.Database, job_id: int) -> None:
     """Remember that the message of a job says that it was cancelled."""
     db.execute("UPDATE jobs SET withdrawn = 1 WHERE id = ?", (job_id,))

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import discord
@@ -58,6 +58,16 @@ class Stage:
         deadline = time.monotonic() + seconds
         while True:
             value = condition()
+            if value:
+                return value
+            assert time.monotonic() < deadline, self.env.transcript()
+            await asyncio.sleep(0.01)
+
+    async def eventually(self, ask: Callable[[], Awaitable[T]], *, seconds: float = 30.0) -> T:
+        """Return the first true answer of `ask`, such as a question to the database."""
+        deadline = time.monotonic() + seconds
+        while True:
+            value = await ask()
             if value:
                 return value
             assert time.monotonic() < deadline, self.env.transcript()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,10 @@ from generation.request import GenerationRequest
 from storage.records import JobStatus
 
 from .stage import GatedEngine, Stage
+
+
+async def _none(asking: Awaitable[Sequence[Any]]) -> bool:
+    return not await asking
 
 
 async def test_unfinished_jobs_are_finished_after_a_restart_in_their_own_messages(
@@ -137,3 +142,41 @@ async def test_the_jobs_of_a_weighted_member_keep_their_share_over_a_restart(
         await stage.finished(message.id)
     assert last.response is not None
     assert [seed for seed in begun if seed > 0] == [1, 11, 12, 13, 2, 3]
+
+
+async def test_a_message_whose_removal_a_crash_came_upon_is_removed_after_the_restart(
+    stage: Stage,
+) -> None:
+    message = await stage.imagine()
+    stage.env.inject_error("DELETE", "/channels/*/messages/*", status=500, times=None)
+    clicking = asyncio.ensure_future(stage.alice.click(message, custom_id="remove:1"))
+    await stage.eventually(stage.bot.service.jobs.not_removed)
+    assert stage.look(message.id)
+    clicking.cancel()
+    restarting = asyncio.ensure_future(stage.restart())
+    await asyncio.wait([restarting, clicking])
+    stage.env.backend.faults.clear()
+    await stage.until(lambda: not stage.messages())
+    jobs = stage.bot.service.jobs
+    await stage.eventually(lambda: _none(jobs.not_removed()))
+
+
+async def test_a_job_whose_source_is_lost_says_so_and_can_be_removed(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    first = await stage.imagine()
+    gate.shut()
+    await stage.alice.click(first, custom_id="vary:1:1")
+    second = await stage.until(lambda: next((m for m in stage.messages() if m != first), None))
+    closing = stage.restart()
+    gate.open()
+    # Its source is the picture of job 1.
+    for file in (stage.settings.data / "pictures").rglob("*.png"):
+        file.unlink()
+    await closing
+    await stage.until(lambda: "is missing" in stage.look(second.id).content)
+    job = await stage.bot.service.jobs.record(2)
+    assert job is not None
+    await stage.until(lambda: not stage.bot.service._under_way)
+    await stage.alice.click(stage.look(second.id), custom_id="remove:2")
+    await stage.until(lambda: [m.id for m in stage.messages()] == [first.id])

@@ -283,7 +283,7 @@ async def test_a_removal_that_a_crash_cut_short_is_finished_at_the_next_start(
         assert picture_files(tmp_path) == set()
 
 
-async def test_a_job_whose_source_is_gone_fails_with_a_sentence(
+async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     store: JobStore, tmp_path: Path
 ) -> None:
     lost = await store.add(new_job(request=request(source=pixels(8), strength=0.5)))
@@ -293,7 +293,15 @@ async def test_a_job_whose_source_is_gone_fails_with_a_sentence(
     with pytest.raises(PictureMissing, match="restore it from a backup"):
         await store.get(lost.id)
     assert await store.unfinished() == [whole]
-    assert (await store.counts())[JobStatus.FAILED] == 1
+    ((job, fault),) = await store.stranded()
+    assert (job.id, job.request.source) == (lost.id, None)
+    assert isinstance(fault, PictureMissing)
+    assert (await store.counts())[JobStatus.QUEUED] == 2
+    # For what is made already its source is not needed.
+    await store.start(lost.id)
+    await store.complete(lost.id, finished(request()))
+    assert [job.id for job in await store.unfinished()] == [lost.id, whole.id]
+    assert await store.stranded() == []
 
 
 async def test_a_damaged_picture_is_never_handed_out(store: JobStore, tmp_path: Path) -> None:
