@@ -10,7 +10,7 @@ from generation.metadata import read_png
 from generation.request import GenerationRequest
 from storage.records import JobStatus
 
-from .stage import GatedEngine, Stage
+from .stage import GatedEngine, Stage, pictures
 
 
 async def _none(asking: Awaitable[Sequence[Any]]) -> bool:
@@ -159,6 +159,28 @@ async def test_a_message_whose_removal_a_crash_came_upon_is_removed_after_the_re
     await stage.until(lambda: not stage.messages())
     jobs = stage.bot.service.jobs
     await stage.eventually(lambda: _none(jobs.not_removed()))
+
+
+async def test_a_job_whose_source_cannot_be_read_waits_for_the_start_after(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    first = await stage.imagine()
+    gate.shut()
+    await stage.alice.click(first, custom_id="vary:1:1")
+    second = await stage.until(lambda: next((m for m in stage.messages() if m != first), None))
+    (file,) = (stage.settings.data / "pictures").rglob("*.png")
+    closing = stage.restart()
+    gate.open()
+    kept = file.rename(stage.settings.data / "kept.png")
+    file.mkdir()
+    await closing
+    assert pictures(await stage.imagine("cat face"))
+    assert not pictures(stage.look(second.id))
+    assert "cannot" not in stage.look(second.id).content
+    file.rmdir()
+    kept.rename(file)
+    await stage.restart()
+    await stage.finished(second.id)
 
 
 async def test_a_job_whose_source_is_lost_says_so_and_can_be_removed(

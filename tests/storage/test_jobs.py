@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.request import GenerationRequest
-from storage.errors import PictureDamaged, PictureMissing, StorageError
+from storage.errors import FolderUnusable, PictureDamaged, PictureMissing, StorageError
 from storage.jobs import Job, JobKind, JobStatus, JobStore
 from storage.opening import open_storage
 from storage.records import request_from_json, request_to_json
@@ -302,6 +302,25 @@ async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     await store.complete(lost.id, finished(request()))
     assert [job.id for job in await store.unfinished()] == [lost.id, whole.id]
     assert await store.stranded() == []
+
+
+async def test_a_source_that_cannot_be_read_now_strands_its_job_alone(
+    store: JobStore, tmp_path: Path
+) -> None:
+    job = await store.add(new_job(request=request(source=pixels(8), strength=0.5)))
+    whole = await store.add(new_job())
+    (sha256,) = picture_files(tmp_path)
+    file = tmp_path / "pictures" / sha256[:2] / f"{sha256}.png"
+    kept = file.rename(tmp_path / "kept.png")
+    # Reading a folder fails even for root, whom no permission stops.
+    file.mkdir()
+    ((stranded, fault),) = await store.stranded()
+    assert stranded.id == job.id
+    assert isinstance(fault, FolderUnusable)
+    assert await store.unfinished() == [whole]
+    file.rmdir()
+    kept.rename(file)
+    assert await store.unfinished() == [job, whole]
 
 
 async def test_a_damaged_picture_is_never_handed_out(store: JobStore, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Teaching the text encoder what its words look like, before there is a UNet.
 
 The UNet learns from 60 pictures a second on two cores, the text encoder alone from a thousand
-captions. Without this the UNet had to find out by itself which words are different things: after
-600,000 pictures it knew fewer of them than the text encoder does here after ten minutes.
+captions. Without this the UNet has to find out by itself which words are different things: after
+598,000 pictures 15 of 100 of its own were nearest to what was asked for. Of sketches of all names,
+taken up from that text encoder, 56 % were after another 1.5 million captions, in half an hour.
 """
 
 from __future__ import annotations
