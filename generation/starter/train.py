@@ -6,11 +6,11 @@ processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import torch
 import typer
 from accelerate import Accelerator
 from rich.console import Console
@@ -21,12 +21,14 @@ from .training.drawing import Album, open_album
 from .training.export import adopt as adopt_model
 from .training.export import export as export_model
 from .training.export import park as park_model
-from .training.latents import SHARD, encode, portraits, read_latents, unchanged
+from .training.latents import SHARD, encode, read_latents
 from .training.networks import Shape, parameters
 from .training.progress import Schedule, read
-from .training.reading import ReadingTask, taught
-from .training.scenes import HeldOut, Scene, hold_out, plain
+from .training.progress import save as write
+from .training.reading import ReadingTask
+from .training.scenes import HeldOut, hold_out
 from .training.sheet import SAMPLES, Painter, request, sheet
+from .training.sketches import draw_forms
 from .training.sources import fetch as fetch_sources
 from .training.things import STYLES
 from .training.trainer import Precision, Settings
@@ -126,12 +128,6 @@ def psnr(work: Work = _WORK, count: int = 200) -> None:
 @app.command()
 def latents(work: Work = _WORK, scenes: int = 40_000, workers: Workers = 0) -> None:
     """Encode scenes with the trained autoencoder, what is missing of them."""
-    _encode(work, "latents", scenes, workers, unchanged)
-
-
-def _encode(
-    work: Path, name: str, scenes: int, workers: int, change: Callable[[Scene], Scene]
-) -> None:
     album, held = read_album(work)
     network = trained(Shape(), work).to(Accelerator().device)
     shards = -(-scenes // SHARD)
@@ -139,12 +135,11 @@ def _encode(
         network,
         album,
         held,
-        work / name,
+        work / "latents",
         seed=SEED,
         size=SHARD,
         shards=shards,
         workers=workers,
-        change=change,
         report=lambda done: _console.print(f"{done} of {shards} shards"),
     )
 
@@ -163,16 +158,26 @@ def reading(
 ) -> None:
     """Train the text encoder alone, to sketch and tell apart what captions mean.
 
-    It needs the autoencoder, with which it encodes the scenes without what chance adds to them.
+    It needs the autoencoder, with which it encodes every picture in all sizes once.
     """
     album, held = read_album(work)
     settings = _settings(work / "reading.pt", batch, peak, 100, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
-    _encode(work, "plain", scenes, workers, plain)
-    found = read_latents(work / "plain", SEED)
-    drawn = portraits(trained(Shape(), work), album)
-    task = ReadingTask(album, held, found, drawn, _tokenizer(work, album), Shape(), SEED)
+    forms = _forms(work, album)
+    task = ReadingTask(album, held, forms, scenes, _tokenizer(work, album), Shape(), SEED)
     run_training(task, settings, work, until=until, report=_say)
+
+
+def _forms(work: Path, album: Album) -> torch.Tensor:
+    """Return the latents of `draw_forms`, drawn now or read from the folder `work`."""
+    stored = read(work / "forms.pt")
+    if stored is None:
+        network = trained(Shape(), work).to(Accelerator().device)
+        latents = draw_forms(network, album, lambda form: _console.print(f"drawn: {form}"))
+        stored = {"latents": latents}
+        write(stored, work / "forms.pt")
+    forms: torch.Tensor = stored["latents"]
+    return forms
 
 
 @app.command()
@@ -187,19 +192,17 @@ def diffusion(
     workers: Workers = 0,
     samples: Annotated[int, typer.Option(help="A sheet every so many steps; 0: none.")] = 2_000,
 ) -> None:
-    """Train the UNet and the text encoder on the encoded scenes.
-
-    The text encoder begins as `reading` has taught it, if it has.
-    """
+    """Train the UNet on the encoded scenes, with the text encoder that `reading` has taught."""
     album, held = read_album(work)
     settings = _settings(work / "diffusion.pt", batch, peak, 300, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     found = read_latents(work / "latents", SEED)
     tokenizer = _tokenizer(work, album)
     task = DiffusionTask(album, held, found, tokenizer, Shape(), SEED)
-    if (state := read(work / "reading.pt")) is not None:
-        # A checkpoint of this training, if there is one, is read over it.
-        task.network.text_encoder.load_state_dict(taught(state))
+    if not (work / "diffusion.pt").is_file():
+        if (state := read(work / "reading.pt")) is None:
+            raise typer.BadParameter(f"{work} holds no reading.pt; train the text encoder first.")
+        task.begin_with(state)
     _console.print(f"{parameters(task.network):,} parameters, {len(found):,} scenes")
 
     def on_save(step: int) -> None:

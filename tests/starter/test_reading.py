@@ -1,29 +1,44 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import avg_pool2d
 from typer.testing import CliRunner
 
 from generation.starter import train as commands
-from generation.starter.training.captions import Captioner, names_style
+from generation.starter.training.captions import Captioner, Said
 from generation.starter.training.diffusion import DiffusionTask
-from generation.starter.training.latents import portraits, poses, read_latents
-from generation.starter.training.networks import new_autoencoder
+from generation.starter.training.latents import poses
+from generation.starter.training.looking import cross_attentions, look_at_patches
+from generation.starter.training.networks import (
+    PATCHES,
+    TOKENS,
+    WORDS,
+    Shape,
+    new_autoencoder,
+    new_unet,
+)
 from generation.starter.training.progress import Schedule, read
-from generation.starter.training.reading import ReadingTask, Sketcher, picture_codes, taught
-from generation.starter.training.scenes import HeldOut, draw_scene, hold_out, plain
+from generation.starter.training.reading import ReadingTask, taught
+from generation.starter.training.scenes import COLOURS, HeldOut, draw_scene, hold_out
+from generation.starter.training.sketches import FORMS, LOUD, Sketches, draw_forms, patch_codes
 from generation.starter.training.trainer import Settings, train
 from generation.starter.training.vocabulary import read_tokenizer, train_tokenizer
 
 from .album import STYLES, TINY, album
 
 ALBUM = album()
+NOTHING_HELD = HeldOut(("",) * len(ALBUM.things), {}, ("",) * len(ALBUM.things))
 HELD = hold_out(ALBUM.things, STYLES, 0)
 POSES = poses(ALBUM)
+SKETCH = slice(WORDS + 1, TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -34,118 +49,241 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> torch.Tensor:
+def forms() -> torch.Tensor:
     torch.manual_seed(0)
-    return portraits(new_autoencoder(TINY).eval(), ALBUM)
+    return draw_forms(new_autoencoder(TINY).eval(), ALBUM)
 
 
-def reading(tokenizer: Any, drawn: torch.Tensor, held: HeldOut = HELD) -> ReadingTask:
-    plain_latents = torch.stack(
-        [
-            drawn[POSES.index((scene.subjects[0].thing, scene.style))]
-            for scene in (draw_scene(ALBUM, held, 0, number) for number in range(200))
-        ]
-    )
-    return ReadingTask(ALBUM, held, plain_latents.half(), drawn, tokenizer, TINY, 0)
+@pytest.fixture(scope="module")
+def sketches(forms: torch.Tensor) -> Sketches:
+    return Sketches(ALBUM, NOTHING_HELD, forms, 256)
 
 
-def test_a_plain_scene_keeps_what_a_caption_tells_and_nothing_else() -> None:
-    seen: dict[Any, Any] = {}
-    for number in range(400):
-        scene = draw_scene(ALBUM, HELD, 0, number)
-        things = tuple(subject.thing for subject in scene.subjects)
-        told = (things, scene.style, scene.colour, scene.size)
-        found = plain(scene)
-        assert (tuple(s.thing for s in found.subjects), found.style, found.colour) == told[:3]
-        assert seen.setdefault(told, found) == found
-    assert len(seen) < 400
+def reading(tokenizer: Any, forms: torch.Tensor, held: HeldOut = HELD) -> ReadingTask:
+    return ReadingTask(ALBUM, held, forms, 200, tokenizer, TINY, 0)
 
 
-def test_portraits_are_those_of_the_pictures_in_their_order(drawn: torch.Tensor) -> None:
-    assert drawn.shape == (len(ALBUM.pictures), 4, 32, 32)
-    assert len(set(POSES)) == len(POSES) == len(drawn)
-    assert all(not torch.equal(drawn[0], other) for other in drawn[1:])
+class Shrinking:
+    """Brings pictures to an eighth of their size, so that places in latents are plain to see."""
+
+    device = torch.device("cpu")
+
+    def encode(self, pictures: torch.Tensor) -> Any:
+        latents = type("Latents", (), {"mean": avg_pool2d(pictures, 8)})
+        return type("Encoded", (), {"latent_dist": latents})
 
 
-def test_codes_tell_all_pictures_apart(drawn: torch.Tensor) -> None:
-    codes = picture_codes(drawn)
-    assert len(codes) == len(drawn)
-    distances = torch.cdist(codes, codes) + 1e9 * torch.eye(len(codes))
-    assert float(distances.min()) > 0.1
+def test_every_picture_is_drawn_in_every_form() -> None:
+    forms = draw_forms(Shrinking(), ALBUM).float()
+    assert forms.shape == (len(ALBUM.pictures), len(FORMS), 2, 3, 16, 16)
+    # What is seen through is white on one ground and black on the other.
+    opaque = 1 - (forms[:, :, 0] - forms[:, :, 1]).mean(2) / 2
+    ball = dict(zip(FORMS, opaque[POSES.index((0, "noto"))], strict=True))
+    # A circle that fills its square but for a margin.
+    for form, extent in {"tiny": 0.33, "usual": 0.76, "huge": 0.975}.items():
+        area = 3.1416 / 4 * (extent * 120 / 128) ** 2
+        assert float(ball[form].mean()) == pytest.approx(area, rel=0.05)
+    assert not ball["left"][:, 8:].round(decimals=2).any()
+    assert not ball["right"][:, :8].round(decimals=2).any()
+    assert float(ball["left"].sum()) == pytest.approx(float(ball["right"].sum()), rel=0.05)
 
 
-def test_a_caption_means_the_picture_that_it_names(tokenizer: Any, drawn: torch.Tensor) -> None:
-    batch = reading(tokenizer, drawn).batch(0, 0, 300)
-    texts = tokenizer.batch_decode(batch["ids"], skip_special_tokens=True)
-    pairs = 0
-    for text, meant in zip(texts, batch["meant"], strict=True):
-        places = [POSES[int(place)] for place in meant.nonzero()[:, 0]]
-        if not places:
-            pairs += 1
-            continue
-        assert len({thing for thing, _ in places}) == 1
-        thing = ALBUM.things[places[0][0]]
-        assert any(word in text for word in (thing.name, *thing.keywords))
-        named = [style for style in STYLES if names_style(text, style)]
-        assert len(places) == 1 if named else len(places) >= 1
-        assert not named or places[0][1] == named[0]
-    assert 0 < pairs < 100
+def test_codes_bring_patches_back_in_their_places() -> None:
+    forms = torch.zeros(3, 1, 2, 1, 8, 8)
+    forms[0, 0, :, 0, 0:2, 2:4] = 1.0
+    forms[1, 0, :, 0, 6:8, 0:2] = 1.0
+    codes = patch_codes(forms, 1)[:, 0, :, 0]
+    # The patches go row by row, and only these two differ from the others.
+    empty = codes[2, 0]
+    assert codes.shape == (3, PATCHES)
+    differs = (codes - empty).abs() > 1e-3
+    assert differs.nonzero().tolist() == [[0, 1], [1, 12]]
 
 
-def test_nothing_is_said_of_what_is_held_out(tokenizer: Any, drawn: torch.Tensor) -> None:
-    held = replace(HELD, styles={0: "flat", 2: "noto"})
-    task = reading(tokenizer, drawn, held)
-    batch = task.batch(0, 0, 200)
-    away = [POSES.index((0, "flat")), POSES.index((2, "noto"))]
-    assert not batch["meant"][:, away].any()
-    sketch, logits = task.network(batch["ids"])
-    logits = logits.detach().requires_grad_()
-    task.loss(lambda _: (sketch, logits), batch)[0].backward()  # type: ignore[arg-type]
-    assert logits.grad is not None
-    assert not logits.grad[:, away].any()
-    assert logits.grad.any()
+class TestSketches:
+    def of(self, sketches: Sketches, said: Said, style: str) -> torch.Tensor:
+        start = STYLES.index(style) * sketches.components
+        return sketches.tokens(said)[SKETCH, start : start + sketches.components]
+
+    def test_a_style_that_is_not_said_is_left_open(self, sketches: Sketches) -> None:
+        for style in STYLES:
+            code = sketches.codes[POSES.index((2, style)), 0]
+            assert torch.equal(self.of(sketches, Said("", (2,)), style), code)
+            assert all(
+                torch.equal(self.of(sketches, Said("", (2,), style), place), code)
+                for place in STYLES
+            )
+
+    def test_two_things_lie_side_by_side(self, sketches: Sketches) -> None:
+        found = self.of(sketches, Said("", (0, 3)), "noto").view(4, 4, -1)
+        left, right = list(FORMS).index("left"), list(FORMS).index("right")
+        ball = sketches.codes[POSES.index((0, "noto")), left].view(4, 4, -1)
+        post = sketches.codes[POSES.index((3, "noto")), right].view(4, 4, -1)
+        assert torch.equal(found, torch.cat([ball[:, :2], post[:, 2:]], 1))
+
+    def test_colour_and_size_are_marks_and_change_no_sketch_but_by_size(
+        self, sketches: Sketches
+    ) -> None:
+        plain = sketches.tokens(Said("", (1,)))
+        marks = {}
+        for colour in COLOURS:
+            tokens = sketches.tokens(Said("", (1,), colour=colour))
+            assert torch.equal(tokens[SKETCH], plain[SKETCH])
+            marks[colour] = tokens[WORDS]
+        seen = torch.stack([plain[WORDS], *marks.values()])
+        apart = torch.cdist(seen, seen) + 9 * torch.eye(len(seen))
+        assert float(apart.min()) > 0.1
+        tiny = sketches.tokens(Said("", (1,), size="tiny"))
+        assert not torch.equal(tiny[WORDS], plain[WORDS])
+        assert not torch.equal(tiny[SKETCH], plain[SKETCH])
+
+    def test_an_empty_caption_has_no_sketch_but_its_places(self, sketches: Sketches) -> None:
+        tokens = sketches.tokens(Said(""))
+        assert not tokens[SKETCH, : sketches.numbers].any()
+        numbers = tokens[SKETCH, sketches.numbers : sketches.numbers + PATCHES]
+        assert torch.equal(numbers, LOUD * torch.eye(PATCHES))
+
+    def test_what_is_held_out_is_never_sketched(self, forms: torch.Tensor) -> None:
+        held = replace(NOTHING_HELD, styles={0: "flat"})
+        sketches = Sketches(ALBUM, held, forms, 256)
+        noto = sketches.codes[POSES.index((0, "noto")), 0]
+        assert torch.equal(self.of(sketches, Said("", (0,)), "flat"), noto)
 
 
-def test_a_batch_of_pairs_alone_has_a_loss(tokenizer: Any, drawn: torch.Tensor) -> None:
-    task = reading(tokenizer, drawn)
-    batch = {**task.batch(0, 0, 4)}
-    batch["meant"] = torch.zeros_like(batch["meant"])
-    assert torch.isfinite(task.loss(task.network, batch)[0])
+class TestReading:
+    def test_a_caption_means_the_picture_that_it_names(
+        self, tokenizer: Any, forms: torch.Tensor
+    ) -> None:
+        batch = reading(tokenizer, forms).batch(0, 0, 300)
+        texts = tokenizer.batch_decode(batch["ids"], skip_special_tokens=True)
+        pairs = 0
+        for text, meant in zip(texts, batch["meant"], strict=True):
+            places = [POSES[int(place)] for place in meant.nonzero()[:, 0]]
+            if not places:
+                pairs += 1
+                continue
+            assert len({thing for thing, _ in places}) == 1
+            thing = ALBUM.things[places[0][0]]
+            assert any(word in text for word in (thing.name, *thing.keywords))
+            named = [style for style in STYLES if f"{style} style" in text]
+            assert len(places) == 1 if named else len(places) >= 1
+            assert not named or places[0][1] == named[0]
+        assert 0 < pairs < 100
+
+    def test_nothing_is_said_of_what_is_held_out(self, tokenizer: Any, forms: torch.Tensor) -> None:
+        held = replace(HELD, styles={0: "flat", 2: "noto"})
+        task = reading(tokenizer, forms, held)
+        batch = task.batch(0, 0, 200)
+        away = [POSES.index((0, "flat")), POSES.index((2, "noto"))]
+        assert not batch["meant"][:, away].any()
+        tokens, logits = task.network(batch["ids"])
+        logits = logits.detach().requires_grad_()
+        task.loss(lambda _: (tokens, logits), batch)[0].backward()  # type: ignore[arg-type]
+        assert logits.grad is not None
+        assert not logits.grad[:, away].any()
+        assert logits.grad.any()
+
+    def test_a_batch_of_pairs_alone_has_a_loss(self, tokenizer: Any, forms: torch.Tensor) -> None:
+        task = reading(tokenizer, forms)
+        batch = {**task.batch(0, 0, 4)}
+        batch["meant"] = torch.zeros_like(batch["meant"])
+        assert torch.isfinite(task.loss(task.network, batch)[0])
+
+    def test_all_is_explained_when_the_tokens_are_right(
+        self, tokenizer: Any, forms: torch.Tensor
+    ) -> None:
+        task = reading(tokenizer, forms)
+        batch = task.batch(0, 0, 30)
+        _, logits = task.network(batch["ids"])
+        _, right = task.loss(lambda _: (batch["tokens"], logits), batch)  # type: ignore[arg-type]
+        assert float(right["explained"]) == 1.0
+        assert float(right["sketching"]) == 0.0
+        mean = batch["tokens"].mean(0, keepdim=True).expand_as(batch["tokens"])
+        _, blank = task.loss(lambda _: (mean, logits), batch)  # type: ignore[arg-type]
+        assert float(blank["explained"]) == pytest.approx(0.0, abs=0.05)
 
 
-def test_a_sketch_has_every_patch_in_its_place() -> None:
-    sketcher = Sketcher(8, 3, 4)
-    with torch.no_grad():
-        sketcher.out.weight.zero_()
-        sketcher.out.bias.zero_()
-        sketcher.bias.copy_(torch.arange(4 * 12).view(4, 12))
-    found = sketcher(torch.zeros(1, 5, 8))
-    assert found.shape == (1, 3, 4, 4)
-    # A patch's numbers go channel by channel, and row by row in each.
-    assert found[0, 0].tolist() == [
-        [0, 1, 12, 13],
-        [2, 3, 14, 15],
-        [24, 25, 36, 37],
-        [26, 27, 38, 39],
-    ]
+@given(numbers=st.lists(st.integers(0, 10_000), min_size=1, max_size=4), seed=st.integers(0, 99))
+def test_no_caption_reaches_into_its_sketch(tokenizer: Any, numbers: list[int], seed: int) -> None:
+    captions = Captioner(ALBUM, HELD, tokenizer, seed)
+    texts = [f"{draw_scene(ALBUM, HELD, seed, number)!s} and so on" for number in numbers]
+    ids = captions.ids(texts)
+    assert ids.shape == (len(texts), TOKENS)
+    # At the last of the words is the end at the latest, and nothing but ends from there on.
+    assert (ids[:, WORDS - 1 :] == tokenizer.eos_token_id).all()
+
+
+class TestLooking:
+    def test_heads_look_at_the_patch_where_they_are(self) -> None:
+        torch.manual_seed(0)
+        unet = new_unet(replace(Shape(), text=32))
+        noisy = torch.randn(128, 8, 16, 16)
+        timesteps = torch.randint(0, 1_000, (128,))
+        worth = look_at_patches(unet, noisy, timesteps, slice(8, 24), LOUD)
+        assert worth.keys() == cross_attentions(unet).keys()
+        assert all(0 < share < 1 for share in worth.values())
+        tokens = torch.zeros(TOKENS, 32)
+        tokens[SKETCH, 8:24] = LOUD * torch.eye(PATCHES)
+        seen: list[torch.Tensor] = []
+        name, layer = next((n, a) for n, a in cross_attentions(unet).items() if "up_blocks.0" in n)
+        layer.to_q.register_forward_hook(lambda *hooked: seen.append(hooked[2]))
+        with torch.no_grad():
+            unet(torch.randn(16, 8, 16, 16), torch.full((16,), 800), tokens.expand(16, -1, -1))
+        size = len(layer.to_q.weight) // layer.heads
+        queries, keys = seen[0][..., :size], tokens @ layer.to_k.weight[:size].T
+        looks = (queries @ keys.T * size**-0.5).softmax(-1)[..., SKETCH]
+        # 4x4 positions, each with its patch: it is the one looked at most.
+        right = (looks.argmax(-1) == torch.arange(PATCHES)).float().mean()
+        assert float(right) > 0.8, name
+
+    def test_heads_that_are_free_stay_as_they_were(self) -> None:
+        unet = new_unet(TINY)
+        layers = cross_attentions(unet)
+        before = {name: layer.to_q.weight.detach().clone() for name, layer in layers.items()}
+        look_at_patches(unet, torch.randn(8, 4, 8, 8), torch.full((8,), 900), slice(0, 16), LOUD)
+        for name, layer in layers.items():
+            half = len(before[name]) // 2
+            assert torch.equal(layer.to_q.weight[half:], before[name][half:])
+            assert not torch.equal(layer.to_q.weight[:half], before[name][:half])
 
 
 def test_it_learns_to_tell_the_pictures_apart_and_the_unet_begins_with_that(
-    tokenizer: Any, drawn: torch.Tensor, tmp_path: Path
+    tokenizer: Any, forms: torch.Tensor, tmp_path: Path
 ) -> None:
-    task = reading(tokenizer, drawn)
+    task = reading(tokenizer, forms)
     lines: list[dict[str, Any]] = []
     settings = Settings(32, Schedule(1e-2, warmup=5), average=0.9, log_every=1)
     train(task, settings, tmp_path, until=150, report=lines.append)
     assert lines[-1]["right"] > 0.9
+    assert lines[-1]["explained"] > 0.1 > lines[0]["explained"]
     state = read(tmp_path / "reading.pt")
     assert state is not None
-    denoiser = DiffusionTask(ALBUM, HELD, drawn.half(), tokenizer, TINY, 0).network
-    denoiser.text_encoder.load_state_dict(taught(state))
+    latents = torch.randn(60, 4, 8, 8).half()
+    pupil = DiffusionTask(ALBUM, HELD, latents, tokenizer, TINY, 0)
+    pupil.begin_with(state)
+    encoder, head = taught(state)
+    task.network.text_encoder.load_state_dict(encoder)
     ids = Captioner(ALBUM, HELD, tokenizer, 0).ids(["a red ball, noto style"])
-    trained = task.network.text_encoder
-    trained.load_state_dict(taught(state))
-    assert torch.equal(denoiser.text_encoder(ids)[0], trained(ids)[0])
+    states = pupil.network.text_encoder(ids)[0]
+    assert torch.equal(states, task.network.text_encoder(ids)[0])
+    # The keys of heads that look are those of the tokens, and so the numbers of patches.
+    layer = next(iter(cross_attentions(pupil.network.unet).values()))
+    numbers = state["facts"]["numbers"]
+    keys = states @ layer.to_k.weight[:PATCHES].T
+    expected = (states @ head.T)[..., numbers : numbers + PATCHES]
+    assert torch.allclose(keys, expected, atol=1e-4)
+
+
+def test_the_text_encoder_stays_as_it_was_taught(tokenizer: Any, tmp_path: Path) -> None:
+    pupil = DiffusionTask(ALBUM, HELD, torch.randn(60, 4, 8, 8).half(), tokenizer, TINY, 0)
+    before = {k: v.clone() for k, v in pupil.network.state_dict().items()}
+    train(pupil, Settings(4, Schedule(1e-2, warmup=1)), tmp_path, until=3)
+    state = read(tmp_path / "diffusion.pt")
+    assert state is not None
+    for name, value in before.items():
+        same = torch.equal(value, state["network"][name])
+        assert same if name.startswith("text_encoder.") else True
+    assert not torch.equal(before["unet.conv_in.weight"], state["network"]["unet.conv_in.weight"])
 
 
 def test_the_commands_teach_the_text_encoder_before_the_unet(
@@ -155,17 +293,25 @@ def test_the_commands_teach_the_text_encoder_before_the_unet(
     monkeypatch.setattr(commands, "Shape", lambda: TINY)
     monkeypatch.setattr(commands, "SHARD", 100)
 
+    def call(*arguments: str) -> Any:
+        return CliRunner().invoke(commands.app, [*arguments, "--work", str(tmp_path)])
+
     def run(*arguments: str) -> None:
-        result = CliRunner().invoke(commands.app, [*arguments, "--work", str(tmp_path)])
+        result = call(*arguments)
         assert result.exit_code == 0, (result.output, result.exception)
 
     run("autoencoder", "--steps", "1", "--batch", "4")
     run("latents", "--scenes", "100")
+    early = call("diffusion", "--steps", "0")
+    assert early.exit_code == 2
+    assert "train the text encoder first" in re.sub(r"[\s│]+", " ", early.output)
     run("reading", "--scenes", "100", "--steps", "2", "--batch", "8")
+    drawn = (tmp_path / "forms.pt").stat().st_mtime_ns
+    run("reading", "--scenes", "100", "--steps", "3", "--batch", "8")
+    assert (tmp_path / "forms.pt").stat().st_mtime_ns == drawn
     run("diffusion", "--steps", "0", "--batch", "4", "--samples", "0")
-    assert read_latents(tmp_path / "plain", commands.SEED).shape == (100, 4, 32, 32)
     read_text, unet = read(tmp_path / "reading.pt"), read(tmp_path / "diffusion.pt")
     assert read_text is not None
     assert unet is not None
-    for name, value in taught(read_text).items():
+    for name, value in taught(read_text)[0].items():
         assert torch.equal(unet["average"][f"text_encoder.{name}"], value)

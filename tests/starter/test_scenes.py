@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from generation.starter.training.captions import caption, with_article
+from generation.starter.training.captions import Said, describe, with_article
 from generation.starter.training.drawing import EDGE
 from generation.starter.training.scenes import (
     COLOURS,
     Scene,
+    Size,
     Subject,
     compose,
     draw_scene,
@@ -86,9 +87,22 @@ def test_light_falls_on_the_thing_and_not_on_the_background() -> None:
 
 
 class TestCaptions:
-    def captions(self, scene: Scene, count: int = 400) -> list[str]:
+    def described(self, scene: Scene, count: int = 400) -> list[Said]:
         random = np.random.default_rng(0)
-        return [caption(scene, ALBUM.things, HELD, random) for _ in range(count)]
+        return [describe(scene, ALBUM.things, HELD, random) for _ in range(count)]
+
+    def captions(self, scene: Scene) -> list[str]:
+        return [said.text for said in self.described(scene)]
+
+    @pytest.mark.parametrize("size", ["tiny", "usual", "huge"])
+    def test_what_a_caption_says_is_known_beside_it(self, size: Size) -> None:
+        for said in self.described(Scene((Subject(BAR),), "flat", "green", size)):
+            assert said.things == (BAR,)
+            assert said.style == ("flat" if "flat style" in said.text else None)
+            assert said.colour == ("green" if "green" in said.text else None)
+            sizes = {"tiny": ("tiny", "small", "little"), "huge": ("huge", "big", "large")}
+            named = any(word in said.text for word in sizes.get(size, ()))
+            assert said.size == (size if named else None)
 
     def test_only_what_is_there_is_named(self) -> None:
         texts = self.captions(Scene((Subject(BAR),), "flat", "green"))

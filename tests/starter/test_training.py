@@ -33,6 +33,7 @@ from generation.starter.training.progress import Average, Schedule, read, save, 
 from generation.starter.training.reading import ReadingTask
 from generation.starter.training.scenes import draw_scene, hold_out
 from generation.starter.training.sheet import Painter, request, sheet
+from generation.starter.training.sketches import FORMS
 from generation.starter.training.sources import PACKAGES
 from generation.starter.training.trainer import Settings, Task, train
 from generation.starter.training.vocabulary import read_tokenizer, train_tokenizer
@@ -61,10 +62,9 @@ def diffusion(tokenizer: Any) -> Task:
 
 
 def reading(tokenizer: Any) -> Task:
-    random = step_generator(0, 0)
-    portraits = torch.randn(len(ALBUM.pictures), 4, 8, 8, generator=random)
-    plain = torch.randn(60, 4, 8, 8, generator=random).half()
-    return ReadingTask(ALBUM, HELD, plain, portraits, tokenizer, TINY, 0)
+    shape = (len(ALBUM.pictures), len(FORMS), 2, 4, 8, 8)
+    forms = torch.randn(shape, generator=step_generator(0, 0)).half()
+    return ReadingTask(ALBUM, HELD, forms, 60, tokenizer, TINY, 0)
 
 
 @pytest.mark.parametrize("task", [autoencoding, reading, diffusion])

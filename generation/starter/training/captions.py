@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import torch
 
 from .drawing import Album
-from .networks import TOKENS
-from .scenes import HeldOut, Scene, draw_scene
+from .networks import TOKENS, WORDS
+from .scenes import HeldOut, Scene, Size, draw_scene
 from .things import Thing
 
 _KEYWORDS: Final = 0.2
@@ -19,7 +20,7 @@ _COLOURS: Final = 0.6
 _ARTICLES: Final = 0.6
 _SIZES_NAMED: Final = 0.85
 _JOINTS: Final = ("next to", "and", "beside", "with")
-_SIZE_WORDS: Final = {
+_SIZE_WORDS: Final[Mapping[Size, tuple[str, ...]]] = {
     "tiny": ("tiny", "small", "little"),
     "huge": ("huge", "big", "large"),
 }
@@ -27,9 +28,23 @@ _ON_COLOUR: Final = (" on a {} background", ", {} background", " on {}")
 _IN_STYLE: Final = (" in {} style", ", {} style")
 
 
-def caption(
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A caption and what it says of its scene; None where it leaves that open.
+
+    It always says all things, each by its name or a keyword. Of an empty caption there are none.
+    """
+
+    text: str
+    things: tuple[int, ...] = ()
+    style: str | None = None
+    colour: str | None = None
+    size: Size | None = None
+
+
+def describe(
     scene: Scene, things: Sequence[Thing], held: HeldOut, random: np.random.Generator
-) -> str:
+) -> Said:
     """Return a caption of `scene`: names or keywords, and some of size, colour and style."""
 
     def pick(texts: Sequence[str]) -> str:
@@ -39,24 +54,26 @@ def caption(
     for subject in scene.subjects:
         name = _name(things[subject.thing], held.keyword_styles[subject.thing], scene, random, pick)
         parts.append(name)
+    said = Said("", tuple(subject.thing for subject in scene.subjects))
     if len(parts) == 1 and scene.size in _SIZE_WORDS and random.random() < _SIZES_NAMED:
         parts = [f"{pick(_SIZE_WORDS[scene.size])} {parts[0]}"]
+        said = replace(said, size=scene.size)
     if random.random() < _ARTICLES:
         parts = [with_article(part) for part in parts]
     text = f" {pick(_JOINTS)} ".join(parts)
-    colour = pick(_ON_COLOUR).format(scene.colour) if random.random() < _COLOURS else ""
+    colour = ""
+    if random.random() < _COLOURS:
+        colour = pick(_ON_COLOUR).format(scene.colour)
+        said = replace(said, colour=scene.colour)
     if random.random() >= _STYLES:
-        return text + colour
+        return replace(said, text=text + colour)
+    said = replace(said, style=scene.style)
     place = int(random.integers(3))
     if place == 0:
-        return f"{scene.style} style {text.removeprefix('a ').removeprefix('an ')}{colour}"
+        bare = text.removeprefix("a ").removeprefix("an ")
+        return replace(said, text=f"{scene.style} style {bare}{colour}")
     style = pick(_IN_STYLE).format(scene.style)
-    return text + style + colour if place == 1 else text + colour + style
-
-
-def names_style(text: str, style: str) -> bool:
-    """Return whether the caption `text` says that its scene is in `style`."""
-    return f"{style} style" in text
+    return replace(said, text=text + style + colour if place == 1 else text + colour + style)
 
 
 class Captioner:
@@ -72,23 +89,28 @@ class Captioner:
             self._scenes[number] = draw_scene(self._album, self._held, self._seed, number)
         return self._scenes[number]
 
-    def texts(
+    def describe(
         self, numbers: Sequence[int], random: np.random.Generator, *, empty: float = 0.0
-    ) -> list[str]:
+    ) -> list[Said]:
         """Return a caption of each scene; the share `empty` of them says nothing."""
         return [
-            ""
+            Said("")
             if empty and random.random() < empty
-            else caption(self.scene(number), self._album.things, self._held, random)
+            else describe(self.scene(number), self._album.things, self._held, random)
             for number in numbers
         ]
 
-    def ids(self, texts: list[str]) -> torch.Tensor:
-        """Return the token ids of `texts`, [n, tokens]."""
+    def ids(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the token ids of `texts`, [n, tokens], of each at most its first `WORDS`."""
         ids: torch.Tensor = self._tokenizer(
-            texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+            list(texts),
+            padding="max_length",
+            max_length=WORDS,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids
-        return ids
+        rest = ids.new_full((len(ids), TOKENS - WORDS), self._tokenizer.pad_token_id)
+        return torch.cat([ids, rest], 1)
 
 
 def _name(

@@ -1,4 +1,4 @@
-"""Training the UNet and the text encoder together, on cached latents."""
+"""Training the UNet on cached latents, with a text encoder that can read."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from torch import nn
 
 from .captions import Captioner
 from .drawing import Album
-from .networks import Shape, new_text_encoder, new_unet, noise_schedule
+from .looking import cross_attentions, look_at_patches
+from .networks import PATCHES, Shape, new_text_encoder, new_unet, noise_schedule
 from .progress import step_generator
+from .reading import taught
 from .scenes import HeldOut
+from .sketches import LOUD
 from .trainer import Batch
 
 _EMPTY_PROMPTS: Final = 0.1
+_LOOKED_AT: Final = 384
 # What the error of the picture may weigh at most, or what is almost clear would outweigh all else:
 # Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
 # https://arxiv.org/abs/2303.09556
@@ -26,18 +30,22 @@ _WEIGHT_MOST: Final = 5.0
 
 
 class Denoiser(nn.Module):
-    """The text encoder and the UNet as one network, so that they are trained together."""
+    """The UNet and its text encoder, which stays as `reading` has left it.
+
+    The way back through the text encoder would make a step a quarter longer.
+    """
 
     def __init__(self, unet: Any, text_encoder: Any) -> None:
         super().__init__()
         self.unet = unet
-        self.text_encoder = text_encoder
+        self.text_encoder = text_encoder.requires_grad_(False)
 
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, ids: torch.Tensor
     ) -> torch.Tensor:
         """Return the prediction of v for noisy latents [n, c, h, w] and token ids [n, tokens]."""
-        text = self.text_encoder(ids)[0]
+        with torch.no_grad():
+            text = self.text_encoder(ids)[0]
         prediction: torch.Tensor = self.unet(noisy, timesteps, text, return_dict=False)[0]
         return prediction.float()
 
@@ -76,6 +84,20 @@ class DiffusionTask:
         # counts in full, not by its ratio: there the caption alone tells what to paint.
         self._weights = (ratio + 1).clamp(max=_WEIGHT_MOST) / (ratio + 1)
 
+    def begin_with(self, reading: Mapping[str, Any]) -> None:
+        """Take over the text encoder of a checkpoint of `ReadingTask`, and look at its sketches."""
+        encoder, head = taught(reading)
+        self.network.text_encoder.load_state_dict(encoder)
+        unet, numbers = self.network.unet, reading["facts"]["numbers"]
+        batch = self.batch(0, 0, _LOOKED_AT)
+        places = slice(numbers, numbers + PATCHES)
+        look_at_patches(unet, batch["noisy"], batch["timesteps"], places, LOUD)
+        with torch.no_grad():
+            for layer in cross_attentions(unet).values():
+                # What brings the encoder's states to tokens is linear as well: one map for both.
+                for projection in (layer.to_k, layer.to_v):
+                    projection.weight.copy_(projection.weight @ head)
+
     def batch(self, step: int, rank: int, count: int) -> Batch:
         """Return latents with their noise, timesteps and captions."""
         random = np.random.default_rng([self._seed, 3, step, rank])
@@ -88,6 +110,9 @@ class DiffusionTask:
         share = torch.rand(count, generator=generator).sqrt()
         timesteps = (share * len(self._weights)).long().clamp(max=len(self._weights) - 1)
         noise = torch.randn(latents.shape, generator=generator)
+        captions = self._captions.describe(
+            [int(number) for number in numbers], random, empty=_EMPTY_PROMPTS
+        )
         signal_share = self._signal[timesteps][:, None, None, None]
         noise_share = self._noise[timesteps][:, None, None, None]
         return {
@@ -95,11 +120,7 @@ class DiffusionTask:
             "velocity": signal_share * noise - noise_share * latents,
             "timesteps": timesteps,
             "weights": self._weights[timesteps],
-            "ids": self._captions.ids(
-                self._captions.texts(
-                    [int(number) for number in numbers], random, empty=_EMPTY_PROMPTS
-                )
-            ),
+            "ids": self._captions.ids([said.text for said in captions]),
         }
 
     def loss(

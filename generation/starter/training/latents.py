@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .autoencoder import to_tensor
 from .drawing import Album
-from .scenes import HeldOut, Scene, Subject, compose, draw_scene
+from .scenes import HeldOut, compose, draw_scene
 
 SHARD: Final = 1_000
 _BATCH: Final = 100
@@ -24,19 +24,12 @@ Halves = npt.NDArray[np.float16]
 class _Pictures(Dataset[torch.Tensor]):
     """The pictures of scenes, as the autoencoder sees them."""
 
-    def __init__(
-        self, album: Album, held: HeldOut, seed: int, change: Callable[[Scene], Scene]
-    ) -> None:
-        self._album, self._held, self._seed, self._change = album, held, seed, change
+    def __init__(self, album: Album, held: HeldOut, seed: int) -> None:
+        self._album, self._held, self._seed = album, held, seed
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        scene = self._change(draw_scene(self._album, self._held, self._seed, number))
+        scene = draw_scene(self._album, self._held, self._seed, number)
         return to_tensor(compose(self._album, scene)[None])[0]
-
-
-def unchanged(scene: Scene) -> Scene:
-    """Return `scene`."""
-    return scene
 
 
 @torch.inference_mode()
@@ -50,20 +43,18 @@ def encode(
     shards: int,
     size: int = SHARD,
     workers: int = 0,
-    change: Callable[[Scene], Scene] = unchanged,
     report: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Encode what is missing of the first `shards` shards into files in `folder`.
 
     A shard holds the means of the latents of `size` scenes as float16, [size, c, h, w]; the
-    batches of 100 have to fill it. `change` is made to every scene first; workers need it to
-    be a function of a module.
+    batches of 100 have to fill it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [shard for shard in range(shards) if not _file(folder, seed, shard).is_file()]
     numbers = [number for shard in missing for number in range(shard * size, (shard + 1) * size)]
     pictures = DataLoader(
-        _Pictures(album, held, seed, change),
+        _Pictures(album, held, seed),
         sampler=numbers,
         batch_size=min(_BATCH, size),
         num_workers=workers,
@@ -78,21 +69,6 @@ def encode(
             _write(np.concatenate(found), _file(folder, seed, shard))
             found.clear()
             report(shard + 1)
-
-
-@torch.inference_mode()
-def portraits(autoencoder: Any, album: Album) -> torch.Tensor:
-    """Return the latents of every picture of the album, alone on white, [pictures, c, h, w].
-
-    They are in the order of `poses`.
-    """
-    scenes = [Scene((Subject(thing),), style, "white") for thing, style in poses(album)]
-    rows = []
-    for start in range(0, len(scenes), _BATCH):
-        drawn = [compose(album, scene) for scene in scenes[start : start + _BATCH]]
-        batch = to_tensor(np.stack(drawn)).to(autoencoder.device)
-        rows.append(autoencoder.encode(batch).latent_dist.mean.float().cpu())
-    return torch.cat(rows)
 
 
 def poses(album: Album) -> list[tuple[int, str]]:

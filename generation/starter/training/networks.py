@@ -10,7 +10,11 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-TOKENS: Final = 32
+# A text is words, then what the text encoder makes of them for the UNet: what there is besides
+# the things, and a sketch in patches (see `sketches.py`). No caption has more words.
+WORDS: Final = 23
+PATCHES: Final = 16
+TOKENS: Final = WORDS + 1 + PATCHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,10 @@ class Shape:
     unet_groups: int = 16
     unet_layers: int = 1
     heads: int = 4
-    text: int = 160
-    text_layers: int = 2
-    text_heads: int = 4
+    text: int = 192
+    text_layers: int = 3
+    text_inner: int = 640
+    text_heads: int = 8
     vocabulary: int = 4_096
     edge: int = 128
 
@@ -91,7 +96,7 @@ def new_text_encoder(shape: Shape, tokenizer: Any) -> Any:
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=shape.text,
-            intermediate_size=3 * shape.text,
+            intermediate_size=shape.text_inner,
             num_hidden_layers=shape.text_layers,
             num_attention_heads=shape.text_heads,
             max_position_embeddings=TOKENS,

@@ -33,22 +33,23 @@ COLOURS: Final[Mapping[str, tuple[int, int, int]]] = {
 Size = Literal["tiny", "usual", "huge", "half"]
 # The longer side of what is opaque, as a share of the picture's edge.
 SIZES: Final[Mapping[Size, tuple[float, float]]] = {
-    "tiny": (0.28, 0.38),
-    "usual": (0.66, 0.86),
+    "tiny": (0.30, 0.36),
+    "usual": (0.70, 0.82),
     "huge": (0.95, 1.0),
-    "half": (0.36, 0.44),
+    "half": (0.37, 0.43),
 }
 # Where the middles of one thing and of two lie, as shares of the picture's width.
-_CENTRES: Final = {1: (0.5,), 2: (0.27, 0.73)}
+CENTRES: Final = {1: (0.5,), 2: (0.27, 0.73)}
 _PAIRS: Final = 0.15
 _TINY: Final = 0.08
 _HUGE: Final = 0.04
-_MIRRORED: Final = 0.5
-_TILT: Final = 8.0
+_MIRRORED: Final = 0.2
+_TILT: Final = 6.0
 _TINT: Final = 0.06
 _LIGHT: Final = (0.9, 1.06)
 _SHADE: Final = 0.1
-_SHIFT: Final = 0.35
+_SHIFT: Final = 0.2
+_FARTHEST: Final = 0.07
 _BACKGROUND_JITTER: Final = 6.0
 _HELD_OUT_STYLES: Final = 120
 # Below this share of its own size a picture is halved first, or thin lines would flicker.
@@ -147,29 +148,19 @@ def arrange(
         size = "tiny" if dice < _TINY else "huge" if dice < _TINY + _HUGE else "usual"
     subjects = tuple(
         _place(place, album.things[place].mirrors, size, centre, random)
-        for place, centre in zip(things, _CENTRES[len(things)], strict=True)
+        for place, centre in zip(things, CENTRES[len(things)], strict=True)
     )
     jitter = random.uniform(-_BACKGROUND_JITTER, _BACKGROUND_JITTER, 3)
     red, green, blue = (float(v) for v in np.clip(np.array(COLOURS[colour]) + jitter, 0, 255))
     return Scene(subjects, style, colour, size, (red, green, blue))
 
 
-def plain(scene: Scene) -> Scene:
-    """Return `scene` as its caption alone tells it: upright, in its place, of a usual light."""
-    extent = sum(SIZES[scene.size]) / 2
-    subjects = tuple(
-        Subject(subject.thing, extent=extent, x=centre)
-        for subject, centre in zip(scene.subjects, _CENTRES[len(scene.subjects)], strict=True)
-    )
-    return Scene(subjects, scene.style, scene.colour, scene.size)
-
-
 def _place(
     thing: int, mirrors: bool, size: Size, centre: float, random: np.random.Generator
 ) -> Subject:
     extent = float(random.uniform(*SIZES[size]))
-    free = max(0.0, 1.0 - extent) * _SHIFT
-    across = 0.04 if size == "half" else free
+    free = min(max(0.0, 1.0 - extent) * _SHIFT, _FARTHEST)
+    across = 0.03 if size == "half" else free
     light = random.uniform(*_LIGHT)
     red, green, blue = (float(v) for v in light * random.uniform(1 - _TINT, 1 + _TINT, 3))
     across_light, down_light = (float(v) for v in random.uniform(-_SHADE, _SHADE, 2))

@@ -1,0 +1,152 @@
+"""Sketches: what the text encoder says of a caption after its words, for the UNet to look at.
+
+The last tokens of a text are one with what the caption says besides its things (the marks), and
+16 with a sketch, the picture's patches row by row. A patch holds the thing in every style that the
+caption may mean, so that the UNet can choose, and then the number of its place. Causal attention
+lets these tokens see all words, and a UNet's cross attention reads them as it reads words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from .autoencoder import to_tensor
+from .captions import Said
+from .drawing import Album
+from .latents import poses
+from .networks import PATCHES, TOKENS, WORDS
+from .scenes import CENTRES, COLOURS, SIZES, HeldOut, Scene, Size, Subject, compose
+
+_SIDE: Final = int(PATCHES**0.5)
+# On both, so that where it is seen through is known as well: a ghost on white is hardly there.
+_GROUNDS: Final = ("white", "black")
+_LEFT, _RIGHT = CENTRES[2]
+# How a thing is drawn for a caption: its size, and where its middle is.
+FORMS: Final[Mapping[str, tuple[Size, float]]] = {
+    "usual": ("usual", 0.5),
+    "tiny": ("tiny", 0.5),
+    "huge": ("huge", 0.5),
+    "left": ("half", _LEFT),
+    "right": ("half", _RIGHT),
+}
+_PLACES: Final = {form: place for place, form in enumerate(FORMS)}
+# The marks: that this is their token; red, green and blue, and that they are said; three sizes.
+_MARKS: Final = 8
+_SIZES: Final = ("tiny", "huge", "half")
+# Numbers of patches and marks beside sketches, of which one is 1 in the mean square.
+LOUD: Final = 2.5
+_BATCH: Final = 100
+
+
+@torch.inference_mode()
+def draw_forms(
+    autoencoder: Any, album: Album, report: Callable[[str], None] = lambda _: None
+) -> torch.Tensor:
+    """Return the latents of every picture in each of `FORMS`, on white and on black, as float16.
+
+    Their shape is [pictures, forms, 2, c, h, w], the pictures in the order of `poses`.
+    """
+    found = []
+    for name, (size, x) in FORMS.items():
+        extent = sum(SIZES[size]) / 2
+        for ground in _GROUNDS:
+            scenes = [
+                Scene((Subject(thing, extent=extent, x=x),), style, ground, size)
+                for thing, style in poses(album)
+            ]
+            found.append(_encode(autoencoder, album, scenes))
+        report(name)
+    latents = torch.stack(found, 1)
+    return latents.view(len(latents), len(FORMS), len(_GROUNDS), *latents.shape[2:])
+
+
+def _encode(autoencoder: Any, album: Album, scenes: list[Scene]) -> torch.Tensor:
+    rows = []
+    for start in range(0, len(scenes), _BATCH):
+        drawn = np.stack([compose(album, scene) for scene in scenes[start : start + _BATCH]])
+        mean = autoencoder.encode(to_tensor(drawn).to(autoencoder.device)).latent_dist.mean
+        rows.append(mean.half().cpu())
+    return torch.cat(rows)
+
+
+def patch_codes(forms: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the first `count` principal components of each patch of latents from `draw_forms`.
+
+    Their shape is [pictures, forms, 16, count]. Each is divided by the root of its spread,
+    halfway to whitening, so that fine differences count beside size and colour.
+    """
+    pictures, kinds, grounds, channels, height, width = forms.shape
+    grid = forms.float().view(
+        *(pictures, kinds, grounds, channels),
+        *(_SIDE, height // _SIDE, _SIDE, width // _SIDE),
+    )
+    patches = grid.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(pictures, kinds, PATCHES, -1)
+    centred = patches - patches.mean((0, 1, 2))
+    flat = centred.flatten(0, 2)
+    spreads, axes = torch.linalg.eigh(flat.T @ flat / len(flat))
+    spreads, axes = spreads.flip(0)[:count].clamp(min=1e-8), axes.flip(1)[:, :count]
+    codes = centred @ axes / spreads**0.25
+    scaled: torch.Tensor = codes / codes.std()
+    return scaled
+
+
+class Sketches:
+    """What the text encoder is to say of captions of the things of `album`.
+
+    `forms` are the latents from `draw_forms`, `width` that of a token. What is held out is never
+    sketched: the thing's other style takes its place.
+    """
+
+    def __init__(self, album: Album, held: HeldOut, forms: torch.Tensor, width: int) -> None:
+        self._album, self._held = album, held
+        self.styles = tuple(dict.fromkeys(style for _, style in album.index))
+        self._places = {pose: place for place, pose in enumerate(poses(album))}
+        self.components = (width - PATCHES - _MARKS) // len(self.styles)
+        self.codes = patch_codes(forms, self.components)
+        # Where in a token the numbers of patches and the marks begin.
+        self.numbers = self.components * len(self.styles)
+        self._marks = self.numbers + PATCHES
+        self._silent = torch.zeros(TOKENS, width)
+        self._silent[WORDS + 1 :, self.numbers : self._marks] = LOUD * torch.eye(PATCHES)
+        self._silent[WORDS, self._marks] = LOUD
+
+    def tokens(self, said: Said) -> torch.Tensor:
+        """Return the tokens for a caption, [tokens, width]; those of its words are zero."""
+        tokens = self._silent.clone()
+        if not said.things:
+            return tokens
+        for place, style in enumerate(self.styles):
+            start = place * self.components
+            sketch = self._sketch(said, said.style or style)
+            tokens[WORDS + 1 :, start : start + self.components] = sketch
+        marks = tokens[WORDS, self._marks :]
+        if said.colour is not None:
+            marks[1:4] = LOUD * (torch.tensor(COLOURS[said.colour]) / 127.5 - 1)
+            marks[4] = LOUD
+        size = "half" if len(said.things) > 1 else said.size
+        for place, name in enumerate(_SIZES):
+            marks[5 + place] = LOUD * (size == name)
+        return tokens
+
+    def _sketch(self, said: Said, style: str) -> torch.Tensor:
+        """Return the patches [16, components] of what is said, in `style` where it may be."""
+        if len(said.things) == 1:
+            return self._code(said.things[0], style, said.size or "usual")
+        left, right = (
+            self._code(thing, style, form).view(_SIDE, _SIDE, -1)
+            for thing, form in zip(said.things, ("left", "right"), strict=True)
+        )
+        return torch.cat([left[:, : _SIDE // 2], right[:, _SIDE // 2 :]], 1).flatten(0, 1)
+
+    def _code(self, thing: int, style: str, form: str) -> torch.Tensor:
+        return self.codes[self.place(thing, style), _PLACES[form]]
+
+    def place(self, thing: int, style: str) -> int:
+        """Return where the picture of `thing` in `style` is, or in another it is known in."""
+        held, known = self._held.styles.get(thing), self._album.things[thing].styles
+        allowed = [other for other in known if other != held]
+        return self._places[thing, style if style in allowed else allowed[0]]
