@@ -80,8 +80,12 @@ class RowwiseLinear(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `x W + b` for each row `x` of `rows` [n, channels]."""
-        weights = self.weight.t().expand(len(rows), -1, -1)
-        products = torch.bmm(rows.unsqueeze(1), weights).squeeze(1)
+        # Where there are fewer products than threads, MKL may share one out among them, and sums
+        # in another order: on one thread and on two a lone row came out with other last bits.
+        count = max(len(rows), torch.get_num_threads())
+        padded = torch.cat([rows, rows[:1].expand(count - len(rows), -1)])
+        weights = self.weight.t().expand(count, -1, -1)
+        products = torch.bmm(padded.unsqueeze(1), weights).squeeze(1)[: len(rows)]
         return products if self.bias is None else products + self.bias
 
 
