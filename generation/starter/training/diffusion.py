@@ -32,7 +32,7 @@ _WEIGHT_MOST: Final = 5.0
 class Denoiser(nn.Module):
     """The UNet and its text encoder, which stays as `reading` has left it.
 
-    The way back through the text encoder would make a step a quarter longer.
+    What it says of a picture it has learnt without noise, and many times as often.
     """
 
     def __init__(self, unet: Any, text_encoder: Any) -> None:
