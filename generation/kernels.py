@@ -1,10 +1,11 @@
 """Networks made to compute each row of a batch by itself, to the last bit.
 
 Libraries choose a kernel by the shape of its input, and another kernel sums in another
-order. On a CPU two places depend on the number of rows: convolutions, which oneDNN plans
-anew for each shape, and linear layers on `[rows, channels]`, where the rows are a dimension
-of the matrix product itself. Both are replaced here by modules whose row `k` is the same
-whatever rows are beside it, and a picture then depends neither on load nor on neighbours.
+order. On a CPU three places depend on the number of rows: convolutions, which oneDNN plans
+anew for each shape, linear layers on `[rows, channels]`, where the rows are a dimension
+of the matrix product itself, and the normalisation of groups, where threads may share a row.
+They are replaced here by modules whose row `k` is the same whatever rows are beside it, and a
+picture then depends neither on load nor on neighbours.
 
 The convolutions keep their weights in oneDNN's own order, which also saves bringing them
 into it at every call: at two rows that is a good part of the call.
@@ -80,13 +81,29 @@ class RowwiseLinear(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `x W + b` for each row `x` of `rows` [n, channels]."""
-        # Where there are fewer products than threads, MKL may share one out among them, and sums
-        # in another order: on one thread and on two a lone row came out with other last bits.
-        count = max(len(rows), torch.get_num_threads())
+        # A lone product goes another way through MKL and has other last bits, and so have on some
+        # CPUs products that are fewer than the threads.
+        count = max(len(rows), torch.get_num_threads(), 2)
         padded = torch.cat([rows, rows[:1].expand(count - len(rows), -1)])
         weights = self.weight.t().expand(count, -1, -1)
         products = torch.bmm(padded.unsqueeze(1), weights).squeeze(1)[: len(rows)]
         return products if self.bias is None else products + self.bias
+
+
+class WholeGroupNorm(nn.GroupNorm):
+    """A group normalisation that adds up each group on one thread.
+
+    Of rows in the order of channels last that are large, torch gives each thread a part, and adds
+    up what the threads found: so the bits depend on how many there are, and on the other rows.
+    """
+
+    def __init__(self, plain: nn.GroupNorm) -> None:
+        super().__init__(plain.num_groups, plain.num_channels, plain.eps, plain.affine)
+        self.weight, self.bias = plain.weight, plain.bias
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return `rows` [n, channels, height, width] with each group at mean 0 and variance 1."""
+        return super().forward(rows.contiguous())
 
 
 def prepare(network: nn.Module, *, pack: bool = True) -> None:
@@ -108,6 +125,8 @@ def prepare(network: nn.Module, *, pack: bool = True) -> None:
             _replace(network, name, PackedConv2d(module))
         elif isinstance(module, nn.Linear) and any(layer in name for layer in _VECTOR_LAYERS):
             _replace(network, name, RowwiseLinear(module))
+        elif type(module) is nn.GroupNorm:
+            _replace(network, name, WholeGroupNorm(module))
 
 
 def _can_pack() -> bool:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -13,8 +13,10 @@ from torch import nn
 
 from generation import kernels, noise
 from generation.fitting import LADDER
-from generation.kernels import PackedConv2d, RowwiseLinear
+from generation.kernels import PackedConv2d, RowwiseLinear, WholeGroupNorm
 from generation.models.stable_diffusion import Components
+
+Result = TypeVar("Result")
 
 CONVOLUTIONS: tuple[dict[str, Any], ...] = (
     {"in_channels": 4, "out_channels": 32, "kernel_size": 3, "padding": 1},
@@ -112,18 +114,40 @@ def test_rows_of_the_starters_unet_are_the_same_in_calls_of_all_sizes(
             assert torch.equal(unet_row(starter, size, place, latents), expected), (size, place)
 
 
+def on_threads(count: int, call: Callable[[], Result]) -> Result:
+    torch.set_num_threads(count)
+    try:
+        return call()
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_rows_of_the_unet_are_the_same_on_one_thread_and_two(starter: Components) -> None:
     def rows() -> list[torch.Tensor]:
         return [unet_row(starter, size, size - 1, (16, 16)) for size in (1, 2, 8)]
 
-    one = rows()
-    torch.set_num_threads(2)
-    try:
-        two = rows()
-    finally:
-        torch.set_num_threads(1)
-    for own, other in itertools.product(one, two):
+    for own, other in itertools.product(rows(), on_threads(2, rows)):
         assert torch.equal(own, other)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(4, 320, 320), (64, 1280, 320)])
+def test_a_linear_layer_is_the_same_on_any_threads(
+    threads: int, count: int, inputs: int, outputs: int
+) -> None:
+    layer, rows = linear(inputs, outputs), drawn(count, inputs)
+    assert torch.equal(on_threads(threads, lambda: layer(rows)), layer(rows))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 4])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_groups_are_the_same_on_any_threads(threads: int, count: int) -> None:
+    layer = WholeGroupNorm(nn.GroupNorm(8, 64))
+    rows = drawn(count, 64, 32, 32).contiguous(memory_format=torch.channels_last)
+    normalised = layer(rows)
+    assert torch.equal(on_threads(threads, lambda: layer(rows)), normalised)
+    [alone] = layer(rows[-1:])
+    assert torch.equal(alone, normalised[-1])
 
 
 def test_a_prepared_network_keeps_its_weights_and_its_results(sd15: Components) -> None:
@@ -132,8 +156,8 @@ def test_a_prepared_network_keeps_its_weights_and_its_results(sd15: Components) 
     prepared = copy.deepcopy(plain)
     kernels.prepare(prepared)
     kinds = {type(module) for module in prepared.modules()}
-    assert {PackedConv2d, RowwiseLinear} <= kinds
-    assert nn.Conv2d not in kinds
+    assert {PackedConv2d, RowwiseLinear, WholeGroupNorm} <= kinds
+    assert not {nn.Conv2d, nn.GroupNorm} & kinds
     before, after = plain.state_dict(), prepared.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
