@@ -128,7 +128,11 @@ class TestSketches:
         marks = {}
         for colour in COLOURS:
             tokens = sketches.tokens(Said("", (1,), colour=colour))
-            assert torch.equal(tokens[SKETCH], plain[SKETCH])
+            sketch = slice(0, sketches.numbers)
+            assert torch.equal(tokens[SKETCH, sketch], plain[SKETCH, sketch])
+            # Of the marks the first says that they are this token's own.
+            said = slice(sketches.numbers + PATCHES + 1, None)
+            assert (tokens[SKETCH, said] == tokens[WORDS, said]).all()
             marks[colour] = tokens[WORDS]
         seen = torch.stack([plain[WORDS], *marks.values()])
         apart = torch.cdist(seen, seen) + 9 * torch.eye(len(seen))

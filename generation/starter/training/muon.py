@@ -93,15 +93,22 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     """Return the nearest orthogonal matrices, roughly, of matrices [n, rows, columns].
 
     Five steps of the Newton-Schulz iteration with Jordan's coefficients bring each singular
-    value to between 0.7 and 1.2. bfloat16 is enough for them.
+    value to between 0.7 and 1.2. Each step multiplies by a polynomial of `x x^T`, so the steps
+    are taken on that small square alone and the matrix is multiplied by their product once. For
+    the UNet on two cores that took half the time of five steps on the matrices in bfloat16.
     """
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.float()
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + _TINY)
+    square = x @ x.mT
+    product = None
     for _ in range(_ITERATIONS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
+        factor = b * square + c * square @ square
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        square = factor @ square @ factor
+    x = product @ x
     found: torch.Tensor = (x if wide else x.mT).to(matrices.dtype)
     return found

@@ -134,7 +134,10 @@ class ReadingTask:
         `explained` is the share of the spread of sketches that is said.
         """
         tokens, logits = network(batch["ids"])
-        squared = (tokens - batch["tokens"]).square().mean(2)
+        squared = (tokens - batch["tokens"]).square()
+        missed = squared[:, WORDS + 1 :, : self._sketches.numbers].mean()
+        spread = batch["tokens"][:, WORDS + 1 :, : self._sketches.numbers].var(0).mean()
+        squared = squared.mean(2)
         words, marks, patches = squared.split([WORDS, 1, squared.shape[1] - WORDS - 1], 1)
         weighted = _OF_WORDS * words.sum(1) + _OF_MARKS * marks.sum(1) + patches.sum(1)
         sketching = weighted.mean() / squared.shape[1]
@@ -144,10 +147,9 @@ class ReadingTask:
         # Over all rows, or a batch that has only pairs would have no mean.
         entropy = -meant.sum() / len(known)
         right = batch["meant"].gather(1, known.argmax(1, keepdim=True)).float().sum()
-        spread = batch["tokens"][:, WORDS + 1 :].var(0).mean()
         return sketching + _TELLING_APART * entropy, {
             "sketching": sketching,
-            "explained": 1 - patches.mean() / spread,
+            "explained": 1 - missed / spread,
             "entropy": entropy,
             "right": right / single.sum().clamp(min=1),
         }

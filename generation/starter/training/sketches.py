@@ -2,7 +2,7 @@
 
 The last tokens of a text are one with what the caption says besides its things (the marks), and
 16 with a sketch, the picture's patches row by row. A patch holds the thing in every style that the
-caption may mean, so that the UNet can choose, and then the number of its place. Causal attention
+caption may mean, so that the UNet can choose, then the number of its place, and the marks again. Causal attention
 lets these tokens see all words, and a UNet's cross attention reads them as it reads words.
 """
 
@@ -123,13 +123,14 @@ class Sketches:
             start = place * self.components
             sketch = self._sketch(said, said.style or style)
             tokens[WORDS + 1 :, start : start + self.components] = sketch
-        marks = tokens[WORDS, self._marks :]
+        # On every patch as well: what decides all of the picture need not be looked for elsewhere.
+        marks = tokens[WORDS:, self._marks :]
         if said.colour is not None:
-            marks[1:4] = LOUD * (torch.tensor(COLOURS[said.colour]) / 127.5 - 1)
-            marks[4] = LOUD
+            marks[:, 1:4] = LOUD * (torch.tensor(COLOURS[said.colour]) / 127.5 - 1)
+            marks[:, 4] = LOUD
         size = "half" if len(said.things) > 1 else said.size
         for place, name in enumerate(_SIZES):
-            marks[5 + place] = LOUD * (size == name)
+            marks[:, 5 + place] = LOUD * (size == name)
         return tokens
 
     def _sketch(self, said: Said, style: str) -> torch.Tensor:
