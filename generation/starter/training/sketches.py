@@ -2,8 +2,9 @@
 
 The last tokens of a text are one with what the caption says besides its things (the marks), and
 16 with a sketch, the picture's patches row by row. A patch holds the thing in every style that the
-caption may mean, so that the UNet can choose, then the number of its place, and the marks again. Causal attention
-lets these tokens see all words, and a UNet's cross attention reads them as it reads words.
+caption may mean, so that the UNet can choose, then the number of its place, and the marks again.
+Causal attention lets these tokens see all words, and a UNet's cross attention reads them as it
+reads words.
 """
 
 from __future__ import annotations
