@@ -174,6 +174,19 @@ class TestReading:
             assert not named or places[0][1] == named[0]
         assert 0 < pairs < 100
 
+    def test_some_captions_go_on_into_the_sketch_and_mean_the_same(
+        self, tokenizer: Any, forms: torch.Tensor
+    ) -> None:
+        end = tokenizer.eos_token_id
+        ids = reading(tokenizer, forms).batch(0, 0, 400)["ids"]
+        lengths = (ids != end).sum(1)
+        # What is after the first end is nothing but ends, as in every prompt.
+        first = (ids == end).int().argmax(1)
+        assert torch.equal(first, lengths)
+        assert ids[:, 1:].ne(tokenizer.bos_token_id).all()
+        long = (lengths >= WORDS).float().mean()
+        assert 0.02 < float(long) < 0.15
+
     def test_nothing_is_said_of_what_is_held_out(self, tokenizer: Any, forms: torch.Tensor) -> None:
         held = replace(HELD, styles={0: "flat", 2: "noto"})
         task = reading(tokenizer, forms, held)
@@ -257,7 +270,7 @@ def test_it_learns_to_tell_the_pictures_apart_and_the_unet_begins_with_that(
     task = reading(tokenizer, forms)
     lines: list[dict[str, Any]] = []
     settings = Settings(32, Schedule(1e-2, warmup=5), average=0.9, log_every=1)
-    train(task, settings, tmp_path, until=150, report=lines.append)
+    train(task, settings, tmp_path, until=220, report=lines.append)
     assert lines[-1]["right"] > 0.9
     assert lines[-1]["explained"] > 0.1 > lines[0]["explained"]
     state = read(tmp_path / "reading.pt")

@@ -31,6 +31,8 @@ _TELLING_APART: Final = 0.02
 # Words need only leave the UNet in peace; marks are few and decide the whole picture.
 _OF_WORDS: Final = 0.1
 _OF_MARKS: Final = 2.0
+# How many captions go on with words that mean nothing, as prompts do, also where the sketch is.
+_GOING_ON: Final = 0.15
 _COMPONENTS: Final = 256
 _TEMPERATURE: Final = 2.3
 
@@ -98,6 +100,8 @@ class ReadingTask:
         codes = picture_codes(self._sketches.codes[:, 0].flatten(1))
         self.network = Reader(new_text_encoder(shape, tokenizer), codes)
         self._captions = Captioner(album, held, tokenizer, seed)
+        self._end = tokenizer.eos_token_id
+        self._words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         self._scenes, self._shape, self._seed = scenes, shape, seed
         self._things = torch.tensor([thing for thing, _ in poses(album)])
         # Of what is held out nothing may be said, not even that it is not what is meant.
@@ -110,11 +114,22 @@ class ReadingTask:
         random = np.random.default_rng([self._seed, 4, step, rank])
         numbers = [int(number) for number in random.integers(self._scenes, size=count)]
         captions = self._captions.describe(numbers, random)
+        ids = self._captions.ids([said.text for said in captions])
         return {
-            "ids": self._captions.ids([said.text for said in captions]),
+            "ids": self._going_on(ids, random),
             "tokens": torch.stack([self._sketches.tokens(said) for said in captions]),
             "meant": torch.stack([self._meant(said) for said in captions]),
         }
+
+    def _going_on(self, ids: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+        """Return token ids [n, tokens] with any words after some of the captions."""
+        for row in ids:
+            if random.random() >= _GOING_ON:
+                continue
+            start = int((row == self._end).int().argmax())
+            end = int(random.integers(start + 1, len(row)))
+            row[start:end] = torch.from_numpy(random.choice(self._words, end - start))
+        return ids
 
     def _meant(self, said: Said) -> torch.Tensor:
         """Return which pictures are meant, alone: of two things side by side, none."""
