@@ -243,7 +243,10 @@ def park(folder: Path, work: Work = _WORK) -> None:
 @app.command()
 def adopt(folder: Path, work: Work = _WORK) -> None:
     """Have training go on from what is in FOLDER instead of from nothing."""
-    adopt_model(folder, work, Shape())
+    try:
+        adopt_model(folder, work, Shape())
+    except (FileExistsError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 if __name__ == "__main__":

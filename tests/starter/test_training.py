@@ -368,6 +368,17 @@ class TestAdoption:
         train(autoencoding(None), SETTINGS, tmp_path, until=3)
         assert not (tmp_path / "diffusion.pt").exists()
 
+    def test_a_model_of_another_shape_is_refused(self, work: Path, tmp_path: Path) -> None:
+        park(work, tmp_path / "parked", TINY)
+        deeper = replace(TINY, text_layers=TINY.text_layers + 1)
+        with pytest.raises(ValueError, match=r"text_encoder in .* is of another shape"):
+            adopt(tmp_path / "parked", tmp_path / "new", deeper)
+        assert not (tmp_path / "new").exists()
+        wider = replace(TINY, latent_channels=TINY.latent_channels * 2)
+        with pytest.raises(ValueError, match=r"vae in .* is of another shape"):
+            adopt(tmp_path / "parked", tmp_path / "other", wider)
+        assert not (tmp_path / "other").exists()
+
     def test_checkpoints_are_not_written_over(self, work: Path) -> None:
         with pytest.raises(FileExistsError, match="holds checkpoints already"):
             adopt(work / "model", work, TINY)

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel
 from ...weights import quiet
 from .autoencoder import Reconstruction, trained
 from .diffusion import Denoiser
-from .networks import Shape, new_text_encoder, new_unet, noise_schedule
+from .networks import Shape, new_autoencoder, new_text_encoder, new_unet, noise_schedule
 from .progress import read, save
 from .vocabulary import read_tokenizer
 
@@ -79,26 +79,41 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
 
     Raises:
         FileExistsError: there are checkpoints in `work`, which would be lost.
+        ValueError: the networks in `folder` are not of the shape that is trained here.
     """
     if any((work / f"{name}.pt").exists() for name in ("autoencoder", "diffusion")):
         raise FileExistsError(f"{work} holds checkpoints already; move them away first.")
     counts = json.loads((folder / _TRAINING).read_text("utf-8"))
     facts: dict[str, Any] = {"shape": asdict(shape)}
-    vae = _part(AutoencoderKL, folder, "vae")
-    save(_adopted(Reconstruction(vae), counts["autoencoder"], facts), work / "autoencoder.pt")
-    if "diffusion" not in counts:
-        return
-    shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
-    network = Denoiser(
-        _part(UNet2DConditionModel, folder, "unet"), _part(CLIPTextModel, folder, "text_encoder")
-    )
-    facts |= {"scale": vae.config.scaling_factor, "scenes": counts["diffusion"]["scenes"]}
-    save(_adopted(network, counts["diffusion"], facts), work / "diffusion.pt")
+    vae = _part(AutoencoderKL, folder, "vae", new_autoencoder(shape))
+    found = {"autoencoder": _adopted(Reconstruction(vae), counts["autoencoder"], facts)}
+    if "diffusion" in counts:
+        untrained = new_text_encoder(shape, read_tokenizer(folder / "tokenizer"))
+        network = Denoiser(
+            _part(UNet2DConditionModel, folder, "unet", new_unet(shape)),
+            _part(CLIPTextModel, folder, "text_encoder", untrained),
+        )
+        facts |= {"scale": vae.config.scaling_factor, "scenes": counts["diffusion"]["scenes"]}
+        found["diffusion"] = _adopted(network, counts["diffusion"], facts)
+        shutil.copytree(folder / "tokenizer", work / "tokenizer", dirs_exist_ok=True)
+    for name, state in found.items():
+        save(state, work / f"{name}.pt")
 
 
-def _part(kind: Any, folder: Path, name: str) -> Any:
+def _part(kind: Any, folder: Path, name: str, untrained: nn.Module) -> Any:
+    """Return a part of the model in `folder`, if it is of the shape of `untrained`."""
     with quiet():
-        return kind.from_pretrained(folder, subfolder=name, torch_dtype=torch.float32)
+        part = kind.from_pretrained(folder, subfolder=name, torch_dtype=torch.float32)
+    if _shapes(part) != _shapes(untrained):
+        raise ValueError(
+            f"The {name} in {folder} is of another shape than what is trained here; "
+            "adopt a model of this version, or begin with none."
+        )
+    return part
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.named_parameters()}
 
 
 def _adopted(
