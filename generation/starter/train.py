@@ -6,13 +6,15 @@ processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import torch
 import typer
-from accelerate import Accelerator
+from accelerate import PartialState
 from rich.console import Console
 
 from .training.autoencoder import AutoencoderTask, held_out_psnr, settle_encoder, trained
@@ -21,7 +23,7 @@ from .training.drawing import Album, open_album
 from .training.export import adopt as adopt_model
 from .training.export import export as export_model
 from .training.export import park as park_model
-from .training.latents import SHARD, encode, read_latents
+from .training.latents import SHARD, check_encoder, encode, fingerprint, read_latents
 from .training.networks import Shape, parameters
 from .training.progress import Schedule, read
 from .training.progress import save as write
@@ -31,7 +33,7 @@ from .training.sheet import SAMPLES, Painter, request, sheet
 from .training.sketches import draw_forms
 from .training.sources import fetch as fetch_sources
 from .training.things import STYLES
-from .training.trainer import Precision, Settings
+from .training.trainer import Precision, Settings, on_cpu
 from .training.trainer import train as run_training
 from .training.vocabulary import read_tokenizer, train_tokenizer
 
@@ -56,10 +58,30 @@ _ENDLESS: Final = 10**9
 _SAMPLE_COLUMNS: Final = 4
 
 
+def _one_by_one() -> AbstractContextManager[None]:
+    """Let the main process make what is missing, and the others of a `torchrun` find it."""
+    turns: AbstractContextManager[None] = _processes().main_process_first()
+    return turns
+
+
+def _processes() -> PartialState:
+    return PartialState(cpu=on_cpu())
+
+
+@contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    """Turn what is wrong with the files in a work folder into what the command says."""
+    try:
+        yield
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def read_album(work: Path) -> tuple[Album, HeldOut]:
     """Return the album in `work`, fetched and drawn if it is not there, and what is held out."""
-    fetch_sources(work / "packages")
-    album = open_album(work / "packages", work / "cache", tuple(STYLES))
+    with _one_by_one():
+        fetch_sources(work / "packages")
+        album = open_album(work / "packages", work / "cache", tuple(STYLES))
     return album, hold_out(album.things, tuple(STYLES), SEED)
 
 
@@ -110,7 +132,8 @@ def autoencoder(
 ) -> None:
     """Train the autoencoder; a step counts crops of 64 pixels."""
     if decoder_only:
-        settle_encoder(work)
+        with _in_one_sentence(), _one_by_one():
+            settle_encoder(work)
     settings = _settings(work / "autoencoder.pt", batch, peak, 100, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     task = AutoencoderTask(read_album(work)[0], Shape(), SEED, decoder_only=decoder_only)
@@ -129,19 +152,19 @@ def psnr(work: Work = _WORK, count: int = 200) -> None:
 def latents(work: Work = _WORK, scenes: int = 40_000, workers: Workers = 0) -> None:
     """Encode scenes with the trained autoencoder, what is missing of them."""
     album, held = read_album(work)
-    network = trained(Shape(), work).to(Accelerator().device)
     shards = -(-scenes // SHARD)
-    encode(
-        network,
-        album,
-        held,
-        work / "latents",
-        seed=SEED,
-        size=SHARD,
-        shards=shards,
-        workers=workers,
-        report=lambda done: _console.print(f"{done} of {shards} shards"),
-    )
+    with _in_one_sentence(), _one_by_one():
+        encode(
+            trained(Shape(), work).to(_processes().device),
+            album,
+            held,
+            work / "latents",
+            seed=SEED,
+            size=SHARD,
+            shards=shards,
+            workers=workers,
+            report=lambda done: _console.print(f"{done} of {shards} shards"),
+        )
 
 
 @app.command()
@@ -163,19 +186,31 @@ def reading(
     album, held = read_album(work)
     settings = _settings(work / "reading.pt", batch, peak, 100, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
-    forms = _forms(work, album)
+    with _in_one_sentence(), _one_by_one():
+        forms = _forms(work, album)
     task = ReadingTask(album, held, forms, scenes, _tokenizer(work, album), Shape(), SEED)
     run_training(task, settings, work, until=until, report=_say)
 
 
 def _forms(work: Path, album: Album) -> torch.Tensor:
-    """Return the latents of `draw_forms`, drawn now or read from the folder `work`."""
+    """Return the latents of `draw_forms`, drawn now or read from the folder `work`.
+
+    Raises:
+        FileNotFoundError: there is no autoencoder.
+        ValueError: what was drawn was encoded by another autoencoder.
+    """
+    network = trained(Shape(), work)
     stored = read(work / "forms.pt")
     if stored is None:
-        network = trained(Shape(), work).to(Accelerator().device)
+        network.to(_processes().device)
         latents = draw_forms(network, album, lambda form: _console.print(f"drawn: {form}"))
-        stored = {"latents": latents}
+        stored = {"latents": latents, "encoder": fingerprint(network)}
         write(stored, work / "forms.pt")
+    if stored["encoder"] != fingerprint(network):
+        raise ValueError(
+            f"{work / 'forms.pt'} was encoded by another autoencoder, and so was what was learnt "
+            "from it; remove it and reading.pt, and train the text encoder again."
+        )
     forms: torch.Tensor = stored["latents"]
     return forms
 
@@ -196,7 +231,9 @@ def diffusion(
     album, held = read_album(work)
     settings = _settings(work / "diffusion.pt", batch, peak, 300, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
-    found = read_latents(work / "latents", SEED)
+    with _in_one_sentence():
+        check_encoder(work / "latents", trained(Shape(), work))
+        found = read_latents(work / "latents", SEED)
     tokenizer = _tokenizer(work, album)
     task = DiffusionTask(album, held, found, tokenizer, Shape(), SEED)
     if not (work / "diffusion.pt").is_file():
@@ -213,8 +250,9 @@ def diffusion(
 
 
 def _tokenizer(work: Path, album: Album) -> Any:
-    if not (work / "tokenizer").is_dir():
-        train_tokenizer(album.things, Shape().vocabulary, work / "tokenizer")
+    with _one_by_one():
+        if not (work / "tokenizer").is_dir():
+            train_tokenizer(album.things, Shape().vocabulary, work / "tokenizer")
     return read_tokenizer(work / "tokenizer")
 
 
@@ -231,22 +269,22 @@ def write_samples(work: Path, step: int) -> None:
 @app.command()
 def export(folder: Path, work: Work = _WORK) -> None:
     """Write the trained model to FOLDER, in float16, as diffusers reads it."""
-    export_model(work, folder, Shape())
+    with _in_one_sentence():
+        export_model(work, folder, Shape())
 
 
 @app.command()
 def park(folder: Path, work: Work = _WORK) -> None:
     """Write what is trained so far to FOLDER, in float16, for `adopt`."""
-    park_model(work, folder, Shape())
+    with _in_one_sentence():
+        park_model(work, folder, Shape())
 
 
 @app.command()
 def adopt(folder: Path, work: Work = _WORK) -> None:
     """Have training go on from what is in FOLDER instead of from nothing."""
-    try:
+    with _in_one_sentence():
         adopt_model(folder, work, Shape())
-    except (FileExistsError, ValueError) as error:
-        raise typer.BadParameter(str(error)) from error
 
 
 if __name__ == "__main__":

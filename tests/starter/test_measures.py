@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -145,8 +146,12 @@ class TestRecognition:
 PERFECT = {
     "following": ("name", "style", "colour"),
     "colours": ("held-out name x colour",),
-    "styles": ("held-out name x style", "held-out name x style: the style"),
-    "keywords": ("keywords",),
+    "styles": (
+        "held-out name x style",
+        "held-out name x style: the name",
+        "held-out name x style: the style",
+    ),
+    "keywords": ("keywords", "keywords: the style"),
     "pairs": ("pairs: both right", "pairs: at least one"),
     "adherence": ("guidance 1: name", "guidance 7.5: name"),
 }
@@ -167,6 +172,37 @@ class TestMeasures:
         assert found["colour"].value == pytest.approx(1 / 10, abs=0.15)
         assert [figure.reached for figure in found.values()] == [False, False, False]
         assert figures("pairs", Deaf(), recogniser)["pairs: both right"].value < 0.2
+
+    def test_who_paints_the_style_that_he_knows_has_not_painted_the_other(
+        self, recogniser: Recogniser
+    ) -> None:
+        class Stubborn(Reader):
+            def scene(self, request: GenerationRequest) -> Bytes:
+                other = {"noto": "flat", "flat": "noto"}
+                prompt = re.sub("noto|flat", lambda found: other[found[0]], request.prompt)
+                return super().scene(dataclasses.replace(request, prompt=prompt))
+
+        found = figures("styles", Stubborn(), recogniser)
+        assert found["held-out name x style: the name"].value == 1.0
+        assert found["held-out name x style"].value == 0.0
+
+    def test_no_keyword_is_measured_in_a_style_that_training_used_it_in(self) -> None:
+        things = list(ALBUM.things)
+        things[BOX] = dataclasses.replace(things[BOX], keywords=("crate", "wood"))
+        things[POST] = dataclasses.replace(things[POST], keywords=("pole", "wood"))
+        shared = dataclasses.replace(ALBUM, things=tuple(things))
+        styles = ["noto"] * len(things)
+        styles[BOX], styles[POST] = "flat", "noto"
+        held = dataclasses.replace(HELD, styles={}, keyword_styles=tuple(styles))
+        found = measures.keywords_held_out(shared, held)
+        assert found[BOX] == {"crate": (BOX,)}
+        assert found[POST] == {"pole": (POST,)}
+        styles[POST] = "flat"
+        held = dataclasses.replace(held, keyword_styles=tuple(styles))
+        assert measures.keywords_held_out(shared, held)[BOX] == {
+            "crate": (BOX,),
+            "wood": (BOX, POST),
+        }
 
     def test_who_always_paints_the_same_fails_at_seeds(self, recogniser: Recogniser) -> None:
         name = "seeds: distance within a prompt by that between things"

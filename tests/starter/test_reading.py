@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -174,6 +175,29 @@ class TestReading:
             assert not named or places[0][1] == named[0]
         assert 0 < pairs < 100
 
+    def test_no_keyword_is_said_of_the_style_it_is_held_out_in(
+        self, tokenizer: Any, forms: torch.Tensor
+    ) -> None:
+        box, sketches = 1, Sketches(ALBUM, NOTHING_HELD, forms, 256)
+        held = replace(NOTHING_HELD, keyword_styles=("flat",) * len(ALBUM.things))
+        batch = reading(tokenizer, forms, held).batch(0, 0, 400)
+        texts = tokenizer.batch_decode(batch["ids"], skip_special_tokens=True)
+        called = 0
+        for text, meant in zip(texts, batch["meant"], strict=True):
+            if re.search(
+                "^(a |an )?(tiny |small |little |huge |big |large )?crate( on .*|$)", text
+            ):
+                assert [POSES[int(place)] for place in meant.nonzero()[:, 0]] == [(box, "noto")]
+                called += 1
+        assert called > 0
+        holding = Sketches(ALBUM, held, forms, 256)
+        for said in (Said("", (box,)), Said("", (box, box))):
+            by_keyword = replace(said, by_keyword=(box,))
+            told = holding.tokens(by_keyword)
+            noto, flat = told[SKETCH, : sketches.numbers].chunk(2, 1)
+            assert torch.equal(noto, flat)
+            assert torch.equal(holding.tokens(said), sketches.tokens(said))
+
     def test_some_captions_go_on_into_the_sketch_and_mean_the_same(
         self, tokenizer: Any, forms: torch.Tensor
     ) -> None:
@@ -228,6 +252,18 @@ def test_no_caption_reaches_into_its_sketch(tokenizer: Any, numbers: list[int], 
     assert ids.shape == (len(texts), TOKENS)
     # At the last of the words is the end at the latest, and nothing but ends from there on.
     assert (ids[:, WORDS - 1 :] == tokenizer.eos_token_id).all()
+
+
+def test_no_caption_is_cut_where_a_shorter_one_says_it(tokenizer: Any) -> None:
+    long = replace(ALBUM.things[0], name="a " * 8 + "ball", keywords=())
+    album = replace(ALBUM, things=(long,) * len(ALBUM.things))
+    captions = Captioner(album, NOTHING_HELD, tokenizer, 0)
+    said = captions.describe(range(300), np.random.default_rng(0))
+    lengths = [len(tokenizer(each.text).input_ids) for each in said]
+    pairs = [len(each.things) == 2 for each in said]
+    assert any(pairs)
+    assert max(lengths) <= WORDS
+    assert any(each.style for each in said)
 
 
 class TestLooking:

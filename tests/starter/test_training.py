@@ -56,9 +56,16 @@ def autoencoding(_: Any) -> Task:
     return AutoencoderTask(ALBUM, TINY, 0)
 
 
-def diffusion(tokenizer: Any) -> Task:
-    latents = torch.randn(60, 4, 8, 8, generator=step_generator(0, 0)).half()
-    return DiffusionTask(ALBUM, HELD, latents, tokenizer, TINY, 0)
+LATENTS = 2 * torch.randn(60, 4, 8, 8, generator=step_generator(0, 0)).half()
+
+
+def diffusion(tokenizer: Any) -> DiffusionTask:
+    return DiffusionTask(ALBUM, HELD, LATENTS, tokenizer, TINY, 0)
+
+
+def scaled_latents(task: DiffusionTask) -> torch.Tensor:
+    assert task.scale == pytest.approx(0.5, abs=0.05)
+    return LATENTS.float() * task.scale
 
 
 def reading(tokenizer: Any) -> Task:
@@ -168,11 +175,22 @@ def test_the_velocity_is_that_of_the_schedulers(tokenizer: Any) -> None:
     # v and the noisy latents determine both the latents and the noise.
     latents = signal_share * batch["noisy"] - noise_share * batch["velocity"]
     noise = noise_share * batch["noisy"] + signal_share * batch["velocity"]
+    known = scaled_latents(task)
+    for latent in latents:
+        assert (known - latent).abs().amax((1, 2, 3)).min() < 1e-3
+    assert float(noise.mean()) == pytest.approx(0, abs=0.1)
+    assert float(noise.std()) == pytest.approx(1, abs=0.1)
     expected = schedule.get_velocity(latents, noise, batch["timesteps"])
     assert torch.allclose(batch["velocity"], expected, atol=1e-5)
-    assert torch.allclose(
-        batch["noisy"], schedule.add_noise(latents, noise, batch["timesteps"]), atol=1e-5
-    )
+
+
+def test_the_weights_are_those_of_min_snr_for_v(tokenizer: Any) -> None:
+    batch = diffusion(tokenizer).batch(0, 0, 50)
+    alphas = noise_schedule().alphas_cumprod[batch["timesteps"]]
+    ratio = alphas / (1 - alphas)
+    # Hang et al. divide by SNR + 1 for v; here what is almost noise keeps its weight of one.
+    assert torch.allclose(batch["weights"], (ratio + 1).clamp(max=5) / (ratio + 1))
+    assert float(batch["weights"].max()) == 1.0
 
 
 def test_what_is_much_noise_is_drawn_oftener(tokenizer: Any) -> None:
@@ -211,6 +229,18 @@ def test_latents_are_encoded_once_and_only_what_is_missing(tmp_path: Path) -> No
         read_latents(tmp_path, 0, shards=2)
     with pytest.raises(FileNotFoundError, match="encode more"):
         read_latents(tmp_path, 1)
+
+
+def test_latents_of_two_autoencoders_are_never_mixed(tmp_path: Path) -> None:
+    first, second = (new_autoencoder(TINY).eval() for _ in range(2))
+    encode(first, ALBUM, HELD, tmp_path, seed=0, shards=1, size=4)
+    with pytest.raises(ValueError, match="encoded by another autoencoder"):
+        encode(second, ALBUM, HELD, tmp_path, seed=0, shards=2, size=4)
+    assert len(read_latents(tmp_path, 0)) == 4
+    # What decodes may have been trained on.
+    first.decoder.load_state_dict(second.decoder.state_dict())
+    encode(first, ALBUM, HELD, tmp_path, seed=0, shards=2, size=4)
+    assert len(read_latents(tmp_path, 0)) == 8
 
 
 def test_what_is_held_out_for_one_number_of_things_is_fixed() -> None:
@@ -380,7 +410,7 @@ class TestAdoption:
         assert not (tmp_path / "other").exists()
 
     def test_checkpoints_are_not_written_over(self, work: Path) -> None:
-        with pytest.raises(FileExistsError, match="holds checkpoints already"):
+        with pytest.raises(FileExistsError, match=r"holds autoencoder\.pt"):
             adopt(work / "model", work, TINY)
 
 
@@ -396,6 +426,7 @@ def test_psnr_is_that_of_the_definition() -> None:
         """Brings every picture back as a constant 8 grey levels away from itself."""
 
         device = torch.device("cpu")
+        dtype = torch.float32
 
         def encode(self, pictures: torch.Tensor) -> Any:
             dark = torch.where(pictures > 0, pictures - 16 / 255, pictures + 16 / 255)
@@ -407,6 +438,12 @@ def test_psnr_is_that_of_the_definition() -> None:
     held, seen = held_out_psnr(Grey(), ALBUM, count=3)
     assert held == pytest.approx(20 * np.log10(255 / 8), abs=0.01)
     assert seen == pytest.approx(held, abs=0.01)
+
+
+def test_psnr_is_measured_in_half_precision_too() -> None:
+    held, seen = held_out_psnr(new_autoencoder(TINY).to(torch.bfloat16), ALBUM, count=2)
+    assert 0 < held < 30
+    assert 0 < seen < 30
 
 
 class TestCard:
@@ -427,6 +464,17 @@ class TestCard:
     def test_no_place_is_left_open(self, work: Path) -> None:
         painter = Painter.open(work / "model")
         assert not re.search(r"\{\w*\}", card(painter.parts, ALBUM, work, []))
+
+
+def test_a_call_that_has_nothing_to_do_leaves_a_decay_as_it_is(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    decaying = replace(SETTINGS, schedule=replace(SETTINGS.schedule, decay_from=1, decay_steps=9))
+    train(diffusion(tokenizer), decaying, tmp_path, until=3)
+    train(diffusion(tokenizer), SETTINGS, tmp_path, until=2)
+    state = read(tmp_path / "diffusion.pt")
+    assert state is not None
+    assert (state["step"], state["decay_from"]) == (3, 1)
 
 
 class TestDecayOfACommand:

@@ -180,7 +180,7 @@ def _psnr(autoencoder: Any, pictures: Bytes) -> float:
     values = []
     for batch in torch.split(to_tensor(pictures), 50):
         placed = batch.to(autoencoder.device)
-        back = autoencoder.decode(autoencoder.encode(placed).latent_dist.mean).sample
-        away = (back.clamp(-1, 1) - placed).float() / 2
+        mean = autoencoder.encode(placed.to(autoencoder.dtype)).latent_dist.mean
+        away = (autoencoder.decode(mean).sample.float().clamp(-1, 1) - placed) / 2
         values.append(-10 * away.square().mean((1, 2, 3)).log10())
     return float(torch.cat(values).mean())

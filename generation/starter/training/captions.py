@@ -24,6 +24,8 @@ _SIZE_WORDS: Final[Mapping[Size, tuple[str, ...]]] = {
     "tiny": ("tiny", "small", "little"),
     "huge": ("huge", "big", "large"),
 }
+# Of the longest pairs of names one caption in three is short enough.
+_TRIES: Final = 20
 _ON_COLOUR: Final = (" on a {} background", ", {} background", " on {}")
 _IN_STYLE: Final = (" in {} style", ", {} style")
 
@@ -32,7 +34,8 @@ _IN_STYLE: Final = (" in {} style", ", {} style")
 class Said:
     """A caption and what it says of its scene; None where it leaves that open.
 
-    It always says all things, each by its name or a keyword. Of an empty caption there are none.
+    It always says all things, each by its name or by a keyword (`by_keyword`). Of an empty caption
+    there are none.
     """
 
     text: str
@@ -40,6 +43,7 @@ class Said:
     style: str | None = None
     colour: str | None = None
     size: Size | None = None
+    by_keyword: tuple[int, ...] = ()
 
 
 def describe(
@@ -54,7 +58,11 @@ def describe(
     for subject in scene.subjects:
         name = _name(things[subject.thing], held.keyword_styles[subject.thing], scene, random, pick)
         parts.append(name)
-    said = Said("", tuple(subject.thing for subject in scene.subjects))
+    places = tuple(subject.thing for subject in scene.subjects)
+    named = zip(places, parts, strict=True)
+    said = Said(
+        "", places, by_keyword=tuple(place for place, part in named if part != things[place].name)
+    )
     if len(parts) == 1 and scene.size in _SIZE_WORDS and random.random() < _SIZES_NAMED:
         parts = [f"{pick(_SIZE_WORDS[scene.size])} {parts[0]}"]
         said = replace(said, size=scene.size)
@@ -89,14 +97,24 @@ class Captioner:
             self._scenes[number] = draw_scene(self._album, self._held, self._seed, number)
         return self._scenes[number]
 
+    def _describe(self, number: int, random: np.random.Generator) -> Said:
+        """Return a caption of scene `number` that the text encoder can read to its end."""
+        for _ in range(_TRIES):
+            said = describe(self.scene(number), self._album.things, self._held, random)
+            # No token is shorter than a character, and two stand around them.
+            if len(said.text) + 2 <= WORDS or len(self._tokenizer(said.text).input_ids) <= WORDS:
+                break
+        return said
+
     def describe(
         self, numbers: Sequence[int], random: np.random.Generator, *, empty: float = 0.0
     ) -> list[Said]:
-        """Return a caption of each scene; the share `empty` of them says nothing."""
+        """Return a caption of each scene; the share `empty` of them says nothing.
+
+        One of more than `WORDS` tokens is said in another way, if there is one that is shorter.
+        """
         return [
-            Said("")
-            if empty and random.random() < empty
-            else describe(self.scene(number), self._album.things, self._held, random)
+            Said("") if empty and random.random() < empty else self._describe(number, random)
             for number in numbers
         ]
 

@@ -26,6 +26,8 @@ DEFAULTS: Final = {"steps": 25, "guidance_scale": 4.0}
 # How far the training of the parts was, beside the weights.
 _TRAINING: Final = "training.json"
 _COUNTS: Final = ("step", "images")
+# Each goes with the autoencoder that it began with.
+_OF_A_TRAINING: Final = ("autoencoder.pt", "latents", "forms.pt", "reading.pt", "diffusion.pt")
 
 
 def export(work: Path, folder: Path, shape: Shape) -> None:
@@ -50,7 +52,7 @@ def park(work: Path, folder: Path, shape: Shape) -> None:
     """Write what is trained so far in `work` to `folder`, for `adopt` to go on from.
 
     That is the autoencoder alone or all that `export` writes, a tenth of the checkpoints and
-    so small enough to be kept with the code.
+    so small enough to be kept with the code. A text encoder without a UNet is not kept.
 
     Raises:
         FileNotFoundError: nothing is trained at all.
@@ -78,11 +80,11 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
     learning rate is warmed up again.
 
     Raises:
-        FileExistsError: there are checkpoints in `work`, which would be lost.
+        FileExistsError: there are checkpoints in `work`, or what was made with them.
         ValueError: the networks in `folder` are not of the shape that is trained here.
     """
-    if any((work / f"{name}.pt").exists() for name in ("autoencoder", "diffusion")):
-        raise FileExistsError(f"{work} holds checkpoints already; move them away first.")
+    if there := [name for name in _OF_A_TRAINING if (work / name).exists()]:
+        raise FileExistsError(f"{work} holds {', '.join(there)}; move what is there away first.")
     counts = json.loads((folder / _TRAINING).read_text("utf-8"))
     facts: dict[str, Any] = {"shape": asdict(shape)}
     vae = _part(AutoencoderKL, folder, "vae", new_autoencoder(shape))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,7 @@ from .drawing import Album
 from .scenes import HeldOut, compose, draw_scene
 
 SHARD: Final = 1_000
+_MADE_BY: Final = "encoder.json"
 _BATCH: Final = 100
 
 Halves = npt.NDArray[np.float16]
@@ -49,8 +52,14 @@ def encode(
 
     A shard holds the means of the latents of `size` scenes as float16, [size, c, h, w]; the
     batches of 100 have to fill it.
+
+    Raises:
+        ValueError: what is there was encoded by another autoencoder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.glob("*.npy")):
+        (folder / _MADE_BY).write_text(json.dumps(fingerprint(autoencoder)), "utf-8")
+    check_encoder(folder, autoencoder)
     missing = [shard for shard in range(shards) if not _file(folder, seed, shard).is_file()]
     numbers = [number for shard in missing for number in range(shard * size, (shard + 1) * size)]
     pictures = DataLoader(
@@ -69,6 +78,25 @@ def encode(
             _write(np.concatenate(found), _file(folder, seed, shard))
             found.clear()
             report(shard + 1)
+
+
+def fingerprint(autoencoder: Any) -> str:
+    """Return what tells this autoencoder's latents from another's: a hash of what encodes."""
+    found = hashlib.sha256()
+    for name, value in sorted(autoencoder.state_dict().items()):
+        if name.startswith(("encoder.", "quant_conv.")):
+            found.update(name.encode() + value.float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def check_encoder(folder: Path, autoencoder: Any) -> None:
+    """Raise ValueError unless the latents in `folder` are those of `autoencoder`."""
+    file = folder / _MADE_BY
+    if not file.is_file() or json.loads(file.read_text("utf-8")) != fingerprint(autoencoder):
+        raise ValueError(
+            f"The latents in {folder} were encoded by another autoencoder; "
+            "remove them, and encode the scenes again."
+        )
 
 
 def poses(album: Album) -> list[tuple[int, str]]:

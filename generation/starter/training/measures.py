@@ -160,13 +160,9 @@ def _colours_right(prompts: Sequence[Prompt], made: Bytes) -> list[bool]:
     ]
 
 
-def _names_right(
-    subjects: Subjects, name: str, prompts: Sequence[Prompt], seed: int, goal: float
-) -> tuple[Figure, Bytes, list[Match]]:
+def _matches(subjects: Subjects, prompts: Sequence[Prompt], seed: int) -> list[Match]:
     made = subjects.make([prompt.text for prompt in prompts], seed)
-    found = [subjects.recogniser.match(picture) for picture in made]
-    right = [_named(p, m) for p, m in zip(prompts, found, strict=True)]
-    return share_of(name, right, goal), made, found
+    return [subjects.recogniser.match(picture) for picture in made]
 
 
 def held_out_colours(subjects: Subjects) -> list[Figure]:
@@ -198,11 +194,15 @@ def held_out_styles(subjects: Subjects) -> list[Figure]:
         Prompt(f"{with_article(subjects.album.things[place].name)}, {style} style", (place,), style)
         for place, style in held
     ]
-    figure, _, found = _names_right(
-        subjects, "held-out name x style", prompts, _FIRST_SEED + 20_000, 0.6
-    )
-    style_right = [p.style == m.style for p, m in zip(prompts, found, strict=True)]
-    return [figure, share_of("held-out name x style: the style", style_right)]
+    found = _matches(subjects, prompts, _FIRST_SEED + 20_000)
+    names = [_named(p, m) for p, m in zip(prompts, found, strict=True)]
+    styles = [p.style == m.style for p, m in zip(prompts, found, strict=True)]
+    both = [name and style for name, style in zip(names, styles, strict=True)]
+    return [
+        share_of("held-out name x style", both, 0.6),
+        share_of("held-out name x style: the name", names),
+        share_of("held-out name x style: the style", styles),
+    ]
 
 
 def keywords(subjects: Subjects) -> list[Figure]:
@@ -211,25 +211,44 @@ def keywords(subjects: Subjects) -> list[Figure]:
     Right is every thing that has the keyword.
     """
     random = np.random.default_rng([3, 4])
-    album, held = subjects.album, subjects.held
+    usable = keywords_held_out(subjects.album, subjects.held)
+    prompts = []
+    for place in random.permutation(list(usable))[: subjects.cases(100)]:
+        keyword = str(random.choice(list(usable[place])))
+        style = subjects.held.keyword_styles[place]
+        text = f"{with_article(keyword)}, {style} style"
+        prompts.append(Prompt(text, usable[place][keyword], style))
+    found = _matches(subjects, prompts, _FIRST_SEED + 30_000)
+    right = [_named(p, m) for p, m in zip(prompts, found, strict=True)]
+    styles = [p.style == m.style for p, m in zip(prompts, found, strict=True)]
+    return [share_of("keywords", right, 0.8), share_of("keywords: the style", styles)]
+
+
+def keywords_held_out(album: Album, held: HeldOut) -> dict[int, dict[str, tuple[int, ...]]]:
+    """Return, by thing, the keywords that training never used in the thing's held-out style.
+
+    With each are all things that have it; none of them may be called by it in that style.
+    """
     owners: dict[str, list[int]] = {}
     for place, thing in enumerate(album.things):
         for keyword in thing.keywords:
             owners.setdefault(keyword, []).append(place)
-    usable = [
-        place
-        for place, thing in enumerate(album.things)
-        if thing.keywords
-        and held.keyword_styles[place] in thing.styles
-        and held.styles.get(place) != held.keyword_styles[place]
-    ]
-    prompts = []
-    for place in random.permutation(usable)[: subjects.cases(100)]:
-        keyword = str(random.choice(album.things[place].keywords))
+
+    def is_used(keyword: str, style: str) -> bool:
+        return any(
+            style in album.things[owner].styles
+            and style not in held.styles_of(owner, by_keyword=True)
+            for owner in owners[keyword]
+        )
+
+    found: dict[int, dict[str, tuple[int, ...]]] = {}
+    for place, thing in enumerate(album.things):
         style = held.keyword_styles[place]
-        text = f"{with_article(keyword)}, {style} style"
-        prompts.append(Prompt(text, tuple(owners[keyword]), style))
-    return [_names_right(subjects, "keywords", prompts, _FIRST_SEED + 30_000, 0.8)[0]]
+        if style in thing.styles and held.styles.get(place) != style:
+            for keyword in thing.keywords:
+                if not is_used(keyword, style):
+                    found.setdefault(place, {})[keyword] = tuple(owners[keyword])
+    return found
 
 
 def pairs(subjects: Subjects) -> list[Figure]:

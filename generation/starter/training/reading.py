@@ -135,10 +135,10 @@ class ReadingTask:
         """Return which pictures are meant, alone: of two things side by side, none."""
         meant = torch.zeros(len(self._things), dtype=torch.bool)
         if len(said.things) == 1:
-            thing = said.things[0]
-            if said.style is None:
-                return (self._things == thing) & ~self._held
-            meant[self._sketches.place(thing, said.style)] = True
+            [thing] = said.things
+            styles = self._sketches.allowed(said, thing) if said.style is None else [said.style]
+            for style in styles:
+                meant[self._sketches.place(said, thing, style)] = True
         return meant
 
     def loss(

@@ -100,6 +100,11 @@ class HeldOut:
     styles: Mapping[int, str]
     keyword_styles: tuple[str, ...]
 
+    def styles_of(self, thing: int, *, by_keyword: bool) -> frozenset[str]:
+        """Return in which styles `thing` is never shown, called by its name or by a keyword."""
+        held = [self.styles[thing]] if thing in self.styles else []
+        return frozenset([*held, self.keyword_styles[thing]] if by_keyword else held)
+
     def allows(self, thing: int, style: str, colour: str) -> bool:
         """Return whether training may show `thing` in this style on this colour."""
         return self.styles.get(thing) != style and self.colours[thing] != colour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -49,8 +50,10 @@ class Painter:
     @classmethod
     def open(cls, folder: Path) -> Painter:
         """Return a painter with the model in `folder`, on accelerate's choice of device."""
-        parts = load(locate(str(folder)))
-        return cls(parts, Engine(parts))
+        profile = locate(str(folder))
+        parts = load(profile)
+        again = partial(load, profile, dtype="float32")
+        return cls(parts, Engine(parts, load_in_float32=again))
 
     @property
     def edge(self) -> int:
@@ -66,8 +69,7 @@ class Painter:
         made = []
         for start in range(0, len(requests), self.at_once):
             images = self._begin(requests[start : start + self.at_once])
-            while not all(image.done for image in images):
-                self.engine.step(images)
+            self._denoise(images)
             made += [self._finish(image) for image in images]
         return np.stack(made)
 
@@ -84,9 +86,15 @@ class Painter:
         while (finished := self.engine.finish([image])[0]) is None:
             if image.failure is not None:
                 raise image.failure
-            while not image.done:
-                self.engine.step([image])
+            self._denoise([image])
         return to_array(finished.pixels)
+
+    def _denoise(self, images: list[Denoising]) -> None:
+        while not all(image.done or image.failure for image in images):
+            self.engine.step(images)
+        for image in images:
+            if image.failure is not None:
+                raise image.failure
 
 
 def request(

@@ -137,18 +137,22 @@ class Sketches:
     def _sketch(self, said: Said, style: str) -> torch.Tensor:
         """Return the patches [16, components] of what is said, in `style` where it may be."""
         if len(said.things) == 1:
-            return self._code(said.things[0], style, said.size or "usual")
+            return self._code(said, said.things[0], style, said.size or "usual")
         left, right = (
-            self._code(thing, style, form).view(_SIDE, _SIDE, -1)
+            self._code(said, thing, style, form).view(_SIDE, _SIDE, -1)
             for thing, form in zip(said.things, ("left", "right"), strict=True)
         )
         return torch.cat([left[:, : _SIDE // 2], right[:, _SIDE // 2 :]], 1).flatten(0, 1)
 
-    def _code(self, thing: int, style: str, form: str) -> torch.Tensor:
-        return self.codes[self.place(thing, style), _PLACES[form]]
+    def _code(self, said: Said, thing: int, style: str, form: str) -> torch.Tensor:
+        return self.codes[self.place(said, thing, style), _PLACES[form]]
 
-    def place(self, thing: int, style: str) -> int:
-        """Return where the picture of `thing` in `style` is, or in another it is known in."""
-        held, known = self._held.styles.get(thing), self._album.things[thing].styles
-        allowed = [other for other in known if other != held]
+    def place(self, said: Said, thing: int, style: str) -> int:
+        """Return where the picture of `thing` in `style` is, or in another that may be said."""
+        allowed = self.allowed(said, thing)
         return self._places[thing, style if style in allowed else allowed[0]]
+
+    def allowed(self, said: Said, thing: int) -> list[str]:
+        """Return in which styles `said` may speak of `thing`."""
+        held = self._held.styles_of(thing, by_keyword=thing in said.by_keyword)
+        return [style for style in self._album.things[thing].styles if style not in held]

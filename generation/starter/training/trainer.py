@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +89,7 @@ def train(
     Ctrl-C end it after the step at hand, with a checkpoint. `report` hears each line of the
     log, `on_save` the step of each checkpoint; both in the main process only.
     """
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    accelerator = Accelerator(cpu=on_cpu(), mixed_precision=settings.precision)
     if accelerator.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     run = _Run(task, settings, folder, accelerator)
@@ -102,9 +104,18 @@ def train(
             if step % settings.save_every == 0 and accelerator.is_main_process:
                 run.save()
                 on_save(step)
-        if accelerator.is_main_process:
+        # A call that has nothing left to do leaves the checkpoint as it is, and with it a decay.
+        if accelerator.is_main_process and run.has_news:
             run.save()
     accelerator.wait_for_everyone()
+
+
+def on_cpu() -> bool:
+    """Return whether processes of a `torchrun` have to be told that they share no GPU.
+
+    Without, accelerate takes each of them for the only one.
+    """
+    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
 
 
 def in_channels_last(network: nn.Module) -> None:
@@ -125,6 +136,15 @@ def _optimizers(network: nn.Module, weight_decay: float) -> list[torch.optim.Opt
         Muon(layers, lr=0.0, weight_decay=weight_decay),
         torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=weight_decay),
     ]
+
+
+def _outlive_signals(_worker: int) -> None:
+    """Let a worker go on until its process has written the checkpoint and ends it.
+
+    What stops a training stops the whole group of processes.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Steps(Dataset[Batch]):
@@ -158,8 +178,14 @@ class _Run:
                 for optimizer, state in zip(optimizers, stored["optimizers"], strict=True):
                     optimizer.load_state_dict(state)
             self.state = _State(stored["step"], stored["images"])
+        self._saved = self.state.step if stored else None
         self._network, *self._optimizers = accelerator.prepare(plain, *optimizers)
         self.log = Log(folder / f"{task.name}.jsonl", self.state.images)
+
+    @property
+    def has_news(self) -> bool:
+        """Return whether the checkpoint is not of the step where the training is."""
+        return self._saved != self.state.step
 
     def batches(self, until: int) -> Iterable[Batch]:
         """Return this process's share of the batch of every step that is left, in order."""
@@ -171,6 +197,7 @@ class _Run:
             batch_size=None,
             num_workers=self._settings.workers,
             pin_memory=self._accelerator.device.type == "cuda",
+            worker_init_fn=_outlive_signals,
         )
 
     def take_step(self, batch: Batch) -> None:
@@ -208,3 +235,4 @@ class _Run:
             },
             self._file,
         )
+        self._saved = self.state.step

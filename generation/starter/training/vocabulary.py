@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -43,12 +44,16 @@ def train_tokenizer(things: Sequence[Thing], size: int, folder: Path) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(things), trainer)
-    folder.mkdir(parents=True, exist_ok=True)
-    vocab, merges = tokenizer.model.save(str(folder))
+    # What is interrupted leaves no folder that looks like a tokenizer.
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    vocab, merges = tokenizer.model.save(str(partial))
     clip = CLIPTokenizer(vocab, merges, model_max_length=TOKENS)
     for file in (vocab, merges):
         Path(file).unlink()
-    clip.save_pretrained(folder)
+    clip.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return clip
 
 
