@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ...models.stable_diffusion import Components
 from .drawing import Album
-from .networks import parameters
+from .networks import WORDS, parameters
 from .progress import read
 from .scenes import COLOURS
 from .sources import NAMES, PACKAGES
@@ -28,7 +28,8 @@ def card(parts: Components, album: Album, work: Path, figures: Sequence[Mapping[
         edge=parts.profile.native_size,
         latents=f"{vae.latent_channels}x{unet.sample_size}x{unet.sample_size}",
         vocabulary=f"{len(parts.tokenizer):,}",
-        tokens=parts.profile.token_limit,
+        # Of a text's tokens the first starts it and the last ends it.
+        words=WORDS - 2,
         **{name: f"{size / _MILLION:.1f}" for name, size in zip(names, sizes, strict=True)},
         megabytes=f"{2 * sum(sizes) / _MILLION:.1f}",
         images=_count(diffusion, "images"),
