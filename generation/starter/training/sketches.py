@@ -87,10 +87,12 @@ def patch_codes(forms: torch.Tensor, count: int) -> torch.Tensor:
     )
     patches = grid.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(pictures, kinds, PATCHES, -1)
     centred = patches - patches.mean((0, 1, 2))
-    flat = centred.flatten(0, 2)
+    flat = centred.flatten(0, 2).double()
     spreads, axes = torch.linalg.eigh(flat.T @ flat / len(flat))
     spreads, axes = spreads.flip(0)[:count].clamp(min=1e-8), axes.flip(1)[:, :count]
-    codes = centred @ axes / spreads**0.25
+    # Which way an axis points is chance, and would be another on another number of threads.
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
+    codes = centred @ (axes / spreads**0.25).float()
     scaled: torch.Tensor = codes / codes.std()
     return scaled
 
