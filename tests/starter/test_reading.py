@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +28,16 @@ from generation.starter.training.networks import (
     new_unet,
 )
 from generation.starter.training.progress import Schedule, read
-from generation.starter.training.reading import ReadingTask, taught
+from generation.starter.training.reading import ReadingTask, picture_codes, taught
 from generation.starter.training.scenes import COLOURS, HeldOut, draw_scene, hold_out
-from generation.starter.training.sketches import FORMS, LOUD, Sketches, draw_forms, patch_codes
+from generation.starter.training.sketches import (
+    FORMS,
+    LOUD,
+    Sketches,
+    draw_forms,
+    patch_codes,
+    pointed,
+)
 from generation.starter.training.trainer import Settings, train
 from generation.starter.training.vocabulary import read_tokenizer, train_tokenizer
 
@@ -87,6 +95,21 @@ def test_every_picture_is_drawn_in_every_form() -> None:
     assert not ball["left"][:, 8:].round(decimals=2).any()
     assert not ball["right"][:, :8].round(decimals=2).any()
     assert float(ball["left"].sum()) == pytest.approx(float(ball["right"].sum()), rel=0.05)
+
+
+def test_codes_are_the_same_on_any_number_of_threads(forms: torch.Tensor) -> None:
+    kept, found = torch.get_num_threads(), []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        codes = patch_codes(forms, 4)
+        found.append((codes, picture_codes(codes[:, 0].flatten(1))[:, :4]))
+    torch.set_num_threads(kept)
+    for one, other in itertools.pairwise(found):
+        for mine, theirs in zip(one, other, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+    # Each axis points where its largest number is above zero.
+    axes = torch.tensor([[1.0, -3.0], [-2.0, 1.0]])
+    assert torch.equal(pointed(axes), torch.tensor([[-1.0, 3.0], [2.0, -1.0]]))
 
 
 def test_codes_bring_patches_back_in_their_places() -> None:

@@ -23,7 +23,7 @@ from .drawing import Album
 from .latents import poses
 from .networks import WORDS, Shape, new_text_encoder
 from .scenes import HeldOut
-from .sketches import Sketches
+from .sketches import Sketches, pointed
 from .trainer import Batch
 
 # What telling apart weighs beside sketching: it is learnt in minutes, and then helps the other.
@@ -72,7 +72,7 @@ def picture_codes(sketches: torch.Tensor) -> torch.Tensor:
     Each is scaled by the root of its spread, halfway to whitening.
     """
     left, spreads, _ = torch.linalg.svd(sketches - sketches.mean(0), full_matrices=False)
-    codes = left[:, :_COMPONENTS] * spreads[:_COMPONENTS].sqrt()
+    codes = pointed(left[:, :_COMPONENTS]) * spreads[:_COMPONENTS].sqrt()
     scaled: torch.Tensor = codes / codes.std()
     return scaled
 

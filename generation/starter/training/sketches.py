@@ -90,11 +90,17 @@ def patch_codes(forms: torch.Tensor, count: int) -> torch.Tensor:
     flat = centred.flatten(0, 2).double()
     spreads, axes = torch.linalg.eigh(flat.T @ flat / len(flat))
     spreads, axes = spreads.flip(0)[:count].clamp(min=1e-8), axes.flip(1)[:, :count]
-    # Which way an axis points is chance, and would be another on another number of threads.
-    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
-    codes = centred @ (axes / spreads**0.25).float()
+    codes = centred @ (pointed(axes) / spreads**0.25).float()
     scaled: torch.Tensor = codes / codes.std()
     return scaled
+
+
+def pointed(axes: torch.Tensor) -> torch.Tensor:
+    """Return the columns of `axes`, each with its largest number above zero.
+
+    Which way a principal axis points is chance, and is another on another number of threads.
+    """
+    return axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
 
 
 class Sketches:
