@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ from generation.starter.training.card import card
 from generation.starter.training.diffusion import DiffusionTask
 from generation.starter.training.export import DEFAULTS, adopt, export, park
 from generation.starter.training.latents import encode, read_latents
-from generation.starter.training.networks import new_autoencoder, noise_schedule
+from generation.starter.training.networks import TOKENS, new_autoencoder, noise_schedule
 from generation.starter.training.progress import Average, Schedule, read, save, step_generator
 from generation.starter.training.reading import ReadingTask
 from generation.starter.training.scenes import draw_scene, hold_out
@@ -269,6 +270,16 @@ class TestExport:
         assert first.shape == (32, 32, 3)
         assert np.array_equal(first, again)
         assert not np.array_equal(first, second)
+
+    def test_its_texts_are_as_long_as_the_text_encoder_makes_them(
+        self, work: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(work, tmp_path / "older")
+        file = tmp_path / "older" / "tokenizer" / "tokenizer_config.json"
+        settings = json.loads(file.read_text("utf-8"))
+        file.write_text(json.dumps(settings | {"model_max_length": TOKENS - 8}), "utf-8")
+        export(tmp_path / "older", tmp_path / "model", TINY)
+        assert Painter.open(tmp_path / "model").parts.profile.token_limit == TOKENS
 
     def test_it_predicts_v_and_has_the_scale_of_its_training(self, work: Path) -> None:
         profile = Painter.open(work / "model").parts.profile

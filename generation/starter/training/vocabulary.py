@@ -58,8 +58,12 @@ def train_tokenizer(things: Sequence[Thing], size: int, folder: Path) -> Any:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer that `train_tokenizer` saved in `folder`."""
-    return CLIPTokenizer.from_pretrained(folder)
+    """Return the tokenizer that `train_tokenizer` saved in `folder`.
+
+    A text is as long as it is now, also where the tokenizer is older: were it shorter, the engine
+    would leave the last patches of every sketch out, and the lower part of every picture.
+    """
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
 
 
 def _corpus(things: Sequence[Thing]) -> Iterator[str]:
