@@ -281,6 +281,11 @@ class TestExport:
         export(tmp_path / "older", tmp_path / "model", TINY)
         assert Painter.open(tmp_path / "model").parts.profile.token_limit == TOKENS
 
+    def test_its_tokenizer_is_that_of_the_training_in_half_the_bytes(self, work: Path) -> None:
+        here, there = (folder / "tokenizer" / "tokenizer.json" for folder in (work, work / "model"))
+        assert json.loads(there.read_text("utf-8")) == json.loads(here.read_text("utf-8"))
+        assert there.stat().st_size < 0.6 * here.stat().st_size
+
     def test_it_predicts_v_and_has_the_scale_of_its_training(self, work: Path) -> None:
         profile = Painter.open(work / "model").parts.profile
         state = read(work / "diffusion.pt")

@@ -147,4 +147,11 @@ def save_model(folder: Path, autoencoder: Any, network: Denoiser, tokenizer: Any
             requires_safety_checker=False,
         )
         pipeline.to(dtype=torch.float16).save_pretrained(folder)
+    _tighten(folder / "tokenizer" / "tokenizer.json")
     (folder / "defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", "utf-8")
+
+
+def _tighten(file: Path) -> None:
+    """Write the JSON in `file` without spaces: a tokenizer's is twice as long with them."""
+    found = json.loads(file.read_text("utf-8"))
+    file.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), "utf-8")
