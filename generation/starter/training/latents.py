@@ -19,7 +19,8 @@ from .scenes import HeldOut, compose, draw_scene
 
 SHARD: Final = 1_000
 _MADE_BY: Final = "encoder.json"
-_BATCH: Final = 100
+# 100 at once took twice as long on two cores: memory, not arithmetic, is what encoding waits for.
+_BATCH: Final = 20
 
 Halves = npt.NDArray[np.float16]
 
@@ -51,7 +52,7 @@ def encode(
     """Encode what is missing of the first `shards` shards into files in `folder`.
 
     A shard holds the means of the latents of `size` scenes as float16, [size, c, h, w]; the
-    batches of 100 have to fill it.
+    batches of 20 have to fill it.
 
     Raises:
         ValueError: what is there was encoded by another autoencoder.
