@@ -113,8 +113,8 @@ class SetAside(EngineFailed):
 
     def __init__(self) -> None:
         super().__init__(
-            "This picture broke the engine twice, so it is set aside; try other settings, or ask "
-            "the operator to look at the log."
+            "This picture broke the engine more than once, so it is set aside; try other settings, "
+            "or ask the operator to look at the log."
         )
 
 

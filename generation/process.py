@@ -37,7 +37,16 @@ _SIGN: Final = "sign"
 _OOM_SCORE: Final = "500"
 _LOAD_ADVICE: Final = " while it was loaded; check the device, or set a longer load_timeout"
 # After these the process can do nothing more with its device.
-_STICKY: Final = ("CUDA error", "CUDNN_STATUS", "CUBLAS_STATUS", "HIP error", "device-side assert")
+_STICKY: Final = (
+    "CUDA error",
+    "CUDA driver error",
+    "CUDNN_STATUS",
+    "CUBLAS_STATUS",
+    "HIP error",
+    "Triton Error",
+    "device-side assert",
+    "unable to find an engine to execute",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,10 @@ from .tickets import JobCancelled, Ticket
 log = logging.getLogger(__name__)
 
 _BREAKS: Final = 2
-# So many engines in a row without a step, and no job to blame for it: a new one will not do better.
+# So many engines in a row without a picture, and no job to blame: a new one will not do better.
 _LOSSES: Final = 3
+# So many jobs in a row that fail on it, and none that is made: perhaps a new one does better.
+_FAILURES: Final = 3
 # So many jobs in a row that seem to break it: it is hardly the jobs.
 _SET_ASIDE: Final = 5
 # Seconds before each attempt to load another: the memory of the last one may take a while to go.
@@ -138,8 +140,11 @@ class Worker(Generic[I]):
         # Whose images the engine has in hand: one of them did it if it is lost now.
         self._in_call: list[Ticket] = []
         self._turns = Turns()
+        # Since the last picture. A step proves nothing: decoding may be what breaks, and on a GPU
+        # a step is only launched.
         self._losses = 0
         self._set_aside = 0
+        self._failures = 0
         self._decoded_together = 1
 
     def give(self, ticket: Ticket | None) -> None:
@@ -289,7 +294,6 @@ class Worker(Generic[I]):
         except Exception as error:
             self._broke(tickets, error)
             return
-        self._losses = self._set_aside = 0
         seconds = time.perf_counter() - start
         news = [(ticket, self._news(engine, ticket)) for ticket in tickets]
         self._reports.stepped(Stepped(news, load, seconds))
@@ -355,6 +359,7 @@ class Worker(Generic[I]):
             picture = made.get(id(image))
             if picture is not None:
                 job.pictures[number] = picture
+                self._losses = self._set_aside = self._failures = 0
         if (failure := job.failure) is not None:
             self._over(ticket, failure)
         elif not job.unfinished:
@@ -368,10 +373,18 @@ class Worker(Generic[I]):
         self._reports.over(ticket, outcome)
 
     def _broke(self, tickets: Sequence[Ticket], error: Exception) -> None:
-        """Fail the job that broke; if it was one of several, find out which, one by one."""
+        """Fail the job that broke; if it was one of several, find out which, one by one.
+
+        Raises:
+            EngineLost: nothing but failures come of this engine any more.
+        """
         jobs = ", ".join(str(ticket.job_id) for ticket in tickets)
         log.error("The engine failed on job %s", jobs, exc_info=error)
         if len(tickets) == 1:
+            self._failures += 1
+            if self._failures >= _FAILURES:
+                self._failures = 0
+                raise EngineLost("The engine failed on several pictures in a row.")
             self._over(
                 tickets[0],
                 EngineFailed(
@@ -399,7 +412,7 @@ class Worker(Generic[I]):
         if self._losses >= _LOSSES or self._set_aside >= _SET_ASIDE:
             self._died(
                 EngineFailed(
-                    "The engine broke several times in a row without taking a step; look at the "
+                    "The engine broke several times in a row without making a picture; look at the "
                     "log, then run imagine-bot doctor."
                 )
             )

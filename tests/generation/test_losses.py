@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,13 +33,50 @@ class TestSeveralThatBreakIt:
             for number in tickets.keys() - poison:
                 assert await seeds_of(tickets[number]) == [number]
 
-    async def test_if_it_is_all_of_them_it_is_not_the_jobs(self) -> None:
-        async with frail(lambda where, _: where == "step") as (stage, _):
+    # Where pictures cannot be decoded each job takes all its steps before the engine is lost.
+    @pytest.mark.parametrize("breaking", ["step", "finish"])
+    async def test_if_it_is_all_of_them_it_is_not_the_jobs(self, breaking: str) -> None:
+        async with frail(lambda where, _: where == breaking) as (stage, _):
             tickets = [stage.submit(number) for number in range(12)]
             async with asyncio.timeout(PATIENCE):
                 with pytest.raises(EngineFailed, match="several times in a row"):
                     await stage.queue.died()
             assert sum(ticket.images.done() for ticket in tickets) == worker._SET_ASIDE
+
+
+@dataclass
+class Spoiled(FakeEngine):
+    """Raises at each step, as one does whose device has had enough."""
+
+    def step(self, images: Sequence[FakeImage]) -> None:
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+
+class TestFailingAtEverything:
+    @pytest.fixture(autouse=True)
+    def _quiet(self) -> Iterator[None]:
+        logging.disable(logging.ERROR)
+        yield
+        logging.disable(logging.NOTSET)
+
+    async def test_after_several_failures_in_a_row_a_new_engine_is_tried(self) -> None:
+        engines = [Spoiled(open=True), FakeEngine(open=True)]
+        waiting = iter(engines)
+        async with GenerationQueue(lambda: next(waiting), limit=9) as queue:
+            stage = Stage(queue, engines[0])
+            for number in range(1, worker._FAILURES):
+                assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
+            assert await seeds_of(stage.submit(8)) == [8]
+
+    async def test_pictures_between_them_say_that_it_is_the_jobs(self) -> None:
+        broken = {("step", number): RuntimeError("shapes do not match") for number in range(10)}
+        engine = FakeEngine(open=True, failures=broken)
+        async with GenerationQueue(lambda: engine, limit=9) as queue:
+            stage = Stage(queue, engine)
+            for number in range(2 * worker._FAILURES):
+                assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
+                assert await seeds_of(stage.submit(50 + number)) == [50 + number]
+        assert max(Counter(engine.begun).values()) == 1
 
 
 @dataclass

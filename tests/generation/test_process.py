@@ -240,7 +240,14 @@ def test_loading_that_hangs_ends_the_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "why"), [("exit", "exit code 3"), ("sticky", "device-side assert triggered")]
+    ("prompt", "why"),
+    [
+        ("exit", "exit code 3"),
+        ("raise CUDA error: device-side assert triggered", "device-side assert"),
+        ("raise Triton Error [CUDA]: an illegal memory access was encountered", "illegal memory"),
+        ("raise CUDA driver error: unspecified launch failure", "launch failure"),
+        ("raise GET was unable to find an engine to execute this computation", "find an engine"),
+    ],
 )
 def test_a_process_that_ends_or_loses_its_device_is_lost(prompt: str, why: str) -> None:
     with started() as engine:
