@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from generation.errors import SetAside
 from generation.fairness import Share
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
@@ -30,6 +31,11 @@ log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 10.0
 _ANNOUNCED_SECONDS: Final = 3.0
+# Begun so often and never over, since the bot ended in the middle: it may be what ended it. So it
+# is made with nobody beside it from then on, and in the end no more. A machine that is switched off
+# at bad moments looks the same, so that is many more than an engine's two (`generation.worker`).
+_SUSPECT_ATTEMPTS: Final = 2
+_ATTEMPTS: Final = 10
 
 
 class MessageGone(Exception):
@@ -189,46 +195,52 @@ class ImagineService:
         Raises:
             StorageError: the database cannot be read; nothing is taken up yet.
         """
-        # In this order, or a job that somebody removes or cancels in between would be in two.
+        # In this order, or a job that somebody removes or cancels in between would be in two. The
+        # unfinished ones last, with nothing awaited after it: one that came in since the start may
+        # be over by then, and would look like one from before.
         removed = await self._room.insist(self.jobs.not_removed)
         cancelled = await self._room.insist(self.jobs.not_withdrawn)
-        unfinished = await self._room.insist(self.jobs.unfinished)
-        stranded = await self._room.insist(self.jobs.stranded)
+        unfinished = await self._room.insist(self.jobs.unfinished_or_stranded)
         for job in removed:
             if job.message_id is not None and job.id not in self._under_way:
                 removing = self._remove_message(job, job.message_id)
                 self._background.start(removing, f"remove the message of job {job.id}")
-        # What came in since the start is under way already.
-        left = [job for job in [*unfinished, *cancelled] if job.id not in self._under_way]
-        for job in left:
-            self._take_up(job)
-            self._background.start(self._find_message(job), f"find the message of job {job.id}")
+        left = [*unfinished, *((job, None) for job in cancelled)]
+        count = 0
+        for job, fault in left:
+            # What came in since the start is under way already.
+            if job.id not in self._under_way and self._take_up(job, fault):
+                self._background.start(self._find_message(job), f"find the message of job {job.id}")
+                count += 1
         self._resumed.set()
-        return len(left) + sum(self._give_up(job, fault) for job, fault in stranded)
+        return count
 
-    def _give_up(self, job: Job, fault: StorageError) -> bool:
-        """Say that a job from before a restart cannot go on; False if it may at the next start."""
-        if job.id in self._under_way:
-            return False
-        log.error("Job %s cannot go on: %s", job.id, fault)
-        if not isinstance(fault, PictureMissing):
+    def _take_up(self, job: Job, fault: Exception | None) -> bool:
+        """Go on with a job from before a restart where it stands, or say why that cannot be.
+
+        Returns False if perhaps it can at the next start.
+        """
+        if job.status is JobStatus.RUNNING and job.attempts >= _ATTEMPTS:
+            fault = SetAside()
+        if fault is not None:
+            log.error("Job %s cannot go on: %s", job.id, fault)
+        if isinstance(fault, StorageError) and not isinstance(fault, PictureMissing):
             # The operator can mend what keeps its file from being read.
             return False
-        self._begin(job)
-        self._background.start(self._apologise_late(job, fault), f"give up job {job.id}")
-        self._background.start(self._find_message(job), f"find the message of job {job.id}")
-        return True
-
-    def _take_up(self, job: Job) -> None:
-        """Go on with a job from before a restart where it stands."""
-        if job.status is JobStatus.GENERATED:
+        if fault is not None:
+            self._begin(job)
+            giving_up = self._apologise_late(job, str(fault))
+            self._background.start(giving_up, f"give up job {job.id}")
+        elif job.status is JobStatus.GENERATED:
             self._begin(job)
             self._background.start(self._redeliver(job), f"deliver job {job.id}")
         elif job.status is JobStatus.CANCELLED:
             self._begin(job)
             self._background.start(self._withdraw_late(job), f"withdraw job {job.id}")
         else:
-            self._enqueue(job)
+            is_suspect = job.status is JobStatus.RUNNING and job.attempts >= _SUSPECT_ATTEMPTS
+            self._enqueue(job, alone=is_suspect)
+        return True
 
     async def close(self) -> None:
         """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
@@ -240,7 +252,7 @@ class ImagineService:
         self._under_way[job.id] = under_way
         return under_way
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: Job, *, alone: bool = False) -> None:
         under_way = self._begin(job)
 
         def listener(event: Event) -> None:
@@ -251,7 +263,7 @@ class ImagineService:
 
         # All direct messages together share the engine like one server.
         share = Share(group=job.guild_id, member=job.user_id, weight=job.weight)
-        ticket = self._queue.submit(job.id, job.request, listener, share)
+        ticket = self._queue.submit(job.id, job.request, listener, share, alone=alone)
         self._background.start(self._carry(job, ticket), f"carry job {job.id}")
 
     async def _find_message(self, job: Job) -> None:
@@ -263,6 +275,10 @@ class ImagineService:
             await self.announced(job, await self._courier.find(job))
         except (MessageGone, Undeliverable) as error:
             log.warning("The message of job %s cannot be looked for: %s", job.id, error)
+            await self.announced(job, None)
+        except Exception:
+            # Whatever it is, such as a message that discord.py cannot read: the job must not wait.
+            log.exception("The message of job %s cannot be looked for", job.id)
             await self.announced(job, None)
 
     async def _message_of(self, job: Job) -> int:
@@ -281,6 +297,7 @@ class ImagineService:
     async def _carry(self, job: Job, ticket: Ticket) -> None:
         """Follow one job from the queue to its delivery."""
         await ticket.taken_up_or_over()
+        is_running = False
         try:
             is_running = ticket.started.done() and await self._start(job)
             if await self._keep(job, await ticket.images, is_running=is_running):
@@ -291,6 +308,8 @@ class ImagineService:
             await self._withdraw(job)
         except QueueClosed:
             log.info("Job %s waits for the next start", job.id)
+            if is_running and not self._queue.is_dead:
+                await self._park(job)
         except PASSING as error:
             log.warning("Job %s waits for the next start: %s", job.id, error)
         except Exception as error:
@@ -304,6 +323,11 @@ class ImagineService:
             await self.jobs.start(job.id)
             return True
         return False
+
+    async def _park(self, job: Job) -> None:
+        """Record that it was not this job that ended the bot."""
+        with contextlib.suppress(*PASSING), self._room.noticing():
+            await self.jobs.park(job.id)
 
     async def _keep(self, job: Job, images: Sequence[GeneratedImage], *, is_running: bool) -> bool:
         """Store the pictures of a job; False if it was cancelled in the meantime.
@@ -339,10 +363,10 @@ class ImagineService:
         finally:
             self._under_way.pop(job.id, None)
 
-    async def _apologise_late(self, job: Job, fault: StorageError) -> None:
+    async def _apologise_late(self, job: Job, text: str) -> None:
         """Apologise for a job that a restart found to be impossible."""
         try:
-            await self._apologise(job, str(fault))
+            await self._apologise(job, text)
         finally:
             self._under_way.pop(job.id, None)
 

@@ -114,6 +114,11 @@ class GenerationQueue(Generic[I]):
         await asyncio.shield(self._died)
 
     @property
+    def is_dead(self) -> bool:
+        """Return whether the engine is lost for good."""
+        return self._died.done()
+
+    @property
     def waiting(self) -> int:
         """Return how many jobs wait, places that are reserved included."""
         return self._schedule.waiting + self._reserved.total()
@@ -146,11 +151,14 @@ class GenerationQueue(Generic[I]):
         request: GenerationRequest,
         listener: Listener,
         share: Share = _NOBODYS_SHARE,
+        *,
+        alone: bool = False,
     ) -> Ticket:
         """Put a job into the queue and return its ticket; `share` says whose it is.
 
         It takes any job: the bound is kept by `reserve`, and what was accepted before a
-        restart has to fit again. `listener` is called on the event loop.
+        restart has to fit again. `listener` is called on the event loop. A job that has to run
+        `alone` is made ahead of all others, with nobody beside it.
         """
         if self._closed:
             raise QueueClosed
@@ -163,7 +171,10 @@ class GenerationQueue(Generic[I]):
             images=self._loop.create_future(),
         )
         ticket.images.add_done_callback(_retrieve)
-        self._schedule.add(ticket)
+        if alone:
+            self._schedule.start_over(ticket, alone=True)
+        else:
+            self._schedule.add(ticket)
         self._admit()
         return ticket
 
@@ -192,7 +203,8 @@ class GenerationQueue(Generic[I]):
             # It waits between two turns, and the engine thread holds what it has so far.
             self._worker.give(None)
         ticket.fail(JobCancelled())
-        self._refresh_soon()
+        # It may have been a suspect, which others have to wait for.
+        self._admit()
 
     def _admit(self) -> None:
         """Give turns for as long as there is room."""

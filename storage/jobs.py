@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import sqlite_utils
@@ -15,13 +16,16 @@ from .pictures import PictureFiles
 from .queries import UNFINISHED
 from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Row, StoredImage
 
+log = logging.getLogger(__name__)
+
 __all__ = ["HistoryEntry", "Job", "JobKind", "JobStatus", "JobStore", "NewJob", "StoredImage"]
 
 
 class JobStore:
     """Jobs and images; what a method has returned from is on disk.
 
-    A job moves queued -> running -> generated -> delivered, or to failed or cancelled. A move
+    A job moves queued -> running -> generated -> delivered, or to failed or cancelled, and from
+    running back to queued where the bot is stopped. A move
     that does not start where the job stands changes nothing and returns False; so does every
     move of a deleted job.
 
@@ -79,6 +83,10 @@ class JobStore:
     async def start(self, job_id: int) -> bool:
         """Call a queued job running, or a running one once more, and count the attempt."""
         return await self._db.run(lambda db: queries.start(db, job_id))
+
+    async def park(self, job_id: int) -> bool:
+        """Call a running job queued again: it was not the job that ended this attempt at it."""
+        return await self._db.run(lambda db: queries.park(db, job_id))
 
     async def complete(self, job_id: int, images: Sequence[tuple[GeneratedImage, bytes]]) -> bool:
         """Store the images of a running job, each with its PNG file, and call it generated.
@@ -142,14 +150,16 @@ class JobStore:
     async def unfinished(self) -> list[Job]:
         """Return the queued, running and generated jobs that can go on, the oldest first.
 
-        One whose source cannot be read is left out: see `stranded`.
+        One whose source cannot be read is left out: see `unfinished_or_stranded`.
         """
-        return [job for job, fault in await self._db.run(self._unfinished) if fault is None]
+        return [job for job, fault in await self.unfinished_or_stranded() if fault is None]
 
-    async def stranded(self) -> list[tuple[Job, StorageError]]:
-        """Return the unfinished jobs whose sources cannot be read, without them, and the faults."""
-        unfinished = await self._db.run(self._unfinished)
-        return [(job, fault) for job, fault in unfinished if fault is not None]
+    async def unfinished_or_stranded(self) -> list[tuple[Job, StorageError | None]]:
+        """Return all queued, running and generated jobs, the oldest first, and what stops them.
+
+        That is the fault by which a job's source cannot be read; its request is without it then.
+        """
+        return await self._db.run(self._unfinished)
 
     def _unfinished(self, db: sqlite_utils.Database) -> list[tuple[Job, StorageError | None]]:
         jobs: list[tuple[Job, StorageError | None]] = []
@@ -204,12 +214,17 @@ class JobStore:
     async def delete(self, job_id: int) -> bool:
         """Delete a job's images and take it out of the history; cancel it if it is unfinished.
 
-        Files that nothing else refers to are removed. The job itself stays, marked deleted.
+        Files that nothing else refers to are removed, now or, where that fails, with those of the
+        next job that is deleted, or at the next start. The job itself stays, marked deleted.
         Returns False when there is no such job or it is deleted already.
         """
         deleted = await self._db.run(lambda db: queries.mark_deleted(db, job_id))
-        # In a transaction of its own: a rollback brings rows back, but no files.
-        await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+        # In a transaction of its own: a rollback brings rows back, but no files. Deleted it is by
+        # now, so what stands in the way of this is for the operator and not for who deletes.
+        try:
+            await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+        except StorageError as error:
+            log.error("The files of job %s are to be removed later. %s", job_id, error)
         return deleted
 
     async def history(self, user_id: int, query: str, limit: int) -> list[HistoryEntry]:

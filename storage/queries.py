@@ -6,6 +6,7 @@ same ones (`storage.database.open_readonly`) as the bot's store.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,9 +16,11 @@ import sqlite_utils
 from generation.request import GeneratedImage, Pixels
 
 from . import records, search
-from .errors import PictureDamaged
+from .errors import PictureDamaged, StorageError
 from .pictures import PictureFiles, from_png, to_png
 from .records import HistoryEntry, Job, JobStatus, NewJob, Row, StoredImage
+
+log = logging.getLogger(__name__)
 
 UNFINISHED: Final = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED)
 # The largest number that SQLite takes: a person may type a longer one.
@@ -129,6 +132,18 @@ def start(db: sqlite_utils.Database, job_id: int) -> bool:
         UPDATE jobs SET status = 'running', attempts = attempts + 1
         WHERE id = ? AND status IN ({_quoted((JobStatus.QUEUED, JobStatus.RUNNING))})
         """,  # noqa: S608 -- the statuses come from this program
+        (job_id,),
+    )
+
+
+def park(db: sqlite_utils.Database, job_id: int) -> bool:
+    """Call a running job queued again, and take its last attempt back."""
+    return _changed(
+        db,
+        """
+        UPDATE jobs SET status = 'queued', attempts = attempts - 1
+        WHERE id = ? AND status = 'running' AND NOT deleted
+        """,
         (job_id,),
     )
 
@@ -329,10 +344,17 @@ def mark_deleted(db: sqlite_utils.Database, job_id: int) -> bool:
 
 
 def remove_marked_files(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
-    """Remove the files of pictures that were marked for removal."""
+    """Remove the files of pictures that were marked for removal.
+
+    One that cannot be removed stays marked, and is tried again with the next.
+    """
     rows = db.execute("SELECT sha256 FROM pictures WHERE state = 'removing'")
     for (sha256,) in rows.fetchall():
-        pictures.remove(sha256)
+        try:
+            pictures.remove(sha256)
+        except StorageError as error:
+            log.error("A deleted picture is still there. %s", error)
+            continue
         db.execute("UPDATE pictures SET state = 'removed' WHERE sha256 = ?", (sha256,))
 
 

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from bot import service
+from bot.delivery import DiscordCourier
 from generation.metadata import read_png
+from generation.queue import GenerationQueue
 from generation.request import GenerationRequest
 from storage.records import JobStatus
 
@@ -202,3 +205,130 @@ async def test_a_job_whose_source_is_lost_says_so_and_can_be_removed(
     await stage.until(lambda: not stage.bot.service._under_way)
     await stage.alice.click(stage.look(second.id), custom_id="remove:2")
     await stage.until(lambda: [m.id for m in stage.messages()] == [first.id])
+
+
+async def _end_like_a_crash(stage: Stage) -> None:
+    """Stop what carries jobs where it is, so that nothing of an orderly stop is recorded."""
+    for task in list(stage.bot.service._background._tasks):
+        task.cancel()
+    await asyncio.sleep(0)
+
+
+async def _attempts(stage: Stage) -> int:
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    return job.attempts
+
+
+@pytest.mark.parametrize(("crashes", "attempts"), [(False, 1), (True, 2)])
+async def test_only_what_ends_the_bot_counts_as_an_attempt(
+    stage: Stage, gate: GatedEngine, crashes: bool, attempts: int
+) -> None:
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", steps=100)
+    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    if crashes:
+        await _end_like_a_crash(stage)
+    closing = stage.restart()
+    gate.open()
+    await closing
+    await stage.until(lambda: "rabbit" in stage.look(result.response.id).content)
+    await stage.finished(result.response.id)
+    assert await _attempts(stage) == attempts
+
+
+async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
+    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_SUSPECT_ATTEMPTS", 1)
+    gate.shut()
+    first = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.until(lambda: " 0 %" in stage.look(first.response.id).content)
+    second = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
+    await _end_like_a_crash(stage)
+    submitted: dict[int, bool] = {}
+    submit = GenerationQueue.submit
+
+    def noting(queue: Any, job_id: int, *arguments: Any, alone: bool = False) -> Any:
+        submitted[job_id] = alone
+        return submit(queue, job_id, *arguments, alone=alone)
+
+    monkeypatch.setattr(GenerationQueue, "submit", noting)
+    closing = stage.restart()
+    gate.open()
+    await closing
+    for result in (first, second):
+        await stage.finished(result.response.id)
+    assert submitted == {1: True, 2: False}
+
+
+async def test_a_job_that_has_ended_the_bot_again_and_again_is_set_aside(
+    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_ATTEMPTS", 1)
+    gate.shut()
+    first = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.until(lambda: " 0 %" in stage.look(first.response.id).content)
+    second = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
+    await _end_like_a_crash(stage)
+    closing = stage.restart()
+    gate.open()
+    await closing
+    await stage.until(lambda: "more than once" in stage.look(first.response.id).content)
+    await stage.finished(second.response.id)
+    await stage.until(lambda: not stage.bot.service._under_way)
+    assert (await stage.bot.service.jobs.counts())[JobStatus.FAILED] == 1
+
+
+async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so(
+    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    carrying, are_read = stage.bot.service, False
+    insist = carrying._room.insist
+
+    async def reading(ask: Any, **options: Any) -> Any:
+        nonlocal are_read
+        if asyncio.current_task() is not resuming:
+            return await insist(ask, **options)
+        if are_read:
+            # As if the database were locked for a while after that answer.
+            gate.open()
+            await stage.until(lambda: not carrying._under_way)
+        found = await insist(ask, **options)
+        are_read |= ask == carrying.jobs.unfinished_or_stranded
+        return found
+
+    monkeypatch.setattr(carrying._room, "insist", reading)
+    resuming = asyncio.current_task()
+    assert await carrying.resume() == 0
+    assert are_read
+    gate.open()
+    await stage.finished(result.response.id)
+    await stage.until(lambda: not carrying._under_way)
+    assert pictures(stage.look(result.response.id))
+
+
+async def test_a_history_that_cannot_be_read_holds_no_job_up(
+    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.shut()
+    await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.bot.service.jobs._db.run(
+        lambda db: db.execute("UPDATE jobs SET message_id = NULL") and None
+    )
+
+    async def broken(*_: Any) -> int:
+        raise KeyError("components")
+
+    monkeypatch.setattr(DiscordCourier, "find", broken)
+    closing = stage.restart()
+    gate.open()
+    await closing
+    await stage.eventually(lambda: _is_delivered(stage))
+
+
+async def _is_delivered(stage: Stage) -> bool:
+    return (await stage.bot.service.jobs.counts())[JobStatus.DELIVERED] == 1

@@ -155,6 +155,31 @@ class TestCancellingOneOfSeveral:
             assert stage.engine.begun == [1, 2, 3]
 
 
+class TestAlone:
+    async def test_it_goes_ahead_of_all_who_wait_and_nobody_is_beside_it(self) -> None:
+        async with several(FakeEngine(rows=8)) as stage:
+            first = stage.submit(1, steps=2)
+            await stage.at_gate()
+            stage.queue.submit(9, a_request(seed=9, steps=3), Told(), alone=True)
+            others = [stage.submit(number, steps=2) for number in (2, 3)]
+            stage.engine.let_go()
+            for ticket in (first, *others):
+                await seeds_of(ticket)
+            assert stage.engine.calls == [[1]] * 2 + [[9]] * 3 + [[2, 3]] * 2
+
+    async def test_when_it_is_cancelled_those_that_it_held_back_join_at_once(self) -> None:
+        async with several(FakeEngine(rows=8)) as stage:
+            first = stage.submit(1, steps=9)
+            await stage.at_gate()
+            stage.queue.submit(9, a_request(seed=9, steps=3), Told(), alone=True)
+            other = stage.submit(2, steps=2)
+            assert stage.queue.cancel(9)
+            stage.engine.let_go()
+            await seeds_of(first)
+            await seeds_of(other)
+            assert stage.engine.calls == [[1], *[[1, 2]] * 2, *[[1]] * 6]
+
+
 class TestTheEngineThreadAhead:
     async def test_a_job_that_is_done_before_its_turn_was_ended_leaves_no_trace(self) -> None:
         """The event loop is held up while the engine takes all steps of a job."""

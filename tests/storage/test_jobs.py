@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -283,6 +284,33 @@ async def test_a_removal_that_a_crash_cut_short_is_finished_at_the_next_start(
         assert picture_files(tmp_path) == set()
 
 
+async def test_a_file_that_cannot_be_removed_keeps_no_other_from_being_removed(
+    store: JobStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stuck = await generated(store, request=request(seed=1))
+    other = await generated(store, request=request(seed=2))
+    (image,) = await store.images(stuck.id)
+    unlink = Path.unlink
+
+    def refusing(path: Path, *, missing_ok: bool = False) -> None:
+        if path.stem == image.sha256:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refusing)
+        assert await store.delete(stuck.id)
+        assert "let the bot's user read and write there" in caplog.text
+        assert await store.delete(other.id)
+        assert picture_files(tmp_path) == {image.sha256}
+        await store.tidy()
+    await store.tidy()
+    assert picture_files(tmp_path) == set()
+
+
 async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     store: JobStore, tmp_path: Path
 ) -> None:
@@ -293,7 +321,7 @@ async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     with pytest.raises(PictureMissing, match="restore it from a backup"):
         await store.get(lost.id)
     assert await store.unfinished() == [whole]
-    ((job, fault),) = await store.stranded()
+    (job, fault), _ = await store.unfinished_or_stranded()
     assert (job.id, job.request.source) == (lost.id, None)
     assert isinstance(fault, PictureMissing)
     assert (await store.counts())[JobStatus.QUEUED] == 2
@@ -301,7 +329,7 @@ async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     await store.start(lost.id)
     await store.complete(lost.id, finished(request()))
     assert [job.id for job in await store.unfinished()] == [lost.id, whole.id]
-    assert await store.stranded() == []
+    assert [fault for _, fault in await store.unfinished_or_stranded()] == [None, None]
 
 
 async def test_a_source_that_cannot_be_read_now_strands_its_job_alone(
@@ -314,7 +342,7 @@ async def test_a_source_that_cannot_be_read_now_strands_its_job_alone(
     kept = file.rename(tmp_path / "kept.png")
     # Reading a folder fails even for root, whom no permission stops.
     file.mkdir()
-    ((stranded, fault),) = await store.stranded()
+    (stranded, fault), _ = await store.unfinished_or_stranded()
     assert stranded.id == job.id
     assert isinstance(fault, FolderUnusable)
     assert await store.unfinished() == [whole]

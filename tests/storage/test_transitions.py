@@ -71,6 +71,13 @@ class Jobs(RuleBasedStateMachine):
         assert self.runner.run(self.store.start(job_id)) is begins
 
     @rule(job_id=jobs)
+    def park(self, job_id: int) -> None:
+        parks = self.moved(job_id, {JobStatus.RUNNING}, JobStatus.QUEUED)
+        if parks:
+            self.model[job_id].attempts -= 1
+        assert self.runner.run(self.store.park(job_id)) is parks
+
+    @rule(job_id=jobs)
     def complete(self, job_id: int) -> None:
         completes = self.moved(job_id, {JobStatus.RUNNING}, JobStatus.GENERATED)
         seed = 0
