@@ -111,7 +111,6 @@ class Engine:
         # Alive for as long as an image needs them.
         self._float32: weakref.ref[Networks] | None = None
         self._versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-        self._launched: list[torch.Event] = []
         # Called after each call of a network, and before a model is loaded, for who watches
         # whether this hangs: all the calls of a step may take long.
         self.on_sign: Callable[[Sign], None] = lambda _: None
@@ -312,18 +311,15 @@ class Engine:
                 image.failure = OutOfMemory()
 
     def _keep_pace(self) -> None:
-        """Let the device fall behind by one step at most.
+        """Wait until the device has done what this step launched.
 
-        Kernels are only launched by a step. Unless somebody waits, all steps are launched at
-        once, and nobody could join, leave or be told how far they are.
+        Otherwise all steps would be launched at once, and nobody could join, leave or be told how
+        far they are; and what goes wrong would come to light in a later call, in which others are.
+        It costs next to nothing, since the next call waits for this one as soon as it brings
+        timesteps to the device.
         """
-        if self._device.type != "cuda":
-            return
-        event = torch.Event(self._device)
-        event.record()
-        self._launched.append(event)
-        if len(self._launched) > 1:
-            self._launched.pop(0).synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _check_latents(self, image: Denoising) -> bool:
         """Return whether the latents of `image` are numbers; else start it anew or fail it."""

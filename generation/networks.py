@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from typing import Any, Final
 
 import torch
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 # Each size is compiled by itself, which takes a minute on a CPU.
 _COMPILED_LADDER: Final = (2, 8, 16)
 _BASE: Final = 2
+# What another program took of the memory it may have given back after so many seconds.
+_REGROW_SECONDS: Final = 600.0
 
 Shape = tuple[int, ...]
 
@@ -56,6 +59,7 @@ class Networks:
         # By the shape of a row of latents and of its text.
         self._whole: dict[Shape, Sizes] = {}
         self._sizes: dict[Shape, Sizes] = {}
+        self._shrunk_at: float | None = None
         self._tunes_threads = not compiled and parts.device.type == "cpu"
         self._threads: dict[torch.Size, int] = {}
 
@@ -86,6 +90,8 @@ class Networks:
         Raises:
             OutOfMemory: not even one image of this shape fits.
         """
+        if self._shrunk_at is not None and time.monotonic() > self._shrunk_at + _REGROW_SECONDS:
+            self.regrow()
         key = (*latents[1:], *text[1:])
         if key not in self._sizes:
             self._whole[key] = self._sizes[key] = self._fitting(latents, text)
@@ -135,7 +141,12 @@ class Networks:
         return call
 
     def shrink(self, latents: torch.Size, text: torch.Size, size: int) -> bool:
-        """Offer no calls of `size` rows or more for this shape; False if none would be left."""
+        """Offer no calls of `size` rows or more for this shape; False if none would be left.
+
+        After a while they are offered again, since it may have been another program that took the
+        memory; each time one does not fit costs one failed call.
+        """
+        self._shrunk_at = time.monotonic()
         key = (*latents[1:], *text[1:])
         smaller = {rows: time for rows, time in self._sizes[key].seconds.items() if 1 < rows < size}
         if smaller:
@@ -143,7 +154,8 @@ class Networks:
         return bool(smaller)
 
     def regrow(self) -> None:
-        """Offer all calls again that were ever found to fit: there is more memory now."""
+        """Offer all calls again that were ever found to fit: there may be more memory now."""
+        self._shrunk_at = None
         self._sizes = self._whole.copy()
 
     def saw(self, latents: torch.Size, text: torch.Size, size: int, seconds: float) -> None:

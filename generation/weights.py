@@ -197,14 +197,23 @@ def _place(networks: dict[str, Any], device: torch.device, *, offload: bool) -> 
             others = [other for other in networks.values() if other is not network]
             add_hook_to_module(network, _OneAtATime(device, others), append=True)
         return
-    try:
-        for network in networks.values():
-            network.to(device)
-    except torch.OutOfMemoryError as error:
+    if not _moved(networks, device):
+        # Whoever keeps the error must not keep what is on the device by then: others need the room.
+        networks.clear()
         raise ModelError(
             f"The model does not fit into the memory of {device}; use float16, a smaller model, "
             "or offload."
-        ) from error
+        )
+
+
+def _moved(networks: dict[str, Any], device: torch.device) -> bool:
+    """Move the networks to `device`, and return whether they fit."""
+    try:
+        for network in networks.values():
+            network.to(device)
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 class _OneAtATime(ModelHook):  # type: ignore[misc]  # accelerate has no types

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from generation import networks
 from generation.batching import Sizes
 from generation.engine import Denoising, Engine
 from generation.errors import GenerationError, ModelError, OutOfMemory
@@ -151,6 +152,21 @@ class TestCompiled:
 @pytest.fixture(scope="module")
 def half(starter: Components) -> Components:
     return load(starter.profile, device="cpu", dtype="bfloat16")
+
+
+def test_calls_that_memory_did_not_suffice_for_are_tried_again_after_a_while(
+    starter: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = small_calls(Engine(starter))
+    [image] = begin(engine, a_request())
+    shapes = image.latents.shape, image.conditional.shape
+    whole = engine._networks.sizes(*shapes).most
+    assert engine._networks.shrink(*shapes, whole)
+    assert engine._networks.sizes(*shapes).most < whole
+    shrunk_at = engine._networks._shrunk_at
+    assert shrunk_at is not None
+    monkeypatch.setattr("time.monotonic", lambda: shrunk_at + networks._REGROW_SECONDS + 1)
+    assert engine._networks.sizes(*shapes).most == whole
 
 
 class TestFloat32:

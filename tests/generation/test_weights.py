@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
+import weakref
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,20 @@ def test_offloading_sends_the_others_away_before_a_network_comes(
         *[("text_encoder", "cpu"), ("unet", "cpu"), ("vae", "cpu:0")],
         *[("unet", "cpu"), ("vae", "cpu"), ("text_encoder", "cpu:0")],
     ]
+
+
+def test_a_model_that_does_not_fit_leaves_no_room_taken_to_who_keeps_the_error() -> None:
+    class Large(torch.nn.Module):
+        def to(self, *_: Any) -> Large:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    networks = {"text_encoder": torch.nn.Linear(2, 2), "unet": Large()}
+    moved = weakref.ref(networks["text_encoder"])
+    with pytest.raises(ModelError, match="does not fit into the memory of cpu") as caught:
+        _place(networks, torch.device("cpu"), offload=False)
+    gc.collect()
+    assert moved() is None
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="offloading needs an accelerator")
