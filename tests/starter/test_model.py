@@ -1,0 +1,95 @@
+"""A small sample of the measures on the next starter model, as far as it is.
+
+The whole of them is `python -m generation.starter.evaluate measure`, whose figures are beside the
+model. Here few things are told apart, which is easier; on the other hand each wrong picture counts
+for much, so the goals leave room.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from generation.locate import starter_folder
+from generation.starter.training.measures import MEASURES, STRENGTHS, Subjects
+from generation.starter.training.recognition import Recogniser
+from generation.starter.training.sheet import Painter
+
+from .references import read_references
+
+MODEL = starter_folder() / "training" / "unfinished"
+MOST_BYTES = 32_000_000
+
+pytestmark = pytest.mark.skipif(not MODEL.is_dir(), reason="the weights come with a clone only")
+
+
+@pytest.fixture(scope="module")
+def subjects() -> Subjects:
+    album, held = read_references()
+    painter = Painter.open(MODEL)
+    autoencoder = painter.parts.vae
+    return Subjects(
+        painter=painter,
+        autoencoder=autoencoder,
+        album=album,
+        held=held,
+        recogniser=Recogniser(album, autoencoder),
+        steps=15,
+        guidance=2.5,
+        share=0.08,
+    )
+
+
+def figures(subjects: Subjects, measure: str) -> dict[str, float]:
+    return {figure.name: figure.value for figure in MEASURES[measure](subjects)}
+
+
+def test_prompts_are_followed(subjects: Subjects) -> None:
+    found = figures(subjects, "following")
+    assert found["name"] >= 0.85
+    assert found["style"] >= 0.85
+    assert found["colour"] == 1.0
+
+
+def test_so_are_colours_and_keywords_that_training_never_put_together(subjects: Subjects) -> None:
+    assert figures(subjects, "colours")["held-out name x colour"] >= 0.75
+    assert figures(subjects, "keywords")["keywords"] >= 0.6
+
+
+def test_seeds_change_the_picture_and_not_what_it_shows(subjects: Subjects) -> None:
+    found = figures(subjects, "seeds")
+    assert found["seeds: name"] >= 0.85
+    assert found["seeds: distance within a prompt by that between things"] >= 1 / 3
+
+
+def test_a_variation_goes_further_with_more_strength(subjects: Subjects) -> None:
+    found = figures(subjects, "variations")
+    distances = [found[f"variation {strength}: distance"] for strength in STRENGTHS]
+    assert distances == sorted(distances)
+
+
+def test_a_negative_prompt_keeps_its_colour_away(subjects: Subjects) -> None:
+    found = figures(subjects, "negatives")
+    share = "negative prompt: a colour's share"
+    assert found[f"{share} with it"] < found[f"{share} without it"]
+
+
+def test_guidance_makes_pictures_follow_the_prompt(subjects: Subjects) -> None:
+    found = figures(subjects, "adherence")
+    assert found["guidance 4: name"] > found["guidance 1: name"]
+
+
+def test_the_autoencoder_brings_pictures_back(subjects: Subjects) -> None:
+    assert min(figures(subjects, "fidelity").values()) >= 31
+
+
+def test_all_its_files_fit_in_32_megabytes() -> None:
+    parts = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
+    files = [file for part in parts for file in (MODEL / part).iterdir()]
+    assert sum(file.stat().st_size for file in files) <= MOST_BYTES
+
+
+def test_its_weights_are_in_float16() -> None:
+    for file in MODEL.glob("*/*.safetensors"):
+        assert {value.dtype for value in load_file(file).values()} == {torch.float16}
