@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from generation.starter.gallery import app as gallery
 from generation.starter.train import _settings as command_settings
 from generation.starter.train import app
 from generation.starter.training.autoencoder import (
@@ -270,6 +272,22 @@ class TestExport:
         assert first.shape == (32, 32, 3)
         assert np.array_equal(first, again)
         assert not np.array_equal(first, second)
+
+    @pytest.mark.parametrize(
+        ("command", "rows", "columns"), [("grid", 2, 8), ("variations", 2, 6), ("guidance", 3, 4)]
+    )
+    def test_the_gallery_shows_what_it_can_do(
+        self, work: Path, tmp_path: Path, command: str, rows: int, columns: int
+    ) -> None:
+        file = tmp_path / "shown.png"
+        result = CliRunner().invoke(gallery, [command, str(file), "--model", str(work / "model")])
+        assert result.exit_code == 0, result.output
+        with Image.open(file) as shown:
+            assert shown.size == (columns * TINY.edge, rows * TINY.edge)
+            pictures = np.asarray(shown.convert("RGB")).reshape(rows, TINY.edge, columns, -1)
+        apart = {pictures[row, :, column].tobytes() for row, column in np.ndindex(rows, columns)}
+        # The source of the variations is there twice.
+        assert len(apart) == rows * columns - (command == "variations")
 
     def test_its_texts_are_as_long_as_the_text_encoder_makes_them(
         self, work: Path, tmp_path: Path
