@@ -136,7 +136,7 @@ def test_generate_takes_every_option(shell: Shell, tmp_path: Path) -> None:
 def test_replay_of_a_file_confirms_every_pixel(shell: Shell, rabbit: Path) -> None:
     result = shell("replay", rabbit)
     assert result.exit_code == 0
-    assert "the same, every pixel of 64x64" in result.stdout
+    assert f"the same, every pixel of {EDGE}x{EDGE}" in result.stdout
 
 
 def test_replay_computes_with_the_threads_of_the_recipe(shell: Shell, tmp_path: Path) -> None:

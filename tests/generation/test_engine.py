@@ -330,7 +330,8 @@ class TestImageToImage:
     ) -> None:
         request = a_request(scheduler="lms", source=source, strength=0.8, steps=10)
         away = pipelines.picture(request) - lms.picture(starter, request)
-        assert np.abs(away).mean() > 5
+        # Levels on average, where the engine is at most one away and in few pixels.
+        assert np.abs(away).mean() > 2
 
     @pytest.mark.parametrize(
         ("steps", "strength", "taken"), [(50, 0.58, 28), (4, 0.05, 1), (10, 0.3, 3), (7, 1.0, 7)]

@@ -15,7 +15,7 @@ from .pipelines import byte_tokenizer
 
 # Words that are one token each for the starter model.
 WORDS = ("rabbit", "face", "red", "apple", "on", "blue", "background", "cat")
-STARTER_ROOM = 30
+STARTER_LIMIT, STARTER_ROOM = 32, 30
 # For the tokenizer that knows bytes, a token is a byte of UTF-8.
 BYTES = byte_tokenizer()
 BYTES_LIMIT, BYTES_ROOM = 77, 75
@@ -23,7 +23,7 @@ BYTES_LIMIT, BYTES_ROOM = 77, 75
 
 @pytest.fixture(scope="module")
 def starter_tokenizer(starter: Components) -> Any:
-    assert starter.profile.token_limit == STARTER_ROOM + 2
+    assert starter.profile.token_limit == STARTER_LIMIT
     return starter.tokenizer
 
 
@@ -33,7 +33,7 @@ def words(count: int) -> list[str]:
 
 @pytest.mark.parametrize("count", [1, STARTER_ROOM - 1, STARTER_ROOM])
 def test_nothing_of_a_prompt_that_fits_is_unread(starter_tokenizer: Any, count: int) -> None:
-    assert tokenize(starter_tokenizer, " ".join(words(count)), 32).unread == ""
+    assert tokenize(starter_tokenizer, " ".join(words(count)), STARTER_LIMIT).unread == ""
 
 
 @pytest.mark.parametrize("count", [STARTER_ROOM + 1, STARTER_ROOM + 2, 150])
@@ -42,20 +42,23 @@ def test_what_was_cut_is_said_in_the_words_that_were_typed(
     starter_tokenizer: Any, count: int, between: str
 ) -> None:
     typed = [word.title() for word in words(count)]
-    found = tokenize(starter_tokenizer, between.join(typed), 32)
+    found = tokenize(starter_tokenizer, between.join(typed), STARTER_LIMIT)
     assert found.unread == between.join(typed[STARTER_ROOM:])
 
 
 def test_the_comma_that_does_not_fit_is_the_first_that_is_unread(starter_tokenizer: Any) -> None:
     text = " ".join(words(STARTER_ROOM)) + ", octane render "
-    assert tokenize(starter_tokenizer, text, 32).unread == ", octane render"
+    assert tokenize(starter_tokenizer, text, STARTER_LIMIT).unread == ", octane render"
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_an_empty_text_is_all_marks(starter_tokenizer: Any, text: str) -> None:
-    found = tokenize(starter_tokenizer, text, 32)
+    found = tokenize(starter_tokenizer, text, STARTER_LIMIT)
     assert found.unread == ""
-    assert found.ids == (starter_tokenizer.bos_token_id, *[starter_tokenizer.eos_token_id] * 31)
+    assert found.ids == (
+        starter_tokenizer.bos_token_id,
+        *[starter_tokenizer.eos_token_id] * (STARTER_LIMIT - 1),
+    )
 
 
 @given(st.text(max_size=200))
