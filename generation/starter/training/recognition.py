@@ -30,7 +30,7 @@ _SPECKS: Final = 1
 _FILL: Final = 0.9
 _NEAREST: Final = 8
 _TILTS: Final = (-6.0, 0.0, 6.0)
-# Few enough that their layers fit into the processor's cache: 64 at once took half as long again.
+# More at once take longer (see `latents.py`).
 _BATCH: Final = 16
 # Two things side by side are parted in this middle part of the picture's columns.
 _MIDDLE: Final = (0.38, 0.62)
