@@ -214,6 +214,16 @@ async def _end_like_a_crash(stage: Stage) -> None:
     await asyncio.sleep(0)
 
 
+async def _crash_with_one_running_and_one_waiting(stage: Stage, gate: GatedEngine) -> list[int]:
+    """Return the ids of the two jobs' messages."""
+    gate.shut()
+    first = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.until(lambda: " 0 %" in stage.look(first.response.id).content)
+    second = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
+    await _end_like_a_crash(stage)
+    return [first.response.id, second.response.id]
+
+
 async def _attempts(stage: Stage) -> int:
     job = await stage.bot.service.jobs.get(1)
     assert job is not None
@@ -240,11 +250,7 @@ async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_SUSPECT_ATTEMPTS", 1)
-    gate.shut()
-    first = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    await stage.until(lambda: " 0 %" in stage.look(first.response.id).content)
-    second = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
-    await _end_like_a_crash(stage)
+    first, second = await _crash_with_one_running_and_one_waiting(stage, gate)
     submitted: dict[int, bool] = {}
     submit = GenerationQueue.submit
 
@@ -256,8 +262,8 @@ async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
     closing = stage.restart()
     gate.open()
     await closing
-    for result in (first, second):
-        await stage.finished(result.response.id)
+    for message_id in (first, second):
+        await stage.finished(message_id)
     assert submitted == {1: True, 2: False}
 
 
@@ -265,16 +271,12 @@ async def test_a_job_that_has_ended_the_bot_again_and_again_is_set_aside(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_ATTEMPTS", 1)
-    gate.shut()
-    first = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    await stage.until(lambda: " 0 %" in stage.look(first.response.id).content)
-    second = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
-    await _end_like_a_crash(stage)
+    first, second = await _crash_with_one_running_and_one_waiting(stage, gate)
     closing = stage.restart()
     gate.open()
     await closing
-    await stage.until(lambda: "more than once" in stage.look(first.response.id).content)
-    await stage.finished(second.response.id)
+    await stage.until(lambda: "more than once" in stage.look(first).content)
+    await stage.finished(second)
     await stage.until(lambda: not stage.bot.service._under_way)
     assert (await stage.bot.service.jobs.counts())[JobStatus.FAILED] == 1
 
