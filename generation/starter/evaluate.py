@@ -18,14 +18,16 @@ from rich.table import Table
 from ..locate import starter_folder
 from .train import read_album
 from .training.card import card as model_card
-from .training.measures import MEASURES, Figure, Prompt, Subjects, random_prompts
+from .training.measures import MEASURES
 from .training.recognition import Recogniser
 from .training.sheet import Painter, sheet
+from .training.subjects import Figure, Prompt, Subjects, random_prompts
 
 app = typer.Typer(add_completion=False, help=__doc__)
 _console = Console(soft_wrap=True)
 
 Model = Annotated[Path, typer.Option(help="The model's folder.")]
+Guidance = Annotated[float | None, typer.Option(help="Instead of the model's own scale.")]
 Work = Annotated[Path, typer.Option(help="The folder with the packages and the drawn icons.")]
 
 _WORK: Final = Path("data/starter")
@@ -37,9 +39,12 @@ _DASH: Final = "-"
 
 
 def open_subjects(
-    model: Path, work: Path, *, share: float, steps: int, guidance: float
+    model: Path, work: Path, *, share: float, steps: int, guidance: float | None
 ) -> Subjects:
-    """Return all that the measures need for the model in the folder `model`."""
+    """Return all that the measures need for the model in the folder `model`.
+
+    Without `guidance` it is the model's own.
+    """
     album, held = read_album(work)
     painter = Painter.open(model)
     return Subjects(
@@ -49,7 +54,7 @@ def open_subjects(
         held=held,
         recogniser=Recogniser(album, painter.parts.vae),
         steps=steps,
-        guidance=guidance,
+        guidance=painter.parts.profile.default_guidance_scale if guidance is None else guidance,
         share=share,
     )
 
@@ -61,7 +66,7 @@ def measure(
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(MEASURES)}.")] = None,
     share: Annotated[float, typer.Option(help="Measure this share of the cases.")] = 1.0,
     steps: int = 30,
-    guidance: float = 4.0,
+    guidance: Guidance = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here.")
     ] = None,
@@ -113,7 +118,7 @@ def contacts(
     model: Model = _MODEL,
     work: Work = _WORK,
     steps: int = 30,
-    guidance: float = 4.0,
+    guidance: Guidance = None,
 ) -> None:
     """Write a contact sheet of 100 prompts to FILE, and the prompts, row by row, beside it."""
     subjects = open_subjects(model, work, share=1.0, steps=steps, guidance=guidance)

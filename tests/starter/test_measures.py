@@ -18,7 +18,6 @@ from generation.request import GenerationRequest
 from generation.starter.evaluate import as_table
 from generation.starter.training import measures
 from generation.starter.training.drawing import EDGE, Bytes
-from generation.starter.training.measures import Figure, Subjects, random_prompts
 from generation.starter.training.recognition import (
     Recogniser,
     border_colour,
@@ -35,6 +34,7 @@ from generation.starter.training.scenes import (
     draw_scene,
     hold_out,
 )
+from generation.starter.training.subjects import Figure, Subjects, random_prompts
 
 from .album import STYLES, album
 
@@ -102,7 +102,7 @@ class Deaf(Reader):
 
 
 def subjects(painter: Reader, recogniser: Recogniser) -> Subjects:
-    return Subjects(painter, Shrinking(), ALBUM, HELD, recogniser, share=0.06)
+    return Subjects(painter, Shrinking(), ALBUM, HELD, recogniser, guidance=4.0, share=0.06)
 
 
 def figures(name: str, painter: Reader, recogniser: Recogniser) -> dict[str, Figure]:
@@ -142,6 +142,15 @@ class TestRecognition:
         assert recogniser.match(left).thing == MOON
         assert recogniser.match(right).thing == BOX
 
+    def test_among_pictures_of_a_style_the_nearest_is_of_that_style(
+        self, recogniser: Recogniser
+    ) -> None:
+        for style in STYLES:
+            for place in range(len(ALBUM.things)):
+                picture = compose(ALBUM, Scene((Subject(place),), "noto", "white"))
+                assert recogniser.match(picture, style).style == style
+        assert recogniser.match(compose(ALBUM, Scene((Subject(BOX),), "noto", "red"))).thing == BOX
+
 
 PERFECT = {
     "following": ("name", "style", "colour"),
@@ -157,7 +166,31 @@ PERFECT = {
 }
 
 
+CEILINGS = {
+    "names-ceiling": "ceiling: names of training pictures",
+    "pairs-ceiling": "ceiling: pairs of training pictures, both",
+    "styles-ceiling": "ceiling: held-out styles told by the other",
+}
+
+
 class TestMeasures:
+    @pytest.mark.parametrize("name", CEILINGS)
+    def test_what_training_shows_is_known_whoever_paints(
+        self, name: str, recogniser: Recogniser
+    ) -> None:
+        assert figures(name, Deaf(), recogniser)[CEILINGS[name]].value == 1.0
+
+    def test_where_styles_share_no_picture_nothing_tells_one_by_the_other(self) -> None:
+        swapped = dataclasses.replace(HELD, styles={BALL: "flat"})
+        mixed = album()
+        ball, box = (mixed.index[mixed.things[place].name, "flat"] for place in (BALL, BOX))
+        mixed.pictures[[ball, box]] = mixed.pictures[[box, ball]]
+        painted = Subjects(
+            Deaf(), Shrinking(), mixed, swapped, Recogniser(mixed, Shrinking()), guidance=4.0
+        )
+        [figure] = measures.MEASURES["styles-ceiling"](painted)
+        assert (figure.value, figure.count) == (0.0, 1)
+
     @pytest.mark.parametrize("name", PERFECT)
     def test_who_paints_what_is_asked_gets_full_marks(
         self, name: str, recogniser: Recogniser

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from generation.locate import starter_folder
-from generation.starter.training.measures import MEASURES, STRENGTHS, Subjects
+from generation.starter.training.measures import MEASURES, STRENGTHS
 from generation.starter.training.recognition import Recogniser
 from generation.starter.training.sheet import Painter
+from generation.starter.training.subjects import Subjects
 
 from .references import read_references
 

@@ -9,127 +9,28 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import torch
 
-from ...request import GenerationRequest, Pixels
-from .autoencoder import held_out_psnr, to_tensor
+from ...request import Pixels
+from .autoencoder import held_out_psnr
 from .captions import with_article
+from .ceilings import each_right, names_ceiling, pairs_ceiling, styles_ceiling
 from .drawing import Album, Bytes
-from .recognition import Match, Recogniser, border_colour, halves
-from .scenes import COLOURS, HeldOut, arrange, compose
-from .sheet import request
+from .recognition import Match, border_colour
+from .scenes import COLOURS, HeldOut
+from .subjects import Figure, Prompt, Subjects, random_prompts, share_of
 
 STRENGTHS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
 _FIRST_SEED: Final = 3_000_000_000
 _SEEDS_OF_A_PROMPT: Final = 8
 _SHOWN: Final = 100
-_NAMED_SHARE: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt and what its picture has to show; None where the prompt leaves it open."""
-
-    text: str
-    things: tuple[int, ...]
-    style: str | None = None
-    colour: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured figure: a share or a number, over `count` cases, and the goal if any."""
-
-    name: str
-    value: float
-    count: int
-    goal: float | None = None
-
-    @property
-    def reached(self) -> bool | None:
-        """Return whether the goal is reached; None without one."""
-        return None if self.goal is None else self.value >= self.goal
-
-
-class Artist(Protocol):
-    """Who makes the pictures, of `edge` pixels."""
-
-    @property
-    def edge(self) -> int:
-        """Return the edge of the pictures."""
-
-    def paint(self, requests: Sequence[GenerationRequest]) -> Bytes:
-        """Return one picture for each request, [n, edge, edge, 3]."""
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """What all measures need: the model, what it was trained on, and how to tell things apart.
-
-    `share` scales the number of cases of every measure.
-    """
-
-    painter: Artist
-    autoencoder: Any
-    album: Album
-    held: HeldOut
-    recogniser: Recogniser
-    steps: int = 30
-    guidance: float = 4.0
-    share: float = 1.0
-
-    def cases(self, count: int) -> int:
-        """Return how many cases of `count` are measured, at least two."""
-        return max(2, round(count * self.share))
-
-    def make(self, texts: Sequence[str], seed: int, **options: Any) -> Bytes:
-        """Return a picture of each prompt, the first with `seed`, the next with `seed + 1`."""
-        wanted = [self.request(text, seed + k, **options) for k, text in enumerate(texts)]
-        return self.painter.paint(wanted)
-
-    def request(self, text: str, seed: int, **options: Any) -> GenerationRequest:
-        """Return the request for one picture of `text`."""
-        settings = {"steps": self.steps, "guidance": self.guidance} | options
-        return request(text, seed, edge=self.painter.edge, **settings)
-
 
 Measure = Callable[[Subjects], list[Figure]]
-
-
-def share_of(name: str, right: Sequence[bool], goal: float | None = None) -> Figure:
-    """Return the share of `right` that is true."""
-    return Figure(name, sum(right) / len(right) if right else 0.0, len(right), goal)
-
-
-def random_prompts(album: Album, held: HeldOut, count: int, seed: int) -> list[Prompt]:
-    """Return prompts of different things; half name a style, and half a colour."""
-    random = np.random.default_rng([seed, 4])
-    places = random.permutation(len(album.things))
-    found: list[Prompt] = []
-    for place in itertools.islice(itertools.cycle(int(p) for p in places), 10 * count):
-        if len(found) == count:
-            break
-        style = str(random.choice(album.things[place].styles))
-        colour = str(random.choice(list(COLOURS)))
-        if held.allows(place, style, colour):
-            named = replace(
-                Prompt("", (place,)),
-                style=style if random.random() < _NAMED_SHARE else None,
-                colour=colour if random.random() < _NAMED_SHARE else None,
-            )
-            found.append(replace(named, text=_text(album.things[place].name, named)))
-    return found
-
-
-def _text(name: str, prompt: Prompt) -> str:
-    style = f", {prompt.style} style" if prompt.style else ""
-    colour = f" on a {prompt.colour} background" if prompt.colour else ""
-    return with_article(name) + colour + style
 
 
 def following(subjects: Subjects) -> list[Figure]:
@@ -261,13 +162,14 @@ def pairs(subjects: Subjects) -> list[Figure]:
         for places in chosen
     ]
     made = subjects.make(texts, _FIRST_SEED + 40_000)
-    both, one = [], []
-    for places, picture in zip(chosen, made, strict=True):
-        found = [subjects.recogniser.match(half).thing for half in halves(picture)]
-        hits = [thing == place for thing, place in zip(found, places, strict=True)]
-        both.append(all(hits))
-        one.append(any(hits))
-    return [share_of("pairs: both right", both, 0.7), share_of("pairs: at least one", one)]
+    hits = [
+        each_right(subjects.recogniser, picture, places)
+        for places, picture in zip(chosen, made, strict=True)
+    ]
+    return [
+        share_of("pairs: both right", [all(pair) for pair in hits], 0.7),
+        share_of("pairs: at least one", [any(pair) for pair in hits]),
+    ]
 
 
 def seeds(subjects: Subjects) -> list[Figure]:
@@ -370,30 +272,6 @@ def fidelity(subjects: Subjects) -> list[Figure]:
     ]
 
 
-def ceiling(subjects: Subjects) -> list[Figure]:
-    """Measure the measure: how often training pictures themselves are told from all others."""
-    random = np.random.default_rng([9, 4])
-    right = []
-    for prompt in random_prompts(subjects.album, subjects.held, subjects.cases(100), 9):
-        place = prompt.things[0]
-        style = subjects.album.things[place].styles[0]
-        colour = str(random.choice(list(COLOURS)))
-        scene = arrange(subjects.album, [place], style, colour, random, "usual")
-        picture = through(subjects.autoencoder, compose(subjects.album, scene))
-        right.append(subjects.recogniser.match(picture).thing == place)
-    return [share_of("the measure itself: names of training pictures", right)]
-
-
-@torch.inference_mode()
-def through(autoencoder: Any, picture: Bytes) -> Bytes:
-    """Return `picture` as the autoencoder brings it back."""
-    placed = to_tensor(picture[None]).to(autoencoder.device, autoencoder.dtype)
-    back = autoencoder.decode(autoencoder.encode(placed).latent_dist.mean).sample
-    unit = (back[0].float().cpu().clamp(-1, 1) + 1) * 127.5
-    found: Bytes = unit.round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return found
-
-
 def speed(subjects: Subjects) -> list[Figure]:
     """Measure the seconds that one picture takes at the model's default steps."""
     wanted = subjects.request("a rabbit face", _FIRST_SEED + 90_000, steps=25)
@@ -405,7 +283,9 @@ def speed(subjects: Subjects) -> list[Figure]:
 
 MEASURES: Final[Mapping[str, Measure]] = {
     "fidelity": fidelity,
-    "ceiling": ceiling,
+    "names-ceiling": names_ceiling,
+    "pairs-ceiling": pairs_ceiling,
+    "styles-ceiling": styles_ceiling,
     "following": following,
     "colours": held_out_colours,
     "styles": held_out_styles,

@@ -29,7 +29,8 @@ _AWAY: Final = 60.0
 _SPECKS: Final = 1
 _FILL: Final = 0.9
 _NEAREST: Final = 8
-_TILTS: Final = (-6.0, 0.0, 6.0)
+# Upright they have been compared already.
+_TILTS: Final = (-6.0, 6.0)
 # More at once take longer (see `latents.py`).
 _BATCH: Final = 16
 # Two things side by side are parted in this middle part of the picture's columns.
@@ -126,17 +127,20 @@ class Recogniser:
             rows.append(mean.flatten(1).float().cpu())
         return torch.cat(rows)
 
-    def match(self, picture: Bytes) -> Match:
-        """Return the training picture nearest to `picture`."""
+    def match(self, picture: Bytes, style: str | None = None) -> Match:
+        """Return the training picture nearest to `picture`, of those in `style` if it is given."""
         colour = border_colour(picture)
         sought = self.latents([framed(picture)])[0]
-        distances = (self._bank(colour) - sought).square().sum(1)
-        nearest = [int(place) for place in distances.topk(_NEAREST, largest=False).indices]
-        tilted = [(place, tilt) for place in nearest for tilt in _TILTS]
+        places = [at for at, pose in enumerate(self._poses) if style in {None, pose[1]}]
+        away = (self._bank(colour)[places] - sought).square().sum(1)
+        upright, nearest = away.topk(min(_NEAREST, len(places)), largest=False)
+        near = [places[int(at)] for at in nearest]
+        tilted = [(place, tilt) for place in near for tilt in _TILTS]
         drawn = self.latents([self._drawn(place, colour, tilt) for place, tilt in tilted])
-        again = (drawn - sought).square().sum(1)
-        thing, style, _ = self._poses[tilted[int(again.argmin())][0]]
-        return Match(thing, style, float(again.min().sqrt()))
+        again = torch.cat([upright, (drawn - sought).square().sum(1)])
+        candidates = [*near, *(place for place, _ in tilted)]
+        thing, found, _ = self._poses[candidates[int(again.argmin())]]
+        return Match(thing, found, float(again.min().sqrt()))
 
     def _bank(self, colour: str) -> torch.Tensor:
         if colour not in self._banks:
