@@ -133,11 +133,11 @@ class Engine:
     ) -> list[list[Denoising] | GenerationError]:
         """Return for each request its images at their first step, or why there will be none."""
         begun: list[list[Denoising] | GenerationError] = []
-        texts = [text for request in requests for text in _texts(request)]
-        embedded = self._networks.text.embed(texts) if texts else {}
+        self._embed_together(requests)
         for request in requests:
             self.on_sign("alive")
             try:
+                embedded = self._networks.text.embed(_texts(request))
                 begun.append(self._begin_images(request, embedded))
             except GenerationError as error:
                 begun.append(error.with_traceback(None))
@@ -232,6 +232,21 @@ class Engine:
                 if picture is not None:
                     pictures[image.index] = picture
         return [pictures[image.index] for image in images]
+
+    def _embed_together(self, requests: Sequence[GenerationRequest]) -> None:
+        """Embed the texts of all requests in as few calls as may be, to be remembered.
+
+        Where memory runs out nothing is: then each request has its own embedded alone.
+        """
+        texts = [text for request in requests for text in _texts(request)]
+        try:
+            if texts:
+                self._networks.text.embed(texts)
+            return
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        release(self._device)
 
     def _begin_images(
         self, request: GenerationRequest, embedded: Mapping[str, Embedding]

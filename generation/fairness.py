@@ -102,6 +102,11 @@ class Turns:
         self._waiting[flow] = arrival
         heapq.heappush(self._heads, (tag, arrival, flow))
 
+    def lead(self, flow: Hashable, arrival: int) -> None:
+        """Have a flow go on waiting with another head, which came as number `arrival`."""
+        self._waiting[flow] = arrival
+        heapq.heappush(self._heads, (self._tags[flow], arrival, flow))
+
     def leave(self, flow: Hashable) -> None:
         """Take a flow out whose last job was withdrawn."""
         del self._waiting[flow]
@@ -241,12 +246,14 @@ class FairOrder(Generic[J]):
         if not was_head:
             return
         members = self._members[share.group]
-        members.leave(share.member)
         if jobs:
-            members.wait(share.member, jobs[0].arrival)
-            return
-        del self._queues[key]
-        if not members:
+            members.lead(share.member, jobs[0].arrival)
+        else:
+            members.leave(share.member)
+            del self._queues[key]
+        if members:
+            self._groups.lead(share.group, members.arrival(members.first()))
+        else:
             self._groups.leave(share.group)
 
     def _forget(self, job: J) -> Share:

@@ -37,6 +37,8 @@ _ESTIMATE_SECONDS: Final = 0.5
 # loop milliseconds, and nobody would see the difference.
 _MANY: Final = 100
 _REFRESH_SECONDS: Final = 0.25
+# By what part of the time that is left an estimate has to be wrong before it is given anew.
+_IS_NEWS: Final = 0.2
 _NOBODYS_SHARE: Final = Share()
 
 
@@ -233,11 +235,20 @@ class GenerationQueue(Generic[I]):
         self._refreshed = time.monotonic()
 
     def _tell_positions(self, waiting: Sequence[Ticket]) -> None:
-        """Tell each job its place if that has changed: others may be served before it now."""
+        """Tell each job its place, and when it will be done, if either is news."""
         for position, ticket in enumerate(waiting, start=1):
-            if ticket.position != position and not ticket.taken:
+            moved = ticket.position != position
+            if (moved or self._is_news(ticket)) and not ticket.taken:
                 ticket.listener(Waiting(position, self._seconds(ticket)))
+                ticket.told_end = self._ends.get(ticket)
             ticket.position = position
+
+    def _is_news(self, ticket: Ticket) -> bool:
+        """Return whether a job ends so much sooner or later than it was told that it shows."""
+        end = self._ends.get(ticket)
+        if end is None or ticket.told_end is None:
+            return end is not ticket.told_end
+        return abs(end - ticket.told_end) > max(1.0, _IS_NEWS * (end - time.monotonic()))
 
     def _estimate(self, waiting: Sequence[Ticket]) -> None:
         """Work out anew when each job will be done; those that wait are given in their order."""
@@ -272,6 +283,12 @@ class GenerationQueue(Generic[I]):
             if not future.done():
                 future.set_exception(error)
 
+    def _is_lost(self) -> None:
+        """Give no estimates until there is a new engine: loading it may take long."""
+        self._pace = None
+        self._ends = {}
+        self._refresh_soon()
+
     def _has_begun(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
             if not ticket.started.done():
@@ -284,7 +301,7 @@ class GenerationQueue(Generic[I]):
             self._refresh_soon()
         for ticket, progress in step.news:
             ticket.taken = progress.step
-            if not ticket.images.done():
+            if not ticket.images.done() and not ticket.cancelled.is_set():
                 seconds = self._seconds(ticket)
                 ticket.listener(Progress(progress.step, progress.steps, seconds, progress.preview))
             if self._schedule.is_running(ticket) and self._schedule.end_turn(ticket):
@@ -307,6 +324,7 @@ class GenerationQueue(Generic[I]):
         self._schedule.remove(ticket)
         ticket.active = ticket.begun = False
         ticket.taken = 0
+        ticket.position = None
         if ticket.cancelled.is_set():
             ticket.fail(JobCancelled())
         elif not ticket.images.done():
@@ -338,6 +356,9 @@ class _Reports:
 
     def died(self, error: GenerationError) -> None:
         self._owner.post(self._owner._is_dead, error)
+
+    def lost(self) -> None:
+        self._owner.post(self._owner._is_lost)
 
     def begun(self, tickets: list[Ticket]) -> None:
         self._owner.post(self._owner._has_begun, tickets)

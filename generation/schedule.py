@@ -13,12 +13,13 @@ It knows no clock, no thread and no event loop, so a simulation can drive it thr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
-from typing import Final, Generic, Protocol, TypeVar
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Final, Generic, Protocol, TypeVar, cast
 
-from .fairness import FairOrder, Share
+from .fairness import FairOrder, Share, Turns
 
 TURN_STEPS: Final = 30
+S = TypeVar("S", bound=Hashable)
 
 
 def turn_steps(load: float, room: float | None) -> int:
@@ -29,6 +30,33 @@ def turn_steps(load: float, room: float | None) -> int:
     if room is None:
         return TURN_STEPS
     return max(1, min(TURN_STEPS, int(TURN_STEPS * room / load)))
+
+
+class SizeTurns(Generic[S]):
+    """Which of several sizes of pictures takes the next step.
+
+    They share the engine's time by how many jobs each has, so that small pictures are not held up
+    by each step of large ones.
+    """
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+
+    def next(self, loads: Mapping[S, Sequence[float]]) -> S:
+        """Return whose step it is, given the load of each job that is to take one, by size.
+
+        Raises:
+            IndexError: there is none.
+        """
+        if len(loads) == 1:
+            return next(iter(loads))
+        for number, size in enumerate(loads):
+            self._turns.wait(size, number)
+        chosen = cast("S", self._turns.first())
+        self._turns.serve(chosen, sum(loads[chosen]) / len(loads[chosen]))
+        for other in loads.keys() - {chosen}:
+            self._turns.leave(other)
+        return chosen
 
 
 class Schedulable(Protocol):

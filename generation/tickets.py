@@ -53,6 +53,7 @@ class Ticket:
     begun: bool = False
     alone: bool = False
     position: int | None = None
+    told_end: float | None = None
     steps: int = field(init=False)
     load: float = field(init=False)
     taken: int = 0

@@ -10,14 +10,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
 from .errors import EngineFailed, EngineLost, GenerationError, SetAside, brief
-from .fairness import Turns
 from .pace import Measured
 from .request import GeneratedImage, GenerationRequest, Pixels, Progress
+from .schedule import SizeTurns
 from .tickets import JobCancelled, Ticket
 
 log = logging.getLogger(__name__)
@@ -92,6 +92,9 @@ class Reports(Protocol):
     def died(self, error: GenerationError) -> None:
         """Take note that there is no engine and will be none."""
 
+    def lost(self) -> None:
+        """Take note that there is no engine, and that another is tried."""
+
     def begun(self, tickets: list[Ticket]) -> None:
         """Take note that the engine has taken these jobs up."""
 
@@ -139,13 +142,14 @@ class Worker(Generic[I]):
         self._jobs: dict[Ticket, _Job[I]] = {}
         # Whose images the engine has in hand: one of them did it if it is lost now.
         self._in_call: list[Ticket] = []
-        self._turns = Turns()
+        self._sizes: SizeTurns[tuple[int, int]] = SizeTurns()
         # Since the last picture. A step proves nothing: decoding may be what breaks, and on a GPU
         # a step is only launched.
         self._losses = 0
         self._set_aside = 0
         self._failures = 0
-        self._decoded_together = 1
+        # In pixels.
+        self._decoded_together = 0
 
     def give(self, ticket: Ticket | None) -> None:
         """Hand over a job that is to run, or None where a known one has changed."""
@@ -189,7 +193,7 @@ class Worker(Generic[I]):
             log.exception("The engine could not be loaded")
             failure = EngineFailed.at_load(error)
         else:
-            self._decoded_together = max(measured.decode_seconds)
+            self._decoded_together = max(measured.decode_seconds) * measured.pixels
             self._reports.ready(measured)
             return None
         self._discard_engine()
@@ -210,9 +214,9 @@ class Worker(Generic[I]):
         new = self._take_in()
         if self._stopping.is_set() or self._engine is None:
             return
-        self._drop_cancelled([*self._jobs, *new])
+        self._without_cancelled(list(self._jobs))
         try:
-            self._begin(self._engine, [ticket for ticket in new if not ticket.cancelled.is_set()])
+            self._begin(self._engine, self._without_cancelled(new))
             self._step(self._engine, self._whose_turn())
             if not self._stopping.is_set():
                 self._finish(self._engine)
@@ -231,10 +235,19 @@ class Worker(Generic[I]):
                 new.append(ticket)
         return new
 
-    def _drop_cancelled(self, tickets: Iterable[Ticket]) -> None:
+    def _without_cancelled(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """End those that are cancelled and return the others.
+
+        Each is asked once: the event loop may cancel one at any time, and a ticket that is neither
+        ended nor begun would hold its room for ever.
+        """
+        others = list[Ticket]()
         for ticket in tickets:
             if ticket.cancelled.is_set():
                 self._over(ticket, JobCancelled())
+            else:
+                others.append(ticket)
+        return others
 
     def _begin(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
         if not tickets:
@@ -260,25 +273,15 @@ class Worker(Generic[I]):
         )
 
     def _whose_turn(self) -> list[Ticket]:
-        """Return the active jobs that take the next step together: those of one size.
-
-        The sizes share the engine's time by how many jobs each has, so that small pictures
-        are not held up by each step of large ones.
-        """
-        groups: dict[Hashable, list[Ticket]] = {}
+        """Return the active jobs that take the next step together: those of one size."""
+        groups: dict[tuple[int, int], list[Ticket]] = {}
         for ticket, job in self._jobs.items():
             if ticket.active and not all(image.done for image in job.unfinished):
                 groups.setdefault(_size(ticket), []).append(ticket)
-        if len(groups) <= 1:
-            return next(iter(groups.values()), [])
-        for number, key in enumerate(groups):
-            self._turns.wait(key, number)
-        chosen = self._turns.first()
-        group = groups[chosen]
-        self._turns.serve(chosen, sum(ticket.load for ticket in group) / len(group))
-        for other in groups.keys() - {chosen}:
-            self._turns.leave(other)
-        return group
+        if not groups:
+            return []
+        loads = {size: [ticket.load for ticket in group] for size, group in groups.items()}
+        return groups[self._sizes.next(loads)]
 
     def _step(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
         if not tickets:
@@ -345,13 +348,16 @@ class Worker(Generic[I]):
     def _ready_to_decode(self) -> list[tuple[Ticket, I]]:
         """Return images of one size of jobs that are through, as many as share a decoder call."""
         ready = list[tuple[Ticket, I]]()
+        most = 1
         for ticket, job in self._jobs.items():
             is_alike = not ready or _size(ready[0][0]) == _size(ticket)
             if is_alike and all(image.done for image in job.unfinished):
                 ready += [(ticket, image) for image in job.unfinished]
-                if len(ready) >= self._decoded_together:
+                width, height = _size(ticket)
+                most = max(1, self._decoded_together // (width * height))
+                if len(ready) >= most:
                     break
-        return ready[: self._decoded_together]
+        return ready[:most]
 
     def _keep(self, ticket: Ticket, made: dict[int, GeneratedImage | None]) -> None:
         job = self._jobs[ticket]
@@ -409,6 +415,7 @@ class Worker(Generic[I]):
         for ticket in others:
             self._reports.again(ticket, alone=False)
         self._discard_engine()
+        self._reports.lost()
         if self._losses >= _LOSSES or self._set_aside >= _SET_ASIDE:
             self._died(
                 EngineFailed(

@@ -2,9 +2,9 @@
 
 Members ask at random over the day, most of them now and then, a few in bursts of hundreds of
 jobs. No clock is involved: the day passes as fast as it can be computed. The fair engine is
-driven by the very schedule of the product and shares its steps; the other serves one job after
-the other, as every other bot does. Both take the same time for the same call. A few pictures are
-four times as large as the others.
+driven by the very schedule of the product, and sizes take turns as there; the other serves one
+job after the other, as every other bot does. Both take the same time for the same call. A few
+pictures are four times as large as the others.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import heapq
 import random
 import statistics
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from generation.batching import Sizes
 from generation.fairness import Share
 from generation.pace import Measured
-from generation.schedule import Schedule
+from generation.schedule import Schedule, SizeTurns
 
 DAY = 86_400.0
 _PIXELS = 512 * 512
@@ -107,20 +107,18 @@ def a_day(
 
 
 def _seconds_of_step(asks: Iterable[Ask]) -> float:
-    """Return what a step of jobs takes; those of one size share a call, a large row is four."""
-    rows: Counter[int] = Counter()
-    for ask in asks:
-        rows[ask.pixels] += ask.rows * ask.pixels // _PIXELS
-    return sum(map(_STEP.time, rows.values()))
+    """Return what a step of jobs of one size takes, in one call; a large row is four."""
+    return _STEP.time(sum(ask.rows * ask.pixels // _PIXELS for ask in asks))
 
 
 def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
     """Return how each job fares, by number, under the schedule of the product.
 
-    The jobs whose turn it is take each step together; between two steps some leave or wait
-    for their next turn, and others join.
+    Of the jobs whose turn it is those of one size take each step together, and the sizes take
+    turns; between two steps some leave or wait for their next turn, and others join.
     """
     schedule: Schedule[Ask] = Schedule(ROOM)
+    sizes: SizeTurns[int] = SizeTurns()
     coming = deque(asks)
     started: dict[int, float] = {}
     served: dict[int, Served] = {}
@@ -134,9 +132,14 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
             schedule.add(coming.popleft())
         while (ask := schedule.start()) is not None:
             started.setdefault(ask.number, now - ask.at)
-        running = schedule.running
-        now += _seconds_of_step(running)
-        for ask in running:
+        of_size: dict[int, list[Ask]] = {}
+        for ask in schedule.running:
+            of_size.setdefault(ask.pixels, []).append(ask)
+        group = of_size[
+            sizes.next({size: [ask.load for ask in these] for size, these in of_size.items()})
+        ]
+        now += _seconds_of_step(group)
+        for ask in group:
             ask.taken += 1
             if ask.taken == ask.steps:
                 now += ask.decoding

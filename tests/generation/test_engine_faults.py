@@ -387,3 +387,27 @@ def test_a_picture_is_the_same_from_an_engine_that_ran_out_of_memory_before(
         engine.generate(a_request(count=4))
     made = engine.generate(a_request(count=4))
     assert made == expected
+
+
+def test_where_texts_do_not_fit_together_only_the_request_fails_that_does_not_alone(
+    engine: Engine, parts: Components
+) -> None:
+    token = parts.tokenizer("castle").input_ids[1]
+    calls: list[int] = []
+
+    def run_out(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        calls.append(len(inputs[0]))
+        if (inputs[0] == token).any():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    hook = parts.text_encoder.register_forward_pre_hook(run_out)
+    try:
+        requests = [a_request(prompt=text, steps=1) for text in ("owl", "castle", "pizza")]
+        owl, castle, pizza = engine.begin(requests)
+    finally:
+        hook.remove()
+    assert isinstance(castle, OutOfMemory)
+    assert isinstance(owl, list)
+    assert isinstance(pizza, list)
+    assert len(calls) >= 3
+    assert all(image is not None for image in run(engine, [*owl, *pizza]))

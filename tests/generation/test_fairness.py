@@ -124,7 +124,7 @@ def test_withdrawn_jobs_leave_the_order_of_the_others_as_if_they_had_never_come(
         if withdrawn:
             order.remove(number)
     assert list(order.jobs) == list(without.jobs)
-    assert sorted(order) == sorted(without)
+    assert list(order) == list(without)
     with pytest.raises(KeyError):
         order.remove(-1)
 

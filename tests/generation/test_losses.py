@@ -155,6 +155,17 @@ class TestDecoding:
             assert await seeds_of(second) == [20, 21]
         assert engine.decoded == calls
 
+    async def test_of_larger_pictures_fewer_are(self) -> None:
+        engine = Decoding(together=2)
+        async with a_stage(engine) as stage:
+            await stage.queue.ready()
+            large = stage.submit(10, steps=1, count=2, width=128)
+            small = stage.submit(20, steps=1, count=2)
+            engine.let_go()
+            assert await seeds_of(large) == [10, 11]
+            assert await seeds_of(small) == [20, 21]
+        assert sorted(engine.decoded) == [[10], [11], [20, 21]]
+
     async def test_others_take_steps_between_the_pictures_of_a_job(self) -> None:
         engine = Decoding()
         async with a_stage(engine) as stage:

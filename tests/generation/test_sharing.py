@@ -134,6 +134,25 @@ class TestCancellingOneOfSeveral:
             assert sum(2 in call for call in stage.engine.calls) <= 3
             assert sorted(stage.engine.begun) == [1, 2, 3]
 
+    async def test_one_that_is_cancelled_while_it_is_taken_in_lets_go_of_its_room(self) -> None:
+        class Late(threading.Event):
+            """Is set right after it was asked, as the event loop can."""
+
+            def is_set(self) -> bool:
+                was_set = super().is_set()
+                self.set()
+                return was_set
+
+        async with several() as stage:
+            first = stage.submit(1, steps=3)
+            await stage.at_gate()
+            ticket = stage.submit(2)
+            ticket.cancelled = Late()
+            stage.engine.let_go()
+            assert isinstance(await failure_of(ticket), JobCancelled)
+            assert await seeds_of(first) == [1]
+            assert stage.queue._schedule.running == []
+
     async def test_one_that_waits_between_two_turns_ends_at_once_and_lets_go(self) -> None:
         async with a_stage(FakeEngine(rows=2)) as stage:
             await stage.queue.ready()
@@ -439,7 +458,9 @@ async def play(plan: list[Act]) -> None:
                 await asyncio.sleep(0.001 * value)
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(ticket.images for ticket in tickets), return_exceptions=True)
-        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE):
+            while stage.queue._schedule.running:  # noqa: ASYNC110 -- the queue tells nobody
+                await asyncio.sleep(0.001)
         assert stage.queue.waiting == 0
         for number, ticket in enumerate(tickets):
             assert_ended(ticket, cancelled=number in cancelled, broken=number in trouble.broken)
