@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from generation.request import Event, Progress
 from storage.records import Job
 
 from . import replies
 from .background import Background
+
+_EDITS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,39 @@ class _Shown:
         return dataclasses.replace(self.news, event=event)
 
 
+_Kind = Callable[[Mapping[int, _News], Mapping[int, _Shown]], Sequence[_News]]
+
+
+def _progress(latest: Mapping[int, _News], _: Mapping[int, _Shown]) -> Sequence[_News]:
+    """Return how far jobs are, which is to be shown."""
+    return [news for news in latest.values() if isinstance(news.event, Progress)]
+
+
+def _places(latest: Mapping[int, _News], _: Mapping[int, _Shown]) -> Sequence[_News]:
+    """Return places in the queue that are to be shown."""
+    return [news for news in latest.values() if not isinstance(news.event, Progress)]
+
+
+def _run_out(latest: Mapping[int, _News], shown: Mapping[int, _Shown]) -> Sequence[_News]:
+    """Return what is to stand instead of estimates that have run out."""
+    return [news for news in _stale(latest, shown) if news.now().seconds is None]
+
+
+def _stale(latest: Mapping[int, _News], shown: Mapping[int, _Shown]) -> Sequence[_News]:
+    """Return what is to stand instead of estimates that read otherwise by now."""
+    return [old.again() for job, old in shown.items() if job not in latest and old.is_stale]
+
+
 class ProgressPacer:
     """Edits at most one message a channel every `seconds`, always with the latest event.
 
-    Discord counts edits by channel (five in five seconds); jobs that wait in one channel
-    take turns, and what was overtaken is never sent. An estimate shrinks while it waits for
-    its turn, and when nothing new comes after it; once it has run out it is taken back.
+    Discord counts edits by channel (five in five seconds); jobs in one channel take turns, and
+    what was overtaken is never sent. Turns go round among progress, places in the queue and
+    estimates that have run out, which are taken back, so that the places of many do not hide how
+    far one is. An estimate shrinks while it waits for its turn, and when nothing new is to be said.
+
+    Over all channels there are at most `_EDITS` a second, since Discord counts all requests of a
+    bot as well (50 a second) and the pictures have to come through.
 
     `edit` shows an event in a message and returns whether that went well.
     """
@@ -76,6 +106,7 @@ class ProgressPacer:
         self._shown: dict[int, dict[int, _Shown]] = {}
         self._background = Background()
         self._editing: dict[int, asyncio.Task[None]] = {}
+        self._next_edit = 0.0
 
     def show(self, job: Job, message_id: int, event: Event) -> None:
         """Have `event` shown when the channel's turn comes."""
@@ -105,15 +136,36 @@ class ProgressPacer:
 
     async def _pace(self, channel_id: int) -> None:
         latest, shown = self._latest[channel_id], self._shown[channel_id]
+        kinds: deque[_Kind] = deque([_progress, _places, _run_out])
         try:
             while latest or shown:
-                if latest:
-                    await self._show(latest.pop(next(iter(latest))))
-                elif (stale := next((s for s in shown.values() if s.is_stale), None)) is not None:
-                    await self._show(stale.again())
+                if any(kind(latest, shown) for kind in (*kinds, _stale)):
+                    await self._turn_of_channel()
+                    await self._show_next(kinds, latest, shown)
                 await asyncio.sleep(self._seconds)
         finally:
             del self._latest[channel_id], self._shown[channel_id]
+
+    async def _turn_of_channel(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._next_edit = max(now, self._next_edit + 1 / _EDITS)
+        await asyncio.sleep(self._next_edit - now)
+
+    async def _show_next(
+        self, kinds: deque[_Kind], latest: dict[int, _News], shown: Mapping[int, _Shown]
+    ) -> None:
+        """Show the first news of the first kind of which there is any; its turn is the last next.
+
+        There may be none any more: a job can be over while its channel waits for its turn.
+        """
+        for kind in (*kinds, _stale):
+            if (news := next(iter(kind(latest, shown)), None)) is not None:
+                if kind in kinds:
+                    kinds.remove(kind)
+                    kinds.append(kind)
+                latest.pop(news.job.id, None)
+                await self._show(news)
+                return
 
     async def _show(self, news: _News) -> None:
         editing = asyncio.create_task(self._edit_and_note(news))

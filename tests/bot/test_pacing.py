@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 
+from bot import pacing as pacing_module
 from bot import replies
 from bot.pacing import ProgressPacer
 from generation.request import Event, Pixels, Progress, Waiting
@@ -106,6 +107,33 @@ async def test_news_go_before_estimates_that_count_down() -> None:
         pacer.show(OTHER, 2, Waiting(4))
         await shown.until(lambda: len(shown.edits) == 3)
     assert [job_id for job_id, _, _ in shown.edits] == [JOB.id, OTHER.id, JOB.id]
+
+
+async def test_places_of_many_hide_neither_progress_nor_estimates_that_have_run_out() -> None:
+    shown = Shown()
+    waiting = [dataclasses.replace(JOB, id=number) for number in range(50, 60)]
+    async with pacing(shown, 0.05) as pacer:
+        pacer.show(JOB, 1, Waiting(1, 0.1))
+        await shown.until(lambda: shown.edits)
+        for step in range(1, 9):
+            pacer.show(OTHER, 2, Progress(step, 9))
+            for place, job in enumerate(waiting, start=step):
+                pacer.show(job, job.id, Waiting(place))
+            before = len(shown.edits)
+            await shown.until(lambda before=before: len(shown.edits) > before)
+    assert len(shown.of(OTHER)) >= 2
+    assert shown.of(JOB)[-1].seconds is None
+    assert sum(bool(shown.of(job)) for job in waiting) >= 2
+
+
+async def test_all_channels_together_are_edited_only_so_often() -> None:
+    shown = Shown()
+    async with pacing(shown, 0.01) as pacer:
+        for number in range(6):
+            pacer.show(dataclasses.replace(JOB, id=number, channel_id=number), 1, Progress(1, 4))
+        await shown.until(lambda: len(shown.edits) == 6)
+    times = sorted(time for _, _, time in shown.edits)
+    assert times[-1] - times[0] >= 0.95 * 5 / pacing_module._EDITS
 
 
 async def test_a_job_that_is_over_counts_down_no_more() -> None:
