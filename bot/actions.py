@@ -97,7 +97,8 @@ class Actions:
     ) -> NewJob:
         """Return the order for a variation of one picture."""
         stored, picture = await self.find_image(reference, asker)
-        request = self._bot.desk.variation(stored.recipe, picture, wishes)
+        # Copying a large picture takes milliseconds.
+        request = await asyncio.to_thread(self._bot.desk.variation, stored.recipe, picture, wishes)
         return asker.order(JobKind.VARY, request, parent_image_id=stored.id)
 
     async def find_removable(self, job_id: int, asker: Asker) -> Job:

@@ -95,7 +95,7 @@ class ImagineBot(commands.Bot):
             member_limit=self.settings.member_limit,
             previews=self.settings.previews,
         )
-        space = Space(self.settings.data, self.settings.min_free_mb * 2**20)
+        space = Space(jobs.folder, self.settings.min_free_mb * 2**20)
         self.service = ImagineService(
             jobs=jobs, queue=queue, courier=self.courier, room=Room(space)
         )

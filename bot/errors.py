@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from generation.errors import GenerationError
-from storage.errors import DiskFull, StorageError
+from storage.errors import DiskFull, FolderUnusable, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,10 @@ class MissingInput(BotError):
 _DISK_FULL: Final = (
     "My disk is full, so I can take nothing on; ask the operator to make room, then try again."
 )
+_DISK_UNUSABLE: Final = (
+    "I cannot use the folder of my pictures, so I can take nothing on; ask the operator to look at "
+    "the log, then try again."
+)
 
 USER_ERRORS = (BotError, GenerationError, StorageError)
 
@@ -69,6 +73,9 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, DiskFull):
         # Its own words are for the operator, who reads them in the log; see `bot.room`.
         return _DISK_FULL
+    if isinstance(error, FolderUnusable):
+        log.error("%s", error)
+        return _DISK_UNUSABLE
     if isinstance(error, USER_ERRORS):
         if isinstance(error, StorageError):
             log.error("%s", error)

@@ -105,7 +105,7 @@ def cancelled(job: Job) -> str:
 
 
 def postponed(job: Job) -> str:
-    """Return the message of a job whose pictures find no room on the disk."""
+    """Return the message of a job whose pictures cannot be stored now."""
     return (
         f"{headline(job)}\nThere is no room on my disk for these pictures; they come as soon as "
         f"the operator has made some · job {job.id}"

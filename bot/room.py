@@ -1,6 +1,7 @@
 """A full disk: it is said once, nothing new is accepted, and what was accepted waits for room.
 
-So does what meets a database that another program holds: it will be free again.
+So does what meets a folder that cannot be written, which the operator can mend, or a database that
+another program holds, which will be free again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
-from storage.errors import PASSING, DatabaseBusy, DiskFull
+from storage.errors import PASSING, DatabaseBusy, DiskFull, StorageError
 from storage.space import Space
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Room:
 
         Raises:
             DiskFull: there is not.
+            FolderUnusable: nothing can be written there.
         """
         with self.noticing():
             await asyncio.to_thread(self._space.check)
@@ -71,20 +73,21 @@ class Room:
         *,
         held: int = 0,
         on_wait: Callable[[], Awaitable[None]] | None = None,
+        passing: tuple[type[StorageError], ...] = PASSING,
     ) -> T:
-        """Return what `write` returns, trying again while the disk is full or the database locked.
+        """Return what `write` returns, trying again while it meets what is `passing`.
 
         `held` is how many bytes of pictures are kept in memory for it meanwhile; `on_wait`, which
         says that it has to wait for room, is awaited once, before it waits or gives up.
 
-        All that is held together is bounded: what would be too much gives up after one attempt,
-        and is not taken up again when there is room, but by the next start. The pictures of such
-        a job are then made again. That is not done here, since a disk that stays nearly full
-        would have the engine make the same pictures again and again.
+        All that is held together is bounded: what would be too much gives up after one attempt.
+        The pictures of such a job have to be made again, but not before `returns`: a disk that
+        stays nearly full would have the engine make the same pictures again and again.
 
         Raises:
             DiskFull: it still is, and the bot stops or may not hold that much in memory.
             DatabaseBusy: the same of a locked database.
+            FolderUnusable: the same of a folder, if that is `passing`.
         """
         self._held += held
         try:
@@ -92,8 +95,8 @@ class Room:
                 try:
                     with self.noticing():
                         return await write()
-                except PASSING as error:
-                    if on_wait is not None and isinstance(error, DiskFull):
+                except passing as error:
+                    if on_wait is not None and not isinstance(error, DatabaseBusy):
                         await _tell(on_wait)
                         on_wait = None
                     if self._closing.is_set() or self._held > _HELD_MAX:
@@ -102,6 +105,17 @@ class Room:
                     await asyncio.wait_for(self._closing.wait(), pause)
         finally:
             self._held -= held
+        raise AssertionError("the pauses never end")
+
+    async def returns(self) -> bool:
+        """Wait until new jobs would be accepted; return False if the bot stops before that."""
+        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), pause)
+                return False
+            with contextlib.suppress(StorageError):
+                await asyncio.to_thread(self._space.check)
+                return True
         raise AssertionError("the pauses never end")
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from generation.fairness import Share
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
 from generation.request import Event, GeneratedImage
-from storage.errors import PASSING, PictureMissing, StorageError
+from storage.errors import PASSING, UNWRITABLE, PictureMissing, StorageError
 from storage.jobs import JobStore
 from storage.records import Job, JobStatus, NewJob, StoredImage
 
@@ -112,6 +112,7 @@ class ImagineService:
         self._under_way: dict[int, _UnderWay] = {}
         self._background = Background()
         self._resumed = asyncio.Event()
+        self._waits_for_room = False
 
     async def submit(self, order: NewJob) -> Job:
         """Commit a job and queue it; once this returns, it is never lost.
@@ -121,6 +122,7 @@ class ImagineService:
         Raises:
             QueueFull: too many jobs are waiting, or too many of this person's.
             DiskFull: there is no room for it, or too little for its pictures.
+            FolderUnusable: its pictures could not be written.
             StorageError: it could not be written.
         """
         with self._queue.reserve(order.user_id):
@@ -310,12 +312,28 @@ class ImagineService:
             log.info("Job %s waits for the next start", job.id)
             if is_running and not self._queue.is_dead:
                 await self._park(job)
-        except PASSING as error:
-            log.warning("Job %s waits for the next start: %s", job.id, error)
+        except UNWRITABLE as error:
+            log.warning("Job %s waits until its pictures can be stored: %s", job.id, error)
+            await self._park(job)
+            self._wait_for_room()
         except Exception as error:
+            # It may be the storage that failed: then the engine is still at it.
+            self._queue.cancel(job.id)
             await self._apologise(job, sentence(error))
         finally:
             self._under_way.pop(job.id, None)
+
+    def _wait_for_room(self) -> None:
+        if not self._waits_for_room:
+            self._waits_for_room = True
+            self._background.start(self._take_up_again(), "take up what waits for room")
+
+    async def _take_up_again(self) -> None:
+        """Have the pictures made once more that there was no room for, when there is some."""
+        has_room = await self._room.returns()
+        self._waits_for_room = False
+        if has_room:
+            log.info("There is room again: %s jobs are taken up", await self.resume())
 
     async def _start(self, job: Job) -> bool:
         """Call a job running; False if not even that can be written now."""
@@ -335,7 +353,8 @@ class ImagineService:
         `is_running` says whether the store knows that it was begun.
 
         Raises:
-            DiskFull: there is no room; made again after the next start they will be the same.
+            DiskFull: there is no room; made again when there is they will be the same.
+            FolderUnusable: the same of a folder that the operator has to mend.
             DatabaseBusy: another program holds the database while the bot stops.
         """
         # Compressing large pictures takes a good part of a second: not on the event loop.
@@ -351,7 +370,9 @@ class ImagineService:
             return await self.jobs.complete(job.id, files)
 
         held = sum(len(image.pixels.rgb) + len(png) for image, png in files)
-        return await self._room.insist(store, held=held, on_wait=lambda: self._postpone(job))
+        return await self._room.insist(
+            store, held=held, on_wait=lambda: self._postpone(job), passing=UNWRITABLE
+        )
 
     async def _redeliver(self, job: Job) -> None:
         try:

@@ -6,6 +6,7 @@
     ├── DiskFull             there is no room left for a row or a picture
     ├── FolderUnusable       the data folder or a file in it cannot be read or written
     ├── FolderInUse          another process works on the same data folder
+    ├── JobUnreadable        a job's row does not say what this version needs to know
     └── PictureMissing       a picture's file is gone
         └── PictureDamaged   a picture's file is there, but holds other bytes
 
@@ -76,6 +77,16 @@ class FolderInUse(StorageError):
         self.process = process
 
 
+class JobUnreadable(StorageError):
+    """The row of a job cannot be read back; `reason` says what is wrong with it."""
+
+    def __init__(self, job_id: int, reason: str) -> None:
+        super().__init__(
+            f"Job {job_id} cannot be read back ({reason.rstrip('.')}); another version of Imagine "
+            "Bot may have written it, so upgrade, or ask for it again."
+        )
+
+
 class PictureMissing(StorageError):
     """The file of a picture is not there."""
 
@@ -96,6 +107,8 @@ class PictureDamaged(PictureMissing):
 
 # What goes by itself, or when the operator has done something: it need not end a job.
 PASSING: Final = (DiskFull, DatabaseBusy)
+# The same of what keeps pictures from being written, whose folder can be mended.
+UNWRITABLE: Final = (*PASSING, FolderUnusable)
 
 _ROOM_MIN: Final = 64 * 2**10
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import sqlite_utils
 
@@ -11,7 +12,7 @@ from generation.request import GeneratedImage, Pixels
 
 from . import queries, records
 from .database import Database
-from .errors import StorageError
+from .errors import JobUnreadable, StorageError
 from .pictures import PictureFiles
 from .queries import UNFINISHED
 from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Row, StoredImage
@@ -35,6 +36,11 @@ class JobStore:
     def __init__(self, db: Database, pictures: PictureFiles) -> None:
         self._db = db
         self._pictures = pictures
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the picture files."""
+        return self._pictures.folder
 
     async def tidy(self) -> None:
         """Finish what a crash cut short: half-written files, and removals of pictures.
@@ -133,9 +139,7 @@ class JobStore:
 
         The oldest come first. Their requests have lost their sources, which nobody needs now.
         """
-        return await self._db.run(
-            lambda db: [records.job_from_row(row, None) for row in queries.unwithdrawn_rows(db)]
-        )
+        return await self._db.run(lambda db: _readable(queries.unwithdrawn_rows(db)))
 
     async def message_removed(self, job_id: int) -> None:
         """Remember that the message of a deleted job is gone, or cannot be deleted."""
@@ -143,9 +147,7 @@ class JobStore:
 
     async def not_removed(self) -> list[Job]:
         """Return the deleted jobs whose messages may still be there, the oldest first."""
-        return await self._db.run(
-            lambda db: [records.job_from_row(row, None) for row in queries.unremoved_rows(db)]
-        )
+        return await self._db.run(lambda db: _readable(queries.unremoved_rows(db)))
 
     async def unfinished(self) -> list[Job]:
         """Return the queued, running and generated jobs that can go on, the oldest first.
@@ -158,6 +160,7 @@ class JobStore:
         """Return all queued, running and generated jobs, the oldest first, and what stops them.
 
         That is the fault by which a job's source cannot be read; its request is without it then.
+        A job whose row cannot be read is left out, and the log says so.
         """
         return await self._db.run(self._unfinished)
 
@@ -170,7 +173,7 @@ class JobStore:
                 # What is made already needs no source any more.
                 is_made = row["status"] == JobStatus.GENERATED
                 fault = None if is_made else error.with_traceback(None)
-                jobs.append((records.job_from_row(row, None), fault))
+                jobs += [(job, fault) for job in _readable([row])]
         return jobs
 
     async def images(self, job_id: int) -> list[StoredImage]:
@@ -238,6 +241,17 @@ class JobStore:
     async def counts(self) -> Mapping[JobStatus, int]:
         """Return how many jobs that are not deleted stand at each status."""
         return await self._db.run(queries.counts)
+
+
+def _readable(rows: Iterable[Row]) -> list[Job]:
+    """Return the jobs of rows, without their sources; one that cannot be read stops no other."""
+    jobs = list[Job]()
+    for row in rows:
+        try:
+            jobs.append(records.job_from_row(row, None))
+        except JobUnreadable as error:
+            log.error("%s", error)
+    return jobs
 
 
 def _without_source(row: Row | None) -> Job | None:

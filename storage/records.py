@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from generation.errors import GenerationError
 from generation.request import GenerationRequest, Pixels, Recipe
+
+from .errors import JobUnreadable
 
 
 class JobStatus(enum.StrEnum):
@@ -125,7 +128,18 @@ def recipe_to_json(recipe: Recipe) -> str:
 
 
 def job_from_row(row: Row, source: Pixels | None) -> Job:
-    """Return the job of a row of `jobs`, given the picture that it refers to."""
+    """Return the job of a row of `jobs`, given the picture that it refers to.
+
+    Raises:
+        JobUnreadable: another version wrote it, which had other limits or fields.
+    """
+    try:
+        return _job_from_row(row, source)
+    except (GenerationError, KeyError, TypeError, ValueError) as error:
+        raise JobUnreadable(row["id"], str(error) or type(error).__name__) from error
+
+
+def _job_from_row(row: Row, source: Pixels | None) -> Job:
     return Job(
         id=row["id"],
         kind=JobKind(row["kind"]),

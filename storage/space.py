@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +34,13 @@ class Space:
 
         Raises:
             DiskFull: fewer bytes are free than the reserve.
-            FolderUnusable: the folder cannot be asked.
+            FolderUnusable: the folder cannot be asked, or nothing can be written there.
         """
         free = free_bytes(self.folder)
         if free < self.reserve:
             raise DiskFull(self.folder, free)
+        try:
+            with tempfile.TemporaryFile(dir=self.folder, buffering=0) as file:
+                file.write(b"\0")
+        except OSError as error:
+            raise from_os_error(self.folder, error) from error

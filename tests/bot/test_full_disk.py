@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from bot import room as room_module
 from bot.config import Settings
 from bot.room import Room
 from generation.metadata import read_png
-from storage.errors import DiskFull
+from storage.errors import DatabaseUnusable, DiskFull
 from storage.jobs import JobStore
 from storage.records import JobStatus
 from storage.space import Space, free_bytes
@@ -59,7 +60,8 @@ async def test_a_nearly_full_disk_takes_no_jobs_until_there_is_room(
         assert refused.response.content == SAID
     await stage.bob.react(picture, "🔁")
     assert stage.messages()[-1].content == f"{stage.bob.mention}: {SAID}"
-    said = f"The disk that holds {disk} has only 0 MB left; free some space and try again."
+    folder = disk / "pictures"
+    said = f"The disk that holds {folder} has only 0 MB left; free some space and try again."
     assert complaints(caplog) == [f"No more jobs are accepted. {said}"]
 
     ballast.unlink()
@@ -116,6 +118,60 @@ async def test_what_waits_for_room_when_the_bot_stops_is_delivered_by_the_next_s
     (file,) = (await stage.finished(result.response.id)).attachments
     assert read_png(await file.read())[1].seed == 3
     assert len(stage.messages()) == 1
+
+
+async def test_what_was_too_much_to_hold_is_made_again_when_there_is_room(
+    stage: Stage, gate: GatedEngine, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room_module, "_HELD_MAX", 0)
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
+    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    ballast = fill(disk)
+    gate.open()
+    await stage.until(lambda: WAITS in stage.look(result.response.id).content)
+    await stage.until(lambda: not stage.bot.service._under_way)
+    ballast.unlink()
+    (file,) = (await stage.finished(result.response.id)).attachments
+    assert read_png(await file.read())[1].seed == 3
+    assert len(stage.messages()) == 1
+
+
+async def test_a_folder_that_cannot_be_written_takes_no_jobs_and_loses_none(
+    stage: Stage, gate: GatedEngine, disk: Path
+) -> None:
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
+    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    pictures = disk / "pictures"
+    # Root, whom no permission stops, can write no files in a file either.
+    kept = pictures.rename(disk / "kept")
+    pictures.touch()
+    gate.open()
+    await stage.until(lambda: WAITS in stage.look(result.response.id).content)
+    refused = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
+    assert refused.ephemeral
+    assert refused.response.content.startswith("I cannot use the folder of my pictures")
+    pictures.unlink()
+    kept.rename(pictures)
+    (file,) = (await stage.finished(result.response.id)).attachments
+    assert read_png(await file.read())[1].seed == 3
+
+
+async def test_a_job_that_cannot_be_recorded_as_begun_leaves_the_engine(
+    stage: Stage, gate: GatedEngine, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: JobStore, job_id: int) -> bool:
+        raise DatabaseUnusable(disk, "cannot be read or written; check the disk")
+
+    monkeypatch.setattr(JobStore, "start", fail)
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
+    await stage.until(lambda: "⚠️" in stage.look(result.response.id).content)
+    gate.open()
+    await stage.until(lambda: not stage.bot.service._queue._schedule.running)
+    await asyncio.sleep(1)
+    assert "⚠️" in stage.look(result.response.id).content
 
 
 async def test_a_delivery_that_cannot_be_recorded_is_recorded_later(

@@ -106,3 +106,9 @@ def test_the_reserve_is_kept_free(disk: Path) -> None:
 def test_a_folder_that_is_not_there_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(FolderUnusable):
         Space(tmp_path / "nowhere", 0).check()
+
+
+def test_a_disk_that_takes_nothing_is_seen_before_a_job_is_accepted(disk: Path) -> None:
+    fill(disk)
+    with pytest.raises(DiskFull):
+        Space(disk, 0).check()

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.request import GenerationRequest
-from storage.errors import FolderUnusable, PictureDamaged, PictureMissing, StorageError
+from storage.errors import (
+    FolderUnusable,
+    JobUnreadable,
+    PictureDamaged,
+    PictureMissing,
+    StorageError,
+)
 from storage.jobs import Job, JobKind, JobStatus, JobStore
 from storage.opening import open_storage
 from storage.records import request_from_json, request_to_json
@@ -330,6 +336,32 @@ async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     await store.complete(lost.id, finished(request()))
     assert [job.id for job in await store.unfinished()] == [lost.id, whole.id]
     assert [fault for _, fault in await store.unfinished_or_stranded()] == [None, None]
+
+
+async def test_a_row_that_cannot_be_read_back_stops_no_other_job(
+    store: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = [await store.add(new_job()) for _ in range(4)]
+    strange, waiting, cancelled, removed = (job.id for job in jobs)
+    await store.cancel(cancelled)
+    await store.delete(removed)
+    await store.set_message(removed, 5)
+
+    def spoil(db: sqlite_utils.Database) -> None:
+        for number in (strange, cancelled, removed):
+            db.execute(
+                "UPDATE jobs SET request = json_set(request, '$.steps', -1) WHERE id = ?", (number,)
+            )
+
+    await store._db.run(spoil)
+    assert [job.id for job in await store.unfinished()] == [waiting]
+    assert await store.not_withdrawn() == await store.not_removed() == []
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.split(" (")[0] for text in said] == [
+        f"Job {number} cannot be read back" for number in (strange, cancelled, removed)
+    ]
+    with pytest.raises(JobUnreadable, match="another version"):
+        await store.get(strange)
 
 
 async def test_a_source_that_cannot_be_read_now_strands_its_job_alone(
