@@ -18,6 +18,8 @@ _MESSAGES: Final = "/channels/*/messages"
 _MESSAGE: Final = "/channels/*/messages/*"
 # The bot may have been started just now, and its engine takes a while to load.
 _PATIENCE: Final = 90.0
+# Steps that no engine takes before somebody has pressed a button.
+_LONG: Final = 150
 
 
 async def before_the_commit(run: Killing) -> None:
@@ -120,11 +122,32 @@ async def after_the_engine_died(run: Killing) -> None:
     """The engine alone was killed at its work; the bot began that anew and answered everything."""
     await run.settle()
     await run.load()
-    await run.world.until(lambda: run.jobs("running"), within=_PATIENCE, what="a job that runs")
+    await run.world.until(
+        lambda: run.jobs("status = 'running'"), within=_PATIENCE, what="a job that runs"
+    )
     await asyncio.sleep(run.random.uniform(0, 0.5))
     if run.kill_engine():
         await run.settle()
         await run.accepted(2)
+
+
+async def before_recording_the_removal(run: Killing) -> None:
+    """Pictures were removed: the message is gone from the channel, and the bot does not know it."""
+    await run.accepted(1)
+    await run.settle()
+    hold = run.hold("DELETE", _MESSAGE, carried_out=True)
+    await run.remove_something()
+    await hold.reached(within=_PATIENCE)
+
+
+async def before_saying_that_it_is_cancelled(run: Killing) -> None:
+    """A job was cancelled, and its message does not say so yet."""
+    await run.settle()
+    asked = await run.imagine(steps=_LONG)
+    await asked.answered()
+    hold = run.hold("PATCH", _MESSAGE, containing="cancelled ·")
+    await run.remove_something(latest=True)
+    await hold.reached(within=_PATIENCE)
 
 
 async def at_random(run: Killing) -> None:
@@ -153,4 +176,6 @@ INSTANTS: Final[tuple[Instant, ...]] = (
     before_recording_the_new_message,
     during_start_up,
     after_the_engine_died,
+    before_recording_the_removal,
+    before_saying_that_it_is_cancelled,
 )

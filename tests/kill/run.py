@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from random import Random
 from typing import Final, Self
@@ -31,7 +31,14 @@ _STEPS: Final = 4
 _LOAD_ORDERS: Final = (3, 6)
 _LOAD_STEPS: Final = (4, 40)
 _LOAD_COUNTS: Final = (1, 1, 2, 3, 4)
-_UNFINISHED: Final = ("queued", "running", "generated")
+_LOAD_WAYS: Final = ("imagine", "imagine", "imagine", "vary", "react")
+# How often somebody thinks better of it while the load is on its way.
+_REGRETS: Final = 0.5
+_UNDONE: Final = """
+    status IN ('queued', 'running', 'generated')
+    OR (status = 'cancelled' AND NOT withdrawn AND NOT deleted)
+    OR (deleted AND NOT message_removed AND message_id IS NOT NULL)
+"""
 _FINISH_SECONDS: Final = 300.0
 
 
@@ -57,6 +64,7 @@ class Killing:
         )
         self._holds: list[Hold] = []
         self._reacted: set[tuple[int, str]] = set()
+        self._asked_by: dict[int, str] = {}
         self._step_seconds = step_seconds
 
     @classmethod
@@ -73,9 +81,10 @@ class Killing:
                 await killing.bot.ready()
                 yield killing
 
-    async def imagine(self) -> Asked:
+    async def imagine(self, **options: object) -> Asked:
         """Have somebody run /imagine for one picture or two."""
-        return await self._ask("imagine", prompt=self.random.choice(_PROMPTS), count=self._count())
+        prompt = self.random.choice(_PROMPTS)
+        return await self._ask("imagine", prompt=prompt, count=self._count(), **options)
 
     async def vary(self) -> Asked:
         """Have somebody run /vary on a picture of their own."""
@@ -105,14 +114,42 @@ class Killing:
         await self.random.choice(ways)()
 
     async def load(self) -> int:
-        """Have several people order different work at once; return the steps of all pictures."""
+        """Have several people order different work at once; return about how many steps it takes.
+
+        At times one of them removes what they asked for, just now or long ago.
+        """
         steps = 0
         for who in self.random.choices(_PEOPLE, k=self.random.randint(*_LOAD_ORDERS)):
-            one, count = self.random.randint(*_LOAD_STEPS), self.random.choice(_LOAD_COUNTS)
-            prompt = self.random.choice(_PROMPTS)
-            await self._ask("imagine", who=who, prompt=prompt, steps=one, count=count)
-            steps += one * count
+            way = self.random.choice(_LOAD_WAYS)
+            if way == "vary":
+                await self.vary()
+            elif way == "react" and self.answers():
+                await self.react()
+            else:
+                one, count = self.random.randint(*_LOAD_STEPS), self.random.choice(_LOAD_COUNTS)
+                prompt = self.random.choice(_PROMPTS)
+                await self._ask("imagine", who=who, prompt=prompt, steps=one, count=count)
+                steps += one * count
+                continue
+            steps += _STEPS
+        if self.random.random() < _REGRETS:
+            await self.remove_something()
         return steps
+
+    async def remove_something(self, *, latest: bool = False) -> None:
+        """Have somebody press ❌ on a message that answers them, which may be any or the latest."""
+        with suppress(NeverHappened):
+            await self.asked[-1].answered(within=10)
+        theirs = [
+            (message.id, self._asked_by[asked.record.id])
+            for asked in self.asked
+            if (message := asked.message) is not None
+            and any("❌" in button.names for button in message.buttons)
+        ]
+        if theirs:
+            latest = latest or self.random.random() < _REGRETS
+            message_id, who = theirs[-1] if latest else self.random.choice(theirs)
+            await self.world.click(message_id, "❌", who=who)
 
     async def step_seconds(self) -> float:
         """Return how long a load takes for each step of its pictures; at first, measure it.
@@ -188,7 +225,7 @@ class Killing:
         return True
 
     async def settle(self) -> None:
-        """Wait until the bot, which has to live on, has done every job.
+        """Wait until the bot, which has to live on, has done every job and told people so.
 
         Raises:
             NeverHappened: some job does not come to an end.
@@ -196,7 +233,7 @@ class Killing:
         """
         try:
             async with asyncio.timeout(_FINISH_SECONDS):
-                while jobs := self.jobs(*_UNFINISHED):
+                while jobs := self.jobs(_UNDONE):
                     self.bot.check()
                     await asyncio.sleep(0.1)
         except TimeoutError:
@@ -215,11 +252,12 @@ class Killing:
         if code := await self.bot.wait():
             raise RuntimeError(f"the bot ended with {code}:\n{self.bot.last_words()}")
 
-    def jobs(self, *statuses: str) -> list[int]:
-        """Return the ids of the jobs that stand at one of these."""
-        query = f"SELECT id FROM jobs WHERE status IN ({', '.join('?' * len(statuses))})"
+    def jobs(self, condition: str) -> list[int]:
+        """Return the ids of the jobs whose rows meet a condition."""
         with closing(open_readonly(self.data / DATABASE_NAME)) as db:
-            rows: Iterable[tuple[int]] = db.execute(query, statuses).fetchall()
+            rows: Iterable[tuple[int]] = db.execute(
+                f"SELECT id FROM jobs WHERE {condition}"
+            ).fetchall()
         return [job_id for (job_id,) in rows]
 
     def _count(self) -> int:
@@ -229,5 +267,6 @@ class Killing:
         who = who or self.random.choice(_PEOPLE)
         seed = self.random.randrange(2**32)
         asked = await self.world.slash(command, who=who, seed=seed, **options)
+        self._asked_by[asked.record.id] = who
         self.asked.append(asked)
         return asked

@@ -1,4 +1,7 @@
-"""What became of the jobs: each has to be answered by exactly one message with its pictures."""
+"""What became of the jobs: each has to be answered by exactly one message with its pictures.
+
+That of a job that was cancelled has to say so, and that of one that was removed to be gone.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from storage import queries
 from storage.database import open_readonly
 from storage.opening import DATABASE_NAME, PICTURES_NAME
 from storage.pictures import PictureFiles
-from storage.records import Job
+from storage.records import Job, JobStatus
 from tests.rig import Asked, MessageView
 from tests.running import Reference, finished, shown
 
@@ -92,10 +95,16 @@ def _answers(job: Job, run: Killing) -> list[MessageView]:
 
 
 def _complete(job: Job, messages: list[MessageView]) -> bool:
+    if job.deleted:
+        return not messages
+    if job.status is JobStatus.CANCELLED:
+        return any("cancelled ·" in it.content and not finished(it) for it in messages)
     return any(len(finished(message)) == job.request.count for message in messages)
 
 
 def _changed(job: Job, messages: list[MessageView], reference: Reference) -> int:
+    if job.deleted or job.status is JobStatus.CANCELLED:
+        return 0
     wanted = reference.pictures(job.request)
     return sum(
         shown(file) != right
