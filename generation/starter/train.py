@@ -6,7 +6,7 @@ processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +31,10 @@ from .training.reading import ReadingTask
 from .training.scenes import HeldOut, hold_out
 from .training.sheet import SAMPLES, Painter, request, sheet
 from .training.sketches import draw_forms
+from .training.sources import SourceUnavailable
 from .training.sources import fetch as fetch_sources
 from .training.things import STYLES
-from .training.trainer import Precision, Settings, on_cpu
+from .training.trainer import Precision, Settings, Task, on_cpu
 from .training.trainer import train as run_training
 from .training.vocabulary import read_tokenizer, train_tokenizer
 
@@ -73,13 +74,13 @@ def _in_one_sentence() -> Iterator[None]:
     """Turn what is wrong with the files in a work folder into what the command says."""
     try:
         yield
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
+    except (FileExistsError, FileNotFoundError, SourceUnavailable, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
 
 
 def read_album(work: Path) -> tuple[Album, HeldOut]:
     """Return the album in `work`, fetched and drawn if it is not there, and what is held out."""
-    with _one_by_one():
+    with _one_by_one(), _in_one_sentence():
         fetch_sources(work / "packages")
         album = open_album(work / "packages", work / "cache", tuple(STYLES))
     return album, hold_out(album.things, tuple(STYLES), SEED)
@@ -107,6 +108,24 @@ def _settings(
         start = state["step"] if begun is None else begun
         schedule = replace(schedule, decay_from=start, decay_steps=decay)
     return Settings(batch, schedule, precision=precision, save_every=save, workers=workers)
+
+
+def _train(
+    task: Task,
+    settings: Settings,
+    work: Path,
+    until: int,
+    on_save: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Train up to step `until`; say so if the training has been there already."""
+    state = read(work / f"{task.name}.pt")
+    if state is not None and state["step"] >= until:
+        _console.print(
+            f"The {task.name} is at step {state['step']} already, and what was asked for ends at "
+            f"step {until}; to go on after a decay, train without one first."
+        )
+        return
+    run_training(task, settings, work, until=until, report=_say, on_save=on_save)
 
 
 @app.command()
@@ -137,14 +156,16 @@ def autoencoder(
     settings = _settings(work / "autoencoder.pt", batch, peak, 100, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     task = AutoencoderTask(read_album(work)[0], Shape(), SEED, decoder_only=decoder_only)
-    run_training(task, settings, work, until=until, report=_say)
+    _train(task, settings, work, until)
 
 
 @app.command()
 def psnr(work: Work = _WORK, count: int = 200) -> None:
     """Measure the autoencoder on pictures that it has not seen, and on others."""
     album, _ = read_album(work)
-    held, seen = held_out_psnr(trained(Shape(), work), album, count)
+    with _in_one_sentence():
+        network = trained(Shape(), work)
+    held, seen = held_out_psnr(network, album, count)
     _console.print(f"PSNR: held out {held:.2f} dB, seen {seen:.2f} dB")
 
 
@@ -177,7 +198,7 @@ def reading(
     precision: InPrecision = "no",
     save: Save = 500,
     workers: Workers = 0,
-    scenes: int = 22_000,
+    scenes: int = 1_000_000,
 ) -> None:
     """Train the text encoder alone, to sketch and tell apart what captions mean.
 
@@ -189,7 +210,7 @@ def reading(
     with _in_one_sentence(), _one_by_one():
         forms = _forms(work, album)
     task = ReadingTask(album, held, forms, scenes, _tokenizer(work, album), Shape(), SEED)
-    run_training(task, settings, work, until=until, report=_say)
+    _train(task, settings, work, until)
 
 
 def _forms(work: Path, album: Album) -> torch.Tensor:
@@ -225,7 +246,9 @@ def diffusion(
     precision: InPrecision = "no",
     save: Save = 200,
     workers: Workers = 0,
-    samples: Annotated[int, typer.Option(help="A sheet every so many steps; 0: none.")] = 2_000,
+    samples: Annotated[
+        int, typer.Option(help="A sheet every so many steps, where one is saved; 0: none.")
+    ] = 2_000,
 ) -> None:
     """Train the UNet on the encoded scenes, with the text encoder that `reading` has taught."""
     album, held = read_album(work)
@@ -246,7 +269,7 @@ def diffusion(
         if samples and step % samples == 0:
             write_samples(work, step)
 
-    run_training(task, settings, work, until=until, report=_say, on_save=on_save)
+    _train(task, settings, work, until, on_save)
 
 
 def _tokenizer(work: Path, album: Album) -> Any:

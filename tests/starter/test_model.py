@@ -7,11 +7,15 @@ for much, so the goals leave room.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from generation.locate import starter_folder
+from generation.starter.training import measures
 from generation.starter.training.measures import MEASURES, STRENGTHS
 from generation.starter.training.recognition import Recogniser
 from generation.starter.training.sheet import Painter
@@ -26,7 +30,16 @@ pytestmark = pytest.mark.skipif(not MODEL.is_dir(), reason="the weights come wit
 
 
 @pytest.fixture(scope="module")
-def subjects() -> Subjects:
+def every_core() -> Iterator[None]:
+    """Let torch use all cores, whatever other tests have left: here the networks are real ones."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def subjects(every_core: None) -> Subjects:
     album, held = read_references()
     painter = Painter.open(MODEL)
     autoencoder = painter.parts.vae
@@ -76,7 +89,10 @@ def test_a_negative_prompt_keeps_its_colour_away(subjects: Subjects) -> None:
     assert found[f"{share} with it"] < found[f"{share} without it"]
 
 
-def test_guidance_makes_pictures_follow_the_prompt(subjects: Subjects) -> None:
+def test_guidance_makes_pictures_follow_the_prompt(
+    subjects: Subjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "GUIDANCES", (1.0, 4.0))
     found = figures(subjects, "adherence")
     assert found["guidance 4: name"] > found["guidance 1: name"]
 

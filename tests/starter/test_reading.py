@@ -175,6 +175,24 @@ class TestSketches:
         held = replace(NOTHING_HELD, styles={0: "flat"})
         sketches = Sketches(ALBUM, held, forms, 256)
         noto = sketches.codes[POSES.index((0, "noto")), 0]
+        assert torch.equal(self.of(sketches, Said("", (0,)), "noto"), noto)
+        assert self.of(sketches, Said("", (0,)), "flat").isnan().all()
+        beside = self.of(sketches, Said("", (0, 3)), "flat").view(4, 4, -1)
+        assert beside[:, :2].isnan().all()
+        assert beside[:, 2:].isfinite().all()
+        # The pictures that it must not be told from either.
+        assert sketches.untold(Said("", (3,))).nonzero().tolist() == [[POSES.index((0, "flat"))]]
+
+    def test_what_has_no_picture_in_a_style_is_sketched_in_the_other(
+        self, forms: torch.Tensor
+    ) -> None:
+        things = (replace(ALBUM.things[0], styles=("noto",)), *ALBUM.things[1:])
+        gone = (things[0].name, "flat")
+        index = {key: place for key, place in ALBUM.index.items() if key != gone}
+        alone = replace(ALBUM, things=things, index=index)
+        kept = [place for place, pose in enumerate(POSES) if pose != (0, "flat")]
+        sketches = Sketches(alone, NOTHING_HELD, forms[kept], 256)
+        noto = sketches.codes[0, 0]
         assert torch.equal(self.of(sketches, Said("", (0,)), "flat"), noto)
 
 
@@ -196,14 +214,14 @@ class TestReading:
             named = [style for style in STYLES if f"{style} style" in text]
             assert len(places) == 1 if named else len(places) >= 1
             assert not named or places[0][1] == named[0]
-        assert 0 < pairs < 100
+        assert 0 < pairs < 200
 
     def test_no_keyword_is_said_of_the_style_it_is_held_out_in(
         self, tokenizer: Any, forms: torch.Tensor
     ) -> None:
         box, sketches = 1, Sketches(ALBUM, NOTHING_HELD, forms, 256)
         held = replace(NOTHING_HELD, keyword_styles=("flat",) * len(ALBUM.things))
-        batch = reading(tokenizer, forms, held).batch(0, 0, 400)
+        batch = reading(tokenizer, forms, held).batch(0, 0, 1_500)
         texts = tokenizer.batch_decode(batch["ids"], skip_special_tokens=True)
         called = 0
         for text, meant in zip(texts, batch["meant"], strict=True):
@@ -216,8 +234,12 @@ class TestReading:
             by_keyword = replace(said, by_keyword=(box,))
             told = holding.tokens(by_keyword)
             noto, flat = told[SKETCH, : sketches.numbers].chunk(2, 1)
-            assert torch.equal(noto, flat)
+            assert noto.isfinite().all()
+            assert flat.isnan().all()
             assert torch.equal(holding.tokens(said), sketches.tokens(said))
+        flat = POSES.index((box, "flat"))
+        assert holding.untold(Said("", (box,), by_keyword=(box,))).nonzero().tolist() == [[flat]]
+        assert not holding.untold(Said("", (box,))).any()
 
     def test_some_captions_go_on_into_the_sketch_and_mean_the_same(
         self, tokenizer: Any, forms: torch.Tensor
@@ -238,12 +260,22 @@ class TestReading:
         batch = task.batch(0, 0, 200)
         away = [POSES.index((0, "flat")), POSES.index((2, "noto"))]
         assert not batch["meant"][:, away].any()
-        tokens, logits = task.network(batch["ids"])
-        logits = logits.detach().requires_grad_()
+        tokens, logits = (found.detach().requires_grad_() for found in task.network(batch["ids"]))
         task.loss(lambda _: (tokens, logits), batch)[0].backward()  # type: ignore[arg-type]
         assert logits.grad is not None
         assert not logits.grad[:, away].any()
         assert logits.grad.any()
+        untold = batch["tokens"].isnan()
+        assert untold.any()
+        assert tokens.grad is not None
+        assert not tokens.grad[untold].any()
+        assert tokens.grad[~untold].any()
+
+    def test_more_of_its_captions_than_of_the_pictures_are_of_two_things(
+        self, tokenizer: Any, forms: torch.Tensor
+    ) -> None:
+        pairs = ~reading(tokenizer, forms).batch(0, 0, 400)["meant"].any(1)
+        assert 0.25 < float(pairs.float().mean()) < 0.5
 
     def test_a_batch_of_pairs_alone_has_a_loss(self, tokenizer: Any, forms: torch.Tensor) -> None:
         task = reading(tokenizer, forms)
@@ -256,11 +288,12 @@ class TestReading:
     ) -> None:
         task = reading(tokenizer, forms)
         batch = task.batch(0, 0, 30)
+        told = batch["tokens"].nan_to_num()
         _, logits = task.network(batch["ids"])
-        _, right = task.loss(lambda _: (batch["tokens"], logits), batch)  # type: ignore[arg-type]
+        _, right = task.loss(lambda _: (told, logits), batch)  # type: ignore[arg-type]
         assert float(right["explained"]) == 1.0
         assert float(right["sketching"]) == 0.0
-        mean = batch["tokens"].mean(0, keepdim=True).expand_as(batch["tokens"])
+        mean = batch["tokens"].nanmean(0, keepdim=True).expand_as(told)
         _, blank = task.loss(lambda _: (mean, logits), batch)  # type: ignore[arg-type]
         assert float(blank["explained"]) == pytest.approx(0.0, abs=0.05)
 

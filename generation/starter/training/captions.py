@@ -24,6 +24,8 @@ _SIZE_WORDS: Final[Mapping[Size, tuple[str, ...]]] = {
     "tiny": ("tiny", "small", "little"),
     "huge": ("huge", "big", "large"),
 }
+# As many scenes as are ever encoded; of those that are only told there may be any number.
+_KEPT: Final = 100_000
 # Of the longest pairs of names one caption in three is short enough.
 _TRIES: Final = 20
 _ON_COLOUR: Final = (" on a {} background", ", {} background", " on {}")
@@ -92,10 +94,13 @@ class Captioner:
         self._scenes: dict[int, Scene] = {}
 
     def scene(self, number: int) -> Scene:
-        """Return scene `number`, drawn once."""
-        if number not in self._scenes:
-            self._scenes[number] = draw_scene(self._album, self._held, self._seed, number)
-        return self._scenes[number]
+        """Return scene `number`."""
+        found = self._scenes.get(number)
+        if found is None:
+            found = draw_scene(self._album, self._held, self._seed, number)
+            if len(self._scenes) < _KEPT:
+                self._scenes[number] = found
+        return found
 
     def _describe(self, number: int, random: np.random.Generator) -> Said:
         """Return a caption of scene `number` that the text encoder can read to its end."""

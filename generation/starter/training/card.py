@@ -15,6 +15,8 @@ from .sources import NAMES, PACKAGES
 from .things import STYLES
 
 _TEMPLATE: Final = Path(__file__).with_name("CARD.md")
+# How the weights that are bundled were really made; whoever trains others has another to tell.
+_HISTORY: Final = Path(__file__).with_name("HISTORY.md")
 _MILLION: Final = 1e6
 
 
@@ -45,6 +47,7 @@ def card(parts: Components, album: Album, work: Path, figures: Sequence[Mapping[
             for package in PACKAGES
         ),
         figures=figures_table(figures),
+        history=_HISTORY.read_text("utf-8").strip(),
     )
 
 

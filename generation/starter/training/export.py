@@ -141,7 +141,13 @@ def save_model(folder: Path, autoencoder: Any, network: Denoiser, tokenizer: Any
             text_encoder=network.text_encoder,
             tokenizer=tokenizer,
             unet=network.unet,
-            scheduler=noise_schedule(DDIMScheduler, set_alpha_to_one=False, steps_offset=1),
+            # Trailing: the first timestep is always the last of training, which knows noise alone.
+            scheduler=noise_schedule(
+                DDIMScheduler,
+                set_alpha_to_one=False,
+                steps_offset=1,
+                timestep_spacing="trailing",
+            ),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

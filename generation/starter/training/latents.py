@@ -61,7 +61,8 @@ def encode(
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.glob("*.npy")):
         (folder / _MADE_BY).write_text(json.dumps(fingerprint(autoencoder)), "utf-8")
-    check_encoder(folder, autoencoder)
+    else:
+        check_encoder(folder, autoencoder)
     missing = [shard for shard in range(shards) if not _file(folder, seed, shard).is_file()]
     numbers = [number for shard in missing for number in range(shard * size, (shard + 1) * size)]
     pictures = DataLoader(
@@ -94,6 +95,8 @@ def fingerprint(autoencoder: Any) -> str:
 def check_encoder(folder: Path, autoencoder: Any) -> None:
     """Raise ValueError unless the latents in `folder` are those of `autoencoder`."""
     file = folder / _MADE_BY
+    if not any(folder.glob("*.npy")):
+        raise ValueError(f"There are no latents in {folder}; encode the scenes first.")
     if not file.is_file() or json.loads(file.read_text("utf-8")) != fingerprint(autoencoder):
         raise ValueError(
             f"The latents in {folder} were encoded by another autoencoder; "

@@ -18,11 +18,12 @@ import torch
 from ...request import Pixels
 from .autoencoder import held_out_psnr
 from .captions import with_article
-from .ceilings import each_right, names_ceiling, pairs_ceiling, styles_ceiling
+from .ceilings import each_right, names_ceiling, pairs_ceiling, styles_baseline
 from .drawing import Album, Bytes
 from .recognition import Match, border_colour
 from .scenes import COLOURS, HeldOut
 from .subjects import Figure, Prompt, Subjects, random_prompts, share_of
+from .things import STYLES
 
 STRENGTHS: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 GUIDANCES: Final = (1.0, 2.0, 4.0, 7.5)
@@ -126,7 +127,7 @@ def keywords(subjects: Subjects) -> list[Figure]:
 
 
 def keywords_held_out(album: Album, held: HeldOut) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Return, by thing, the keywords that training never used in the thing's held-out style.
+    """Return, by thing, the keywords that training used, but not in the thing's held-out style.
 
     With each are all things that have it; none of them may be called by it in that style.
     """
@@ -147,7 +148,9 @@ def keywords_held_out(album: Album, held: HeldOut) -> dict[int, dict[str, tuple[
         style = held.keyword_styles[place]
         if style in thing.styles and held.styles.get(place) != style:
             for keyword in thing.keywords:
-                if not is_used(keyword, style):
+                # In another style it was used, or it would mean nothing at all.
+                others = (other for other in STYLES if other != style)
+                if not is_used(keyword, style) and any(is_used(keyword, it) for it in others):
                     found.setdefault(place, {})[keyword] = tuple(owners[keyword])
     return found
 
@@ -173,25 +176,44 @@ def pairs(subjects: Subjects) -> list[Figure]:
 
 
 def seeds(subjects: Subjects) -> list[Figure]:
-    """Measure how far apart the pictures of one prompt are, beside those of different things."""
-    prompts = [
-        Prompt(with_article(subjects.album.things[prompt.things[0]].name), prompt.things)
+    """Measure how far apart the pictures of one prompt are, beside those of different things.
+
+    Once of names alone, and once where style and colour are named as well: of those every
+    difference is in how the thing is drawn.
+    """
+    places = [
+        prompt.things[0]
         for prompt in random_prompts(subjects.album, subjects.held, subjects.cases(20), 5)
     ]
+    names = [(with_article(subjects.album.things[place].name), place) for place in places]
+    ratio, right = _spread(subjects, names, 50_000)
+    full = [(f"{text}, noto style on a white background", place) for text, place in names]
+    named_ratio, _ = _spread(subjects, full[: subjects.cases(10)], 55_000)
+    return [
+        Figure("seeds: distance within a prompt by that between things", ratio, len(right), 1 / 3),
+        share_of("seeds: name", right, 0.95),
+        Figure(
+            "seeds: the same with style and colour named",
+            named_ratio,
+            _SEEDS_OF_A_PROMPT * min(len(full), subjects.cases(10)),
+        ),
+    ]
+
+
+def _spread(
+    subjects: Subjects, prompts: Sequence[tuple[str, int]], seed: int
+) -> tuple[float, list[bool]]:
+    """Return how far apart pictures of a prompt are by those of two, and which show their thing."""
     repeated = [prompt for prompt in prompts for _ in range(_SEEDS_OF_A_PROMPT)]
-    made = subjects.make([prompt.text for prompt in repeated], _FIRST_SEED + 50_000)
+    made = subjects.make([text for text, _ in repeated], _FIRST_SEED + seed)
     latents = subjects.recogniser.latents(list(made))
     distances = torch.cdist(latents, latents)
     owner = torch.arange(len(repeated)) // _SEEDS_OF_A_PROMPT
     same = owner[:, None] == owner[None, :]
     itself = torch.eye(len(repeated), dtype=torch.bool)
     ratio = float(distances[same & ~itself].mean() / distances[~same].mean())
-    found = [subjects.recogniser.match(picture) for picture in made]
-    right = [_named(p, m) for p, m in zip(repeated, found, strict=True)]
-    return [
-        Figure("seeds: distance within a prompt by that between things", ratio, len(made), 1 / 3),
-        share_of("seeds: name", right, 0.95),
-    ]
+    found = [subjects.recogniser.match(picture).thing for picture in made]
+    return ratio, [thing == place for (_, thing), place in zip(repeated, found, strict=True)]
 
 
 def variations(subjects: Subjects) -> list[Figure]:
@@ -228,16 +250,14 @@ def negatives(subjects: Subjects) -> list[Figure]:
     prompts = random_prompts(subjects.album, subjects.held, subjects.cases(10), 7)
     names = [with_article(subjects.album.things[prompt.things[0]].name) for prompt in prompts]
     cases = [(name, colour) for name in names for colour in COLOURS]
-    without, against = [], []
-    for place, (name, colour) in enumerate(cases):
-        seed = _FIRST_SEED + 70_000 + place
-        wanted = [
-            subjects.request(name, seed),
-            subjects.request(name, seed, negative=f"{colour} background"),
-        ]
-        plain, negated = subjects.painter.paint(wanted)
-        without.append(border_colour(plain) == colour)
-        against.append(border_colour(negated) == colour)
+    wanted = [
+        subjects.request(name, _FIRST_SEED + 70_000 + place, negative=negative)
+        for place, (name, colour) in enumerate(cases)
+        for negative in ("", f"{colour} background")
+    ]
+    borders = [border_colour(picture) for picture in subjects.painter.paint(wanted)]
+    without = [found == colour for found, (_, colour) in zip(borders[::2], cases, strict=True)]
+    against = [found == colour for found, (_, colour) in zip(borders[1::2], cases, strict=True)]
     before, after = share_of("", without), share_of("", against)
     return [
         replace(before, name="negative prompt: a colour's share without it"),
@@ -273,7 +293,7 @@ def fidelity(subjects: Subjects) -> list[Figure]:
 
 
 def speed(subjects: Subjects) -> list[Figure]:
-    """Measure the seconds that one picture takes at the model's default steps."""
+    """Measure the seconds that one picture of 25 steps takes, alone."""
     wanted = subjects.request("a rabbit face", _FIRST_SEED + 90_000, steps=25)
     subjects.painter.paint([wanted])
     begun = time.perf_counter()
@@ -285,7 +305,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "fidelity": fidelity,
     "names-ceiling": names_ceiling,
     "pairs-ceiling": pairs_ceiling,
-    "styles-ceiling": styles_ceiling,
+    "styles-baseline": styles_baseline,
     "following": following,
     "colours": held_out_colours,
     "styles": held_out_styles,

@@ -33,6 +33,8 @@ _OF_WORDS: Final = 0.1
 _OF_MARKS: Final = 2.0
 # How many captions go on with words that mean nothing, as prompts do, also where the sketch is.
 _GOING_ON: Final = 0.15
+# There are a thousand times as many pairs as things, and no picture is needed to tell of one.
+_PAIRS: Final = 0.25
 _COMPONENTS: Final = 256
 _TEMPERATURE: Final = 2.3
 
@@ -103,23 +105,31 @@ class ReadingTask:
         self._end = tokenizer.eos_token_id
         self._words = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         self._scenes, self._shape, self._seed = scenes, shape, seed
-        self._things = torch.tensor([thing for thing, _ in poses(album)])
-        # Of what is held out nothing may be said, not even that it is not what is meant.
-        self._held = torch.tensor(
-            [held.styles.get(thing) == style for thing, style in poses(album)]
-        )
+        self._pictures = len(poses(album))
 
     def batch(self, step: int, rank: int, count: int) -> Batch:
-        """Return captions, what is to be said of them, and which pictures each may mean."""
+        """Return captions, what is to be said of them, and which pictures each may mean or not."""
         random = np.random.default_rng([self._seed, 4, step, rank])
-        numbers = [int(number) for number in random.integers(self._scenes, size=count)]
-        captions = self._captions.describe(numbers, random)
+        captions = self._captions.describe(self._numbers(random, count), random)
         ids = self._captions.ids([said.text for said in captions])
         return {
             "ids": self._going_on(ids, random),
             "tokens": torch.stack([self._sketches.tokens(said) for said in captions]),
             "meant": torch.stack([self._meant(said) for said in captions]),
+            # Of what is held out nothing may be said, not even that it is not what is meant.
+            "untold": torch.stack([self._sketches.untold(said) for said in captions]),
         }
+
+    def _numbers(self, random: np.random.Generator, count: int) -> list[int]:
+        """Return the numbers of scenes, of which some more than by chance show two things."""
+        numbers = []
+        for _ in range(count):
+            wants_pair = random.random() < _PAIRS
+            number = int(random.integers(self._scenes))
+            while wants_pair and len(self._captions.scene(number).subjects) == 1:
+                number = int(random.integers(self._scenes))
+            numbers.append(number)
+        return numbers
 
     def _going_on(self, ids: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
         """Return token ids [n, tokens] with any words after some of the captions."""
@@ -133,7 +143,7 @@ class ReadingTask:
 
     def _meant(self, said: Said) -> torch.Tensor:
         """Return which pictures are meant, alone: of two things side by side, none."""
-        meant = torch.zeros(len(self._things), dtype=torch.bool)
+        meant = torch.zeros(self._pictures, dtype=torch.bool)
         if len(said.things) == 1:
             [thing] = said.things
             styles = self._sketches.allowed(said, thing) if said.style is None else [said.style]
@@ -149,15 +159,17 @@ class ReadingTask:
         `explained` is the share of the spread of sketches that is said.
         """
         tokens, logits = network(batch["ids"])
-        squared = (tokens - batch["tokens"]).square()
+        # What may not be told is right whatever it is.
+        wanted = torch.where(batch["tokens"].isnan(), tokens.detach(), batch["tokens"])
+        squared = (tokens - wanted).square()
         missed = squared[:, WORDS + 1 :, : self._sketches.numbers].mean()
-        spread = batch["tokens"][:, WORDS + 1 :, : self._sketches.numbers].var(0).mean()
+        spread = wanted[:, WORDS + 1 :, : self._sketches.numbers].var(0).mean()
         squared = squared.mean(2)
         words, marks, patches = squared.split([WORDS, 1, squared.shape[1] - WORDS - 1], 1)
         weighted = _OF_WORDS * words.sum(1) + _OF_MARKS * marks.sum(1) + patches.sum(1)
         sketching = weighted.mean() / squared.shape[1]
         single = batch["meant"].any(1)
-        known = logits.masked_fill(self._held.to(logits.device), -torch.inf).log_softmax(1)
+        known = logits.masked_fill(batch["untold"], -torch.inf).log_softmax(1)
         meant = known[single].masked_fill(~batch["meant"][single], -torch.inf).logsumexp(1)
         # Over all rows, or a batch that has only pairs would have no mean.
         entropy = -meant.sum() / len(known)

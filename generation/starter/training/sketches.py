@@ -107,7 +107,8 @@ class Sketches:
     """What the text encoder is to say of captions of the things of `album`.
 
     `forms` are the latents from `draw_forms`, `width` that of a token. What is held out is never
-    sketched: the thing's other style takes its place.
+    sketched: its numbers are NaN, for whatever the text encoder says there. A thing that has no
+    picture in a style at all is sketched in its other one.
     """
 
     def __init__(self, album: Album, held: HeldOut, forms: torch.Tensor, width: int) -> None:
@@ -116,6 +117,10 @@ class Sketches:
         self._places = {pose: place for place, pose in enumerate(poses(album))}
         self.components = (width - PATCHES - _MARKS) // len(self.styles)
         self.codes = patch_codes(forms, self.components)
+        self._untold = torch.full((PATCHES, self.components), torch.nan)
+        self._held_pictures = torch.tensor(
+            [held.styles.get(thing) == style for thing, style in poses(album)]
+        )
         # Where in a token the numbers of patches and the marks begin.
         self.numbers = self.components * len(self.styles)
         self._marks = self.numbers + PATCHES
@@ -124,7 +129,10 @@ class Sketches:
         self._silent[WORDS, self._marks] = LOUD
 
     def tokens(self, said: Said) -> torch.Tensor:
-        """Return the tokens for a caption, [tokens, width]; those of its words are zero."""
+        """Return the tokens for a caption, [tokens, width].
+
+        Those of its words are zero, and what may not be told is NaN.
+        """
         tokens = self._silent.clone()
         if not said.things:
             return tokens
@@ -153,6 +161,8 @@ class Sketches:
         return torch.cat([left[:, : _SIDE // 2], right[:, _SIDE // 2 :]], 1).flatten(0, 1)
 
     def _code(self, said: Said, thing: int, style: str, form: str) -> torch.Tensor:
+        if style in self._held_of(said, thing):
+            return self._untold
         return self.codes[self.place(said, thing, style), _PLACES[form]]
 
     def place(self, said: Said, thing: int, style: str) -> int:
@@ -162,5 +172,17 @@ class Sketches:
 
     def allowed(self, said: Said, thing: int) -> list[str]:
         """Return in which styles `said` may speak of `thing`."""
-        held = self._held.styles_of(thing, by_keyword=thing in said.by_keyword)
+        held = self._held_of(said, thing)
         return [style for style in self._album.things[thing].styles if style not in held]
+
+    def untold(self, said: Said) -> torch.Tensor:
+        """Return which pictures `said` may not be about nor be told from, [pictures]."""
+        found = self._held_pictures.clone()
+        for thing in said.things:
+            for style in self._held_of(said, thing):
+                if (place := self._places.get((thing, style))) is not None:
+                    found[place] = True
+        return found
+
+    def _held_of(self, said: Said, thing: int) -> frozenset[str]:
+        return self._held.styles_of(thing, by_keyword=thing in said.by_keyword)
