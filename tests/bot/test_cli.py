@@ -19,7 +19,7 @@ from bot.cli import app
 from bot.config import Settings, load_settings
 from generation.locate import starter_folder
 from generation.metadata import read_png
-from tests.generation.examples import EDGE
+from tests.generation.examples import EDGE, STARTER
 
 IMAGINE_BOT = str(Path(sys.executable).with_name("imagine-bot"))
 
@@ -303,7 +303,7 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     lines = result.stdout.splitlines()
     assert "✗ token: there is none" in lines
     assert any(line.startswith("  → copy it from the Bot page") for line in lines)
-    assert f"✓ model: starter, {EDGE}x{EDGE} pixels, 32 tokens" in lines
+    assert f"✓ model: starter, {EDGE}x{EDGE} pixels, {STARTER.token_limit} tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
     assert "✓ database: data is not there yet; the bot makes it when it starts" in lines
     assert any(line[2:].startswith("space: ") for line in lines)

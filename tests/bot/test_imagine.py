@@ -8,7 +8,7 @@ from bot.requests import Wishes
 from generation.engine import Engine
 from generation.metadata import read_png
 from generation.pictures import enlarged, to_image
-from tests.generation.examples import EDGE
+from tests.generation.examples import EDGE, STARTER
 
 from .stage import GatedEngine, Stage, buttons, opened, pictures
 
@@ -19,9 +19,10 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
     assert not result.ephemeral
     message = await stage.finished(result.response.id)
 
+    guidance = f"{STARTER.default_guidance_scale:g}"
     assert message.content.splitlines() == [
         f"**rabbit face** — {stage.alice.mention}",
-        f"seed 7 · {EDGE}×{EDGE} · 2 steps · guidance 4 · DDIM · job 1",
+        f"seed 7 · {EDGE}×{EDGE} · 2 steps · guidance {guidance} · DDIM · job 1",
     ]
     assert buttons(message) == ["rerun:1", "vary:1:1", "remove:1"]
     made = engine.generate(stage.bot.desk.imagine(Wishes(prompt="rabbit face", seed=7)))[0]

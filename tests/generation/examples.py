@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from generation.models.stable_diffusion import Components
 
 # The pictures of the model that comes with the package are so large.
-EDGE: Final = locate("starter").native_size
+STARTER: Final = locate("starter")
+EDGE: Final = STARTER.native_size
 VALUES: dict[str, Any] = {
     "prompt": "rabbit face",
     "seed": 7,
