@@ -61,8 +61,7 @@ _DISK_FULL: Final = (
     "My disk is full, so I can take nothing on; ask the operator to make room, then try again."
 )
 _DISK_UNUSABLE: Final = (
-    "I cannot use the folder of my pictures, so I can take nothing on; ask the operator to look at "
-    "the log, then try again."
+    "I cannot read or write my pictures now; ask the operator to look at the log, then try again."
 )
 
 USER_ERRORS = (BotError, GenerationError, StorageError)

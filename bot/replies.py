@@ -107,8 +107,8 @@ def cancelled(job: Job) -> str:
 def postponed(job: Job) -> str:
     """Return the message of a job whose pictures cannot be stored now."""
     return (
-        f"{headline(job)}\nThere is no room on my disk for these pictures; they come as soon as "
-        f"the operator has made some · job {job.id}"
+        f"{headline(job)}\nMy disk does not take these pictures now; they come as soon as the "
+        f"operator has made room for them, or mended it · job {job.id}"
     )
 
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
-from storage.errors import PASSING, DatabaseBusy, DiskFull, StorageError
+from storage.errors import PASSING, DatabaseBusy, DiskFull, FolderUnusable, StorageError
 from storage.space import Space
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ class Room:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._is_full = False
+        self._unusable: set[str] = set()
         self._held = 0
+        self._returned = 0
         self._closing = asyncio.Event()
 
     async def admit(self, write: Callable[[], Awaitable[T]]) -> T:
@@ -90,12 +92,19 @@ class Room:
             FolderUnusable: the same of a folder, if that is `passing`.
         """
         self._held += held
+        met: set[str] = set()
         try:
             for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
                 try:
                     with self.noticing():
-                        return await write()
+                        result = await write()
+                    self._unusable -= met
+                    self._returned = 0 if held else self._returned
+                    return result
                 except passing as error:
+                    if isinstance(error, FolderUnusable):
+                        met.add(str(error))
+                        self._say(error)
                     if on_wait is not None and not isinstance(error, DatabaseBusy):
                         await _tell(on_wait)
                         on_wait = None
@@ -107,9 +116,21 @@ class Room:
             self._held -= held
         raise AssertionError("the pauses never end")
 
+    def _say(self, error: FolderUnusable) -> None:
+        """Tell the operator of a folder that cannot be used, once until it can."""
+        if str(error) not in self._unusable:
+            self._unusable.add(str(error))
+            log.error("What was accepted waits. %s", error)
+
     async def returns(self) -> bool:
-        """Wait until new jobs would be accepted; return False if the bot stops before that."""
-        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+        """Wait until new jobs would be accepted; return False if the bot stops before that.
+
+        It takes longer each time until pictures were stored: that jobs are accepted need not mean
+        that their pictures are.
+        """
+        first = min(self._returned, len(_PAUSES) - 1)
+        self._returned += 1
+        for pause in itertools.chain(_PAUSES[first:], itertools.repeat(_PAUSES[-1])):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), pause)
                 return False

@@ -202,7 +202,8 @@ class ImagineService:
         # be over by then, and would look like one from before.
         removed = await self._room.insist(self.jobs.not_removed)
         cancelled = await self._room.insist(self.jobs.not_withdrawn)
-        unfinished = await self._room.insist(self.jobs.unfinished_or_stranded)
+        known = frozenset(self._under_way)
+        unfinished = await self._room.insist(lambda: self.jobs.unfinished_or_stranded(known))
         for job in removed:
             if job.message_id is not None and job.id not in self._under_way:
                 removing = self._remove_message(job, job.message_id)
@@ -249,13 +250,11 @@ class ImagineService:
         self._room.close()
         await self._background.close(patience=_CLOSE_SECONDS)
 
-    def _begin(self, job: Job) -> _UnderWay:
-        under_way = _UnderWay(asyncio.get_running_loop().create_future())
-        self._under_way[job.id] = under_way
-        return under_way
+    def _begin(self, job: Job) -> None:
+        self._under_way[job.id] = _UnderWay(asyncio.get_running_loop().create_future())
 
     def _enqueue(self, job: Job, *, alone: bool = False) -> None:
-        under_way = self._begin(job)
+        under_way = _UnderWay(asyncio.get_running_loop().create_future())
 
         def listener(event: Event) -> None:
             under_way.latest = event
@@ -266,6 +265,7 @@ class ImagineService:
         # All direct messages together share the engine like one server.
         share = Share(group=job.guild_id, member=job.user_id, weight=job.weight)
         ticket = self._queue.submit(job.id, job.request, listener, share, alone=alone)
+        self._under_way[job.id] = under_way
         self._background.start(self._carry(job, ticket), f"carry job {job.id}")
 
     async def _find_message(self, job: Job) -> None:
@@ -314,8 +314,8 @@ class ImagineService:
                 await self._park(job)
         except UNWRITABLE as error:
             log.warning("Job %s waits until its pictures can be stored: %s", job.id, error)
-            await self._park(job)
             self._wait_for_room()
+            await self._park(job)
         except Exception as error:
             # It may be the storage that failed: then the engine is still at it.
             self._queue.cancel(job.id)
@@ -330,10 +330,19 @@ class ImagineService:
 
     async def _take_up_again(self) -> None:
         """Have the pictures made once more that there was no room for, when there is some."""
-        has_room = await self._room.returns()
-        self._waits_for_room = False
-        if has_room:
-            log.info("There is room again: %s jobs are taken up", await self.resume())
+        while await self._room.returns():
+            # Whoever gives up from here on is not seen by this call any more.
+            self._waits_for_room = False
+            try:
+                count = await self.resume()
+            except QueueClosed:
+                return
+            except StorageError as error:
+                log.warning("What waits for room cannot be taken up yet: %s", error)
+                self._waits_for_room = True
+            else:
+                log.info("There is room again: %s jobs are taken up", count)
+                return
 
     async def _start(self, job: Job) -> bool:
         """Call a job running; False if not even that can be written now."""
@@ -377,7 +386,7 @@ class ImagineService:
     async def _redeliver(self, job: Job) -> None:
         try:
             await self._deliver(job)
-        except PASSING as error:
+        except UNWRITABLE as error:
             log.warning("Job %s waits for the next start: %s", job.id, error)
         except Exception as error:
             await self._apologise(job, sentence(error))
@@ -402,7 +411,11 @@ class ImagineService:
         """Put stored pictures into the job's message and record that."""
         try:
             message_id = await self._message_of(job)
-            pictures = await self._room.insist(lambda: self.pictures(job))
+            pictures = await self._room.insist(
+                lambda: self.pictures(job),
+                on_wait=lambda: self._postpone(job),
+                passing=UNWRITABLE,
+            )
             if not pictures:
                 return
             parent = await self._room.insist(lambda: self.jobs.parent(job))
@@ -411,7 +424,7 @@ class ImagineService:
             log.info("Job %s: its message was deleted, so it counts as cancelled", job.id)
             await self._room.insist(lambda: self.jobs.cancel(job.id))
             await self._record_withdrawal(job)
-        except PASSING:
+        except UNWRITABLE:
             raise
         except (Undeliverable, StorageError) as error:
             log.warning("Job %s cannot be delivered: %s", job.id, error)

@@ -241,7 +241,7 @@ class FairOrder(Generic[J]):
         share = self._forget(job)
         key = (share.group, share.member)
         jobs = self._queues[key]
-        was_head = jobs[0].job == job
+        was_head, arrival = jobs[0].job == job, jobs[0].arrival
         self._queues[key] = jobs = deque(waiting for waiting in jobs if waiting.job != job)
         if not was_head:
             return
@@ -251,9 +251,9 @@ class FairOrder(Generic[J]):
         else:
             members.leave(share.member)
             del self._queues[key]
-        if members:
+        if members and self._groups.arrival(share.group) == arrival:
             self._groups.lead(share.group, members.arrival(members.first()))
-        else:
+        elif not members:
             self._groups.leave(share.group)
 
     def _forget(self, job: J) -> Share:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import sqlite_utils
@@ -156,17 +156,25 @@ class JobStore:
         """
         return [job for job, fault in await self.unfinished_or_stranded() if fault is None]
 
-    async def unfinished_or_stranded(self) -> list[tuple[Job, StorageError | None]]:
-        """Return all queued, running and generated jobs, the oldest first, and what stops them.
+    async def unfinished_or_stranded(
+        self, known: Collection[int] = ()
+    ) -> list[tuple[Job, StorageError | None]]:
+        """Return the queued, running and generated jobs, the oldest first, and what stops them.
+
+        Those with `known` ids are left out.
 
         That is the fault by which a job's source cannot be read; its request is without it then.
         A job whose row cannot be read is left out, and the log says so.
         """
-        return await self._db.run(self._unfinished)
+        return await self._db.run(lambda db: self._unfinished(db, known))
 
-    def _unfinished(self, db: sqlite_utils.Database) -> list[tuple[Job, StorageError | None]]:
+    def _unfinished(
+        self, db: sqlite_utils.Database, known: Collection[int]
+    ) -> list[tuple[Job, StorageError | None]]:
         jobs: list[tuple[Job, StorageError | None]] = []
         for row in queries.unfinished_rows(db):
+            if row["id"] in known:
+                continue
             try:
                 jobs.append((queries.job_of(self._pictures, row), None))
             except StorageError as error:

@@ -36,6 +36,10 @@ class Space:
             DiskFull: fewer bytes are free than the reserve.
             FolderUnusable: the folder cannot be asked, or nothing can be written there.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise from_os_error(self.folder, error) from error
         free = free_bytes(self.folder)
         if free < self.reserve:
             raise DiskFull(self.folder, free)

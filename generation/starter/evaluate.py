@@ -105,11 +105,15 @@ def card(
     figures: Annotated[Path, typer.Option("--json", help="What `measure --json` wrote.")],
     model: Model = _MODEL,
     work: Work = _WORK,
+    history: Annotated[
+        Path | None, typer.Option(help="A file with a section on how it was really made.")
+    ] = None,
 ) -> None:
     """Write the model's card to FILE, with the figures that were measured."""
     album, _ = read_album(work)
     measured = json.loads(figures.read_text("utf-8"))
-    file.write_text(model_card(Painter.open(model).parts, album, work, measured), "utf-8")
+    told = history.read_text("utf-8") if history else ""
+    file.write_text(model_card(Painter.open(model).parts, album, work, measured, told), "utf-8")
 
 
 @app.command()

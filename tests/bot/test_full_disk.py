@@ -25,8 +25,8 @@ MB = 2**20
 SAID = "My disk is full, so I can take nothing on; ask the operator to make room, then try again."
 
 WAITS = (
-    "There is no room on my disk for these pictures; they come as soon as the operator has made "
-    "some · job"
+    "My disk does not take these pictures now; they come as soon as the operator has made room for "
+    "them, or mended it · job"
 )
 
 
@@ -151,7 +151,7 @@ async def test_a_folder_that_cannot_be_written_takes_no_jobs_and_loses_none(
     await stage.until(lambda: WAITS in stage.look(result.response.id).content)
     refused = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
     assert refused.ephemeral
-    assert refused.response.content.startswith("I cannot use the folder of my pictures")
+    assert refused.response.content.startswith("I cannot read or write my pictures now")
     pictures.unlink()
     kept.rename(pictures)
     (file,) = (await stage.finished(result.response.id)).attachments

@@ -139,12 +139,13 @@ class Killing:
     async def remove_something(self, *, latest: bool = False) -> None:
         """Have somebody press ❌ on a message that answers them, which may be any or the latest."""
         with suppress(NeverHappened):
-            await self.asked[-1].answered(within=10)
+            await self.world.until(
+                lambda: _removable(self.asked[-1].message), within=10, what="an answer with ❌"
+            )
         theirs = [
             (message.id, self._asked_by[asked.record.id])
             for asked in self.asked
-            if (message := asked.message) is not None
-            and any("❌" in button.names for button in message.buttons)
+            if (message := asked.message) is not None and _removable(message)
         ]
         if theirs:
             latest = latest or self.random.random() < _REGRETS
@@ -270,3 +271,7 @@ class Killing:
         self._asked_by[asked.record.id] = who
         self.asked.append(asked)
         return asked
+
+
+def _removable(message: MessageView | None) -> bool:
+    return message is not None and any("❌" in button.names for button in message.buttons)

@@ -103,9 +103,15 @@ def test_the_reserve_is_kept_free(disk: Path) -> None:
     assert caught.value.path == disk
 
 
-def test_a_folder_that_is_not_there_cannot_be_asked(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_cannot_be_asked(tmp_path: Path) -> None:
+    (tmp_path / "pictures").touch()
     with pytest.raises(FolderUnusable):
-        Space(tmp_path / "nowhere", 0).check()
+        Space(tmp_path / "pictures", 0).check()
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    Space(tmp_path / "pictures", 0).check()
+    assert (tmp_path / "pictures").is_dir()
 
 
 def test_a_disk_that_takes_nothing_is_seen_before_a_job_is_accepted(disk: Path) -> None:

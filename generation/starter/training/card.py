@@ -15,13 +15,20 @@ from .sources import NAMES, PACKAGES
 from .things import STYLES
 
 _TEMPLATE: Final = Path(__file__).with_name("CARD.md")
-# How the weights that are bundled were really made; whoever trains others has another to tell.
-_HISTORY: Final = Path(__file__).with_name("HISTORY.md")
 _MILLION: Final = 1e6
 
 
-def card(parts: Components, album: Album, work: Path, figures: Sequence[Mapping[str, Any]]) -> str:
-    """Return the card of the model `parts` that was trained in `work`, in Markdown."""
+def card(
+    parts: Components,
+    album: Album,
+    work: Path,
+    figures: Sequence[Mapping[str, Any]],
+    history: str = "",
+) -> str:
+    """Return the card of the model `parts` that was trained in `work`, in Markdown.
+
+    `history` is a section on how its weights were really made, if not by the card's commands.
+    """
     vae, unet = parts.vae.config, parts.unet.config
     names = ("autoencoder", "unet", "text_encoder")
     sizes = [parameters(part) for part in (parts.vae, parts.unet, parts.text_encoder)]
@@ -47,8 +54,7 @@ def card(parts: Components, album: Album, work: Path, figures: Sequence[Mapping[
             for package in PACKAGES
         ),
         figures=figures_table(figures),
-        history=_HISTORY.read_text("utf-8").strip(),
-    )
+    ) + (f"\n{history.strip()}\n" if history else "")
 
 
 def _count(state: Mapping[str, Any] | None, name: str) -> str:

@@ -35,6 +35,8 @@ _OF_MARKS: Final = 2.0
 _GOING_ON: Final = 0.15
 # There are a thousand times as many pairs as things, and no picture is needed to tell of one.
 _PAIRS: Final = 0.25
+# One scene in seven shows two things; of a few scenes none may.
+_TRIES: Final = 50
 _COMPONENTS: Final = 256
 _TEMPERATURE: Final = 2.3
 
@@ -126,7 +128,9 @@ class ReadingTask:
         for _ in range(count):
             wants_pair = random.random() < _PAIRS
             number = int(random.integers(self._scenes))
-            while wants_pair and len(self._captions.scene(number).subjects) == 1:
+            for _ in range(_TRIES * wants_pair):
+                if len(self._captions.scene(number).subjects) > 1:
+                    break
                 number = int(random.integers(self._scenes))
             numbers.append(number)
         return numbers
