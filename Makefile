@@ -17,8 +17,11 @@ install: $(VENV)/.installed
 demo: install
 	$(BIN)/imagine-bot demo
 
+# Each process loads torch once, and most tests compute on one thread.
+TEST_PROCESSES ?= 2
+
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

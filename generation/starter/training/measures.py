@@ -185,35 +185,30 @@ def seeds(subjects: Subjects) -> list[Figure]:
         prompt.things[0]
         for prompt in random_prompts(subjects.album, subjects.held, subjects.cases(20), 5)
     ]
-    names = [(with_article(subjects.album.things[place].name), place) for place in places]
-    ratio, right = _spread(subjects, names, 50_000)
-    full = [(f"{text}, noto style on a white background", place) for text, place in names]
-    named_ratio, _ = _spread(subjects, full[: subjects.cases(10)], 55_000)
+    names = [with_article(subjects.album.things[place].name) for place in places]
+    made, ratio = _spread(subjects, names, 50_000)
+    found = [subjects.recogniser.match(picture).thing for picture in made]
+    shown = [place for place in places for _ in range(_SEEDS_OF_A_PROMPT)]
+    right = [thing == place for thing, place in zip(found, shown, strict=True)]
+    full = [f"{name}, noto style on a white background" for name in names]
+    others, named_ratio = _spread(subjects, full[: subjects.cases(10)], 55_000)
     return [
-        Figure("seeds: distance within a prompt by that between things", ratio, len(right), 1 / 3),
+        Figure("seeds: distance within a prompt by that between things", ratio, len(made), 1 / 3),
         share_of("seeds: name", right, 0.95),
-        Figure(
-            "seeds: the same with style and colour named",
-            named_ratio,
-            _SEEDS_OF_A_PROMPT * min(len(full), subjects.cases(10)),
-        ),
+        Figure("seeds: the same with style and colour named", named_ratio, len(others)),
     ]
 
 
-def _spread(
-    subjects: Subjects, prompts: Sequence[tuple[str, int]], seed: int
-) -> tuple[float, list[bool]]:
-    """Return how far apart pictures of a prompt are by those of two, and which show their thing."""
-    repeated = [prompt for prompt in prompts for _ in range(_SEEDS_OF_A_PROMPT)]
-    made = subjects.make([text for text, _ in repeated], _FIRST_SEED + seed)
+def _spread(subjects: Subjects, texts: Sequence[str], seed: int) -> tuple[Bytes, float]:
+    """Return pictures, several of each text, and how far those of one are by those of two."""
+    repeated = [text for text in texts for _ in range(_SEEDS_OF_A_PROMPT)]
+    made = subjects.make(repeated, _FIRST_SEED + seed)
     latents = subjects.recogniser.latents(list(made))
     distances = torch.cdist(latents, latents)
     owner = torch.arange(len(repeated)) // _SEEDS_OF_A_PROMPT
     same = owner[:, None] == owner[None, :]
     itself = torch.eye(len(repeated), dtype=torch.bool)
-    ratio = float(distances[same & ~itself].mean() / distances[~same].mean())
-    found = [subjects.recogniser.match(picture).thing for picture in made]
-    return ratio, [thing == place for (_, thing), place in zip(repeated, found, strict=True)]
+    return made, float(distances[same & ~itself].mean() / distances[~same].mean())
 
 
 def variations(subjects: Subjects) -> list[Figure]:
