@@ -22,7 +22,7 @@ from .networks import Shape, new_autoencoder, new_text_encoder, new_unet, noise_
 from .progress import read, save
 from .vocabulary import read_tokenizer
 
-DEFAULTS: Final = {"steps": 25, "guidance_scale": 4.0}
+DEFAULTS: Final = {"steps": 25, "guidance_scale": 2.0}
 # How far the training of the parts was, beside the weights.
 _TRAINING: Final = "training.json"
 _COUNTS: Final = ("step", "images")
