@@ -50,7 +50,7 @@ def subjects(every_core: None) -> Subjects:
         held=held,
         recogniser=Recogniser(album, autoencoder),
         steps=15,
-        guidance=2.5,
+        guidance=2.0,
         share=0.08,
     )
 
