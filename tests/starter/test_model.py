@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -84,7 +85,8 @@ def test_a_variation_goes_further_with_more_strength(subjects: Subjects) -> None
 
 
 def test_a_negative_prompt_keeps_its_colour_away(subjects: Subjects) -> None:
-    found = figures(subjects, "negatives")
+    # One colour in ten comes by itself: of a few pictures that is hardly one.
+    found = figures(replace(subjects, guidance=4.0, share=0.3), "negatives")
     share = "negative prompt: a colour's share"
     assert found[f"{share} with it"] < found[f"{share} without it"]
 
