@@ -161,10 +161,9 @@ class JobStore:
     ) -> list[tuple[Job, StorageError | None]]:
         """Return the queued, running and generated jobs, the oldest first, and what stops them.
 
-        Those with `known` ids are left out.
-
         That is the fault by which a job's source cannot be read; its request is without it then.
-        A job whose row cannot be read is left out, and the log says so.
+        Those with `known` ids are left out, and so is one whose row cannot be read, of which the
+        log tells.
         """
         return await self._db.run(lambda db: self._unfinished(db, known))
 

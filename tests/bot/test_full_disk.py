@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,14 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
         for record in caplog.records
         if record.name.startswith("bot") and record.levelno >= logging.WARNING
     ]
+
+
+async def one_at_work(stage: Stage, gate: GatedEngine) -> Any:
+    """Return what answers a request for a rabbit, which the engine is held up with."""
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
+    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    return result
 
 
 async def test_a_nearly_full_disk_takes_no_jobs_until_there_is_room(
@@ -104,9 +113,7 @@ async def test_pictures_that_find_no_room_are_delivered_when_there_is_some(
 async def test_what_waits_for_room_when_the_bot_stops_is_delivered_by_the_next_start(
     stage: Stage, gate: GatedEngine, disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate.shut()
-    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
-    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    result = await one_at_work(stage, gate)
     ballast = fill(disk)
     gate.open()
     await stage.until(lambda: WAITS in stage.look(result.response.id).content)
@@ -124,9 +131,7 @@ async def test_what_was_too_much_to_hold_is_made_again_when_there_is_room(
     stage: Stage, gate: GatedEngine, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room_module, "_HELD_MAX", 0)
-    gate.shut()
-    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
-    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    result = await one_at_work(stage, gate)
     ballast = fill(disk)
     gate.open()
     await stage.until(lambda: WAITS in stage.look(result.response.id).content)
@@ -140,9 +145,7 @@ async def test_what_was_too_much_to_hold_is_made_again_when_there_is_room(
 async def test_a_folder_that_cannot_be_written_takes_no_jobs_and_loses_none(
     stage: Stage, gate: GatedEngine, disk: Path
 ) -> None:
-    gate.shut()
-    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
-    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
+    result = await one_at_work(stage, gate)
     pictures = disk / "pictures"
     # Root, whom no permission stops, can write no files in a file either.
     kept = pictures.rename(disk / "kept")
