@@ -28,6 +28,8 @@ _SIZE_WORDS: Final[Mapping[Size, tuple[str, ...]]] = {
 _KEPT: Final = 100_000
 # Of the longest pairs of names one caption in three is short enough.
 _TRIES: Final = 20
+# One scene in seven shows two things; of a few scenes none may.
+_PAIR_TRIES: Final = 50
 _ON_COLOUR: Final = (" on a {} background", ", {} background", " on {}")
 _IN_STYLE: Final = (" in {} style", ", {} style")
 
@@ -101,6 +103,24 @@ class Captioner:
             if len(self._scenes) < _KEPT:
                 self._scenes[number] = found
         return found
+
+    def draw(
+        self, scenes: int, random: np.random.Generator, count: int, *, pairs: float
+    ) -> list[int]:
+        """Return the numbers of `count` of the first `scenes` scenes.
+
+        The share `pairs` of them is of scenes that show two things, beside what chance brings.
+        """
+        numbers = []
+        for _ in range(count):
+            wants_pair = random.random() < pairs
+            number = int(random.integers(scenes))
+            for _ in range(_PAIR_TRIES * wants_pair):
+                if len(self.scene(number).subjects) > 1:
+                    break
+                number = int(random.integers(scenes))
+            numbers.append(number)
+        return numbers
 
     def _describe(self, number: int, random: np.random.Generator) -> Said:
         """Return a caption of scene `number` that the text encoder can read to its end."""

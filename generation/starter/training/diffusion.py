@@ -22,6 +22,9 @@ from .sketches import LOUD
 from .trainer import Batch
 
 _EMPTY_PROMPTS: Final = 0.1
+# Beside the one in seven of all scenes: half as large, a thing was right one time in five where
+# alone it was nine times in ten.
+_PAIRS: Final = 0.2
 _LOOKED_AT: Final = 384
 # How many learn to begin from noise alone, as every picture does: what is left of the picture at
 # the last timestep tells its coarse colours, so a network that never saw it missing takes those
@@ -107,8 +110,8 @@ class DiffusionTask:
         """Return latents with their noise, timesteps and captions."""
         random = np.random.default_rng([self._seed, 3, step, rank])
         generator = step_generator(self._seed, step, rank)
-        numbers = random.integers(len(self._latents), size=count)
-        latents = self._latents[torch.from_numpy(numbers)].float() * self.scale
+        numbers = self._captions.draw(len(self._latents), random, count, pairs=_PAIRS)
+        latents = self._latents[torch.tensor(numbers)].float() * self.scale
         # As often as they are large: what the caption tells is learnt where much is noise. Drawn
         # evenly, the error at timestep 980 was still two fifths above the best that can be known
         # when at 400 and below a wrong caption made hardly a difference.
@@ -117,9 +120,7 @@ class DiffusionTask:
         noise = torch.randn(latents.shape, generator=generator)
         begins = torch.rand(count, generator=generator) < _BEGINNINGS
         timesteps[begins] = len(self._weights) - 1
-        captions = self._captions.describe(
-            [int(number) for number in numbers], random, empty=_EMPTY_PROMPTS
-        )
+        captions = self._captions.describe(numbers, random, empty=_EMPTY_PROMPTS)
         signal_share = self._signal[timesteps][:, None, None, None]
         noise_share = self._noise[timesteps][:, None, None, None]
         noisy = signal_share * latents + noise_share * noise

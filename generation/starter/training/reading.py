@@ -35,8 +35,6 @@ _OF_MARKS: Final = 2.0
 _GOING_ON: Final = 0.15
 # There are a thousand times as many pairs as things, and no picture is needed to tell of one.
 _PAIRS: Final = 0.25
-# One scene in seven shows two things; of a few scenes none may.
-_TRIES: Final = 50
 _COMPONENTS: Final = 256
 _TEMPERATURE: Final = 2.3
 
@@ -112,7 +110,8 @@ class ReadingTask:
     def batch(self, step: int, rank: int, count: int) -> Batch:
         """Return captions, what is to be said of them, and which pictures each may mean or not."""
         random = np.random.default_rng([self._seed, 4, step, rank])
-        captions = self._captions.describe(self._numbers(random, count), random)
+        numbers = self._captions.draw(self._scenes, random, count, pairs=_PAIRS)
+        captions = self._captions.describe(numbers, random)
         ids = self._captions.ids([said.text for said in captions])
         return {
             "ids": self._going_on(ids, random),
@@ -121,19 +120,6 @@ class ReadingTask:
             # Of what is held out nothing may be said, not even that it is not what is meant.
             "untold": torch.stack([self._sketches.untold(said) for said in captions]),
         }
-
-    def _numbers(self, random: np.random.Generator, count: int) -> list[int]:
-        """Return the numbers of scenes, of which some more than by chance show two things."""
-        numbers = []
-        for _ in range(count):
-            wants_pair = random.random() < _PAIRS
-            number = int(random.integers(self._scenes))
-            for _ in range(_TRIES * wants_pair):
-                if len(self._captions.scene(number).subjects) > 1:
-                    break
-                number = int(random.integers(self._scenes))
-            numbers.append(number)
-        return numbers
 
     def _going_on(self, ids: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
         """Return token ids [n, tokens] with any words after some of the captions."""
