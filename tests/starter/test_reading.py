@@ -38,7 +38,7 @@ from generation.starter.training.sketches import (
     patch_codes,
     pointed,
 )
-from generation.starter.training.trainer import Settings, train
+from generation.starter.training.trainer import Batch, Settings, train
 from generation.starter.training.vocabulary import read_tokenizer, train_tokenizer
 
 from .album import STYLES, TINY, album
@@ -70,6 +70,11 @@ def sketches(forms: torch.Tensor) -> Sketches:
 
 def reading(tokenizer: Any, forms: torch.Tensor, held: HeldOut = HELD) -> ReadingTask:
     return ReadingTask(ALBUM, held, forms, 200, tokenizer, TINY, 0)
+
+
+def said_once(batch: Batch) -> dict[str, torch.Tensor]:
+    """Return `batch` without what is said by a keyword as well."""
+    return {**batch, "renamed": batch["renamed"][:0], "rows_renamed": batch["rows_renamed"][:0]}
 
 
 class Shrinking:
@@ -257,7 +262,7 @@ class TestReading:
     def test_nothing_is_said_of_what_is_held_out(self, tokenizer: Any, forms: torch.Tensor) -> None:
         held = replace(HELD, styles={0: "flat", 2: "noto"})
         task = reading(tokenizer, forms, held)
-        batch = task.batch(0, 0, 200)
+        batch = said_once(task.batch(0, 0, 200))
         away = [POSES.index((0, "flat")), POSES.index((2, "noto"))]
         assert not batch["meant"][:, away].any()
         tokens, logits = (found.detach().requires_grad_() for found in task.network(batch["ids"]))
@@ -277,9 +282,40 @@ class TestReading:
         pairs = ~reading(tokenizer, forms).batch(0, 0, 400)["meant"].any(1)
         assert 0.25 < float(pairs.float().mean()) < 0.5
 
+    def test_a_keyword_is_to_say_what_its_name_says_in_any_style(
+        self, tokenizer: Any, forms: torch.Tensor
+    ) -> None:
+        held = replace(NOTHING_HELD, keyword_styles=("flat",) * len(ALBUM.things))
+        task = reading(tokenizer, forms, held)
+        batch = task.batch(0, 0, 600)
+        texts = tokenizer.batch_decode(batch["ids"], skip_special_tokens=True)
+        again = tokenizer.batch_decode(batch["renamed"], skip_special_tokens=True)
+        rows = batch["rows_renamed"].tolist()
+        assert len(rows) == len(again) > 60
+        assert any("flat style" in text for text in again)
+        for row, renamed in zip(rows, again, strict=True):
+            [thing] = [it for it in ALBUM.things if it.name in texts[row]]
+            [keyword] = [word for word in thing.keywords if word in renamed]
+            # Some go on with words that mean nothing.
+            assert texts[row].startswith(renamed.replace(keyword, thing.name))
+        tokens, logits = task.network(torch.cat([batch["ids"], batch["renamed"]]))
+        said = tokens.detach().requires_grad_()
+        loss, terms = task.loss(lambda _: (said, logits), batch)  # type: ignore[arg-type]
+        loss.backward()
+        count = len(texts)
+        assert said.grad is not None
+        # It is the keyword that is to move to the name, not the other way about.
+        moved = (said - 1e3 * said.grad)[count:].detach()
+        meant = said[rows].detach()
+        assert (moved - meant).square().mean() < (said[count:].detach() - meant).square().mean()
+        assert float(terms["renaming"].detach()) > 0.0
+        same = torch.cat([said[:count], said[rows]]).detach()
+        _, right = task.loss(lambda _: (same, logits), batch)  # type: ignore[arg-type]
+        assert float(right["renaming"].detach()) == 0.0
+
     def test_a_batch_of_pairs_alone_has_a_loss(self, tokenizer: Any, forms: torch.Tensor) -> None:
         task = reading(tokenizer, forms)
-        batch = {**task.batch(0, 0, 4)}
+        batch = said_once(task.batch(0, 0, 4))
         batch["meant"] = torch.zeros_like(batch["meant"])
         assert torch.isfinite(task.loss(task.network, batch)[0])
 
@@ -287,7 +323,7 @@ class TestReading:
         self, tokenizer: Any, forms: torch.Tensor
     ) -> None:
         task = reading(tokenizer, forms)
-        batch = task.batch(0, 0, 30)
+        batch = said_once(task.batch(0, 0, 30))
         told = batch["tokens"].nan_to_num()
         _, logits = task.network(batch["ids"])
         _, right = task.loss(lambda _: (told, logits), batch)  # type: ignore[arg-type]

@@ -143,8 +143,30 @@ class Captioner:
             for number in numbers
         ]
 
+    def renamed(self, said: Said, random: np.random.Generator) -> Said | None:
+        """Return `said` with a keyword of its thing instead of its name, in whichever style.
+
+        None if it is not of one thing that has keywords, called by its name, or if the text
+        encoder could not read it to its end.
+        """
+        if len(said.things) != 1 or said.by_keyword:
+            return None
+        thing = self._album.things[said.things[0]]
+        if not thing.keywords:
+            return None
+        keyword = thing.keywords[int(random.integers(len(thing.keywords)))]
+        before, _, after = said.text.partition(thing.name)
+        if said.text.startswith(with_article(thing.name)):
+            before = with_article(keyword).removesuffix(keyword)
+        text = before + keyword + after
+        if len(self._tokenizer(text).input_ids) > WORDS:
+            return None
+        return replace(said, text=text, by_keyword=said.things)
+
     def ids(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the token ids of `texts`, [n, tokens], of each at most its first `WORDS`."""
+        if not texts:
+            return torch.empty(0, TOKENS, dtype=torch.long)
         ids: torch.Tensor = self._tokenizer(
             list(texts),
             padding="max_length",

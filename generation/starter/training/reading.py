@@ -33,6 +33,10 @@ _OF_WORDS: Final = 0.1
 _OF_MARKS: Final = 2.0
 # How many captions go on with words that mean nothing, as prompts do, also where the sketch is.
 _GOING_ON: Final = 0.15
+# How many captions are said by a keyword as well. That a bunny is a rabbit is in the dictionary:
+# whatever the text encoder says of a rabbit it is to say of a bunny, in the style as well in which
+# no picture was ever called that. No picture is needed to tell it so.
+_RENAMED: Final = 0.5
 # There are a thousand times as many pairs as things, and no picture is needed to tell of one.
 _PAIRS: Final = 0.25
 _COMPONENTS: Final = 256
@@ -113,8 +117,15 @@ class ReadingTask:
         numbers = self._captions.draw(self._scenes, random, count, pairs=_PAIRS)
         captions = self._captions.describe(numbers, random)
         ids = self._captions.ids([said.text for said in captions])
+        renamed = {
+            row: again.text
+            for row, said in enumerate(captions)
+            if random.random() < _RENAMED and (again := self._captions.renamed(said, random))
+        }
         return {
             "ids": self._going_on(ids, random),
+            "renamed": self._captions.ids(list(renamed.values())),
+            "rows_renamed": torch.tensor(list(renamed), dtype=torch.long),
             "tokens": torch.stack([self._sketches.tokens(said) for said in captions]),
             "meant": torch.stack([self._meant(said) for said in captions]),
             # Of what is held out nothing may be said, not even that it is not what is meant.
@@ -146,26 +157,31 @@ class ReadingTask:
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
         """Return the tokens' squared error and a little of the cross entropy of what is meant.
 
+        To that comes how far a caption with a keyword is from the same with the name.
+
         `explained` is the share of the spread of sketches that is said.
         """
-        tokens, logits = network(batch["ids"])
+        count = len(batch["ids"])
+        tokens, logits = network(torch.cat([batch["ids"], batch["renamed"]]))
+        tokens, renamed, logits = tokens[:count], tokens[count:], logits[:count]
         # What may not be told is right whatever it is.
         wanted = torch.where(batch["tokens"].isnan(), tokens.detach(), batch["tokens"])
         squared = (tokens - wanted).square()
         missed = squared[:, WORDS + 1 :, : self._sketches.numbers].mean()
         spread = wanted[:, WORDS + 1 :, : self._sketches.numbers].var(0).mean()
-        squared = squared.mean(2)
-        words, marks, patches = squared.split([WORDS, 1, squared.shape[1] - WORDS - 1], 1)
-        weighted = _OF_WORDS * words.sum(1) + _OF_MARKS * marks.sum(1) + patches.sum(1)
-        sketching = weighted.mean() / squared.shape[1]
+        sketching = _weighted(squared).mean()
+        meaning = tokens.detach()[batch["rows_renamed"]]
+        # Over all rows as well, and so that there may be none.
+        renaming = _weighted((renamed - meaning).square()).sum() / count
         single = batch["meant"].any(1)
         known = logits.masked_fill(batch["untold"], -torch.inf).log_softmax(1)
         meant = known[single].masked_fill(~batch["meant"][single], -torch.inf).logsumexp(1)
         # Over all rows, or a batch that has only pairs would have no mean.
         entropy = -meant.sum() / len(known)
         right = batch["meant"].gather(1, known.argmax(1, keepdim=True)).float().sum()
-        return sketching + _TELLING_APART * entropy, {
+        return sketching + renaming + _TELLING_APART * entropy, {
             "sketching": sketching,
+            "renaming": renaming,
             "explained": 1 - missed / spread,
             "entropy": entropy,
             "right": right / single.sum().clamp(min=1),
@@ -178,6 +194,14 @@ class ReadingTask:
             "scenes": self._scenes,
             "numbers": self._sketches.numbers,
         }
+
+
+def _weighted(squared: torch.Tensor) -> torch.Tensor:
+    """Return squared errors [n, tokens, width] of each caption, words and marks by their weight."""
+    errors = squared.mean(2)
+    errors[:, :WORDS] *= _OF_WORDS
+    errors[:, WORDS] *= _OF_MARKS
+    return errors.mean(1)
 
 
 def taught(state: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
