@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import aiohttp
@@ -33,6 +34,7 @@ _UPLOAD_LIMIT: Final = 10 * 2**20
 # The parts of a request that are not files, and the boundaries between them.
 _UPLOAD_MARGIN: Final = 64 * 2**10
 _SEARCHED: Final = 200
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60)
 # A rate limit that discord.py gave up on, a token that was reset (the job then waits for a start
 # with the new one), and faults on Discord's side.
@@ -72,11 +74,13 @@ class DiscordCourier:
     async def _search(self, job: Job) -> int | None:
         channel = self._channel(job)
         # Usually it comes right after what asked for it; one that was posted anew is among the
-        # latest. Ids carry Discord's own time, which ours need not agree with.
-        places = [channel.history(limit=_SEARCHED)]
-        if (asked_by := _interaction_of(job)) is not None:
-            after = discord.Object(asked_by)
-            places.insert(0, channel.history(limit=_SEARCHED, after=after, oldest_first=True))
+        # latest. A reaction has no id, only our own time, which need not be Discord's.
+        asked_at = job.created_at - _CLOCKS_DIFFER
+        after = discord.Object(_interaction_of(job) or discord.utils.time_snowflake(asked_at))
+        places = (
+            channel.history(limit=_SEARCHED, after=after, oldest_first=True),
+            channel.history(limit=_SEARCHED),
+        )
         try:
             for place in places:
                 async for message in place:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from discord.http import HTTPClient
 
-from bot import service
+from bot import delivery, service
 from bot.delivery import DiscordCourier
 from generation.metadata import read_png
 from generation.queue import GenerationQueue
@@ -51,6 +53,39 @@ async def test_a_job_whose_message_was_never_recorded_is_not_answered_twice(
     await closing
     assert (await stage.finished(result.response.id)).attachments
     assert len(stage.messages()) == 1
+
+
+async def test_what_a_reaction_asked_for_is_found_where_many_have_written_since(
+    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logs_from = HTTPClient.logs_from
+
+    async def as_discord_does(
+        http: HTTPClient, channel: int, limit: int, before: Any = None, after: Any = None
+    ) -> Sequence[Any]:
+        # It gives the ones next to `after`, the simulated one the newest of them.
+        found = await logs_from(http, channel, 100 if after else limit, before, after)
+        return found[-limit:]
+
+    monkeypatch.setattr(HTTPClient, "logs_from", as_discord_does)
+    monkeypatch.setattr(delivery, "_SEARCHED", 3)
+    first = await stage.imagine("rabbit face")
+    gate.shut()
+    await stage.bob.react(first, "🔁")
+    await stage.until(lambda: len(stage.messages()) == 2)
+    answer = stage.messages()[1]
+    await stage.until(lambda: " 0 %" in stage.look(answer.id).content)
+    # The simulated Discord has its own time; a real one has almost ours.
+    asked_at = (answer.created_at + timedelta(seconds=20)).isoformat()
+    forget = "UPDATE jobs SET message_id = NULL, created_at = ? WHERE id = 2"
+    await stage.bot.service.jobs._db.run(lambda db: db.execute(forget, (asked_at,)) and None)
+    for number in range(5):
+        await stage.alice.send(stage.channel, f"Look at this, part {number}!")
+    closing = stage.restart()
+    gate.open()
+    await closing
+    assert (await stage.finished(answer.id)).attachments
+    assert len(stage.messages()) == 2 + 5
 
 
 async def test_generated_pictures_are_delivered_without_being_made_again(
