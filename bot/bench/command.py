@@ -128,20 +128,19 @@ async def _eager(
     Nothing is compiled for it, whatever the configuration says.
     """
     from .requests import requests  # noqa: PLC0415
-    from .users import LoopLag, open_queue, rush  # noqa: PLC0415
+    from .serving import serve  # noqa: PLC0415
+    from .users import open_queue, rush  # noqa: PLC0415
 
     settings = settings.model_copy(update={"compile": False})
     async with open_queue(settings, profile) as queue:
         figures.alone_ratio, figures.alone_seconds = await _alone(
             partial(rush, queue), reference, single, extent
         )
-        lag = LoopLag()
-        watching = asyncio.create_task(lag.watch())
         together = await rush(queue, users)
-        watching.cancel()
         pictures, ends = await asyncio.to_thread(reference.timed, users)
         figures.speedup_8_users = ends[-1] / together.seconds
         figures.mean_wait_ratio_8_users = together.mean_wait / statistics.fmean(ends)
+        lag = await serve(queue, users, progress_seconds=settings.progress_seconds)
         figures.loop_lag_p50_ms, figures.loop_lag_p99_ms = lag.percentile(50), lag.percentile(99)
         alone = [(await rush(queue, [request])).images[0] for request in users]
         _compare(figures, together.images, alone, pictures)

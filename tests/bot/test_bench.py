@@ -7,11 +7,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from bot.bench import command, users
+from bot.bench import command, serving, users
 from bot.bench.command import Extent, Figures, bench
 from bot.bench.requests import requests
 from bot.config import Settings
+from generation.errors import GenerationError
 from generation.locate import locate
+from storage.records import Job
 
 
 class NotOpened(Exception):
@@ -101,6 +103,31 @@ def test_the_pipeline_is_loaded_without_a_word_of_what_it_would_like_to_have() -
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""
+
+
+async def test_the_loop_is_watched_while_jobs_are_stored_and_shown_and_a_failure_is_told() -> None:
+    made: list[str] = []
+    settings, profile = Settings(), locate("starter")
+    asked = requests(2, side=64, steps=(2, 3))
+
+    class Noting(serving._Mailbox):
+        async def deliver(self, job: Job, *rest: Any) -> None:
+            made.append(job.request.prompt)
+            await super().deliver(job, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "_Mailbox", Noting)
+        async with users.open_queue(settings, profile) as queue:
+            lag = await serving.serve(queue, asked, progress_seconds=0.1)
+            assert sorted(made) == sorted(request.prompt for request in asked)
+            assert 0 <= lag.percentile(50) <= lag.percentile(99)
+            patch.setattr(serving, "_attachments", _broken)
+            with pytest.raises(GenerationError, match="went wrong"):
+                await serving.serve(queue, asked, progress_seconds=0.1)
+
+
+def _broken(*_: object) -> NoReturn:
+    raise KeyError("pictures")
 
 
 def test_the_users_ask_for_different_things_and_always_the_same() -> None:

@@ -1,0 +1,118 @@
+"""The whole service at work: how late the event loop is while the engine runs flat out."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from generation.errors import GenerationError
+from generation.metadata import read_png
+from generation.queue import GenerationQueue
+from generation.request import Event, GenerationRequest, Progress
+from storage.opening import open_storage
+from storage.records import Job, JobKind, NewJob, StoredImage
+from storage.space import Space
+
+from .. import replies
+from ..pacing import ProgressPacer
+from ..room import Room
+from ..service import ImagineService, Picture
+from .users import LoopLag
+
+_LIMIT: Final = 10 * 2**20
+
+
+class _Mailbox:
+    """The courier without Discord: it makes all that would be sent, and notes what is over."""
+
+    def __init__(self, progress_seconds: float) -> None:
+        self.over: asyncio.Queue[str | None] = asyncio.Queue()
+        self._pacer = ProgressPacer(self._edit, progress_seconds)
+
+    async def close(self) -> None:
+        await self._pacer.close()
+
+    def progress(self, job: Job, message_id: int, event: Event) -> None:
+        self._pacer.show(job, message_id, event)
+
+    async def _edit(self, job: Job, _message_id: int, event: Event) -> bool:
+        replies.waiting(job, event)
+        if isinstance(event, Progress) and event.preview is not None:
+            await asyncio.to_thread(replies.preview, job, event.percent, event.preview)
+        return True
+
+    async def find(self, _job: Job) -> int | None:
+        return None
+
+    async def post(self, job: Job) -> int:
+        return job.id
+
+    async def deliver(
+        self,
+        job: Job,
+        _message_id: int,
+        pictures: Sequence[Picture],
+        parent: StoredImage | None,
+    ) -> None:
+        await self._pacer.drop(job)
+        replies.finished(job, pictures[0].image.recipe, parent)
+        await asyncio.to_thread(_attachments, job, pictures)
+        self.over.put_nowait(None)
+
+    async def postpone(self, job: Job, _message_id: int) -> None:
+        self.over.put_nowait(replies.postponed(job))
+
+    async def apologise(self, _job: Job, _message_id: int, sentence: str) -> None:
+        self.over.put_nowait(sentence)
+
+    async def withdraw(self, job: Job, _message_id: int) -> None:
+        self.over.put_nowait(replies.cancelled(job))
+
+    async def remove(self, _job: Job, _message_id: int) -> None:
+        """Do nothing: the benchmark removes no job."""
+
+
+def _attachments(job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
+    shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
+    return replies.attachments(job, shown, limit=_LIMIT)
+
+
+async def serve(
+    queue: GenerationQueue[Any], requests: Sequence[GenerationRequest], *, progress_seconds: float
+) -> LoopLag:
+    """Return how late the event loop is while the service answers a user for each of `requests`.
+
+    All is as in the bot, but that nothing is sent: jobs are stored, queued and taken up; progress
+    and previews are made ready to be shown; pictures are stored, read again and made ready.
+
+    Raises:
+        GenerationError: a job came to nothing.
+    """
+    lag, mailbox = LoopLag(), _Mailbox(progress_seconds)
+    with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:
+        async with open_storage(Path(folder)) as jobs:
+            room = Room(Space(jobs.folder, 0))
+            service = ImagineService(jobs=jobs, queue=queue, courier=mailbox, room=room)
+            watching = asyncio.create_task(lag.watch())
+            try:
+                for number, request in enumerate(requests):
+                    order = NewJob(
+                        kind=JobKind.IMAGINE,
+                        user_id=number,
+                        guild_id=1,
+                        channel_id=number,
+                        request=request,
+                    )
+                    job = await service.submit(order)
+                    await service.announced(job, job.id)
+                for _ in requests:
+                    if (sentence := await mailbox.over.get()) is not None:
+                        raise GenerationError(sentence)
+            finally:
+                watching.cancel()
+                await service.close()
+                await mailbox.close()
+    return lag
