@@ -25,7 +25,10 @@ DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the database and the pictures.")
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="starter, a folder, or an id on the Hugging Face hub.")
+    str | None,
+    typer.Option(
+        "--model", help="starter, a folder, a .safetensors file, or an id on the Hugging Face hub."
+    ),
 ]
 
 

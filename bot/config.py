@@ -90,9 +90,15 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
     except ValidationError as error:
         raise ConfigError(_explain(error, str(file))) from error
     try:
-        return Settings(**{**from_file, **from_environment, **said})
+        settings = Settings(**{**from_file, **from_environment, **said})
     except ValidationError as error:
         raise ConfigError(_explain(error, "the command line")) from error
+    if settings.steps is not None and settings.steps > settings.max_steps:
+        raise ConfigError(
+            f"steps is {settings.steps} and max_steps {settings.max_steps}, so nobody who leaves "
+            "the steps out could have a picture; set steps to at most max_steps."
+        )
+    return settings
 
 
 def _check_environment() -> None:

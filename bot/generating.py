@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -107,6 +108,13 @@ def _writable(folder: Path) -> Path:
         raise BotError(
             f"{folder} is no folder and cannot be made one ({error.strerror}); name another with "
             "--out."
+        ) from error
+    try:
+        # Now, and not when the picture is made.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise BotError(
+            f"Nothing can be written to {folder} ({error.strerror}); name another with --out."
         ) from error
     return folder
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from generation.errors import InvalidSource
 from generation.locate import ModelProfile
@@ -115,10 +116,10 @@ def _source_of(recipe: Recipe, settings: Settings, image: Path | None) -> Pixels
     if recipe.source_sha256 is None:
         return None
     if image is not None:
-        source = to_pixels(read_source(read_file(image)), recipe.width, recipe.height)
-        if source.sha256 != recipe.source_sha256:
-            raise InvalidSource(f"{image} is not the picture that this one started from.")
-        return source
+        for source in _read_as(read_source(read_file(image)), recipe.width, recipe.height):
+            if source.sha256 == recipe.source_sha256:
+                return source
+        raise InvalidSource(f"{image} is not the picture that this one started from.")
     if Archive.exists(settings.data):
         with Archive(settings.data) as archive:
             if (stored := archive.source_pixels(recipe.source_sha256)) is not None:
@@ -127,6 +128,17 @@ def _source_of(recipe: Recipe, settings: Settings, image: Path | None) -> Pixels
         "This picture was made from another; name that one with --image, or the bot's folder "
         "with --data."
     )
+
+
+def _read_as(image: Image.Image, width: int, height: int) -> Iterator[Pixels]:
+    """Yield what the bot may have started from in this size, when it was given `image`.
+
+    One of its own pictures it takes as it was made, not as it was shown, which is enlarged.
+    """
+    yield to_pixels(image, width, height)
+    factor, rest = divmod(image.width, width)
+    if not rest and factor > 1 and image.height == factor * height:
+        yield to_pixels(image.resize((width, height), Image.Resampling.NEAREST), width, height)
 
 
 def _differences(original: Original, made: Pixels, recipe: Recipe) -> Iterator[str]:

@@ -139,7 +139,8 @@ class RequestDesk:
                 wishes,
                 prompt=_or(wishes.prompt, recipe.prompt),
                 negative_prompt=_or(wishes.negative_prompt, recipe.negative_prompt),
-                steps=_or(wishes.steps, recipe.steps),
+                # The limit may be lower now; nobody asked for more.
+                steps=_or(wishes.steps, min(recipe.steps, self._settings.max_steps)),
                 guidance_scale=_or(wishes.guidance_scale, recipe.guidance_scale),
                 width=recipe.width,
                 height=recipe.height,

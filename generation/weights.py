@@ -93,6 +93,12 @@ def choose_device(name: str | None) -> torch.device:
     """
     try:
         device = PartialState().device if name is None else torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(
+            f"There is no device {name!r}; say cuda, cuda:1, mps or cpu, or leave the device out "
+            "to have one chosen."
+        ) from error
+    try:
         # Tensors say `cuda:0` and `cpu`, and only equal devices compare as equal.
         device = torch.device("cpu") if device.type == "cpu" else _numbered(device)
         # The only test that holds for every kind of device is to put something there.

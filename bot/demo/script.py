@@ -45,7 +45,7 @@ async def _play() -> int:
         image = await script.suggestion("vary", "image")
         varied = await script.command("vary", image=image, prompt=_VARIED_PROMPT, seed=_SEED)
         await script.react(varied, RERUN_EMOJI)
-    console.out.print(f"The pictures are in {folder}", markup=False)
+    console.out.print(f"The pictures stay in {folder}", markup=False)
     return 0
 
 

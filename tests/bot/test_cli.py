@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,14 @@ from click.testing import Result
 from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
+from bot import generating
 from bot.cli import app
 from bot.config import Settings, load_settings
+from bot.errors import BotError
 from generation.locate import starter_folder
-from generation.metadata import read_png
+from generation.metadata import read_png, to_png
 from tests.generation.examples import EDGE, STARTER
+from tests.storage.conftest import NOBODY
 
 IMAGINE_BOT = str(Path(sys.executable).with_name("imagine-bot"))
 
@@ -139,6 +144,22 @@ def test_replay_of_a_file_confirms_every_pixel(shell: Shell, rabbit: Path) -> No
     assert f"the same, every pixel of {EDGE}x{EDGE}" in result.stdout
 
 
+def test_replay_takes_the_source_as_it_was_made_and_as_it_was_shown(
+    shell: Shell, rabbit: Path, tmp_path: Path
+) -> None:
+    options = ("--image", rabbit, "--seed", "1", "--steps", "3", "--strength", "0.6")
+    (varied,) = shell("generate", "cat face", *options).stdout.split()
+    pixels, recipe, _ = read_png(rabbit.read_bytes())
+    shown = tmp_path / "shown.png"
+    shown.write_bytes(to_png(pixels, recipe, factor=4))
+    for source in (rabbit, shown):
+        assert shell("replay", varied, "--image", source).exit_code == 0
+    with Image.open(shown) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(shown)
+    said = sentence(shell("replay", varied, "--image", shown))
+    assert "not the picture that this one started from" in said
+
+
 def test_replay_computes_with_the_threads_of_the_recipe(shell: Shell, tmp_path: Path) -> None:
     made = {}
     before = torch.get_num_threads()
@@ -242,6 +263,7 @@ def test_replay_of_a_picture_without_a_recipe_says_so(shell: Shell, tmp_path: Pa
         ('queue_limit = "lots"', "config.toml sets queue_limit to 'lots'"),
         ("max_steps = 0", "config.toml sets max_steps to 0"),
         ('dtype = "float8"', "config.toml sets dtype to 'float8'"),
+        ('device = "gpu"', "There is no device 'gpu'; say cuda, cuda:1, mps or cpu"),
     ],
 )
 def test_a_wrong_config_names_the_key_and_the_value(
@@ -295,6 +317,24 @@ def test_a_folder_that_cannot_be_written_gets_one_sentence(shell: Shell, tmp_pat
     (tmp_path / "file").write_text("in the way")
     said = sentence(shell("generate", "x", "--steps", "1", "--out", "file/folder"))
     assert "name another with --out" in said
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_a_picture_is_made() -> None:
+    # Not below pytest's own, into which only its user may look.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        is_root = os.geteuid() == 0
+        if is_root:
+            # No mode stops the superuser.
+            os.seteuid(NOBODY)
+        try:
+            with pytest.raises(BotError, match="Nothing can be written to"):
+                generating._writable(Path(folder))
+        finally:
+            if is_root:
+                os.seteuid(0)
+            Path(folder).chmod(0o755)
+        assert generating._writable(Path(folder)) == Path(folder)
 
 
 def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
         load_settings(file)
 
 
+def test_more_steps_than_anybody_may_ask_for_are_no_default(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("max_steps = 10\nsteps = 20")
+    with pytest.raises(ConfigError, match=r"steps is 20 and max_steps 10, so nobody"):
+        load_settings(file)
+    file.write_text("max_steps = 10\nsteps = 10")
+    assert load_settings(file).steps == 10
+
+
 def test_the_environment_sets_what_a_file_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGINE_BOT_DETERMINISTIC", "true")
     monkeypatch.setenv("IMAGINE_BOT_COMPILE", "1")

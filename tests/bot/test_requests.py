@@ -10,7 +10,7 @@ from bot.requests import ImageReference, RequestDesk, Wishes, rerun_of
 from generation.errors import InvalidRequest
 from generation.locate import locate
 from generation.request import COUNT_MAX, SEED_MAX
-from tests.generation.examples import EDGE
+from tests.generation.examples import EDGE, a_recipe
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,16 @@ def test_the_operator_s_defaults_come_before_the_model_s() -> None:
 def test_the_operator_s_limits_hold(desk: RequestDesk, wishes: Wishes, sentence: str) -> None:
     with pytest.raises(InvalidRequest, match=sentence):
         desk.imagine(wishes)
+
+
+def test_a_variation_takes_no_more_steps_than_are_allowed_by_now(desk: RequestDesk) -> None:
+    picture = Image.new("RGB", (EDGE, EDGE))
+    wanted = {30: 30, 50: 50, 80: 50}
+    for steps, expected in wanted.items():
+        recipe = a_recipe(steps=steps)
+        assert desk.variation(recipe, picture, Wishes()).steps == expected
+    with pytest.raises(InvalidRequest, match="At most 50 steps"):
+        desk.variation(a_recipe(steps=30), picture, Wishes(steps=80))
 
 
 @given(st.integers(1, 4_000), st.integers(1, 4_000))

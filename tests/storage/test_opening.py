@@ -91,7 +91,7 @@ async def test_a_folder_that_cannot_be_written_is_refused(
 
 async def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
-    with pytest.raises(FolderUnusable, match="file exists"):
+    with pytest.raises(FolderUnusable, match="it is not a folder"):
         async with open_storage(tmp_path / "data"):
             pass
 
