@@ -156,3 +156,18 @@ async def test_typing_an_image_suggests_one_s_own_pictures(stage: Stage) -> None
         {"name": "1-2 · rabbit face", "value": "1-2"},
     ]
     assert await stage.bob.autocomplete(stage.channel, "vary", "image", "") == []
+
+
+async def test_a_job_and_a_number_suggest_that_picture(stage: Stage) -> None:
+    await stage.imagine("rabbit face", count=2)
+    await stage.imagine("cat face 1")
+
+    async def suggested(typed: str) -> list[str]:
+        choices = await stage.alice.autocomplete(stage.channel, "vary", "image", typed)
+        return [str(choice["value"]) for choice in choices]
+
+    assert await suggested("1") == ["2-1", "1-1", "1-2"]
+    assert await suggested("1-") == ["1-1", "1-2"]
+    assert await suggested("#1.2") == ["1-2"]
+    assert await suggested("2-1") == ["2-1"]
+    assert await suggested("1-3") == await suggested("7-1") == []
