@@ -83,11 +83,17 @@ class RowwiseLinear(nn.Module):
         """Return `x W + b` for each row `x` of `rows` [n, channels]."""
         # A lone product goes another way through MKL and has other last bits, and so have on some
         # CPUs products that are fewer than the threads.
-        count = max(len(rows), torch.get_num_threads(), 2)
+        count = max(len(rows), _thread_count(), 2)
         padded = torch.cat([rows, rows[:1].expand(count - len(rows), -1)])
         weights = self.weight.t().expand(count, -1, -1)
         products = torch.bmm(padded.unsqueeze(1), weights).squeeze(1)[: len(rows)]
         return products if self.bias is None else products + self.bias
+
+
+# Else a compiled network would be cut in two here, and again for every such layer.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's stub
+def _thread_count() -> int:
+    return torch.get_num_threads()
 
 
 class WholeGroupNorm(nn.GroupNorm):

@@ -143,6 +143,23 @@ class TestCompiled:
         assert other.recipe.compiled is None
         assert type(own.recipe).from_json(own.recipe.to_json()) == own.recipe
 
+    def test_the_unet_is_one_graph(self, starter: Components) -> None:
+        """Where it breaks in two, most of what compiling wins is lost, and nothing says so."""
+        unet = load(starter.profile, compiled=True).unet
+        side, width = unet.config.sample_size, unet.config.cross_attention_dim
+        latents = torch.randn(2, unet.config.in_channels, side, side)
+        text = torch.randn(2, starter.profile.token_limit, width)
+        torch.compiler.reset()
+        try:
+            with torch.inference_mode():
+                # All but the code generator, which takes a minute; a break is an error here.
+                traced = torch.compile(unet, backend="eager", fullgraph=True, dynamic=False)
+                found = traced(latents, torch.tensor([5, 900]), text, return_dict=False)[0]
+                right = unet(latents, torch.tensor([5, 900]), text, return_dict=False)[0]
+        finally:
+            torch.compiler.reset()
+        assert torch.equal(found, right)
+
     def test_without_it_nothing_is(self, starter: Components, calls: list[torch.Size]) -> None:
         [made] = Engine(starter, shared=False).generate(a_request(steps=1))
         assert calls == []
