@@ -40,7 +40,7 @@ class Extent:
 
 
 _FULL: Final = Extent((20, 50), 30, 5, (20, 50), 400, compiled=True)
-_QUICK: Final = Extent((8, 20), 20, 3, (4, 10), 80, compiled=False)
+_QUICK: Final = Extent((8, 18), 12, 3, (3, 6), 80, compiled=False)
 
 
 @dataclass(slots=True, kw_only=True)
