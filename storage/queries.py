@@ -283,8 +283,8 @@ def source_pixels(
 def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
     """Return somebody's jobs with images whose prompt has every word of `query`, newest first.
 
-    Each word may be the beginning of one. A number also finds the job of that number; a query
-    without anything to search for finds all.
+    Each word may be the beginning of one. A number, or a picture's such as `12-1`, also finds the
+    job of that number; a query without anything to search for finds all.
     """
     words, number = search.words_query(query), search.job_id(query)
     rows = db.query(

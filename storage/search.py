@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Final
 
-_JOB_ID: Final = re.compile(r"#?([0-9]{1,18})")
+_JOB_ID: Final = re.compile(r"#?([0-9]{1,18})(?:[-./#][0-9]{0,2})?")
 
 
 def words_query(text: str) -> str | None:
@@ -24,7 +24,7 @@ def words_query(text: str) -> str | None:
 
 
 def job_id(text: str) -> int | None:
-    """Return the number of a job if that is what `text` is: `12` or `#12`."""
+    """Return the job's number if `text` names a job or its picture: `12`, `#12`, `12-1`."""
     match = _JOB_ID.fullmatch(text.strip())
     return int(match.group(1)) if match else None
 

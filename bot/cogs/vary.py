@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import discord
 from discord import app_commands
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from ..client import ImagineBot
 
 _CHOICES = 25
-# `42-` and `42-1`, in the ways that `ImageReference` reads them but for the space, which is as well
-# one between words of a prompt.
-_REFERENCE_BEGUN: Final = re.compile(r"\s*#?(?P<job>\d{1,15})[-./#](?P<number>\d{0,2})\s*")
 
 
 class Vary(commands.Cog):
@@ -101,21 +97,15 @@ class Vary(commands.Cog):
     async def suggest_image(
         self, interaction: discord.Interaction[ImagineBot], current: str
     ) -> list[app_commands.Choice[str]]:
-        """Suggest the person's own latest pictures."""
-        begun = _REFERENCE_BEGUN.fullmatch(current)
-        search = begun["job"] if begun else current
-        entries = await self._bot.service.jobs.history(interaction.user.id, search, _CHOICES)
+        """Suggest the person's own latest pictures, first those whose number is being typed."""
+        entries = await self._bot.service.jobs.history(interaction.user.id, current, _CHOICES)
         choices = [
             app_commands.Choice(name=choice_name(entry, number), value=f"{entry.job_id}-{number}")
             for entry in entries
             for number in range(1, entry.count + 1)
-            if begun is None or _is_begun(begun, entry.job_id, number)
         ]
+        choices.sort(key=lambda choice: not choice.value.startswith(current.strip()))
         return choices[:_CHOICES]
-
-
-def _is_begun(begun: re.Match[str], job_id: int, number: int) -> bool:
-    return job_id == int(begun["job"]) and str(number).startswith(begun["number"])
 
 
 async def _download(attachment: discord.Attachment) -> bytes:
