@@ -92,13 +92,7 @@ def choose_device(name: str | None) -> torch.device:
         ModelError: torch knows no such device, or this machine has none.
     """
     try:
-        device = PartialState().device if name is None else torch.device(name)
-    except RuntimeError as error:
-        raise ModelError(
-            f"There is no device {name!r}; say cuda, cuda:1, mps or cpu, or leave the device out "
-            "to have one chosen."
-        ) from error
-    try:
+        device = PartialState().device if name is None else _named(name)
         # Tensors say `cuda:0` and `cpu`, and only equal devices compare as equal.
         device = torch.device("cpu") if device.type == "cpu" else _numbered(device)
         # The only test that holds for every kind of device is to put something there.
@@ -109,6 +103,17 @@ def choose_device(name: str | None) -> torch.device:
             "leave the device out to have one chosen."
         ) from error
     return device
+
+
+def _named(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        # Torch's own words are a list of what it could be built for.
+        raise ModelError(
+            f"There is no device {name!r}; say cuda, cuda:1, mps or cpu, or leave the device out "
+            "to have one chosen."
+        ) from error
 
 
 def _numbered(device: torch.device) -> torch.device:

@@ -112,14 +112,13 @@ UNWRITABLE: Final = (*PASSING, FolderUnusable)
 
 _ROOM_MIN: Final = 64 * 2**10
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_FOLDER: Final = frozenset({errno.EEXIST, errno.ENOTDIR})
 
 
 def from_os_error(path: Path, error: OSError) -> StorageError:
     """Return what an error of the file system at `path` means to the operator."""
     if error.errno in _NO_ROOM:
         return DiskFull(path)
-    if error.errno in _NO_FOLDER:
+    if error.errno == errno.EEXIST:
         return FolderUnusable(path, "it is not a folder")
     return FolderUnusable(path, (error.strerror or str(error)).lower())
 
