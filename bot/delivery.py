@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_UPLOAD_LIMIT: Final = 10 * 2**20
+# Where no server has a larger one.
+UPLOAD_LIMIT: Final = 10 * 2**20
 # The parts of a request that are not files, and the boundaries between them.
 _UPLOAD_MARGIN: Final = 64 * 2**10
 _SEARCHED: Final = 200
@@ -143,9 +144,8 @@ class DiscordCourier:
 
     def _files(self, job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
         guild = self._bot.get_guild(job.guild_id) if job.guild_id is not None else None
-        limit = guild.filesize_limit if guild is not None else _UPLOAD_LIMIT
-        shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
-        return replies.attachments(job, shown, limit=limit - _UPLOAD_MARGIN)
+        limit = guild.filesize_limit if guild is not None else UPLOAD_LIMIT
+        return attachments_of(job, pictures, limit=limit)
 
     async def postpone(self, job: Job, message_id: int) -> None:
         """Say in the message that the pictures wait for room on the disk."""
@@ -257,6 +257,14 @@ class DiscordCourier:
         thread = await self._bot.fetch_channel(job.channel_id)
         if isinstance(thread, discord.Thread):
             await thread.edit(archived=False)
+
+
+def attachments_of(
+    job: Job, pictures: Sequence[Picture], *, limit: int = UPLOAD_LIMIT
+) -> list[replies.Attachment]:
+    """Return the files by which stored pictures are shown where at most `limit` bytes are taken."""
+    shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
+    return replies.attachments(job, shown, limit=limit - _UPLOAD_MARGIN)
 
 
 async def _pauses() -> AsyncIterator[int]:

@@ -6,10 +6,9 @@ import asyncio
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from generation.errors import GenerationError
-from generation.metadata import read_png
 from generation.queue import GenerationQueue
 from generation.request import Event, GenerationRequest, Progress
 from storage.opening import open_storage
@@ -17,12 +16,11 @@ from storage.records import Job, JobKind, NewJob, StoredImage
 from storage.space import Space
 
 from .. import replies
+from ..delivery import attachments_of
 from ..pacing import ProgressPacer
 from ..room import Room
 from ..service import ImagineService, Picture
 from .users import LoopLag
-
-_LIMIT: Final = 10 * 2**20
 
 
 class _Mailbox:
@@ -59,7 +57,7 @@ class _Mailbox:
     ) -> None:
         await self._pacer.drop(job)
         replies.finished(job, pictures[0].image.recipe, parent)
-        await asyncio.to_thread(_attachments, job, pictures)
+        await asyncio.to_thread(attachments_of, job, pictures)
         self.over.put_nowait(None)
 
     async def postpone(self, job: Job, _message_id: int) -> None:
@@ -73,11 +71,6 @@ class _Mailbox:
 
     async def remove(self, _job: Job, _message_id: int) -> None:
         """Do nothing: the benchmark removes no job."""
-
-
-def _attachments(job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
-    shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
-    return replies.attachments(job, shown, limit=_LIMIT)
 
 
 async def serve(

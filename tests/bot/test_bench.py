@@ -121,7 +121,7 @@ async def test_the_loop_is_watched_while_jobs_are_stored_and_shown_and_a_failure
             lag = await serving.serve(queue, asked, progress_seconds=0.1)
             assert sorted(made) == sorted(request.prompt for request in asked)
             assert 0 <= lag.percentile(50) <= lag.percentile(99)
-            patch.setattr(serving, "_attachments", _broken)
+            patch.setattr(serving, "attachments_of", _broken)
             with pytest.raises(GenerationError, match="went wrong"):
                 await serving.serve(queue, asked, progress_seconds=0.1)
 
