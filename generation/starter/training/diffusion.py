@@ -22,8 +22,8 @@ from .sketches import LOUD
 from .trainer import Batch
 
 _EMPTY_PROMPTS: Final = 0.1
-# Beside the one in seven of all scenes: half as large, a thing was right one time in five where
-# alone it was nine times in ten.
+# Beside the one in seven of all scenes: of two things side by side one in four was right, where
+# alone nine of ten were.
 _PAIRS: Final = 0.2
 _LOOKED_AT: Final = 384
 # How many learn to begin from noise alone, as every picture does: what is left of the picture at

@@ -108,7 +108,7 @@ def held_out_styles(subjects: Subjects) -> list[Figure]:
 
 
 def keywords(subjects: Subjects) -> list[Figure]:
-    """Measure keywords instead of names, in the style in which training never used them.
+    """Measure keywords instead of names, in the style in which no training picture had them.
 
     Right is every thing that has the keyword.
     """

@@ -197,7 +197,7 @@ class ReadingTask:
 
 
 def _weighted(squared: torch.Tensor) -> torch.Tensor:
-    """Return squared errors [n, tokens, width] of each caption, words and marks by their weight."""
+    """Return means [n] of squared errors [n, tokens, width], words and marks by their weight."""
     errors = squared.mean(2)
     errors[:, :WORDS] *= _OF_WORDS
     errors[:, WORDS] *= _OF_MARKS
