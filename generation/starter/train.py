@@ -51,6 +51,9 @@ InPrecision = Annotated[Precision, typer.Option(help="The numbers of layers; no:
 Batch = Annotated[int, typer.Option(help="Pictures in one step, over all processes.")]
 Peak = Annotated[float, typer.Option(help="The learning rate after the warm-up.")]
 Workers = Annotated[int, typer.Option(help="Processes that make batches, beside a GPU say 8.")]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Compile what is trained; on a GPU only.")
+]
 Save = Annotated[int, typer.Option(help="Write a checkpoint every so many steps.")]
 
 SEED: Final = 0
@@ -99,15 +102,26 @@ def _settings(
     precision: Precision,
     save: int,
     workers: int,
+    *,
+    compiled: bool = False,
 ) -> Settings:
     """Return how to train; a decay that a checkpoint has begun goes on where it was."""
+    if compiled and not torch.cuda.is_available():
+        raise typer.BadParameter("--compile needs a GPU: on a CPU its gradients are wrong.")
     state = read(file) or {"step": 0, "decay_from": None}
     schedule = Schedule(peak, warmup, warm_from=state.get("warm_from", 0))
     if decay is not None:
         begun = state["decay_from"]
         start = state["step"] if begun is None else begun
         schedule = replace(schedule, decay_from=start, decay_steps=decay)
-    return Settings(batch, schedule, precision=precision, save_every=save, workers=workers)
+    return Settings(
+        batch,
+        schedule,
+        precision=precision,
+        save_every=save,
+        workers=workers,
+        compiled=compiled,
+    )
 
 
 def _train(
@@ -199,21 +213,25 @@ def reading(
     save: Save = 500,
     workers: Workers = 0,
     scenes: int = 1_000_000,
+    compiled: Compiled = False,
 ) -> None:
     """Train the text encoder alone, to sketch and tell apart what captions mean.
 
     It needs the autoencoder, with which it encodes every picture in all sizes once.
     """
     album, held = read_album(work)
-    settings = _settings(work / "reading.pt", batch, peak, 100, decay, precision, save, workers)
+    settings = _settings(
+        *(work / "reading.pt", batch, peak, 100, decay, precision, save, workers),
+        compiled=compiled,
+    )
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     with _in_one_sentence(), _one_by_one():
-        forms = _forms(work, album)
+        forms = _forms(work, album, workers)
     task = ReadingTask(album, held, forms, scenes, _tokenizer(work, album), Shape(), SEED)
     _train(task, settings, work, until)
 
 
-def _forms(work: Path, album: Album) -> torch.Tensor:
+def _forms(work: Path, album: Album, workers: int) -> torch.Tensor:
     """Return the latents of `draw_forms`, drawn now or read from the folder `work`.
 
     Raises:
@@ -224,7 +242,7 @@ def _forms(work: Path, album: Album) -> torch.Tensor:
     stored = read(work / "forms.pt")
     if stored is None:
         network.to(_processes().device)
-        latents = draw_forms(network, album, lambda form: _console.print(f"drawn: {form}"))
+        latents = draw_forms(network, album, lambda form: _console.print(f"drawn: {form}"), workers)
         stored = {"latents": latents, "encoder": fingerprint(network)}
         write(stored, work / "forms.pt")
     if stored["encoder"] != fingerprint(network):
@@ -249,10 +267,14 @@ def diffusion(
     samples: Annotated[
         int, typer.Option(help="A sheet every so many steps, where one is saved; 0: none.")
     ] = 2_000,
+    compiled: Compiled = False,
 ) -> None:
     """Train the UNet on the encoded scenes, with the text encoder that `reading` has taught."""
     album, held = read_album(work)
-    settings = _settings(work / "diffusion.pt", batch, peak, 300, decay, precision, save, workers)
+    settings = _settings(
+        *(work / "diffusion.pt", batch, peak, 300, decay, precision, save, workers),
+        compiled=compiled,
+    )
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     with _in_one_sentence():
         check_encoder(work / "latents", trained(Shape(), work))

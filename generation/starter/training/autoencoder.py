@@ -52,9 +52,9 @@ def shown_to_autoencoder(scene: Scene) -> bool:
     return all(subject.thing % _HELD_OUT_EVERY for subject in scene.subjects)
 
 
-def to_tensor(pictures: Bytes) -> torch.Tensor:
+def to_tensor(pictures: Bytes, device: torch.device | None = None) -> torch.Tensor:
     """Return RGB pictures [n, height, width, 3] as the networks see them: [n, 3, h, w], -1 to 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def training_batch(album: Album, seed: int, step: int, rank: int, count: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from .drawing import Album
 from .networks import TOKENS, WORDS
-from .scenes import HeldOut, Scene, Size, draw_scene
+from .scenes import HeldOut, Scene, Size, begins_as_pair, draw_scene
 from .things import Thing
 
 _KEYWORDS: Final = 0.2
@@ -25,7 +25,7 @@ _SIZE_WORDS: Final[Mapping[Size, tuple[str, ...]]] = {
     "huge": ("huge", "big", "large"),
 }
 # As many scenes as are ever encoded; of those that are only told there may be any number.
-_KEPT: Final = 100_000
+_KEPT: Final = 250_000
 # Of the longest pairs of names one caption in three is short enough.
 _TRIES: Final = 20
 # One scene in seven shows two things; of a few scenes none may.
@@ -94,6 +94,7 @@ class Captioner:
     def __init__(self, album: Album, held: HeldOut, tokenizer: Any, seed: int) -> None:
         self._album, self._held, self._tokenizer, self._seed = album, held, tokenizer, seed
         self._scenes: dict[int, Scene] = {}
+        self._lengths: dict[str, int] = {}
 
     def scene(self, number: int) -> Scene:
         """Return scene `number`."""
@@ -116,7 +117,7 @@ class Captioner:
             wants_pair = random.random() < pairs
             number = int(random.integers(scenes))
             for _ in range(_PAIR_TRIES * wants_pair):
-                if len(self.scene(number).subjects) > 1:
+                if begins_as_pair(self._seed, number) and len(self.scene(number).subjects) > 1:
                     break
                 number = int(random.integers(scenes))
             numbers.append(number)
@@ -126,10 +127,21 @@ class Captioner:
         """Return a caption of scene `number` that the text encoder can read to its end."""
         for _ in range(_TRIES):
             said = describe(self.scene(number), self._album.things, self._held, random)
-            # No token is shorter than a character, and two stand around them.
-            if len(said.text) + 2 <= WORDS or len(self._tokenizer(said.text).input_ids) <= WORDS:
+            if self._length(said.text) <= WORDS:
                 break
         return said
+
+    def _length(self, text: str) -> int:
+        """Return how many tokens `text` has, the two around it too.
+
+        No token goes on beyond a space, so those of a word are counted once.
+        """
+        total = 2
+        for word in text.split():
+            if word not in self._lengths:
+                self._lengths[word] = len(self._tokenizer(word).input_ids) - 2
+            total += self._lengths[word]
+        return total
 
     def describe(
         self, numbers: Sequence[int], random: np.random.Generator, *, empty: float = 0.0
@@ -159,7 +171,7 @@ class Captioner:
         if said.text.startswith(with_article(thing.name)):
             before = with_article(keyword).removesuffix(keyword)
         text = before + keyword + after
-        if len(self._tokenizer(text).input_ids) > WORDS:
+        if self._length(text) > WORDS:
             return None
         return replace(said, text=text, by_keyword=said.things)
 

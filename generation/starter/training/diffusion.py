@@ -24,7 +24,7 @@ from .trainer import Batch
 _EMPTY_PROMPTS: Final = 0.1
 # Beside the one in seven of all scenes: of two things side by side one in four was right, where
 # alone nine of ten were.
-_PAIRS: Final = 0.2
+_PAIRS: Final = 0.3
 _LOOKED_AT: Final = 384
 # How many learn to begin from noise alone, as every picture does: what is left of the picture at
 # the last timestep tells its coarse colours, so a network that never saw it missing takes those
@@ -78,9 +78,10 @@ class DiffusionTask:
     ) -> None:
         torch.manual_seed(seed)
         self.network = Denoiser(new_unet(shape), new_text_encoder(shape, tokenizer))
-        # Latents this small are a sixth quicker without the fused attention on a CPU: it is the
-        # way back through that which takes long.
-        self.network.unet.set_attn_processor(AttnProcessor())
+        if not torch.cuda.is_available():
+            # Latents this small are a sixth quicker without the fused attention on a CPU: it is
+            # the way back through that which takes long.
+            self.network.unet.set_attn_processor(AttnProcessor())
         self._captions = Captioner(album, held, tokenizer, seed)
         self._latents, self._shape, self._seed = latents, shape, seed
         self.scale = 1 / float(latents.float().std())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,11 @@ class Album:
     things: tuple[Thing, ...]
     pictures: Bytes
     index: Mapping[tuple[str, str], int]
+
+    @cached_property
+    def styles(self) -> tuple[str, ...]:
+        """Return the styles of its pictures, in the order of the alphabet."""
+        return tuple(sorted({style for _, style in self.index}))
 
 
 def open_album(packages: Path, cache: Path, styles: Sequence[str]) -> Album:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,27 +15,51 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .autoencoder import to_tensor
-from .drawing import Album
-from .scenes import HeldOut, compose, draw_scene
+from .drawing import Album, Bytes
+from .scenes import HeldOut, Scene, compose, draw_scene
 
 SHARD: Final = 1_000
 _MADE_BY: Final = "encoder.json"
 # Large layers are given back to the system and fetched anew each time: 64 at once took 1.8 times
-# as long as 16 on two cores.
+# as long as 16 on two cores. A GPU waits for anything that small.
 _BATCH: Final = 20
+_BATCH_ON_GPU: Final = 250
 
 Halves = npt.NDArray[np.float16]
 
 
-class _Pictures(Dataset[torch.Tensor]):
-    """The pictures of scenes, as the autoencoder sees them."""
+class _Pictures(Dataset[Bytes]):
+    """The pictures of scenes."""
 
-    def __init__(self, album: Album, held: HeldOut, seed: int) -> None:
-        self._album, self._held, self._seed = album, held, seed
+    def __init__(self, album: Album, scenes: Callable[[int], Scene]) -> None:
+        self._album, self._scenes = album, scenes
 
-    def __getitem__(self, number: int) -> torch.Tensor:
-        scene = draw_scene(self._album, self._held, self._seed, number)
-        return to_tensor(compose(self._album, scene)[None])[0]
+    def __getitem__(self, number: int) -> Bytes:
+        return compose(self._album, self._scenes(number))
+
+
+@torch.inference_mode()
+def encoded(
+    autoencoder: Any,
+    album: Album,
+    scenes: Callable[[int], Scene],
+    numbers: Sequence[int],
+    workers: int = 0,
+) -> Iterator[torch.Tensor]:
+    """Yield the means of the latents of scenes by their numbers, as float16 [n, c, h, w].
+
+    As many at once as are quick; `workers` processes put the pictures together.
+    """
+    pictures = DataLoader(
+        _Pictures(album, scenes),
+        sampler=numbers,
+        batch_size=_BATCH if autoencoder.device.type == "cpu" else _BATCH_ON_GPU,
+        num_workers=workers,
+        collate_fn=np.stack,
+    )
+    for batch in pictures:
+        placed = to_tensor(batch, autoencoder.device)
+        yield autoencoder.encode(placed).latent_dist.mean.half().cpu()
 
 
 @torch.inference_mode()
@@ -52,8 +77,7 @@ def encode(
 ) -> None:
     """Encode what is missing of the first `shards` shards into files in `folder`.
 
-    A shard holds the means of the latents of `size` scenes as float16, [size, c, h, w]; the
-    batches of 20 have to fill it.
+    A shard holds the means of the latents of `size` scenes as float16, [size, c, h, w].
 
     Raises:
         ValueError: what is there was encoded by another autoencoder.
@@ -65,21 +89,15 @@ def encode(
         check_encoder(folder, autoencoder)
     missing = [shard for shard in range(shards) if not _file(folder, seed, shard).is_file()]
     numbers = [number for shard in missing for number in range(shard * size, (shard + 1) * size)]
-    pictures = DataLoader(
-        _Pictures(album, held, seed),
-        sampler=numbers,
-        batch_size=min(_BATCH, size),
-        num_workers=workers,
-    )
-    found: list[Halves] = []
+    rest = torch.empty(0)
     waiting = iter(missing)
-    for batch in pictures:
-        mean = autoencoder.encode(batch.to(autoencoder.device)).latent_dist.mean
-        found.append(mean.cpu().numpy().astype(np.float16))
-        if sum(map(len, found)) == size:
+    drawn = partial(draw_scene, album, held, seed)
+    for batch in encoded(autoencoder, album, drawn, numbers, workers):
+        rest = torch.cat([rest, batch]) if len(rest) else batch
+        while len(rest) >= size:
             shard = next(waiting)
-            _write(np.concatenate(found), _file(folder, seed, shard))
-            found.clear()
+            _write(rest[:size].numpy(), _file(folder, seed, shard))
+            rest = rest[size:]
             report(shard + 1)
 
 
@@ -110,10 +128,10 @@ def poses(album: Album) -> list[tuple[int, str]]:
 
 
 def _write(latents: Halves, file: Path) -> None:
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as out:
+    unfinished = file.with_suffix(".partial")
+    with unfinished.open("wb") as out:
         np.save(out, latents)
-    partial.replace(file)
+    unfinished.replace(file)
 
 
 def read_latents(folder: Path, seed: int, shards: int | None = None) -> torch.Tensor:

@@ -68,10 +68,12 @@ class Muon(torch.optim.Optimizer):
         means.lerp_(gradients, 1 - group["momentum"])
         updates = orthogonal(gradients.lerp(means, group["momentum"]))
         rate = group["lr"] * _ROOT_MEAN_SQUARE * max(shape) ** 0.5
-        for weight, mean, update in zip(weights, means, updates, strict=True):
-            self.state[weight]["mean"].copy_(mean)
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.add_(update.view(weight.shape), alpha=-rate)
+        torch._foreach_copy_([self.state[weight]["mean"] for weight in weights], list(means))
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        changes = [
+            update.view(weight.shape) for weight, update in zip(weights, updates, strict=True)
+        ]
+        torch._foreach_add_(weights, changes, alpha=-rate)
 
     def _mean(self, weight: nn.Parameter, shape: tuple[int, int]) -> torch.Tensor:
         state = self.state[weight]

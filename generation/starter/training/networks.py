@@ -10,27 +10,34 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from .things import STYLES
+
 # A text is words, then what the text encoder makes of them for the UNet: what there is besides
-# the things, and a sketch in patches (see `sketches.py`). No caption has more words.
+# the things, and for each style a sketch in patches (see `sketches.py`). No caption has more words.
 WORDS: Final = 23
+SKETCHES: Final = len(STYLES)
 PATCHES: Final = 16
-TOKENS: Final = WORDS + 1 + PATCHES
+TOKENS: Final = WORDS + 1 + SKETCHES * PATCHES
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Widths of the networks; `vocabulary` bounds the entries of the tokenizer."""
+    """Widths of the networks.
+
+    `head` is the width of one head of the UNet's attention, at least `PATCHES` so that a head can
+    tell patches apart; `vocabulary` bounds the entries of the tokenizer.
+    """
 
     autoencoder: tuple[int, ...] = (24, 48, 64, 96)
     autoencoder_groups: int = 8
     latent_channels: int = 8
-    unet: tuple[int, ...] = (80, 144, 192)
+    unet: tuple[int, ...] = (80, 144, 176)
     unet_groups: int = 16
     unet_layers: int = 1
-    heads: int = 4
+    head: int = 16
     text: int = 192
-    text_layers: int = 3
-    text_inner: int = 640
+    text_layers: int = 4
+    text_inner: int = 832
     text_heads: int = 8
     vocabulary: int = 4_096
     edge: int = 128
@@ -74,18 +81,19 @@ def _quieten(network: nn.Module) -> None:
 
 
 def new_unet(shape: Shape) -> Any:
-    """Return an untrained UNet, with cross attention below the widest latents."""
+    """Return an untrained UNet, with cross attention at every size of its latents."""
     count = len(shape.unet)
     return UNet2DConditionModel(
         sample_size=shape.edge // shape.shrink,
         in_channels=shape.latent_channels,
         out_channels=shape.latent_channels,
-        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * (count - 1)),
-        up_block_types=(*("CrossAttnUpBlock2D",) * (count - 1), "UpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * count,
+        up_block_types=("CrossAttnUpBlock2D",) * count,
         block_out_channels=shape.unet,
         layers_per_block=shape.unet_layers,
         cross_attention_dim=shape.text,
-        attention_head_dim=shape.heads,
+        # Whatever diffusers calls it, this is how many heads there are.
+        attention_head_dim=tuple(width // shape.head for width in shape.unet),
         norm_num_groups=shape.unet_groups,
     )
 

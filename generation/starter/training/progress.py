@@ -148,6 +148,9 @@ class Stop:
 
 def asked_anywhere(stop: Stop, accelerator: Any) -> bool:
     """Return whether any process was asked to stop: they take the same steps or none."""
+    if accelerator.num_processes == 1:
+        # Nobody else to ask, which would wait for all that the GPU has been given to do.
+        return stop.asked
     if stop.asked:
         accelerator.set_trigger()
     return bool(accelerator.check_trigger())

@@ -38,7 +38,7 @@ _GOING_ON: Final = 0.15
 # no picture was ever called that. No picture is needed to tell it so.
 _RENAMED: Final = 0.5
 # There are a thousand times as many pairs as things, and no picture is needed to tell of one.
-_PAIRS: Final = 0.25
+_PAIRS: Final = 0.4
 _COMPONENTS: Final = 256
 _TEMPERATURE: Final = 2.3
 
@@ -126,7 +126,8 @@ class ReadingTask:
             "ids": self._going_on(ids, random),
             "renamed": self._captions.ids(list(renamed.values())),
             "rows_renamed": torch.tensor(list(renamed), dtype=torch.long),
-            "tokens": torch.stack([self._sketches.tokens(said) for said in captions]),
+            # The most of a batch by far, and a process hands it on.
+            "tokens": torch.stack([self._sketches.tokens(said) for said in captions]).half(),
             "meant": torch.stack([self._meant(said) for said in captions]),
             # Of what is held out nothing may be said, not even that it is not what is meant.
             "untold": torch.stack([self._sketches.untold(said) for said in captions]),

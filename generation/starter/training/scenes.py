@@ -125,12 +125,21 @@ def hold_out(things: Sequence[Thing], styles: Sequence[str], seed: int) -> HeldO
     return HeldOut(colours, held, keyword_styles)
 
 
+def begins_as_pair(seed: int, number: int) -> bool:
+    """Return whether scene `number` was first thought to show two things, as every pair was.
+
+    Or every pair but those that came of a single thing that would not do. It is ten times as
+    quick as to draw the scene.
+    """
+    return bool(np.random.default_rng([seed, 1, number]).random() < _PAIRS)
+
+
 def draw_scene(album: Album, held: HeldOut | None, seed: int, number: int) -> Scene:
     """Return scene `number` of the set `seed`, without anything that is held out."""
     random = np.random.default_rng([seed, 1, number])
     while True:
         things = random.integers(len(album.things), size=1 + (random.random() < _PAIRS))
-        style = str(random.choice(sorted({style for _, style in album.index})))
+        style = str(random.choice(album.styles))
         colour = str(random.choice(list(COLOURS)))
         if all(
             style in album.things[place].styles

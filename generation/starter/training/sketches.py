@@ -1,10 +1,11 @@
 """Sketches: what the text encoder says of a caption after its words, for the UNet to look at.
 
 The last tokens of a text are one with what the caption says besides its things (the marks), and
-16 with a sketch, the picture's patches row by row. A patch holds the thing in every style that the
-caption may mean, so that the UNet can choose, then the number of its place, and the marks again.
-Causal attention lets these tokens see all words, and a UNet's cross attention reads them as it
-reads words.
+for each style 16 with a sketch, the picture's patches row by row. A patch holds the thing in a
+style that the caption may mean, then the number of its place, and the marks again. Each sketch has
+tokens of its own, so that the UNet can choose by what it looks at; where a style is said, all
+sketches show that one. Causal attention lets these tokens see all words, and a UNet's cross
+attention reads them as it reads words.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import numpy as np
 import torch
 
-from .autoencoder import to_tensor
 from .captions import Said
 from .drawing import Album
-from .latents import poses
+from .latents import encoded, poses
 from .networks import PATCHES, TOKENS, WORDS
-from .scenes import CENTRES, COLOURS, SIZES, HeldOut, Scene, Size, Subject, compose
+from .scenes import CENTRES, COLOURS, SIZES, HeldOut, Scene, Size, Subject
+from .things import STYLES
 
 _SIDE: Final = int(PATCHES**0.5)
 # On both, so that where it is seen through is known as well: a ghost on white is hardly there.
@@ -35,17 +35,20 @@ FORMS: Final[Mapping[str, tuple[Size, float]]] = {
     "right": ("half", _RIGHT),
 }
 _PLACES: Final = {form: place for place, form in enumerate(FORMS)}
-# The marks: that this is their token; red, green and blue, and that they are said; three sizes.
-_MARKS: Final = 8
+# The marks: that this is their token; red, green and blue, and that they are said; three sizes; the
+# style, of a sketch or of all.
+_MARKS: Final = 8 + len(STYLES)
 _SIZES: Final = ("tiny", "huge", "half")
+_STYLE_MARKS: Final = {style: 8 + place for place, style in enumerate(STYLES)}
 # Numbers of patches and marks beside sketches, of which one is 1 in the mean square.
 LOUD: Final = 2.5
-_BATCH: Final = 100
 
 
-@torch.inference_mode()
 def draw_forms(
-    autoencoder: Any, album: Album, report: Callable[[str], None] = lambda _: None
+    autoencoder: Any,
+    album: Album,
+    report: Callable[[str], None] = lambda _: None,
+    workers: int = 0,
 ) -> torch.Tensor:
     """Return the latents of every picture in each of `FORMS`, on white and on black, as float16.
 
@@ -59,19 +62,18 @@ def draw_forms(
                 Scene((Subject(thing, extent=extent, x=x),), style, ground, size)
                 for thing, style in poses(album)
             ]
-            found.append(_encode(autoencoder, album, scenes))
+            numbers = range(len(scenes))
+            parts = encoded(autoencoder, album, scenes.__getitem__, numbers, workers)
+            found.append(torch.cat(list(parts)))
         report(name)
     latents = torch.stack(found, 1)
     return latents.view(len(latents), len(FORMS), len(_GROUNDS), *latents.shape[2:])
 
 
-def _encode(autoencoder: Any, album: Album, scenes: list[Scene]) -> torch.Tensor:
-    rows = []
-    for start in range(0, len(scenes), _BATCH):
-        drawn = np.stack([compose(album, scene) for scene in scenes[start : start + _BATCH]])
-        mean = autoencoder.encode(to_tensor(drawn).to(autoencoder.device)).latent_dist.mean
-        rows.append(mean.half().cpu())
-    return torch.cat(rows)
+def sketch_at(place: int) -> slice:
+    """Return which tokens of a text are sketch number `place`."""
+    start = WORDS + 1 + place * PATCHES
+    return slice(start, start + PATCHES)
 
 
 def patch_codes(forms: torch.Tensor, count: int) -> torch.Tensor:
@@ -113,19 +115,19 @@ class Sketches:
 
     def __init__(self, album: Album, held: HeldOut, forms: torch.Tensor, width: int) -> None:
         self._album, self._held = album, held
-        self.styles = tuple(dict.fromkeys(style for _, style in album.index))
         self._places = {pose: place for place, pose in enumerate(poses(album))}
-        self.components = (width - PATCHES - _MARKS) // len(self.styles)
+        self.components = (width - PATCHES - _MARKS) // len(STYLES)
         self.codes = patch_codes(forms, self.components)
         self._untold = torch.full((PATCHES, self.components), torch.nan)
         self._held_pictures = torch.tensor(
             [held.styles.get(thing) == style for thing, style in poses(album)]
         )
         # Where in a token the numbers of patches and the marks begin.
-        self.numbers = self.components * len(self.styles)
+        self.numbers = self.components * len(STYLES)
         self._marks = self.numbers + PATCHES
         self._silent = torch.zeros(TOKENS, width)
-        self._silent[WORDS + 1 :, self.numbers : self._marks] = LOUD * torch.eye(PATCHES)
+        for place in range(len(STYLES)):
+            self._silent[sketch_at(place), self.numbers : self._marks] = LOUD * torch.eye(PATCHES)
         self._silent[WORDS, self._marks] = LOUD
 
     def tokens(self, said: Said) -> torch.Tensor:
@@ -136,18 +138,21 @@ class Sketches:
         tokens = self._silent.clone()
         if not said.things:
             return tokens
-        for place, style in enumerate(self.styles):
-            start = place * self.components
-            sketch = self._sketch(said, said.style or style)
-            tokens[WORDS + 1 :, start : start + self.components] = sketch
-        # On every patch as well: what decides all of the picture need not be looked for elsewhere.
         marks = tokens[WORDS:, self._marks :]
+        # On every patch as well: what decides all of the picture need not be looked for elsewhere.
         if said.colour is not None:
             marks[:, 1:4] = LOUD * (torch.tensor(COLOURS[said.colour]) / 127.5 - 1)
             marks[:, 4] = LOUD
         size = "half" if len(said.things) > 1 else said.size
-        for place, name in enumerate(_SIZES):
-            marks[:, 5 + place] = LOUD * (size == name)
+        for place, name in enumerate(_SIZES, 5):
+            marks[:, place] = LOUD * (size == name)
+        for place, style in enumerate(STYLES):
+            rows, start = sketch_at(place), place * self.components
+            shown = said.style or style
+            tokens[rows, start : start + self.components] = self._sketch(said, shown)
+            tokens[rows, self._marks + _STYLE_MARKS[shown]] = LOUD
+            if said.style == style:
+                tokens[WORDS, self._marks + _STYLE_MARKS[style]] = LOUD
         return tokens
 
     def _sketch(self, said: Said, style: str) -> torch.Tensor:

@@ -54,6 +54,7 @@ class Settings:
     `precision` is accelerate's: `no` for float32, or `bf16`. It is not `fp16`, whose gradients
     have to be scaled: with two optimizers accelerate would scale them back twice. `workers`
     processes make the batches ahead, which pays beside a GPU; with 0 the process itself does.
+    `compiled` has what is trained compiled by torch, which on a GPU alone gives right gradients.
     """
 
     batch: int
@@ -62,6 +63,7 @@ class Settings:
     weight_decay: float = 1e-2
     precision: Precision = "no"
     workers: int = 0
+    compiled: bool = False
     log_every: int = 20
     save_every: int = 200
 
@@ -179,6 +181,10 @@ class _Run:
                     optimizer.load_state_dict(state)
             self.state = _State(stored["step"], stored["images"])
         self._saved = self.state.step if stored else None
+        if settings.compiled:
+            for part in plain.children():
+                if any(value.requires_grad for value in part.parameters()):
+                    part.compile()
         self._network, *self._optimizers = accelerator.prepare(plain, *optimizers)
         self.log = Log(folder / f"{task.name}.jsonl", self.state.images)
 
@@ -203,7 +209,9 @@ class _Run:
     def take_step(self, batch: Batch) -> None:
         """Move all weights once, down the slope of the loss of `batch`."""
         accelerator, state = self._accelerator, self.state
-        placed = {name: value.to(accelerator.device) for name, value in batch.items()}
+        placed = {
+            name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()
+        }
         with accelerator.autocast():
             loss, terms = self._task.loss(self._network, placed)
         self._network.zero_grad()
