@@ -25,8 +25,8 @@ _HINT: Final = (
     "Click below, type `/imagine`, press Enter, type `rabbit face`, press Enter. Then click below, "
     "type `/vary`, press Tab, click `image`, type `1-1`, click `+5 more` and `prompt`, type "
     "`cat face`, press Enter. The buttons: 🔁 again, 🎲 vary, ❌ remove; the reaction 🔁 does the "
-    "same. The small model here knows emoji by name, and one picture of each, so that again and "
-    "vary look much alike without a new prompt."
+    "same. The small model here knows emoji by name, in `noto style` or `flat style`, on ten "
+    "colours: `a tiny red apple, flat style, on a blue background`."
 )
 
 

@@ -54,9 +54,9 @@ def refusal(folder: Path) -> str:
 
 def test_the_starter_says_what_it_is() -> None:
     starter = locate("starter")
-    assert (starter.name, starter.native_size, starter.size_multiple) == ("starter", 64, 8)
-    assert (starter.token_limit, starter.prediction_type) == (32, "epsilon")
-    assert (starter.default_steps, starter.default_guidance_scale) == (25, 4.0)
+    assert (starter.name, starter.native_size, starter.size_multiple) == ("starter", 128, 8)
+    assert (starter.token_limit, starter.prediction_type) == (56, "v_prediction")
+    assert (starter.default_steps, starter.default_guidance_scale) == (25, 2.0)
     assert starter.scheduler_config["beta_schedule"] == "scaled_linear"
 
 
@@ -132,7 +132,7 @@ def test_a_tokenizer_may_come_as_vocabulary_and_merges(folder: Path) -> None:
     (folder / "tokenizer/vocab.json").write_text("{}")
     assert "merges.txt" in refusal(folder)
     (folder / "tokenizer/merges.txt").write_text("")
-    assert locate(str(folder)).token_limit == 32
+    assert locate(str(folder)).token_limit == 56
 
 
 @pytest.mark.parametrize("pickle", ["diffusion_pytorch_model.bin", "model.CKPT", "weights.pth"])
@@ -195,7 +195,7 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
         ("unet/config.json", {"out_channels": 7}, "out_channels = 7"),
         ("unet/config.json", {"sample_size": None}, "sample_size = None"),
-        ("unet/config.json", {"cross_attention_dim": 768}, "the text encoder's 160"),
+        ("unet/config.json", {"cross_attention_dim": 768}, "the text encoder's 192"),
         ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim = 256"),
         ("vae/config.json", {"block_out_channels": []}, "block_out_channels"),
         ("vae/config.json", {"block_out_channels": "many"}, "block_out_channels"),

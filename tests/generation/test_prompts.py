@@ -15,7 +15,7 @@ from .pipelines import byte_tokenizer
 
 # Words that are one token each for the starter model.
 WORDS = ("rabbit", "face", "red", "apple", "on", "blue", "background", "cat")
-STARTER_LIMIT, STARTER_ROOM = 32, 30
+STARTER_LIMIT, STARTER_ROOM = 56, 54
 # For the tokenizer that knows bytes, a token is a byte of UTF-8.
 BYTES = byte_tokenizer()
 BYTES_LIMIT, BYTES_ROOM = 77, 75

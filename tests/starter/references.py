@@ -1,4 +1,4 @@
-"""Some of the things that the next starter model knows, to tell what its pictures show.
+"""Some of the things that the bundled model knows, to tell what its pictures show.
 
 `python -m tests.starter.references` draws them again, by lot from the packages that the model was
 trained on; their licences lie beside the pictures.

@@ -37,6 +37,7 @@ from generation.starter.training.sketches import (
     draw_forms,
     patch_codes,
     pointed,
+    sketch_at,
 )
 from generation.starter.training.trainer import Batch, Settings, train
 from generation.starter.training.vocabulary import read_tokenizer, train_tokenizer
@@ -47,7 +48,7 @@ ALBUM = album()
 NOTHING_HELD = HeldOut(("",) * len(ALBUM.things), {}, ("",) * len(ALBUM.things))
 HELD = hold_out(ALBUM.things, STYLES, 0)
 POSES = poses(ALBUM)
-SKETCH = slice(WORDS + 1, TOKENS)
+SKETCHED = slice(WORDS + 1, TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,14 @@ def test_codes_bring_patches_back_in_their_places() -> None:
 
 class TestSketches:
     def of(self, sketches: Sketches, said: Said, style: str) -> torch.Tensor:
-        start = STYLES.index(style) * sketches.components
-        return sketches.tokens(said)[SKETCH, start : start + sketches.components]
+        place = STYLES.index(style)
+        tokens = sketches.tokens(said)[sketch_at(place)]
+        own = slice(place * sketches.components, (place + 1) * sketches.components)
+        # At the numbers of the other sketch there is nothing.
+        others = tokens[:, : sketches.numbers].clone()
+        others[:, own] = 0
+        assert not others.any()
+        return tokens[:, own]
 
     def test_a_style_that_is_not_said_is_left_open(self, sketches: Sketches) -> None:
         for style in STYLES:
@@ -142,6 +149,20 @@ class TestSketches:
                 torch.equal(self.of(sketches, Said("", (2,), style), place), code)
                 for place in STYLES
             )
+
+    def test_a_sketch_is_marked_with_the_style_that_it_shows(self, sketches: Sketches) -> None:
+        def marks(said: Said, rows: slice) -> list[list[float]]:
+            return sketches.tokens(said)[rows, -len(STYLES) :].unique(dim=0).tolist()
+
+        noto, flat, none = [LOUD, 0.0], [0.0, LOUD], [0.0, 0.0]
+        of_all = slice(WORDS, WORDS + 1)
+        assert marks(Said("", (2,)), sketch_at(0)) == [noto]
+        assert marks(Said("", (2,)), sketch_at(1)) == [flat]
+        assert marks(Said("", (2,)), of_all) == [none]
+        for place in range(len(STYLES)):
+            assert marks(Said("", (2,), "flat"), sketch_at(place)) == [flat]
+        assert marks(Said("", (2,), "flat"), of_all) == [flat]
+        assert marks(Said(""), SKETCHED) == [none]
 
     def test_two_things_lie_side_by_side(self, sketches: Sketches) -> None:
         found = self.of(sketches, Said("", (0, 3)), "noto").view(4, 4, -1)
@@ -158,23 +179,23 @@ class TestSketches:
         for colour in COLOURS:
             tokens = sketches.tokens(Said("", (1,), colour=colour))
             sketch = slice(0, sketches.numbers)
-            assert torch.equal(tokens[SKETCH, sketch], plain[SKETCH, sketch])
-            # Of the marks the first says that they are this token's own.
-            said = slice(sketches.numbers + PATCHES + 1, None)
-            assert (tokens[SKETCH, said] == tokens[WORDS, said]).all()
+            assert torch.equal(tokens[SKETCHED, sketch], plain[SKETCHED, sketch])
+            # Of the marks the first says that they are this token's own, the last which style.
+            said = slice(sketches.numbers + PATCHES + 1, -len(STYLES))
+            assert (tokens[SKETCHED, said] == tokens[WORDS, said]).all()
             marks[colour] = tokens[WORDS]
         seen = torch.stack([plain[WORDS], *marks.values()])
         apart = torch.cdist(seen, seen) + 9 * torch.eye(len(seen))
         assert float(apart.min()) > 0.1
         tiny = sketches.tokens(Said("", (1,), size="tiny"))
         assert not torch.equal(tiny[WORDS], plain[WORDS])
-        assert not torch.equal(tiny[SKETCH], plain[SKETCH])
+        assert not torch.equal(tiny[SKETCHED], plain[SKETCHED])
 
     def test_an_empty_caption_has_no_sketch_but_its_places(self, sketches: Sketches) -> None:
         tokens = sketches.tokens(Said(""))
-        assert not tokens[SKETCH, : sketches.numbers].any()
-        numbers = tokens[SKETCH, sketches.numbers : sketches.numbers + PATCHES]
-        assert torch.equal(numbers, LOUD * torch.eye(PATCHES))
+        assert not tokens[SKETCHED, : sketches.numbers].any()
+        numbers = tokens[SKETCHED, sketches.numbers : sketches.numbers + PATCHES]
+        assert torch.equal(numbers, LOUD * torch.eye(PATCHES).repeat(len(STYLES), 1))
 
     def test_what_is_held_out_is_never_sketched(self, forms: torch.Tensor) -> None:
         held = replace(NOTHING_HELD, styles={0: "flat"})
@@ -238,9 +259,8 @@ class TestReading:
         for said in (Said("", (box,)), Said("", (box, box))):
             by_keyword = replace(said, by_keyword=(box,))
             told = holding.tokens(by_keyword)
-            noto, flat = told[SKETCH, : sketches.numbers].chunk(2, 1)
-            assert noto.isfinite().all()
-            assert flat.isnan().all()
+            assert told[sketch_at(0)].isfinite().all()
+            assert told[sketch_at(1), sketches.components : sketches.numbers].isnan().all()
             assert torch.equal(holding.tokens(said), sketches.tokens(said))
         flat = POSES.index((box, "flat"))
         assert holding.untold(Said("", (box,), by_keyword=(box,))).nonzero().tolist() == [[flat]]
@@ -366,7 +386,7 @@ class TestLooking:
         assert worth.keys() == cross_attentions(unet).keys()
         assert all(0 < share < 1 for share in worth.values())
         tokens = torch.zeros(TOKENS, 32)
-        tokens[SKETCH, 8:24] = LOUD * torch.eye(PATCHES)
+        tokens[SKETCHED, 8:24] = LOUD * torch.eye(PATCHES).repeat(len(STYLES), 1)
         seen: list[torch.Tensor] = []
         name, layer = next((n, a) for n, a in cross_attentions(unet).items() if "up_blocks.0" in n)
         layer.to_q.register_forward_hook(lambda *hooked: seen.append(hooked[2]))
@@ -374,8 +394,8 @@ class TestLooking:
             unet(torch.randn(16, 8, 16, 16), torch.full((16,), 800), tokens.expand(16, -1, -1))
         size = len(layer.to_q.weight) // layer.heads
         queries, keys = seen[0][..., :size], tokens @ layer.to_k.weight[:size].T
-        looks = (queries @ keys.T * size**-0.5).softmax(-1)[..., SKETCH]
-        # 4x4 positions, each with its patch: it is the one looked at most.
+        looks = (queries @ keys.T * size**-0.5).softmax(-1)[..., sketch_at(0)]
+        # 4x4 positions, each with its patch: it is the one looked at most, in either sketch.
         right = (looks.argmax(-1) == torch.arange(PATCHES)).float().mean()
         assert float(right) > 0.8, name
 

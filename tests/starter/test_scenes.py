@@ -10,6 +10,7 @@ from generation.starter.training.scenes import (
     Scene,
     Size,
     Subject,
+    begins_as_pair,
     compose,
     draw_scene,
     hold_out,
@@ -28,6 +29,12 @@ def test_a_scene_depends_on_its_seed_and_number_alone() -> None:
     assert forwards == backwards[::-1]
     assert np.array_equal(compose(ALBUM, forwards[7]), compose(ALBUM, backwards[32]))
     assert forwards != [draw_scene(ALBUM, HELD, 4, number) for number in range(40)]
+
+
+def test_a_pair_is_known_before_its_scene_is_drawn() -> None:
+    pairs = [len(draw_scene(ALBUM, None, 3, number).subjects) > 1 for number in range(400)]
+    assert [begins_as_pair(3, number) for number in range(400)] == pairs
+    assert 30 < sum(pairs) < 90
 
 
 def test_what_is_held_out_is_never_shown() -> None:

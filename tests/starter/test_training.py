@@ -18,6 +18,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+from generation.starter import train as training
 from generation.starter.gallery import app as gallery
 from generation.starter.train import _settings as command_settings
 from generation.starter.train import app
@@ -25,6 +26,7 @@ from generation.starter.training.autoencoder import (
     AutoencoderTask,
     held_out_psnr,
     settle_encoder,
+    to_tensor,
     trained,
 )
 from generation.starter.training.card import card
@@ -34,7 +36,7 @@ from generation.starter.training.latents import encode, read_latents
 from generation.starter.training.networks import TOKENS, new_autoencoder, noise_schedule
 from generation.starter.training.progress import Average, Schedule, read, save, step_generator
 from generation.starter.training.reading import ReadingTask
-from generation.starter.training.scenes import hold_out
+from generation.starter.training.scenes import compose, draw_scene, hold_out
 from generation.starter.training.sheet import Painter, request, sheet
 from generation.starter.training.sketches import FORMS
 from generation.starter.training.sources import PACKAGES
@@ -248,6 +250,29 @@ def test_latents_are_encoded_once_and_only_what_is_missing(tmp_path: Path) -> No
         read_latents(tmp_path, 0, shards=2)
     with pytest.raises(FileNotFoundError, match="encode more"):
         read_latents(tmp_path, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_scene_is_in_its_shard_however_many_are_encoded_at_once(
+    tmp_path: Path, workers: int
+) -> None:
+    autoencoder = new_autoencoder(TINY).eval()
+    # Batches of 20 end in the middle of shards of 12, and the second shard is there already.
+    encode(autoencoder, ALBUM, HELD, tmp_path, seed=0, shards=2, size=12)
+    (tmp_path / "0-00000.npy").unlink()
+    encode(autoencoder, ALBUM, HELD, tmp_path, seed=0, shards=4, size=12, workers=workers)
+    drawn = [compose(ALBUM, draw_scene(ALBUM, HELD, 0, number)) for number in range(48)]
+    with torch.inference_mode():
+        expected = autoencoder.encode(to_tensor(np.stack(drawn))).latent_dist.mean
+    assert torch.allclose(read_latents(tmp_path, 0, shards=4).float(), expected, atol=1e-2)
+
+
+def test_compiling_is_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training, "read_album", lambda _: (ALBUM, HELD))
+    result = CliRunner().invoke(app, ["diffusion", "--compile", "--work", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "--compile needs a GPU" in result.output
 
 
 def test_latents_of_two_autoencoders_are_never_mixed(tmp_path: Path) -> None:
