@@ -28,7 +28,8 @@ def picture(parts: Components, request: GenerationRequest) -> np.ndarray:
     source, strength = request.source, request.strength
     assert source is not None
     assert strength is not None
-    timesteps, sigmas = schedule(request.steps)
+    spacing = parts.profile.scheduler_config["timestep_spacing"]
+    timesteps, sigmas = schedule(request.steps, trailing=spacing == "trailing")
     start = request.steps - int(request.steps * strength)
     draws = torch.Generator("cpu").manual_seed(request.seed)
     text = torch.cat([_embed(parts, request.negative_prompt), _embed(parts, request.prompt)])
@@ -58,11 +59,18 @@ def picture(parts: Components, request: GenerationRequest) -> np.ndarray:
     return ((decoded[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round()
 
 
-def schedule(steps: int) -> tuple[list[int], list[float]]:
-    """Return the timesteps of `leading` spacing with an offset of 1, and their sigmas and 0."""
+def schedule(steps: int, *, trailing: bool = False) -> tuple[list[int], list[float]]:
+    """Return the timesteps and their sigmas and 0.
+
+    They are those of `leading` spacing with an offset of 1, or of `trailing` spacing: table 2 of
+    Lin et al. 2023, https://arxiv.org/abs/2305.08891.
+    """
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     products = np.cumprod(1 - betas)
-    timesteps = [1 + step * (1000 // steps) for step in reversed(range(steps))]
+    if trailing:
+        timesteps = [round(1000 - step * 1000 / steps) - 1 for step in range(steps)]
+    else:
+        timesteps = [1 + step * (1000 // steps) for step in reversed(range(steps))]
     return timesteps, [*(((1 - products) / products) ** 0.5)[timesteps].tolist(), 0.0]
 
 

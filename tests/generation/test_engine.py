@@ -363,8 +363,8 @@ class TestImageToImage:
         rgb = np.frombuffer(source.rgb, np.uint8).reshape(64, 64, 3).astype(int)
         distances = [distance(strength) for strength in (0.17, 0.5, 1.0)]
         assert distances == sorted(distances)
-        # The autoencoder alone costs a few levels; another picture is dozens away.
-        assert distances[0] < 12
+        # The autoencoder alone costs some levels; another picture is dozens away.
+        assert distances[0] < 20
         assert distances[-1] > 30
 
 
@@ -538,10 +538,16 @@ class TestWhatIsRemembered:
 class TestPreviews:
     @pytest.mark.parametrize("scheduler", BOTH)
     def test_at_the_last_step_it_looks_like_the_picture(
-        self, engine: Engine, scheduler: SchedulerName
+        self, engine: Engine, starter: Components, scheduler: SchedulerName
     ) -> None:
         request = a_request(
-            scheduler=scheduler, steps=20, prompt="a cat", width=3 * EDGE // 2, height=EDGE
+            scheduler=scheduler,
+            steps=20,
+            prompt="a cat",
+            # With much more LMS, which goes on from the last four steps, goes beyond what they saw.
+            guidance_scale=starter.profile.default_guidance_scale,
+            width=3 * EDGE // 2,
+            height=EDGE,
         )
         [image] = begin(engine, request)
         assert engine.preview(image) is None
@@ -653,7 +659,7 @@ class TestSameAgain:
         names = ("imagine-bot", "torch", "diffusers", "transformers")
         assert recipe.versions == {name: importlib.metadata.version(name) for name in names}
         assert recipe.scheduler_settings["beta_end"] == 0.012
-        assert recipe.scheduler_settings["timestep_spacing"] == "leading"
+        assert recipe.scheduler_settings["timestep_spacing"] == "trailing"
         assert json.loads(recipe.to_json())["scheduler_settings"] == recipe.scheduler_settings
 
     def test_without_a_source_the_recipe_names_none(self, sd15_engine: Engine) -> None:
