@@ -21,12 +21,12 @@ Seed = Annotated[int, typer.Option(help="The seed of the first picture, or of ev
 
 _MODEL: Final = starter_folder()
 _GRID_COLUMNS: Final = 8
-_SOURCE: Final = "an apple, noto style on a yellow background"
-_VARIED: Final = (_SOURCE, "a cat face, flat style on a blue background")
+_SOURCE: Final = "a red apple"
+_VARIED: Final = (_SOURCE, "a cat face on a blue background")
 _SWEPT: Final = (
     "an octopus on a pink background",
     "a castle, noto style",
-    "a tiny hamburger on a green background",
+    "a hamburger on a green background",
 )
 
 

@@ -29,7 +29,7 @@ SAMPLES: Final = (
     "a cat face next to a pizza",
     "a grinning face and a rocket on blue",
     "strawberry, white background",
-    "a huge octopus, green background",
+    "an octopus, green background",
     "soccer ball on orange",
     "bunny",
     "hamburger on purple, flat style",
