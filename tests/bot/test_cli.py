@@ -198,7 +198,7 @@ def test_replay_of_altered_pixels_says_so(shell: Shell, rabbit: Path) -> None:
         image.save(painted, pnginfo=chunks)
     result = shell("replay", painted)
     assert result.exit_code == 1
-    assert "1 of 4,096 pixels differ" in result.stdout
+    assert "1 of 16,384 pixels differ" in result.stdout
 
 
 @pytest.mark.parametrize(

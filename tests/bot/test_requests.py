@@ -41,7 +41,7 @@ def test_anything_typed_is_a_picture_or_one_sentence(text: str) -> None:
 def test_what_is_left_open_gets_the_model_s_defaults(desk: RequestDesk) -> None:
     request = desk.imagine(Wishes(prompt="owl"))
     assert (request.width, request.height, request.steps) == (EDGE, EDGE, 25)
-    assert (request.guidance_scale, request.scheduler, request.count) == (4.0, "ddim", 1)
+    assert (request.guidance_scale, request.scheduler, request.count) == (2.0, "ddim", 1)
     assert request.source is None
 
 
