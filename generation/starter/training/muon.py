@@ -69,11 +69,13 @@ class Muon(torch.optim.Optimizer):
         updates = orthogonal(gradients.lerp(means, group["momentum"]))
         rate = group["lr"] * _ROOT_MEAN_SQUARE * max(shape) ** 0.5
         torch._foreach_copy_([self.state[weight]["mean"] for weight in weights], list(means))
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        # To torch parameters are tensors, to mypy a list of them is no list of tensors.
+        moved: list[torch.Tensor] = [*weights]
         changes = [
             update.view(weight.shape) for weight, update in zip(weights, updates, strict=True)
         ]
-        torch._foreach_add_(weights, changes, alpha=-rate)
+        torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(moved, changes, alpha=-rate)
 
     def _mean(self, weight: nn.Parameter, shape: tuple[int, int]) -> torch.Tensor:
         state = self.state[weight]
