@@ -26,7 +26,6 @@ from .config import Settings
 
 T = TypeVar("T")
 _NATIVE_TIMES: Final = 2
-VARY_STRENGTH: Final = 0.6
 _REFERENCE: Final = re.compile(r"\s*#?(?P<job>\d{1,15})(?:\s*[-./# ]\s*(?P<number>\d{1,2}))?\s*")
 
 
@@ -128,7 +127,7 @@ class RequestDesk:
         return dataclasses.replace(
             plain,
             source=to_pixels(image, plain.width, plain.height),
-            strength=_or(wishes.strength, VARY_STRENGTH),
+            strength=_or(wishes.strength, self._profile.default_strength),
         )
 
     def variation(self, recipe: Recipe, picture: Image.Image, wishes: Wishes) -> GenerationRequest:

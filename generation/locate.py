@@ -26,6 +26,7 @@ from .model_files import (
     select_files,
     weights_sha256,
 )
+from .request import STRENGTH_MAX, STRENGTH_MIN
 
 __all__ = [
     "STARTER",
@@ -40,6 +41,7 @@ __all__ = [
 STARTER: Final = "starter"
 DEFAULT_STEPS: Final = 30
 DEFAULT_GUIDANCE_SCALE: Final = 7.5
+DEFAULT_STRENGTH: Final = 0.6
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
@@ -74,6 +76,7 @@ class ModelProfile:
     token_limit: int
     default_steps: int
     default_guidance_scale: float
+    default_strength: float
     prediction_type: str
     scheduler_config: Mapping[str, Any] = field(repr=False)
 
@@ -148,7 +151,7 @@ def _read_configs(folder: Path, name: str) -> ModelProfile:
     _check_networks(unet, vae, text_encoder)
     scheduler = _Config(folder, SCHEDULER_CONFIG)
     vae_factor = 2 ** (len(vae.sizes("block_out_channels")) - 1)
-    steps, guidance_scale = _defaults(folder)
+    steps, guidance_scale, strength = _defaults(folder)
     return ModelProfile(
         name=name,
         folder=folder,
@@ -157,6 +160,7 @@ def _read_configs(folder: Path, name: str) -> ModelProfile:
         token_limit=_token_limit(folder, text_encoder),
         default_steps=steps,
         default_guidance_scale=guidance_scale,
+        default_strength=strength,
         prediction_type=_prediction_type(scheduler),
         scheduler_config=scheduler.values,
     )
@@ -250,11 +254,15 @@ def _prediction_type(scheduler: _Config) -> str:
     return found
 
 
-def _defaults(folder: Path) -> tuple[int, float]:
+def _defaults(folder: Path) -> tuple[int, float, float]:
+    """Return the steps, the guidance scale and the strength of variations that suit the model."""
     if not (folder / DEFAULTS).is_file():
-        return DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE
+        return DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_STRENGTH
     config = _Config(folder, DEFAULTS)
     guidance_scale = config.values.get("guidance_scale", DEFAULT_GUIDANCE_SCALE)
     if not isinstance(guidance_scale, int | float) or guidance_scale < 1:
         raise config.wrong("guidance_scale", "a number from 1 up")
-    return config.size("steps", DEFAULT_STEPS), float(guidance_scale)
+    strength = config.values.get("strength", DEFAULT_STRENGTH)
+    if not isinstance(strength, int | float) or not STRENGTH_MIN <= strength <= STRENGTH_MAX:
+        raise config.wrong("strength", f"a number from {STRENGTH_MIN:g} to {STRENGTH_MAX:g}")
+    return config.size("steps", DEFAULT_STEPS), float(guidance_scale), float(strength)

@@ -57,6 +57,7 @@ def test_the_starter_says_what_it_is() -> None:
     assert (starter.name, starter.native_size, starter.size_multiple) == ("starter", 128, 8)
     assert (starter.token_limit, starter.prediction_type) == (56, "v_prediction")
     assert (starter.default_steps, starter.default_guidance_scale) == (25, 2.0)
+    assert starter.default_strength == 0.9
     assert starter.scheduler_config["beta_schedule"] == "scaled_linear"
 
 
@@ -80,6 +81,7 @@ def test_a_model_without_defaults_gets_the_usual_ones(folder: Path) -> None:
     (folder / "defaults.json").unlink()
     found = locate(str(folder))
     assert (found.default_steps, found.default_guidance_scale) == (30, 7.5)
+    assert found.default_strength == 0.6
 
 
 def test_sizes_follow_the_networks(folder: Path, edit: Edit) -> None:
@@ -204,6 +206,8 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "v_prediction"),
         ("defaults.json", {"steps": 0}, "steps = 0"),
         ("defaults.json", {"guidance_scale": 0.5}, "guidance_scale = 0.5"),
+        ("defaults.json", {"strength": 0.01}, "strength = 0.01 instead of a number from 0.05 to 1"),
+        ("defaults.json", {"strength": "much"}, "strength = 'much'"),
     ],
 )
 def test_a_model_that_the_engine_cannot_run_is_refused(

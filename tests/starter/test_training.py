@@ -351,7 +351,8 @@ class TestExport:
         state = read(work / "diffusion.pt")
         assert state is not None
         assert profile.prediction_type == "v_prediction"
-        assert (profile.default_steps, profile.default_guidance_scale) == tuple(DEFAULTS.values())
+        found = (profile.default_steps, profile.default_guidance_scale, profile.default_strength)
+        assert found == tuple(DEFAULTS.values())
         vae = Painter.open(work / "model").parts.vae
         assert vae.config.scaling_factor == pytest.approx(state["facts"]["scale"])
 
