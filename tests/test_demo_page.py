@@ -127,7 +127,7 @@ def test_a_typed_prompt_becomes_a_picture_and_the_die_varies_it(page: Page) -> N
     message = imagine(page, "rabbit face")
     expect(message).to_contain_text("rabbit face — @alice")
     expect(message).to_contain_text("25 steps")
-    expect(press(page, message, "🎲")).to_contain_text("strength 0.6")
+    expect(press(page, message, "🎲")).to_contain_text("strength 0.9")
 
 
 def test_another_person_joins_a_reaction_and_presses_a_button(page: Page) -> None:
