@@ -103,7 +103,7 @@ class TestEachTask:
         batch = pupil.batch(0, 0, 8)
         with torch.no_grad():
             before = float(pupil.loss(pupil.network, batch)[0])
-        train(pupil, SETTINGS, tmp_path, until=20)
+        train(pupil, SETTINGS, tmp_path, until=60)
         with torch.no_grad():
             assert float(pupil.loss(pupil.network, batch)[0]) < 0.9 * before
 
