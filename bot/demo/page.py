@@ -26,7 +26,7 @@ _HINT: Final = (
     "type `/vary`, press Tab, click `image`, type `1-1`, click `+5 more` and `prompt`, type "
     "`cat face`, press Enter. The buttons: 🔁 again, 🎲 vary, ❌ remove; the reaction 🔁 does the "
     "same. The small model here knows emoji by name, in `noto style` or `flat style`, on ten "
-    "colours: `a tiny red apple, flat style, on a blue background`."
+    "colours: `a red apple, flat style, on a blue background`."
 )
 
 
