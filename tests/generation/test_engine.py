@@ -346,7 +346,7 @@ class TestImageToImage:
 
     @pytest.mark.parametrize("scheduler", BOTH)
     def test_the_picture_moves_away_from_its_source_with_the_strength(
-        self, engine: Engine, source: Pixels, scheduler: SchedulerName
+        self, engine: Engine, starter: Components, source: Pixels, scheduler: SchedulerName
     ) -> None:
         def distance(strength: float) -> float:
             request = a_request(
@@ -355,6 +355,7 @@ class TestImageToImage:
                 source=source,
                 strength=strength,
                 steps=6,
+                guidance_scale=starter.profile.default_guidance_scale,
                 count=2,
             )
             made = np.stack([pixels(image) for image in engine.generate(request)])
@@ -363,9 +364,9 @@ class TestImageToImage:
         rgb = np.frombuffer(source.rgb, np.uint8).reshape(64, 64, 3).astype(int)
         distances = [distance(strength) for strength in (0.17, 0.5, 1.0)]
         assert distances == sorted(distances)
-        # The autoencoder alone costs some levels; another picture is dozens away.
-        assert distances[0] < 20
-        assert distances[-1] > 30
+        # The autoencoder alone costs a few levels; another picture is dozens away.
+        assert distances[0] < 0.2 * distances[-1]
+        assert distances[-1] > 60
 
 
 @pytest.fixture(scope="module")
