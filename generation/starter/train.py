@@ -213,17 +213,13 @@ def reading(
     save: Save = 500,
     workers: Workers = 0,
     scenes: int = 1_000_000,
-    compiled: Compiled = False,
 ) -> None:
     """Train the text encoder alone, to sketch and tell apart what captions mean.
 
     It needs the autoencoder, with which it encodes every picture in all sizes once.
     """
     album, held = read_album(work)
-    settings = _settings(
-        *(work / "reading.pt", batch, peak, 100, decay, precision, save, workers),
-        compiled=compiled,
-    )
+    settings = _settings(work / "reading.pt", batch, peak, 100, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     with _in_one_sentence(), _one_by_one():
         forms = _forms(work, album, workers)
