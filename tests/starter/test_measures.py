@@ -21,13 +21,16 @@ from generation.starter.training.drawing import EDGE, Bytes
 from generation.starter.training.recognition import (
     Recogniser,
     border_colour,
+    drawn_size,
     foreground,
     framed,
     halves,
 )
 from generation.starter.training.scenes import (
     COLOURS,
+    SIZES,
     Scene,
+    Size,
     Subject,
     arrange,
     compose,
@@ -135,6 +138,17 @@ class TestRecognition:
     def test_an_empty_picture_is_framed_as_it_is(self) -> None:
         empty = np.full((EDGE, EDGE, 3), 128, np.uint8)
         assert np.array_equal(framed(empty), empty)
+        assert drawn_size(empty) == "usual"
+
+    @pytest.mark.parametrize("size", ["half", "usual"])
+    def test_what_is_small_is_compared_with_what_is_as_small(
+        self, size: Size, recogniser: Recogniser
+    ) -> None:
+        # A shift by whole pixels, or no two pictures would be the same.
+        subject = Subject(MOON, extent=sum(SIZES[size]) / 2, x=0.5 - 8 / EDGE)
+        picture = compose(ALBUM, Scene((subject,), "flat", "blue", size))
+        assert drawn_size(picture) == size
+        assert recogniser.match(picture).distance == pytest.approx(0, abs=1e-3)
 
     def test_two_things_are_parted(self, recogniser: Recogniser) -> None:
         scene = arrange(ALBUM, [MOON, BOX], "flat", "blue", np.random.default_rng(1))

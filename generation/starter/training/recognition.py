@@ -20,7 +20,7 @@ from PIL import Image
 
 from .autoencoder import to_tensor
 from .drawing import EDGE, Album, Bytes
-from .scenes import COLOURS, Scene, Subject, compose
+from .scenes import COLOURS, SIZES, Scene, Size, Subject, compose
 
 _RING: Final = 3
 # How far, in sum over red, green and blue, a pixel is from the border's colour to be a thing's.
@@ -28,6 +28,8 @@ _AWAY: Final = 60.0
 # Fewer pixels than this in a row or column are specks, not a part of the thing.
 _SPECKS: Final = 1
 _FILL: Final = 0.9
+# Up to this share of the picture's edge a thing is as small as one of two.
+_SMALL: Final = 0.55
 _NEAREST: Final = 8
 # Upright they have been compared already.
 _TILTS: Final = (-6.0, 6.0)
@@ -37,6 +39,7 @@ _BATCH: Final = 16
 _MIDDLE: Final = (0.38, 0.62)
 
 Mask = npt.NDArray[np.bool_]
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +71,31 @@ def foreground(picture: Bytes) -> Mask:
 
 def framed(picture: Bytes) -> Bytes:
     """Return what is in front, in the middle and of one size, on the colour of the border."""
-    mask = foreground(picture)
-    rows = np.flatnonzero(mask.sum(1) > _SPECKS)
-    columns = np.flatnonzero(mask.sum(0) > _SPECKS)
     ground = tuple(round(float(value)) for value in _border(picture))
     canvas = Image.new("RGB", (EDGE, EDGE), ground)
-    if len(rows) and len(columns):
-        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    if box := _box(picture):
         part = Image.fromarray(picture).crop(box)
         scale = _FILL * EDGE / max(part.size)
         width, height = (max(1, round(side * scale)) for side in part.size)
         part = part.resize((width, height), Image.Resampling.BICUBIC)
         canvas.paste(part, ((EDGE - width) // 2, (EDGE - height) // 2))
     return np.asarray(canvas)
+
+
+def drawn_size(picture: Bytes) -> Size:
+    """Return whether what is in front has the size of one of two things, or that of one alone."""
+    left, top, right, bottom = _box(picture) or (0, 0, *picture.shape[1::-1])
+    return "half" if max(right - left, bottom - top) < _SMALL * EDGE else "usual"
+
+
+def _box(picture: Bytes) -> Box | None:
+    """Return left, top, right and bottom of what is in front, or None of a bare background."""
+    mask = foreground(picture)
+    rows = np.flatnonzero(mask.sum(1) > _SPECKS)
+    columns = np.flatnonzero(mask.sum(0) > _SPECKS)
+    if not len(rows) or not len(columns):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def halves(picture: Bytes) -> tuple[Bytes, Bytes]:
@@ -114,7 +129,7 @@ class Recogniser:
             for style in thing.styles
             for mirrored in ((False, True) if thing.mirrors else (False,))
         ]
-        self._banks: dict[str, torch.Tensor] = {}
+        self._banks: dict[tuple[str, Size], torch.Tensor] = {}
 
     @torch.inference_mode()
     def latents(self, pictures: Sequence[Bytes]) -> torch.Tensor:
@@ -129,26 +144,26 @@ class Recogniser:
 
     def match(self, picture: Bytes, style: str | None = None) -> Match:
         """Return the training picture nearest to `picture`, of those in `style` if it is given."""
-        colour = border_colour(picture)
+        colour, size = border_colour(picture), drawn_size(picture)
         sought = self.latents([framed(picture)])[0]
         places = [at for at, pose in enumerate(self._poses) if style in {None, pose[1]}]
-        away = (self._bank(colour)[places] - sought).square().sum(1)
+        away = (self._bank(colour, size)[places] - sought).square().sum(1)
         upright, nearest = away.topk(min(_NEAREST, len(places)), largest=False)
         near = [places[int(at)] for at in nearest]
         tilted = [(place, tilt) for place in near for tilt in _TILTS]
-        drawn = self.latents([self._drawn(place, colour, tilt) for place, tilt in tilted])
+        drawn = self.latents([self._drawn(place, colour, size, tilt) for place, tilt in tilted])
         again = torch.cat([upright, (drawn - sought).square().sum(1)])
         candidates = [*near, *(place for place, _ in tilted)]
         thing, found, _ = self._poses[candidates[int(again.argmin())]]
         return Match(thing, found, float(again.min().sqrt()))
 
-    def _bank(self, colour: str) -> torch.Tensor:
-        if colour not in self._banks:
-            drawn = [self._drawn(place, colour, 0.0) for place in range(len(self._poses))]
-            self._banks[colour] = self.latents(drawn)
-        return self._banks[colour]
+    def _bank(self, colour: str, size: Size) -> torch.Tensor:
+        if (colour, size) not in self._banks:
+            drawn = [self._drawn(place, colour, size, 0.0) for place in range(len(self._poses))]
+            self._banks[colour, size] = self.latents(drawn)
+        return self._banks[colour, size]
 
-    def _drawn(self, pose: int, colour: str, tilt: float) -> Bytes:
+    def _drawn(self, pose: int, colour: str, size: Size, tilt: float) -> Bytes:
         thing, style, mirrored = self._poses[pose]
-        subject = Subject(thing, mirrored=mirrored, tilt=tilt)
-        return framed(compose(self._album, Scene((subject,), style, colour)))
+        subject = Subject(thing, mirrored=mirrored, tilt=tilt, extent=sum(SIZES[size]) / 2)
+        return framed(compose(self._album, Scene((subject,), style, colour, size)))
