@@ -23,13 +23,15 @@ Derivative = Callable[[torch.Tensor, float, int], torch.Tensor]
 def picture(parts: Components, request: GenerationRequest) -> np.ndarray:
     """Return the picture of a guided request with a source, [height, width, 3] of 0 to 255.
 
-    The model has to predict epsilon or v, with the scaled-linear betas of Stable Diffusion.
+    The model has to predict epsilon or v, with scaled-linear betas from 0.00085 on.
     """
     source, strength = request.source, request.strength
     assert source is not None
     assert strength is not None
-    spacing = parts.profile.scheduler_config["timestep_spacing"]
-    timesteps, sigmas = schedule(request.steps, trailing=spacing == "trailing")
+    config = parts.profile.scheduler_config
+    timesteps, sigmas = schedule(
+        request.steps, config["beta_end"], trailing=config["timestep_spacing"] == "trailing"
+    )
     start = request.steps - int(request.steps * strength)
     draws = torch.Generator("cpu").manual_seed(request.seed)
     text = torch.cat([_embed(parts, request.negative_prompt), _embed(parts, request.prompt)])
@@ -59,13 +61,15 @@ def picture(parts: Components, request: GenerationRequest) -> np.ndarray:
     return ((decoded[0].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).round()
 
 
-def schedule(steps: int, *, trailing: bool = False) -> tuple[list[int], list[float]]:
+def schedule(
+    steps: int, beta_end: float = 0.012, *, trailing: bool = False
+) -> tuple[list[int], list[float]]:
     """Return the timesteps and their sigmas and 0.
 
     They are those of `leading` spacing with an offset of 1, or of `trailing` spacing: table 2 of
     Lin et al. 2023, https://arxiv.org/abs/2305.08891.
     """
-    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    betas = np.linspace(0.00085**0.5, beta_end**0.5, 1000) ** 2
     products = np.cumprod(1 - betas)
     if trailing:
         timesteps = [round(1000 - step * 1000 / steps) - 1 for step in range(steps)]

@@ -659,7 +659,7 @@ class TestSameAgain:
         assert recipe.threads == torch.get_num_threads()
         names = ("imagine-bot", "torch", "diffusers", "transformers")
         assert recipe.versions == {name: importlib.metadata.version(name) for name in names}
-        assert recipe.scheduler_settings["beta_end"] == 0.012
+        assert recipe.scheduler_settings["beta_end"] == 0.02
         assert recipe.scheduler_settings["timestep_spacing"] == "trailing"
         assert json.loads(recipe.to_json())["scheduler_settings"] == recipe.scheduler_settings
 
