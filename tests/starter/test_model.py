@@ -8,6 +8,7 @@ counts for much, so the goals leave room.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,8 +18,10 @@ from safetensors.torch import load_file
 
 from generation.locate import starter_folder
 from generation.starter.evaluate import open_autoencoder
+from generation.starter.training.captions import with_article
 from generation.starter.training.measures import MEASURES, STRENGTHS
-from generation.starter.training.recognition import Recogniser
+from generation.starter.training.recognition import Recogniser, border_colour
+from generation.starter.training.scenes import COLOURS
 from generation.starter.training.sheet import Painter
 from generation.starter.training.subjects import Subjects
 
@@ -74,6 +77,13 @@ def test_seeds_change_the_picture_and_not_what_it_shows(subjects: Subjects) -> N
     found = figures(subjects, "seeds")
     assert found["seeds: name"] >= 0.85
     assert found["seeds: distance within a prompt by that between things"] >= 1 / 3
+
+
+def test_a_background_that_is_not_named_may_have_any_colour(subjects: Subjects) -> None:
+    names = [with_article(thing.name) for thing in subjects.album.things]
+    found = Counter(border_colour(picture) for picture in subjects.make(names, 500))
+    assert found.most_common(1)[0][1] <= len(names) / 3
+    assert len(found) >= len(COLOURS) / 2
 
 
 def test_a_variation_goes_further_with_more_strength(subjects: Subjects) -> None:

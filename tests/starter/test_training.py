@@ -489,6 +489,15 @@ class TestAdoption:
             adopt(tmp_path / "parked", tmp_path / "other", wider)
         assert not (tmp_path / "other").exists()
 
+    def test_so_is_a_model_for_other_noise(self, work: Path, tmp_path: Path) -> None:
+        park(work, tmp_path / "parked", TINY)
+        file = tmp_path / "parked/scheduler/scheduler_config.json"
+        config = json.loads(file.read_text("utf-8"))
+        file.write_text(json.dumps(config | {"beta_end": 0.012}), "utf-8")
+        with pytest.raises(ValueError, match="another schedule of noise"):
+            adopt(tmp_path / "parked", tmp_path / "new", TINY)
+        assert not (tmp_path / "new").exists()
+
     def test_checkpoints_are_not_written_over(self, work: Path) -> None:
         with pytest.raises(FileExistsError, match=r"holds autoencoder\.pt"):
             adopt(work / "model", work, TINY)

@@ -82,7 +82,8 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
 
     Raises:
         FileExistsError: there are checkpoints in `work`, or what was made with them.
-        ValueError: the networks in `folder` are not of the shape that is trained here.
+        ValueError: the networks in `folder` are not of the shape that is trained here, or not for
+            as much noise.
     """
     if there := [name for name in _OF_A_TRAINING if (work / name).exists()]:
         raise FileExistsError(f"{work} holds {', '.join(there)}; move what is there away first.")
@@ -91,6 +92,7 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
     vae = _part(AutoencoderKL, folder, "vae", new_autoencoder(shape))
     found = {"autoencoder": _adopted(Reconstruction(vae), counts["autoencoder"], facts)}
     if "diffusion" in counts:
+        _check_noise(folder)
         untrained = new_text_encoder(shape, read_tokenizer(folder / "tokenizer"))
         network = Denoiser(
             _part(UNet2DConditionModel, folder, "unet", new_unet(shape)),
@@ -113,6 +115,16 @@ def _part(kind: Any, folder: Path, name: str, untrained: nn.Module) -> Any:
             "adopt a model of this version, or begin with none."
         )
     return part
+
+
+def _check_noise(folder: Path) -> None:
+    """Raise ValueError unless the model in `folder` has the schedule that is trained here."""
+    there = DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    if not torch.equal(there.betas, noise_schedule().betas):
+        raise ValueError(
+            f"The model in {folder} is for another schedule of noise than is trained here; "
+            "adopt a model of this version, or begin with none."
+        )
 
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:
