@@ -24,7 +24,7 @@ from .trainer import Batch
 _EMPTY_PROMPTS: Final = 0.1
 # Beside the one in seven of all scenes: of two things side by side one in four was right, where
 # alone nine of ten were.
-_PAIRS: Final = 0.3
+_PAIRS: Final = 0.4
 _LOOKED_AT: Final = 384
 # How many learn to begin from noise alone, as every picture does: what is left of the picture at
 # the last timestep tells its coarse colours, so a network that never saw it missing takes those
