@@ -108,7 +108,7 @@ def _model(settings: Settings) -> Finding:
     return Finding(
         "model",
         f"{profile.name}, {profile.native_size}x{profile.native_size} pixels, "
-        f"{profile.token_limit} tokens",
+        f"{profile.prompt_limit} tokens",
     )
 
 

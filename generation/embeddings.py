@@ -62,7 +62,8 @@ class TextEmbedder:
         return found
 
     def _tokenize(self, text: str) -> TokenizedPrompt:
-        return tokenize(self._parts.tokenizer, text, self._parts.profile.token_limit)
+        profile = self._parts.profile
+        return tokenize(self._parts.tokenizer, text, profile.token_limit, profile.prompt_limit)
 
     def _encode_all(self, prompts: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
         """Return the hidden states of each prompt, from calls of the measured sizes."""

@@ -43,6 +43,8 @@ DEFAULT_STEPS: Final = 30
 DEFAULT_GUIDANCE_SCALE: Final = 7.5
 DEFAULT_STRENGTH: Final = 0.6
 
+# The start, the end, and one that says something.
+_FEWEST_TOKENS: Final = 3
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
 _CLASSES: Final = {
@@ -66,7 +68,8 @@ class ModelProfile:
     """What a model's configs say of it, read without loading its weights.
 
     `native_size` (the edge of its pictures) and `size_multiple` are in pixels,
-    `token_limit` counts the start and the end token.
+    `token_limit` counts the start and the end token, and so does `prompt_limit`, which is how
+    many of them a prompt may fill; those after it are padding.
     """
 
     name: str
@@ -74,6 +77,7 @@ class ModelProfile:
     native_size: int
     size_multiple: int
     token_limit: int
+    prompt_limit: int
     default_steps: int
     default_guidance_scale: float
     default_strength: float
@@ -152,12 +156,14 @@ def _read_configs(folder: Path, name: str) -> ModelProfile:
     scheduler = _Config(folder, SCHEDULER_CONFIG)
     vae_factor = 2 ** (len(vae.sizes("block_out_channels")) - 1)
     steps, guidance_scale, strength = _defaults(folder)
+    token_limit, prompt_limit = _token_limits(folder, text_encoder)
     return ModelProfile(
         name=name,
         folder=folder,
         native_size=min(unet.sizes("sample_size")) * vae_factor,
         size_multiple=max(8, vae_factor),
-        token_limit=_token_limit(folder, text_encoder),
+        token_limit=token_limit,
+        prompt_limit=prompt_limit,
         default_steps=steps,
         default_guidance_scale=guidance_scale,
         default_strength=strength,
@@ -235,16 +241,27 @@ def _check_networks(unet: _Config, vae: _Config, text_encoder: _Config) -> None:
         raise unet.wrong("cross_attention_dim", f"the text encoder's {width}")
 
 
-def _token_limit(folder: Path, text_encoder: _Config) -> int:
+def _token_limits(folder: Path, text_encoder: _Config) -> tuple[int, int]:
+    """Return how many tokens a text has, and how many of them a prompt may fill.
+
+    Those are all, but where the tokenizer says `prompt_tokens`: the starter's text encoder was
+    taught to write what it makes of a prompt over the tokens after those.
+    """
     positions = text_encoder.size("max_position_embeddings", 77)
     if not (folder / "tokenizer/tokenizer_config.json").is_file():
-        return positions
+        return positions, positions
     tokenizer = _Config(folder, "tokenizer/tokenizer_config.json")
     # A tokenizer without a limit of its own says 10**30, as a float in some files.
     limit = tokenizer.values.get("model_max_length") or positions
     if not isinstance(limit, int | float):
         raise tokenizer.wrong("model_max_length", "a whole number from 1 up")
-    return int(min(limit, positions))
+    limit = int(min(limit, positions))
+    filled: Any = tokenizer.values.get("prompt_tokens")
+    if filled is None:
+        return limit, limit
+    if not _is_size(filled) or not _FEWEST_TOKENS <= filled <= limit:
+        raise tokenizer.wrong("prompt_tokens", f"a whole number from {_FEWEST_TOKENS} to {limit}")
+    return limit, int(filled)
 
 
 def _prediction_type(scheduler: _Config) -> str:

@@ -14,16 +14,21 @@ class TokenizedPrompt:
     unread: str
 
 
-def tokenize(tokenizer: Any, text: str, limit: int) -> TokenizedPrompt:
+def tokenize(
+    tokenizer: Any, text: str, limit: int, prompt_limit: int | None = None
+) -> TokenizedPrompt:
     """Return `text` as `limit` token ids, start and end marks and padding included.
 
-    What does not fit is cut, as in diffusers' pipeline, but not in silence: `unread` is the
-    part of the text, from the first character without a token, that the model cannot see.
+    The text and its marks fill at most the first `prompt_limit` of them, or all. What does not
+    fit is cut, as in diffusers' pipeline, but not in silence: `unread` is the part of the text,
+    from the first character without a token, that the model cannot see.
     """
-    ids = tokenizer(text, padding="max_length", max_length=limit, truncation=True).input_ids
+    most = limit if prompt_limit is None else prompt_limit
+    ids = tokenizer(text, padding="max_length", max_length=most, truncation=True).input_ids
+    ids += [tokenizer.pad_token_id] * (limit - most)
     # Not verbose: it would warn that so many tokens break the model, which never sees them.
     whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    room = limit - 2
+    room = most - 2
     if len(whole.input_ids) <= room:
         return TokenizedPrompt(tuple(ids), "")
     first_cut = whole.offset_mapping[room][0]

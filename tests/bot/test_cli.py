@@ -332,7 +332,7 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     lines = result.stdout.splitlines()
     assert "✗ token: there is none" in lines
     assert any(line.startswith("  → copy it from the Bot page") for line in lines)
-    assert f"✓ model: starter, {EDGE}x{EDGE} pixels, {STARTER.token_limit} tokens" in lines
+    assert f"✓ model: starter, {EDGE}x{EDGE} pixels, {STARTER.prompt_limit} tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
     assert "✓ database: data is not there yet; the bot makes it when it starts" in lines
     assert any(line[2:].startswith("space: ") for line in lines)

@@ -90,8 +90,8 @@ async def test_a_prompt_pings_nobody_and_its_markup_is_harmless(stage: Stage) ->
 
 
 async def test_what_the_model_could_not_read_is_said(stage: Stage) -> None:
-    message = await stage.imagine("rabbit face " + "on a blue background " * 20)
-    assert "did not read" in message.content
+    message = await stage.imagine("rabbit face " + "on a blue background " * 5)
+    assert "did not read: “background”" in message.content
 
 
 async def test_progress_and_place_in_the_queue_are_edited_into_the_message(

@@ -55,7 +55,8 @@ def refusal(folder: Path) -> str:
 def test_the_starter_says_what_it_is() -> None:
     starter = locate("starter")
     assert (starter.name, starter.native_size, starter.size_multiple) == ("starter", 128, 8)
-    assert (starter.token_limit, starter.prediction_type) == (56, "v_prediction")
+    assert (starter.token_limit, starter.prompt_limit) == (56, 23)
+    assert starter.prediction_type == "v_prediction"
     assert (starter.default_steps, starter.default_guidance_scale) == (25, 2.0)
     assert starter.default_strength == 0.9
     assert starter.scheduler_config["beta_schedule"] == "scaled_linear"
@@ -98,9 +99,11 @@ def test_sizes_follow_the_networks(folder: Path, edit: Edit) -> None:
 def test_the_shorter_of_two_limits_holds(
     folder: Path, edit: Edit, tokenizer: int, positions: int, limit: int
 ) -> None:
-    edit("tokenizer/tokenizer_config.json", {"model_max_length": tokenizer})
+    more = {"model_max_length": tokenizer, "prompt_tokens": None}
+    edit("tokenizer/tokenizer_config.json", more)
     edit("text_encoder/config.json", {"max_position_embeddings": positions})
-    assert locate(str(folder)).token_limit == limit
+    found = locate(str(folder))
+    assert (found.token_limit, found.prompt_limit) == (limit, limit)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +206,9 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("vae/config.json", {"block_out_channels": "many"}, "block_out_channels"),
         ("text_encoder/config.json", {"max_position_embeddings": -1}, "max_position_embeddings"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": "long"}, "model_max_length"),
+        ("tokenizer/tokenizer_config.json", {"prompt_tokens": 57}, "whole number from 3 to 56"),
+        ("tokenizer/tokenizer_config.json", {"prompt_tokens": 2}, "prompt_tokens = 2"),
+        ("tokenizer/tokenizer_config.json", {"prompt_tokens": "few"}, "prompt_tokens = 'few'"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "v_prediction"),
         ("defaults.json", {"steps": 0}, "steps = 0"),
         ("defaults.json", {"guidance_scale": 0.5}, "guidance_scale = 0.5"),

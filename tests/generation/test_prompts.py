@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.models.stable_diffusion import Components
-from generation.prompts import tokenize
+from generation.prompts import TokenizedPrompt, tokenize
 
 from .pipelines import byte_tokenizer
 
 # Words that are one token each for the starter model.
 WORDS = ("rabbit", "face", "red", "apple", "on", "blue", "background", "cat")
-STARTER_LIMIT, STARTER_ROOM = 56, 54
+# Of its tokens a prompt may fill the first, with the two marks.
+STARTER_LIMIT, STARTER_MOST, STARTER_ROOM = 56, 23, 21
 # For the tokenizer that knows bytes, a token is a byte of UTF-8.
 BYTES = byte_tokenizer()
 BYTES_LIMIT, BYTES_ROOM = 77, 75
@@ -23,8 +24,13 @@ BYTES_LIMIT, BYTES_ROOM = 77, 75
 
 @pytest.fixture(scope="module")
 def starter_tokenizer(starter: Components) -> Any:
-    assert starter.profile.token_limit == STARTER_LIMIT
+    limits = (starter.profile.token_limit, starter.profile.prompt_limit)
+    assert limits == (STARTER_LIMIT, STARTER_MOST)
     return starter.tokenizer
+
+
+def starter_prompt(tokenizer: Any, text: str) -> TokenizedPrompt:
+    return tokenize(tokenizer, text, STARTER_LIMIT, STARTER_MOST)
 
 
 def words(count: int) -> list[str]:
@@ -33,7 +39,7 @@ def words(count: int) -> list[str]:
 
 @pytest.mark.parametrize("count", [1, STARTER_ROOM - 1, STARTER_ROOM])
 def test_nothing_of_a_prompt_that_fits_is_unread(starter_tokenizer: Any, count: int) -> None:
-    assert tokenize(starter_tokenizer, " ".join(words(count)), STARTER_LIMIT).unread == ""
+    assert starter_prompt(starter_tokenizer, " ".join(words(count))).unread == ""
 
 
 @pytest.mark.parametrize("count", [STARTER_ROOM + 1, STARTER_ROOM + 2, 150])
@@ -42,23 +48,32 @@ def test_what_was_cut_is_said_in_the_words_that_were_typed(
     starter_tokenizer: Any, count: int, between: str
 ) -> None:
     typed = [word.title() for word in words(count)]
-    found = tokenize(starter_tokenizer, between.join(typed), STARTER_LIMIT)
+    found = starter_prompt(starter_tokenizer, between.join(typed))
     assert found.unread == between.join(typed[STARTER_ROOM:])
 
 
 def test_the_comma_that_does_not_fit_is_the_first_that_is_unread(starter_tokenizer: Any) -> None:
     text = " ".join(words(STARTER_ROOM)) + ", octane render "
-    assert tokenize(starter_tokenizer, text, STARTER_LIMIT).unread == ", octane render"
+    assert starter_prompt(starter_tokenizer, text).unread == ", octane render"
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_an_empty_text_is_all_marks(starter_tokenizer: Any, text: str) -> None:
-    found = tokenize(starter_tokenizer, text, STARTER_LIMIT)
+    found = starter_prompt(starter_tokenizer, text)
     assert found.unread == ""
     assert found.ids == (
         starter_tokenizer.bos_token_id,
         *[starter_tokenizer.eos_token_id] * (STARTER_LIMIT - 1),
     )
+
+
+@pytest.mark.parametrize("count", [STARTER_ROOM, STARTER_ROOM + 1, STARTER_LIMIT])
+def test_after_what_a_prompt_may_fill_there_is_padding(starter_tokenizer: Any, count: int) -> None:
+    found = starter_prompt(starter_tokenizer, " ".join(words(count)))
+    read = starter_tokenizer(" ".join(words(STARTER_ROOM))).input_ids
+    assert len(read) == STARTER_MOST
+    padding = [starter_tokenizer.pad_token_id] * (STARTER_LIMIT - STARTER_MOST)
+    assert found.ids == (*read, *padding)
 
 
 @given(st.text(max_size=200))

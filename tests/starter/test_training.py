@@ -33,7 +33,7 @@ from generation.starter.training.card import card
 from generation.starter.training.diffusion import DiffusionTask
 from generation.starter.training.export import DEFAULTS, adopt, export, park
 from generation.starter.training.latents import encode, read_latents
-from generation.starter.training.networks import TOKENS, new_autoencoder, noise_schedule
+from generation.starter.training.networks import TOKENS, WORDS, new_autoencoder, noise_schedule
 from generation.starter.training.progress import Average, Schedule, read, save, step_generator
 from generation.starter.training.reading import ReadingTask
 from generation.starter.training.scenes import compose, draw_scene, hold_out
@@ -340,9 +340,11 @@ class TestExport:
         shutil.copytree(work, tmp_path / "older")
         file = tmp_path / "older" / "tokenizer" / "tokenizer_config.json"
         settings = json.loads(file.read_text("utf-8"))
+        del settings["prompt_tokens"]
         file.write_text(json.dumps(settings | {"model_max_length": TOKENS - 8}), "utf-8")
         export(tmp_path / "older", tmp_path / "model", TINY)
-        assert Painter.open(tmp_path / "model").parts.profile.token_limit == TOKENS
+        profile = Painter.open(tmp_path / "model").parts.profile
+        assert (profile.token_limit, profile.prompt_limit) == (TOKENS, WORDS)
 
     def test_its_tokenizer_is_that_of_the_training_in_half_the_bytes(self, work: Path) -> None:
         here, there = (folder / "tokenizer" / "tokenizer.json" for folder in (work, work / "model"))

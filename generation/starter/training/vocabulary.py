@@ -10,7 +10,7 @@ from typing import Any, Final
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from .networks import TOKENS
+from .networks import TOKENS, WORDS
 from .scenes import COLOURS
 from .things import STYLES, Thing
 
@@ -22,6 +22,7 @@ _GRAMMAR: Final = (
     "a an on in background style next to and beside with tiny small little huge big large , , ,"
 )
 _REPEATS: Final = 50
+_LENGTHS: Final = {"model_max_length": TOKENS, "prompt_tokens": WORDS}
 
 
 def train_tokenizer(things: Sequence[Thing], size: int, folder: Path) -> Any:
@@ -48,7 +49,7 @@ def train_tokenizer(things: Sequence[Thing], size: int, folder: Path) -> Any:
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     vocab, merges = tokenizer.model.save(str(partial))
-    clip = CLIPTokenizer(vocab, merges, model_max_length=TOKENS)
+    clip = CLIPTokenizer(vocab, merges, **_LENGTHS)
     for file in (vocab, merges):
         Path(file).unlink()
     clip.save_pretrained(partial)
@@ -61,9 +62,10 @@ def read_tokenizer(folder: Path) -> Any:
     """Return the tokenizer that `train_tokenizer` saved in `folder`.
 
     A text is as long as it is now, also where the tokenizer is older: were it shorter, the engine
-    would leave the last patches of every sketch out, and the lower part of every picture.
+    would leave the last patches of every sketch out, and the lower part of every picture. Were the
+    words of a prompt more, the engine would say that they were read.
     """
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
+    return CLIPTokenizer.from_pretrained(folder, **_LENGTHS)
 
 
 def _corpus(things: Sequence[Thing]) -> Iterator[str]:
