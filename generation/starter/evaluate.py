@@ -130,7 +130,7 @@ def card(
     album, _ = read_album(work)
     measured = json.loads(figures.read_text("utf-8"))
     told = history.read_text("utf-8") if history else ""
-    file.write_text(model_card(Painter.open(model).parts, album, work, measured, told), "utf-8")
+    file.write_text(model_card(Painter.open(model).parts, album, measured, told), "utf-8")
 
 
 @app.command()

@@ -166,7 +166,8 @@ def autoencoder(
     """Train the autoencoder; a step counts crops of 64 pixels."""
     if decoder_only:
         with _in_one_sentence(), _one_by_one():
-            settle_encoder(work)
+            if _processes().is_main_process:
+                settle_encoder(work)
     settings = _settings(work / "autoencoder.pt", batch, peak, 100, decay, precision, save, workers)
     until = min(steps, settings.schedule.last_step or _ENDLESS)
     task = AutoencoderTask(read_album(work)[0], Shape(), SEED, decoder_only=decoder_only)
@@ -224,6 +225,11 @@ def reading(
     with _in_one_sentence(), _one_by_one():
         forms = _forms(work, album, workers)
     task = ReadingTask(album, held, forms, scenes, _tokenizer(work, album), Shape(), SEED)
+    if (work / "diffusion.pt").is_file():
+        _console.print(
+            f"{work / 'diffusion.pt'} has its own text encoder and keeps it; for another one move "
+            "that file away, and train the UNet anew."
+        )
     _train(task, settings, work, until)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -134,6 +136,16 @@ class TestCaptions:
         scene = Scene((Subject(BAR), Subject(MOON)), HELD.keyword_styles[MOON], "red", "half")
         for text in self.captions(scene):
             assert text.index("teal bar") < text.index("half moon")
+
+    def test_a_name_that_begins_with_a_is_said_whole(self) -> None:
+        name = "a button"
+        things = [replace(thing, name=name, keywords=()) for thing in ALBUM.things]
+        for colour in COLOURS:
+            scene = Scene((Subject(BAR),), "flat", colour)
+            for seed in range(10):
+                said = describe(scene, things, HELD, np.random.default_rng(seed))
+                assert name in said.text
+                assert "a a a" not in said.text
 
     def test_a_tiny_thing_is_called_so(self) -> None:
         texts = self.captions(Scene((Subject(BAR, extent=0.3),), "flat", "green", "tiny"))

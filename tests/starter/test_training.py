@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -40,7 +41,7 @@ from generation.starter.training.scenes import compose, draw_scene, hold_out
 from generation.starter.training.sheet import Painter, request, sheet
 from generation.starter.training.sketches import FORMS
 from generation.starter.training.sources import PACKAGES
-from generation.starter.training.trainer import Settings, Task, train
+from generation.starter.training.trainer import Precision, Settings, Task, _Steps, train
 from generation.starter.training.vocabulary import read_tokenizer, train_tokenizer
 
 from .album import STYLES, TINY, album
@@ -96,6 +97,16 @@ class TestEachTask:
         for kind in ("network", "average"):
             assert whole[kind].keys() == parts[kind].keys()
             assert all(torch.equal(whole[kind][key], parts[kind][key]) for key in whole[kind])
+
+    def test_what_makes_batches_in_a_worker_has_no_network(self, task: Any, tokenizer: Any) -> None:
+        whole = task(tokenizer)
+        sent = pickle.dumps(_Steps(whole, 0, 4))
+        found = pickle.loads(sent)[5]
+        assert not hasattr(pickle.loads(sent)._task, "network")
+        expected = whole.batch(5, 0, 4)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name].nan_to_num(7.0), value.nan_to_num(7.0))
 
     def test_training_lowers_the_loss_of_a_batch_it_has_seen(
         self, task: Any, tokenizer: Any, tmp_path: Path
@@ -249,9 +260,7 @@ def test_latents_are_encoded_once_and_only_what_is_missing(tmp_path: Path) -> No
     latents = read_latents(tmp_path, 0)
     assert latents.shape == (8, 4, 32, 32)
     assert torch.isfinite(latents).all()
-    with pytest.raises(FileNotFoundError, match="encode more"):
-        read_latents(tmp_path, 0, shards=2)
-    with pytest.raises(FileNotFoundError, match="encode more"):
+    with pytest.raises(FileNotFoundError, match="encode the scenes first"):
         read_latents(tmp_path, 1)
 
 
@@ -267,7 +276,7 @@ def test_every_scene_is_in_its_shard_however_many_are_encoded_at_once(
     drawn = [compose(ALBUM, draw_scene(ALBUM, HELD, 0, number)) for number in range(48)]
     with torch.inference_mode():
         expected = autoencoder.encode(to_tensor(np.stack(drawn))).latent_dist.mean
-    assert torch.allclose(read_latents(tmp_path, 0, shards=4).float(), expected, atol=1e-2)
+    assert torch.allclose(read_latents(tmp_path, 0).float(), expected, atol=1e-2)
 
 
 def test_compiling_is_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,6 +391,21 @@ class TestPrecision:
         AcceleratorState._reset_state(reset_partial_state=True)
         yield
         AcceleratorState._reset_state(reset_partial_state=True)
+
+    @pytest.mark.parametrize(
+        ("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)]
+    )
+    @pytest.mark.parametrize("task", [autoencoding, reading, diffusion])
+    def test_layers_count_in_the_precision_that_was_asked_for(
+        self, task: Any, precision: Precision, dtype: torch.dtype, tokenizer: Any, tmp_path: Path
+    ) -> None:
+        seen = set()
+        pupil = task(tokenizer)
+        for layer in pupil.network.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.register_forward_hook(lambda _layer, _given, made: seen.add(made.dtype))
+        train(pupil, replace(SETTINGS, precision=precision), tmp_path, until=1)
+        assert seen == {dtype}
 
     @pytest.mark.parametrize("task", [autoencoding, reading, diffusion])
     def test_bfloat16_trains_what_stays_float32(
@@ -543,9 +567,15 @@ class TestCard:
         {"name": "guidance 1: name", "value": 0.25, "goal": None, "count": 100},
     ]
 
-    def test_it_says_what_was_trained_on_what_and_how_well(self, work: Path) -> None:
-        painter = Painter.open(work / "model")
-        text = card(painter.parts, ALBUM, work, self.FIGURES)
+    def test_it_says_what_was_trained_on_what_and_how_well(
+        self, work: Path, tmp_path: Path
+    ) -> None:
+        model = shutil.copytree(work / "model", tmp_path / "model")
+        counts = {"autoencoder": {"images": 1_200}, "diffusion": {"images": 34_000, "scenes": 560}}
+        (model / "training.json").write_text(json.dumps(counts), "utf-8")
+        painter = Painter.open(model)
+        text = card(painter.parts, ALBUM, self.FIGURES)
+        assert "on 34,000 images of 560 scenes, the autoencoder on 1,200 crops." in text
         assert "| name | 0.500 | 0.95 | 300 |\n| guidance 1: name | 0.250 |  | 100 |" in text
         assert "Pictures: 32x32. Latents: 4x8x8." in text
         assert "5 things with 10 pictures in the styles noto, flat" in text
@@ -554,7 +584,7 @@ class TestCard:
 
     def test_no_place_is_left_open(self, work: Path) -> None:
         painter = Painter.open(work / "model")
-        assert not re.search(r"\{\w*\}", card(painter.parts, ALBUM, work, []))
+        assert not re.search(r"\{\w*\}", card(painter.parts, ALBUM, []))
 
 
 def test_a_call_that_has_nothing_to_do_leaves_a_decay_as_it_is(

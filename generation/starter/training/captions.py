@@ -70,9 +70,10 @@ def describe(
     if len(parts) == 1 and scene.size in _SIZE_WORDS and random.random() < _SIZES_NAMED:
         parts = [f"{pick(_SIZE_WORDS[scene.size])} {parts[0]}"]
         said = replace(said, size=scene.size)
-    if random.random() < _ARTICLES:
-        parts = [with_article(part) for part in parts]
-    text = f" {pick(_JOINTS)} ".join(parts)
+    with_articles = random.random() < _ARTICLES
+    joint = f" {pick(_JOINTS)} "
+    bare = joint.join([parts[0], *map(with_article, parts[1:])] if with_articles else parts)
+    text = with_article(bare) if with_articles else bare
     colour = ""
     if random.random() < _COLOURS:
         colour = pick(_ON_COLOUR).format(scene.colour)
@@ -82,7 +83,6 @@ def describe(
     said = replace(said, style=scene.style)
     place = int(random.integers(3))
     if place == 0:
-        bare = text.removeprefix("a ").removeprefix("an ")
         return replace(said, text=f"{scene.style} style {bare}{colour}")
     style = pick(_IN_STYLE).format(scene.style)
     return replace(said, text=text + style + colour if place == 1 else text + colour + style)

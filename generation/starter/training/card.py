@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ...models.stable_diffusion import Components
 from .drawing import Album
+from .export import TRAINING
 from .networks import WORDS, parameters
-from .progress import read
 from .scenes import COLOURS
 from .sources import NAMES, PACKAGES
 from .things import STYLES
@@ -21,18 +22,17 @@ _MILLION: Final = 1e6
 def card(
     parts: Components,
     album: Album,
-    work: Path,
     figures: Sequence[Mapping[str, Any]],
     history: str = "",
 ) -> str:
-    """Return the card of the model `parts` that was trained in `work`, in Markdown.
+    """Return the card of the model `parts`, in Markdown.
 
     `history` is a section on how its weights were really made, if not by the card's commands.
     """
     vae, unet = parts.vae.config, parts.unet.config
     names = ("autoencoder", "unet", "text_encoder")
     sizes = [parameters(part) for part in (parts.vae, parts.unet, parts.text_encoder)]
-    diffusion, autoencoder = (read(work / f"{name}.pt") for name in ("diffusion", "autoencoder"))
+    counts = json.loads((parts.profile.folder / TRAINING).read_text("utf-8"))
     return _TEMPLATE.read_text("utf-8").format(
         edge=parts.profile.native_size,
         latents=f"{vae.latent_channels}x{unet.sample_size}x{unet.sample_size}",
@@ -41,9 +41,9 @@ def card(
         words=WORDS - 2,
         **{name: f"{size / _MILLION:.1f}" for name, size in zip(names, sizes, strict=True)},
         megabytes=f"{2 * sum(sizes) / _MILLION:.1f}",
-        images=_count(diffusion, "images"),
-        crops=_count(autoencoder, "images"),
-        scenes=_count(diffusion and diffusion["facts"], "scenes"),
+        images=f"{counts['diffusion']['images']:,}",
+        crops=f"{counts['autoencoder']['images']:,}",
+        scenes=f"{counts['diffusion']['scenes']:,}",
         things=f"{len(album.things):,}",
         pictures=f"{len(album.pictures):,}",
         styles=", ".join(STYLES),
@@ -55,10 +55,6 @@ def card(
         ),
         figures=figures_table(figures),
     ) + (f"\n{history.strip()}\n" if history else "")
-
-
-def _count(state: Mapping[str, Any] | None, name: str) -> str:
-    return f"{state[name]:,}" if state else "an unknown number of"
 
 
 def figures_table(figures: Sequence[Mapping[str, Any]]) -> str:

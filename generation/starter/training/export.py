@@ -25,10 +25,10 @@ from .vocabulary import read_tokenizer
 # A strength of 0.6, which suits larger models, mixes what was there with what is asked for.
 DEFAULTS: Final = {"steps": 25, "guidance_scale": 2.0, "strength": 0.9}
 # How far the training of the parts was, beside the weights.
-_TRAINING: Final = "training.json"
+TRAINING: Final = "training.json"
 _COUNTS: Final = ("step", "images")
 # Each goes with the autoencoder that it began with.
-_OF_A_TRAINING: Final = ("autoencoder.pt", "latents", "forms.pt", "reading.pt", "diffusion.pt")
+_OF_ATRAINING: Final = ("autoencoder.pt", "latents", "forms.pt", "reading.pt", "diffusion.pt")
 
 
 def export(work: Path, folder: Path, shape: Shape) -> None:
@@ -71,7 +71,7 @@ def _write_counts(work: Path, folder: Path, *names: str) -> None:
         if (state := read(work / f"{name}.pt")) is not None:
             counts[name] = {count: state[count] for count in _COUNTS}
             counts[name] |= {"scenes": state["facts"]["scenes"]} if name == "diffusion" else {}
-    (folder / _TRAINING).write_text(json.dumps(counts, indent=2) + "\n", "utf-8")
+    (folder / TRAINING).write_text(json.dumps(counts, indent=2) + "\n", "utf-8")
 
 
 def adopt(folder: Path, work: Path, shape: Shape) -> None:
@@ -85,9 +85,9 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
         ValueError: the networks in `folder` are not of the shape that is trained here, or not for
             as much noise.
     """
-    if there := [name for name in _OF_A_TRAINING if (work / name).exists()]:
+    if there := [name for name in _OF_ATRAINING if (work / name).exists()]:
         raise FileExistsError(f"{work} holds {', '.join(there)}; move what is there away first.")
-    counts = json.loads((folder / _TRAINING).read_text("utf-8"))
+    counts = json.loads((folder / TRAINING).read_text("utf-8"))
     facts: dict[str, Any] = {"shape": asdict(shape)}
     vae = _part(AutoencoderKL, folder, "vae", new_autoencoder(shape))
     found = {"autoencoder": _adopted(Reconstruction(vae), counts["autoencoder"], facts)}

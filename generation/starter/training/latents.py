@@ -134,19 +134,17 @@ def _write(latents: Halves, file: Path) -> None:
     unfinished.replace(file)
 
 
-def read_latents(folder: Path, seed: int, shards: int | None = None) -> torch.Tensor:
+def read_latents(folder: Path, seed: int) -> torch.Tensor:
     """Return the latents in `folder`, from scene 0 on without a gap, as float16.
 
-    With `shards`, so many and no more.
-
     Raises:
-        FileNotFoundError: there are none, or fewer than `shards`.
+        FileNotFoundError: there are none.
     """
     found: list[Halves] = []
-    while (shards is None or len(found) < shards) and _file(folder, seed, len(found)).is_file():
+    while _file(folder, seed, len(found)).is_file():
         found.append(np.load(_file(folder, seed, len(found))))
-    if not found or (shards is not None and len(found) < shards):
-        raise FileNotFoundError(f"{folder} holds {len(found)} shards of latents; encode more.")
+    if not found:
+        raise FileNotFoundError(f"There are no latents in {folder}; encode the scenes first.")
     return torch.from_numpy(np.concatenate(found))
 
 

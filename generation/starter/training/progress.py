@@ -71,12 +71,6 @@ class Average:
         for name, value in self.values.items():
             value.copy_(values[name])
 
-    @torch.no_grad()
-    def copy_to(self, network: nn.Module) -> None:
-        """Write the averages over the parameters of `network`."""
-        for name, value in network.named_parameters():
-            value.copy_(self.values[name])
-
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
     """Return the random numbers of one step, which do not depend on the steps before it.

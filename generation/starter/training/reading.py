@@ -31,7 +31,7 @@ _TELLING_APART: Final = 0.02
 # Words need only leave the UNet in peace; marks are few and decide the whole picture.
 _OF_WORDS: Final = 0.1
 _OF_MARKS: Final = 2.0
-# How many captions go on with words that mean nothing, as prompts do, also where the sketch is.
+# How many captions go on with words that mean nothing, as prompts do.
 _GOING_ON: Final = 0.15
 # How many captions are said by a keyword as well. That a bunny is a rabbit is in the dictionary:
 # whatever the text encoder says of a rabbit it is to say of a bunny, in the style as well in which
@@ -134,12 +134,15 @@ class ReadingTask:
         }
 
     def _going_on(self, ids: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-        """Return token ids [n, tokens] with any words after some of the captions."""
+        """Return token ids [n, tokens] with any words after some of the captions.
+
+        There is still an end among the first `WORDS`, as in every prompt.
+        """
         for row in ids:
-            if random.random() >= _GOING_ON:
-                continue
             start = int((row == self._end).int().argmax())
-            end = int(random.integers(start + 1, len(row)))
+            if random.random() >= _GOING_ON or start == WORDS - 1:
+                continue
+            end = int(random.integers(start + 1, WORDS))
             row[start:end] = torch.from_numpy(random.choice(self._words, end - start))
         return ids
 

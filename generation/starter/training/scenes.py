@@ -93,7 +93,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What training never shows together, by the thing's place in the album.
+    """What text encoder and UNet are never shown together, by the thing's place in the album.
 
     `colours` and `styles` are never shown with the thing, `keyword_styles` never with one
     of the thing's keywords as its name.

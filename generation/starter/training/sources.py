@@ -93,7 +93,12 @@ def _pack(package: Package, packages: Path) -> Path:
             raise SourceUnavailable(f"npm could not fetch {wanted}: {done.stderr.strip()[-300:]}")
     found = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     if found != package.integrity:
-        raise SourceUnavailable(f"{tarball} has the SHA-512 {found}, not {package.integrity}.")
+        # A later call would find it again instead of fetching another.
+        tarball.unlink()
+        raise SourceUnavailable(
+            f"{tarball.name} came with the SHA-512 {found} instead of {package.integrity}, perhaps "
+            "cut short, and was removed; try again."
+        )
     return tarball
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -153,7 +154,10 @@ class _Steps(Dataset[Batch]):
     """The batches of a task by step, for as many workers as there are."""
 
     def __init__(self, task: Task, rank: int, share: int) -> None:
-        self._task, self._rank, self._share = task, rank, share
+        self._task, self._rank, self._share = copy(task), rank, share
+        # What makes batches needs no network, which a worker that is not forked would be sent,
+        # from the device where it is.
+        vars(self._task).pop("network", None)
 
     def __getitem__(self, step: int) -> Batch:
         return self._task.batch(step, self._rank, self._share)
