@@ -41,14 +41,14 @@ def test_anything_typed_is_a_picture_or_one_sentence(text: str) -> None:
 def test_what_is_left_open_gets_the_model_s_defaults(desk: RequestDesk) -> None:
     request = desk.imagine(Wishes(prompt="owl"))
     assert (request.width, request.height, request.steps) == (EDGE, EDGE, 25)
-    assert (request.guidance_scale, request.scheduler, request.count) == (2.0, "ddim", 1)
+    assert (request.guidance_scale, request.scheduler, request.count) == (2.5, "ddim", 1)
     assert request.source is None
 
 
 def test_the_operator_s_defaults_come_before_the_model_s() -> None:
-    desk = RequestDesk(Settings(steps=9, guidance_scale=2.5), locate("starter"))
+    desk = RequestDesk(Settings(steps=9, guidance_scale=3.5), locate("starter"))
     request = desk.imagine(Wishes(prompt="owl"))
-    assert (request.steps, request.guidance_scale) == (9, 2.5)
+    assert (request.steps, request.guidance_scale) == (9, 3.5)
 
 
 @pytest.mark.parametrize(

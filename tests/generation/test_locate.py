@@ -57,7 +57,7 @@ def test_the_starter_says_what_it_is() -> None:
     assert (starter.name, starter.native_size, starter.size_multiple) == ("starter", 128, 8)
     assert (starter.token_limit, starter.prompt_limit) == (56, 23)
     assert starter.prediction_type == "v_prediction"
-    assert (starter.default_steps, starter.default_guidance_scale) == (25, 2.0)
+    assert (starter.default_steps, starter.default_guidance_scale) == (25, 2.5)
     assert starter.default_strength == 0.9
     assert starter.scheduler_config["beta_schedule"] == "scaled_linear"
 

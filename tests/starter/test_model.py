@@ -52,7 +52,7 @@ def subjects(every_core: None) -> Subjects:
         held=held,
         recogniser=Recogniser(album, autoencoder),
         steps=15,
-        guidance=2.0,
+        guidance=painter.parts.profile.default_guidance_scale,
         share=0.08,
     )
 

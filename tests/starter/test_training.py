@@ -578,6 +578,7 @@ class TestCard:
         assert "on 34,000 images of 560 scenes, the autoencoder on 1,200 crops." in text
         assert "| name | 0.500 | 0.95 | 300 |\n| guidance 1: name | 0.250 |  | 100 |" in text
         assert "Pictures: 32x32. Latents: 4x8x8." in text
+        assert f"guidance scale of {DEFAULTS['guidance_scale']:g}." in text
         assert "5 things with 10 pictures in the styles noto, flat" in text
         for package in PACKAGES:
             assert f"| `{package.name}` | {package.version} | {package.licence} |" in text

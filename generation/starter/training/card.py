@@ -53,6 +53,7 @@ def card(
             f"{'names and keywords' if package is NAMES else 'pictures'} |"
             for package in PACKAGES
         ),
+        guidance=f"{parts.profile.default_guidance_scale:g}",
         figures=figures_table(figures),
     ) + (f"\n{history.strip()}\n" if history else "")
 
