@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from generation.request import GUIDANCE_MAX, GUIDANCE_MIN, SIZE_MAX, SIZE_MIN, STEPS_MAX, STEPS_MIN
@@ -19,6 +19,7 @@ from .errors import ConfigError
 DEFAULT_FILE: Final = Path("config.toml")
 _ENV_PREFIX: Final = "IMAGINE_BOT_"
 _ENVIRONMENT: Final = "the environment"
+_VARIABLE: Final = "DISCORD_TOKEN"
 
 
 class Settings(BaseSettings):
@@ -28,14 +29,9 @@ class Settings(BaseSettings):
     (`DISCORD_TOKEN`, else `IMAGINE_BOT_` and the key in upper case), the TOML file.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=_ENV_PREFIX, extra="forbid", frozen=True, populate_by_name=True
-    )
+    model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, extra="forbid", frozen=True)
 
-    token: Annotated[
-        SecretStr | None,
-        Field(validation_alias=AliasChoices("token", "DISCORD_TOKEN", "discord_token")),
-    ] = None
+    token: SecretStr | None = None
     data: Path = Path("data")
     min_free_mb: Annotated[int, Field(ge=0)] = 200
     model: Annotated[str, Field(min_length=1)] = "starter"
@@ -85,6 +81,10 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
         from_environment = Settings().model_dump(exclude_unset=True)
     except ValidationError as error:
         raise ConfigError(_explain(error, _ENVIRONMENT)) from error
+    # Not as an alias of the key: its name alone, TOKEN, would be read too, and whatever another
+    # program keeps there would be sent to Discord.
+    if token := os.environ.get(_VARIABLE):
+        from_environment["token"] = token
     try:
         from_file = Settings.model_validate(written).model_dump(exclude_unset=True)
     except ValidationError as error:

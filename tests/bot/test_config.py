@@ -60,3 +60,30 @@ def test_the_environment_sets_what_a_file_does(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("IMAGINE_BOT_STEP_TIMEOUT", "7.5")
     settings = load_settings()
     assert (settings.deterministic, settings.compile, settings.step_timeout) == (True, True, 7.5)
+
+
+def test_the_token_has_its_own_name_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("")
+    for name in ("DISCORD_TOKEN", "IMAGINE_BOT_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    # Of another program: it must not be sent to Discord.
+    monkeypatch.setenv("TOKEN", "of another program")
+    assert load_settings(file).token is None
+
+    def token() -> str:
+        found = load_settings(file).token
+        assert found is not None
+        return found.get_secret_value()
+
+    file.write_text('token = "file"')
+    assert token() == "file"
+    monkeypatch.setenv("IMAGINE_BOT_TOKEN", "bot")
+    assert token() == "bot"
+    monkeypatch.setenv("DISCORD_TOKEN", "discord")
+    assert token() == "discord"
+    file.write_text('DISCORD_TOKEN = "file"')
+    with pytest.raises(ConfigError, match="unknown key 'DISCORD_TOKEN'"):
+        load_settings(file)
