@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from storage.jobs import HistoryEntry, JobKind, JobStatus, JobStore
 from storage.opening import open_storage
+from storage.search import words_query
 
 from .samples import finished, new_job, request
 
@@ -163,3 +164,12 @@ async def test_an_entry_says_where_and_how_a_picture_was_made(store: JobStore) -
             message_id=77,
         )
     ]
+
+
+def test_a_long_text_is_a_few_looks_into_the_index() -> None:
+    for text in ("a b " * 1_500, " ".join(map(str, range(1_000))), "x" * 6_000):
+        query = words_query(text)
+        assert query is not None
+        assert query.count('"*') <= 8
+        assert len(query) < 150
+    assert words_query("owl cat owl") == '"owl"* "cat"*'
