@@ -15,7 +15,7 @@ from storage.records import Job, JobKind, NewJob, StoredImage
 
 from .access import check_may_remove, check_may_see
 from .errors import NotVisible
-from .requests import ImageReference, Wishes, rerun_of
+from .requests import ImageReference, Wishes
 
 if TYPE_CHECKING:
     from .client import ImagineBot
@@ -88,9 +88,8 @@ class Actions:
     async def rerun(self, asker: Asker, job_id: int) -> NewJob:
         """Return the order for the same recipe with a new seed."""
         job = await self.find_job(job_id, asker)
-        return asker.order(
-            JobKind.RERUN, rerun_of(job.request), parent_image_id=job.parent_image_id
-        )
+        request = self._bot.desk.rerun(job.request)
+        return asker.order(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
 
     async def vary(
         self, asker: Asker, reference: ImageReference, wishes: Wishes = _NO_WISHES

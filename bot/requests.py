@@ -90,10 +90,11 @@ class RequestDesk:
         # A model makes nothing good far above its own size, and takes very long over it.
         self._largest = settings.max_size or _NATIVE_TIMES * profile.native_size
         self._guidance = settings.guidance_scale or profile.default_guidance_scale
+        multiple = profile.size_multiple
+        self._size = min(profile.native_size, self._largest // multiple * multiple)
 
     def imagine(self, wishes: Wishes) -> GenerationRequest:
         """Return the request for new pictures."""
-        native = self._profile.native_size
         return self._limited(
             GenerationRequest(
                 prompt=_or(wishes.prompt, ""),
@@ -101,8 +102,8 @@ class RequestDesk:
                 seed=new_seed() if wishes.seed is None else wishes.seed,
                 steps=_or(wishes.steps, self._steps),
                 guidance_scale=_or(wishes.guidance_scale, self._guidance),
-                width=_or(wishes.width, native),
-                height=_or(wishes.height, native),
+                width=_or(wishes.width, self._size),
+                height=_or(wishes.height, self._size),
                 scheduler=_or(wishes.scheduler, "ddim"),
                 count=_or(wishes.count, 1),
             )
@@ -146,6 +147,12 @@ class RequestDesk:
             ),
         )
 
+    def rerun(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the same request with a seed that nobody chose."""
+        # As for a variation: the limit may be lower now.
+        steps = min(request.steps, self._settings.max_steps)
+        return self._limited(dataclasses.replace(request, seed=new_seed(), steps=steps))
+
     def _limited(self, request: GenerationRequest) -> GenerationRequest:
         if request.steps > self._settings.max_steps:
             raise InvalidRequest(
@@ -167,11 +174,6 @@ class RequestDesk:
                     f"{self._profile.size_multiple}.",
                 )
         return request
-
-
-def rerun_of(request: GenerationRequest) -> GenerationRequest:
-    """Return the same request with a seed that nobody chose."""
-    return dataclasses.replace(request, seed=new_seed())
 
 
 def _or(wish: T | None, default: T) -> T:

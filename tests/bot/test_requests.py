@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bot.config import Settings
-from bot.requests import ImageReference, RequestDesk, Wishes, rerun_of
+from bot.requests import ImageReference, RequestDesk, Wishes
 from generation.errors import InvalidRequest
 from generation.locate import locate
 from generation.request import COUNT_MAX, SEED_MAX
@@ -82,6 +82,22 @@ def test_a_variation_takes_no_more_steps_than_are_allowed_by_now(desk: RequestDe
         desk.variation(a_recipe(steps=30), picture, Wishes(steps=80))
 
 
+def test_a_rerun_costs_no_more_than_is_allowed_by_now() -> None:
+    before = RequestDesk(Settings(), locate("starter"))
+    now = RequestDesk(Settings(max_steps=20, max_size=EDGE), locate("starter"))
+    again = now.rerun(before.imagine(Wishes(prompt="owl", steps=150, count=4)))
+    assert (again.steps, again.count, again.prompt) == (20, 4, "owl")
+    with pytest.raises(InvalidRequest, match=f"width of at most {EDGE} is allowed here"):
+        now.rerun(before.imagine(Wishes(prompt="owl", width=2 * EDGE)))
+
+
+@pytest.mark.parametrize(("most", "size"), [(100, 96), (96, 96), (EDGE, EDGE), (256, EDGE)])
+def test_who_leaves_the_size_open_gets_one_that_is_allowed(most: int, size: int) -> None:
+    desk = RequestDesk(Settings(max_size=most), locate("starter"))
+    request = desk.imagine(Wishes(prompt="owl"))
+    assert (request.width, request.height) == (size, size)
+
+
 @given(st.integers(1, 4_000), st.integers(1, 4_000))
 def test_a_picture_of_any_shape_can_be_varied(width: int, height: int) -> None:
     desk = RequestDesk(Settings(), locate("starter"))
@@ -94,6 +110,6 @@ def test_a_picture_of_any_shape_can_be_varied(width: int, height: int) -> None:
 
 def test_seeds_that_nobody_chose_differ_and_fit(desk: RequestDesk) -> None:
     request = desk.imagine(Wishes(prompt="owl"))
-    seeds = {rerun_of(request).seed for _ in range(20)}
+    seeds = {desk.rerun(request).seed for _ in range(20)}
     assert len(seeds) > 15
     assert all(0 <= seed <= SEED_MAX for seed in seeds)
