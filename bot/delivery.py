@@ -191,6 +191,10 @@ class DiscordCourier:
         try:
             if not await self._edit_preview(job, message_id, event):
                 await self._message(job, message_id).edit(content=replies.waiting(job, event))
+        except discord.NotFound:
+            log.info("Job %s: its message was deleted", job.id)
+            self._bot.service.message_gone(job)
+            return False
         except (discord.HTTPException, *_NETWORK_ERRORS) as error:
             # The next event says it all again; only the pictures themselves are insisted on.
             log.debug("No progress shown for job %s: %s", job.id, error)

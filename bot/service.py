@@ -140,6 +140,15 @@ class ImagineService:
         if message_id is not None:
             await self._record_message(job, message_id)
 
+    def check_place(self, user_id: int) -> None:
+        """Return only if a job of this person would be taken now.
+
+        Raises:
+            QueueFull: too many jobs are waiting, or too many of this person's.
+        """
+        with self._queue.reserve(user_id):
+            pass
+
     async def shown_in(self, message_id: int) -> Job | None:
         """Return the newest job that a message shows, deleted or not.
 
@@ -171,6 +180,14 @@ class ImagineService:
             StorageError: that could not be written.
         """
         with self._room.noticing():
+            await self._cancel_or_remove(job)
+
+    def message_gone(self, job: Job) -> None:
+        """Cancel a job whose message was found to be deleted: nobody would see its pictures."""
+        self._background.start(self._let_go(job), f"cancel job {job.id}, whose message is gone")
+
+    async def _let_go(self, job: Job) -> None:
+        with contextlib.suppress(*PASSING), self._room.noticing():
             await self._cancel_or_remove(job)
 
     async def _cancel_or_remove(self, job: Job) -> None:
@@ -421,9 +438,12 @@ class ImagineService:
             parent = await self._room.insist(lambda: self.jobs.parent(job))
             await self._courier.deliver(job, message_id, pictures, parent)
         except MessageGone:
-            log.info("Job %s: its message was deleted, so it counts as cancelled", job.id)
-            await self._room.insist(lambda: self.jobs.cancel(job.id))
-            await self._record_withdrawal(job)
+            # Whoever deleted it does not want the pictures to be seen, and without it there is no
+            # button to take them away with.
+            log.info("Job %s: its message was deleted, and so are its pictures", job.id)
+            await self._room.insist(lambda: self.jobs.delete(job.id))
+            with contextlib.suppress(*PASSING), self._room.noticing():
+                await self.jobs.message_removed(job.id)
         except UNWRITABLE:
             raise
         except (Undeliverable, StorageError) as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import discord
 from discord.ext import commands
@@ -19,6 +20,9 @@ from ..requests import ImageReference
 if TYPE_CHECKING:
     from ..client import ImagineBot
 
+_SHOWN_SECONDS: Final = 20.0
+_QUIET_SECONDS: Final = 60.0
+
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +35,8 @@ class Reactions(commands.Cog):
 
     def __init__(self, bot: ImagineBot) -> None:
         self._bot = bot
+        # When each person was last told something, by where.
+        self._told: dict[tuple[int, int], float] = {}
 
     @commands.Cog.listener()
     async def on_raw_reaction_add(self, payload: discord.RawReactionActionEvent) -> None:
@@ -91,9 +97,20 @@ class Reactions(commands.Cog):
         person: discord.User | discord.Member,
         text: str,
     ) -> None:
-        """Answer a reaction that came to nothing where it was made; there is no private way."""
+        """Answer a reaction that came to nothing where it was made; there is no private way.
+
+        So that a busy hour fills no channel, the answer goes after a while, and for as long as it
+        would be in the way the person gets no other there.
+        """
+        now, place = asyncio.get_running_loop().time(), (person.id, payload.channel_id)
+        self._told = {key: at for key, at in self._told.items() if now - at < _QUIET_SECONDS}
+        if place in self._told:
+            return
+        self._told[place] = now
         try:
-            await self._message(payload).reply(f"{person.mention}: {text}")
+            await self._message(payload).reply(
+                f"{person.mention}: {text}", delete_after=_SHOWN_SECONDS
+            )
         except discord.HTTPException as error:
             log.warning("Could not answer a reaction with %r: %s", text, error)
 

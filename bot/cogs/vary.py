@@ -13,7 +13,13 @@ from discord.ext import commands
 from generation.errors import InvalidSource, MetadataError
 from generation.metadata import read_png
 from generation.pictures import SOURCE_BYTES_MAX, read_source
-from generation.request import PROMPT_LENGTH, SEED_MAX, STRENGTH_MAX, STRENGTH_MIN
+from generation.request import (
+    PROMPT_LENGTH,
+    SEED_MAX,
+    STRENGTH_MAX,
+    STRENGTH_MIN,
+    GenerationRequest,
+)
 from storage.records import JobKind, NewJob
 
 from ..actions import Asker, asker_of
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
     from ..client import ImagineBot
 
 _CHOICES = 25
+_READ_AT_ONCE = 2
+# Of what is typed there, a search of prompts until something is chosen.
+_REFERENCE_LENGTH = 100
 
 
 class Vary(commands.Cog):
@@ -33,6 +42,8 @@ class Vary(commands.Cog):
 
     def __init__(self, bot: ImagineBot) -> None:
         self._bot = bot
+        # Files from outside are held in memory, and read by threads that others wait for.
+        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
 
     @app_commands.command()
     @app_commands.describe(
@@ -46,7 +57,7 @@ class Vary(commands.Cog):
     async def vary(
         self,
         interaction: discord.Interaction[ImagineBot],
-        image: str | None = None,
+        image: app_commands.Range[str, 1, _REFERENCE_LENGTH] | None = None,
         attachment: discord.Attachment | None = None,
         strength: app_commands.Range[float, STRENGTH_MIN, STRENGTH_MAX] | None = None,
         prompt: app_commands.Range[str, 1, PROMPT_LENGTH] | None = None,
@@ -83,15 +94,24 @@ class Vary(commands.Cog):
             raise InvalidSource(
                 f"That file is too large; send an image of at most {SOURCE_BYTES_MAX // 2**20} MiB."
             )
-        data = await _download(attachment)
-        picture = await asyncio.to_thread(read_source, data)
+        # Before it costs anything; it is looked at again when the order is committed.
+        self._bot.service.check_place(asker.person.id)
+        async with self._reading:
+            data = await _download(attachment)
+            request = await asyncio.to_thread(self._read, data, wishes)
+        return asker.order(JobKind.VARY, request)
+
+    def _read(self, data: bytes, wishes: Wishes) -> GenerationRequest:
+        """Return the request for pictures similar to the file `data`; it takes a second.
+
+        In one go, so that a picture of 40 million pixels is scaled down before the next is read.
+        """
+        picture = read_source(data)
         if wishes.prompt is None:
-            inside = await asyncio.to_thread(_prompt_inside, data)
-            wishes = dataclasses.replace(wishes, prompt=inside)
+            wishes = dataclasses.replace(wishes, prompt=_prompt_inside(data))
         if wishes.prompt is None:
             raise MissingInput("Say what the picture should become: add a prompt.")
-        request = await asyncio.to_thread(self._bot.desk.similar, picture, wishes)
-        return asker.order(JobKind.VARY, request)
+        return self._bot.desk.similar(picture, wishes)
 
     @vary.autocomplete("image")
     async def suggest_image(

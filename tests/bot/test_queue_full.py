@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import discord
 import pytest
 
 from bot.config import Settings
@@ -40,12 +41,19 @@ async def test_a_reaction_that_meets_a_full_queue_is_answered(
     gate.shut()
     for _ in range(3):
         await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
-    await stage.bob.react(message, "🔁")
+    before = len(stage.messages())
+    for _ in range(3):
+        await stage.bob.react(message, "🔁")
+        await stage.bob.unreact(message, "🔁")
+    # Once, and not for each of them.
+    assert len(stage.messages()) == before + 1
     answer = stage.messages()[-1]
     assert answer.content == (
         f"{stage.bob.mention}: The queue is full (2 pictures are waiting); please try again in a "
         "minute."
     )
+    await stage.env.advance_time(21)
+    await stage.until(lambda: len(stage.messages()) == before)
 
 
 class TestOnePerson:
@@ -64,6 +72,13 @@ class TestOnePerson:
         assert refused.response.content == (
             "2 of your pictures are waiting already; please try again when one is done."
         )
+        # A picture from outside is not even fetched for somebody who has no place.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(discord.Attachment, "read", None)
+            varied = await stage.alice.slash(
+                stage.channel, "vary", attachment=("photo.png", b"any"), prompt="red apple"
+            )
+        assert varied.response.content == refused.response.content
         accepted = await stage.bob.slash(stage.channel, "imagine", prompt="cat face")
         gate.open()
         assert (await stage.finished(accepted.response.id)).attachments

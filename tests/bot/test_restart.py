@@ -153,6 +153,42 @@ async def test_a_message_deleted_while_its_job_runs_stops_nothing_else(
     assert await stage.bot.service.jobs.not_withdrawn() == []
 
 
+async def test_pictures_whose_message_was_deleted_are_kept_nowhere(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    # Nothing is shown between, so it is only found when the pictures are there.
+    stage.bot.courier._pacer.show = lambda *_: None  # type: ignore[method-assign]
+    gate.shut()
+    doomed = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.mo.delete(stage.look(doomed.response.id))
+    gate.open()
+    await stage.until(lambda: not stage.bot.service._under_way)
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    assert job.deleted
+    image = await stage.bot.service.jobs.image(1, 1)
+    assert image is None or image.deleted
+    assert not list((stage.settings.data / "pictures").rglob("*.png"))
+    assert await stage.bot.service.jobs.not_removed() == []
+    denied = await stage.alice.slash(stage.channel, "vary", image="1-1")
+    assert denied.response.content.startswith("There is no picture 1-1")
+
+
+async def test_a_job_whose_message_was_deleted_is_not_made_to_its_end(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    doomed = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", steps=150)
+    await stage.mo.delete(stage.look(doomed.response.id))
+    gate.open()
+    await stage.until(lambda: not stage.bot.service._under_way)
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    assert job.status is JobStatus.CANCELLED
+    assert await stage.bot.service.jobs.images(1) == []
+    assert await stage.bot.service.jobs.not_withdrawn() == []
+
+
 async def test_the_jobs_of_a_weighted_member_keep_their_share_over_a_restart(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import io
+import sys
+import threading
+import time
+from typing import Any
+from unittest import mock
 
 import discord
 import pytest
 from PIL import Image, PngImagePlugin
 
+from bot.actions import Asker
+from bot.requests import Wishes
 from generation.metadata import read_png
+from generation.pictures import read_source
+from generation.request import GenerationRequest
 from tests.generation.examples import EDGE
 
 from .stage import Stage, pictures
@@ -57,6 +67,40 @@ async def test_an_attachment_is_varied_in_its_own_shape(stage: Stage) -> None:
     # As many pixels as the model's own size, as closely as its multiples of 8 allow.
     assert recipe.width == pytest.approx(EDGE * 2**0.5, abs=4)
     assert recipe.height == pytest.approx(EDGE / 2**0.5, abs=4)
+
+
+async def test_of_many_attachments_few_are_in_memory_at_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, alive, most = threading.Lock(), 0, 0
+    desk = stage.bot.desk
+    similar = desk.similar
+
+    def read(data: bytes) -> Image.Image:
+        nonlocal alive, most
+        with lock:
+            alive += 1
+            most = max(most, alive)
+        time.sleep(0.02)
+        return read_source(data)
+
+    def scaled(image: Image.Image, wishes: Wishes) -> GenerationRequest:
+        nonlocal alive
+        with lock:
+            alive -= 1
+        return similar(image, wishes)
+
+    monkeypatch.setattr(sys.modules["bot.cogs.vary"], "read_source", read)
+    monkeypatch.setattr(desk, "similar", scaled)
+    photo = mock.Mock(discord.Attachment, size=1)
+    photo.read = mock.AsyncMock(return_value=_file(Image.new("RGB", (64, 64), "orange")))
+    # The simulation lets people type one after the other.
+    cog: Any = stage.bot.get_cog("Vary")
+    asker = Asker(person=mock.Mock(id=7), guild_id=None, channel_id=7, origin="interaction:7")
+    wishes = Wishes(prompt="red apple")
+    orders = await asyncio.gather(*(cog._from_outside(asker, photo, wishes) for _ in range(20)))
+    assert all(order.request.prompt == "red apple" for order in orders)
+    assert 1 <= most <= 2
 
 
 async def test_an_attached_picture_of_ours_needs_no_prompt(stage: Stage) -> None:
