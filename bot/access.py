@@ -94,6 +94,21 @@ def check_can_answer(interaction: discord.Interaction[Any]) -> None:
         raise PermissionMissing(missing)
 
 
+def check_may_use(interaction: discord.Interaction[Any]) -> None:
+    """Return only if the person who pressed a button may use commands in its channel.
+
+    Discord looks at that for commands alone.
+
+    Raises:
+        NotAllowed: they may not.
+    """
+    if interaction.guild_id is not None and not interaction.permissions.use_application_commands:
+        raise NotAllowed(
+            "You may not use commands in this channel, and so not make pictures here; ask a "
+            "moderator for the permission Use Application Commands."
+        )
+
+
 def check_may_see(
     bot: ImagineBot,
     job: Job | None,

@@ -16,6 +16,7 @@ from discord.ui import Button, DynamicItem, View
 
 from storage.records import Job
 
+from .access import check_may_use
 from .actions import asker_of
 from .answers import answering
 from .requests import ImageReference
@@ -49,6 +50,7 @@ class RerunButton(DynamicItem[Button[Any]], template=r"rerun:(?P<job>\d+)"):
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Queue the rerun."""
         async with answering(interaction):
+            check_may_use(interaction)
             bot: ImagineBot = interaction.client
             ordering = bot.actions.rerun(asker_of(interaction), self.job_id)
             await bot.intake.accept(interaction, ordering)
@@ -79,6 +81,7 @@ class VaryButton(DynamicItem[Button[Any]], template=r"vary:(?P<job>\d+):(?P<numb
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Queue the variation."""
         async with answering(interaction):
+            check_may_use(interaction)
             bot: ImagineBot = interaction.client
             picture = ImageReference(self.job_id, self.number)
             ordering = bot.actions.vary(asker_of(interaction), picture)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import discord
 import pytest
 
 from generation.metadata import read_png
 from storage.records import JobKind, JobStatus
+from tests.generation.examples import EDGE
 
 from .stage import GatedEngine, Stage, buttons, pictures
 
@@ -108,6 +110,38 @@ async def test_only_the_person_who_asked_or_a_moderator_removes(stage: Stage) ->
     assert len(stage.messages()) == 1
     await stage.mo.click(message, custom_id="remove:1")
     await stage.until(lambda: not stage.messages())
+
+
+@pytest.mark.parametrize("button", ["rerun:1", "vary:1:1"])
+async def test_people_who_may_not_use_commands_here_make_nothing_by_a_button(
+    stage: Stage, button: str
+) -> None:
+    quiet = stage.guild.create_text_channel(
+        "gallery",
+        overwrites={stage.bob: discord.PermissionOverwrite(use_application_commands=False)},
+    )
+    await stage.alice.slash(quiet, "imagine", prompt="rabbit face")
+    await stage.until(lambda: pictures(quiet.history()[0]))
+    refused = await stage.bob.click(quiet.history()[0], custom_id=button)
+    assert refused.ephemeral
+    assert refused.response.content.startswith("You may not use commands in this channel")
+    allowed = await stage.alice.click(quiet.history()[0], custom_id=button)
+    assert not allowed.ephemeral
+    job = await stage.bot.service.jobs.get(2)
+    assert job is not None
+    assert job.user_id == stage.alice.id
+    assert await stage.bot.service.jobs.get(3) is None
+
+
+async def test_old_buttons_keep_the_limits_of_today(stage: Stage) -> None:
+    message = await stage.imagine("rabbit face", steps=30)
+    large = await stage.imagine("rabbit face", width=160)
+    stage.settings = stage.settings.model_copy(update={"max_steps": 3, "max_size": EDGE})
+    await stage.restart()
+    again = await stage.alice.click(stage.look(message.id), custom_id="rerun:1")
+    assert "3 steps" in (await stage.finished(again.response.id)).content
+    refused = await stage.alice.click(stage.look(large.id), custom_id="rerun:2")
+    assert refused.response.content.startswith(f"A width of at most {EDGE} is allowed here")
 
 
 @pytest.mark.parametrize("button", ["rerun:1", "vary:1:1", "remove:1"])
