@@ -16,17 +16,16 @@ def words_query(text: str) -> str | None:
 
     It is None when `text` holds nothing that can be searched for. Of a long text it takes the
     first words: each is a look into the index of all prompts, while others wait for the database.
-    Every word becomes a quoted
-    string, so no character of it means anything to FTS5 (sqlite.org/fts5.html, section 3.1).
+    Every word becomes a quoted string, so no character of it means anything to FTS5
+    (sqlite.org/fts5.html, section 3.1).
     """
     # FTS5 reads up to the first NUL, and SQLite takes no half of a surrogate pair.
     clean = text[:_LONGEST].replace("\x00", " ").encode("utf-8", "replace").decode()
-    words = list(dict.fromkeys(word for word in clean.split() if any(map(_is_token, word))))[
-        :_MOST_WORDS
-    ]
+    words = dict.fromkeys(word for word in clean.split() if any(map(_is_token, word)))
     if not words:
         return None
-    return " ".join('"{}"*'.format(word.replace('"', '""')) for word in words)
+    first = list(words)[:_MOST_WORDS]
+    return " ".join('"{}"*'.format(word.replace('"', '""')) for word in first)
 
 
 def job_id(text: str) -> int | None:

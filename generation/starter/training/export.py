@@ -28,7 +28,7 @@ DEFAULTS: Final = {"steps": 25, "guidance_scale": 2.5, "strength": 0.9}
 TRAINING: Final = "training.json"
 _COUNTS: Final = ("step", "images")
 # Each goes with the autoencoder that it began with.
-_OF_ATRAINING: Final = ("autoencoder.pt", "latents", "forms.pt", "reading.pt", "diffusion.pt")
+_OF_A_TRAINING: Final = ("autoencoder.pt", "latents", "forms.pt", "reading.pt", "diffusion.pt")
 
 
 def export(work: Path, folder: Path, shape: Shape) -> None:
@@ -85,7 +85,7 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
         ValueError: the networks in `folder` are not of the shape that is trained here, or not for
             as much noise.
     """
-    if there := [name for name in _OF_ATRAINING if (work / name).exists()]:
+    if there := [name for name in _OF_A_TRAINING if (work / name).exists()]:
         raise FileExistsError(f"{work} holds {', '.join(there)}; move what is there away first.")
     counts = json.loads((folder / TRAINING).read_text("utf-8"))
     facts: dict[str, Any] = {"shape": asdict(shape)}
