@@ -86,12 +86,20 @@ class Sizes:
         """Return the best plan for `rows` from those for fewer: a change-making problem."""
         plans = []
         larger = sorted(size for size in self.seconds if size > 1)
-        # Whatever was measured while the machine was busy, nothing is sooner for one row.
         alone = 1 in self.seconds and (rows == 1 or not larger)
         for size in [1] if alone else larger:
             time, rest = self._plans[max(0, rows - size)]
-            plans.append((self.seconds[size] + time, tuple(sorted((size, *rest), reverse=True))))
+            plans.append((self._at_most(size) + time, tuple(sorted((size, *rest), reverse=True))))
         return min(plans)
+
+    def _at_most(self, size: int) -> float:
+        """Return the seconds of a call of `size`, or of a larger one that took no longer.
+
+        Whatever was measured while the machine was busy, fewer rows are not slower. Otherwise
+        one slow call would have the rows filled up to a larger size from then on, and as the
+        size itself would never be called again, nothing would correct it.
+        """
+        return min(time for rows, time in self.seconds.items() if rows >= size)
 
 
 @dataclass(frozen=True, slots=True)

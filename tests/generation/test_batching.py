@@ -114,6 +114,27 @@ def test_a_single_row_is_alone_where_it_can_be() -> None:
     assert even(16).split(0) == ()
 
 
+@given(
+    st.dictionaries(st.sampled_from(LADDER), times, min_size=1).map(Sizes),
+    st.integers(1, 16),
+)
+def test_nothing_is_filled_up_beyond_the_next_size_whatever_was_measured(
+    sizes: Sizes, rows: int
+) -> None:
+    enough = [size for size in sizes.seconds if size >= rows]
+    assert sizes.split(rows)[0] <= min(enough, default=sizes.most)
+
+
+def test_one_slow_call_does_not_end_a_size() -> None:
+    sizes = Sizes({2: 1.0, 4: 1.5}).corrected(2, 60.0)
+    assert sizes.seconds[2] > sizes.seconds[4]
+    for _ in range(60):
+        [size] = sizes.split(2)
+        sizes = sizes.corrected(size, 1.0)
+    assert sizes.seconds[2] == pytest.approx(1.0, rel=0.1)
+    assert sizes.seconds[4] == 1.5
+
+
 def test_an_odd_row_is_not_doubled_where_a_call_of_its_own_is_cheaper() -> None:
     assert Sizes({1: 1.0, 2: 2.0}).split(3) == (2, 1)
     assert Sizes({1: 1.9, 2: 2.0, 4: 3.5}).split(3) == (4,)
