@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Each size is compiled by itself, which takes a minute on a CPU.
 _COMPILED_LADDER: Final = (2, 8, 16)
 _BASE: Final = 2
-# What another program took of the memory it may have given back after so many seconds.
+# What another program took, of memory or of time, it may have given back after so many seconds.
 _REGROW_SECONDS: Final = 600.0
 
 Shape = tuple[int, ...]
@@ -59,7 +59,7 @@ class Networks:
         # By the shape of a row of latents and of its text.
         self._whole: dict[Shape, Sizes] = {}
         self._sizes: dict[Shape, Sizes] = {}
-        self._shrunk_at: float | None = None
+        self._changed_at: float | None = None
         self._tunes_threads = not compiled and parts.device.type == "cpu"
         self._threads: dict[torch.Size, int] = {}
 
@@ -90,7 +90,7 @@ class Networks:
         Raises:
             OutOfMemory: not even one image of this shape fits.
         """
-        if self._shrunk_at is not None and time.monotonic() > self._shrunk_at + _REGROW_SECONDS:
+        if self._changed_at is not None and time.monotonic() > self._changed_at + _REGROW_SECONDS:
             self.regrow()
         key = (*latents[1:], *text[1:])
         if key not in self._sizes:
@@ -146,7 +146,7 @@ class Networks:
         After a while they are offered again, since it may have been another program that took the
         memory; each time one does not fit costs one failed call.
         """
-        self._shrunk_at = time.monotonic()
+        self._changed_at = time.monotonic()
         key = (*latents[1:], *text[1:])
         smaller = {rows: time for rows, time in self._sizes[key].seconds.items() if 1 < rows < size}
         if smaller:
@@ -154,13 +154,19 @@ class Networks:
         return bool(smaller)
 
     def regrow(self) -> None:
-        """Offer all calls again that were ever found to fit: there may be more memory now."""
-        self._shrunk_at = None
+        """Offer all calls again that were ever found to fit, with the seconds first measured."""
+        self._changed_at = None
         self._sizes = self._whole.copy()
 
     def saw(self, latents: torch.Size, text: torch.Size, size: int, seconds: float) -> None:
-        """Take note that a call of `size` rows of this shape took `seconds`."""
+        """Take note that a call of `size` rows of this shape took `seconds`.
+
+        It is forgotten after a while: a size that was slow while the machine was busy is not
+        called any more, so that nothing else would ever tell that it is quick again.
+        """
         key = (*latents[1:], *text[1:])
+        if self._changed_at is None:
+            self._changed_at = time.monotonic()
         self._sizes[key] = self._sizes[key].corrected(size, seconds)
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:

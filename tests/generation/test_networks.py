@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -171,6 +172,11 @@ def half(starter: Components) -> Components:
     return load(starter.profile, device="cpu", dtype="bfloat16")
 
 
+def after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = time.monotonic() + networks._REGROW_SECONDS + 1
+    monkeypatch.setattr("time.monotonic", lambda: later)
+
+
 def test_calls_that_memory_did_not_suffice_for_are_tried_again_after_a_while(
     starter: Components, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,10 +186,22 @@ def test_calls_that_memory_did_not_suffice_for_are_tried_again_after_a_while(
     whole = engine._networks.sizes(*shapes).most
     assert engine._networks.shrink(*shapes, whole)
     assert engine._networks.sizes(*shapes).most < whole
-    shrunk_at = engine._networks._shrunk_at
-    assert shrunk_at is not None
-    monkeypatch.setattr("time.monotonic", lambda: shrunk_at + networks._REGROW_SECONDS + 1)
+    after_a_while(monkeypatch)
     assert engine._networks.sizes(*shapes).most == whole
+
+
+def test_calls_that_were_slow_for_a_moment_are_made_again_after_a_while(
+    starter: Components, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = small_calls(Engine(starter))
+    [image] = begin(engine, a_request())
+    shapes = image.latents.shape, image.conditional.shape
+    measured = engine._networks.sizes(*shapes)
+    engine._networks.saw(*shapes, measured.most, 60.0)
+    engine._networks.saw(*shapes, 2, measured.seconds[2])
+    assert engine._networks.sizes(*shapes).split(measured.most)[0] < measured.most
+    after_a_while(monkeypatch)
+    assert engine._networks.sizes(*shapes) == measured
 
 
 class TestFloat32:
