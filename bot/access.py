@@ -94,18 +94,26 @@ def check_can_answer(interaction: discord.Interaction[Any]) -> None:
         raise PermissionMissing(missing)
 
 
-def check_may_use(interaction: discord.Interaction[Any]) -> None:
-    """Return only if the person who pressed a button may use commands in its channel.
+async def check_may_use(interaction: discord.Interaction[ImagineBot], command: str) -> None:
+    """Return only if the person who pressed a button may use the command that does the same.
 
     Discord looks at that for commands alone.
 
     Raises:
         NotAllowed: they may not.
     """
-    if interaction.guild_id is not None and not interaction.permissions.use_application_commands:
+    if interaction.guild_id is None:
+        return
+    if not interaction.permissions.use_application_commands:
         raise NotAllowed(
             "You may not use commands in this channel, and so not make pictures here; ask a "
             "moderator for the permission Use Application Commands."
+        )
+    channel = interaction.channel or discord.Object(interaction.channel_id or 0)
+    if not await interaction.client.integrations.allow(command, interaction.user, channel):
+        raise NotAllowed(
+            f"You may not use /{command} in this channel, and so not this button; ask an admin, "
+            "who can allow it under Server Settings, Integrations."
         )
 
 
@@ -147,12 +155,18 @@ def check_may_remove(
         )
 
 
-def may_use(bot: ImagineBot, job: Job, person: discord.User | discord.Member) -> bool:
-    """Return whether `person` may use the bot where `job` was posted.
+async def may_use(
+    bot: ImagineBot, job: Job, person: discord.User | discord.Member, command: str
+) -> bool:
+    """Return whether `person` may use `command` where `job` was posted.
 
     Reactions come without Discord's own check of slash command permissions, so this is it.
     """
     if job.guild_id is None:
         return job.user_id == person.id
     allowed = permissions(bot, job, person, job.channel_id)
-    return allowed.view_channel and allowed.use_application_commands
+    if not (allowed.view_channel and allowed.use_application_commands):
+        return False
+    guild = bot.get_guild(job.guild_id)
+    channel = guild.get_channel_or_thread(job.channel_id) if guild is not None else None
+    return channel is not None and await bot.integrations.allow(command, person, channel)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import discord
 from discord.ui import Button, DynamicItem, View
 
-from storage.records import Job
+from storage.records import Job, NewJob
 
 from .access import check_may_use
 from .actions import asker_of
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 RERUN_EMOJI: Final = "🔁"
 VARY_EMOJI: Final = "🎲"
 REMOVE_EMOJI: Final = "❌"
+
+# Whoever may not use the command may not use what does the same.
+RERUN_COMMAND: Final = "imagine"
+VARY_COMMAND: Final = "vary"
 
 RERUN_ID: Final = "rerun:{job}"
 VARY_ID: Final = "vary:{job}:{number}"
@@ -50,10 +54,11 @@ class RerunButton(DynamicItem[Button[Any]], template=r"rerun:(?P<job>\d+)"):
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Queue the rerun."""
         async with answering(interaction):
-            check_may_use(interaction)
-            bot: ImagineBot = interaction.client
-            ordering = bot.actions.rerun(asker_of(interaction), self.job_id)
-            await bot.intake.accept(interaction, ordering)
+            await interaction.client.intake.accept(interaction, self._order(interaction))
+
+    async def _order(self, interaction: discord.Interaction[ImagineBot]) -> NewJob:
+        await check_may_use(interaction, RERUN_COMMAND)
+        return await interaction.client.actions.rerun(asker_of(interaction), self.job_id)
 
 
 class VaryButton(DynamicItem[Button[Any]], template=r"vary:(?P<job>\d+):(?P<number>\d+)"):
@@ -81,11 +86,12 @@ class VaryButton(DynamicItem[Button[Any]], template=r"vary:(?P<job>\d+):(?P<numb
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Queue the variation."""
         async with answering(interaction):
-            check_may_use(interaction)
-            bot: ImagineBot = interaction.client
-            picture = ImageReference(self.job_id, self.number)
-            ordering = bot.actions.vary(asker_of(interaction), picture)
-            await bot.intake.accept(interaction, ordering)
+            await interaction.client.intake.accept(interaction, self._order(interaction))
+
+    async def _order(self, interaction: discord.Interaction[ImagineBot]) -> NewJob:
+        await check_may_use(interaction, VARY_COMMAND)
+        picture = ImageReference(self.job_id, self.number)
+        return await interaction.client.actions.vary(asker_of(interaction), picture)
 
 
 class RemoveButton(DynamicItem[Button[Any]], template=r"remove:(?P<job>\d+)"):

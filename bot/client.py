@@ -29,6 +29,7 @@ from .delivery import DiscordCourier
 from .engines import start_engine
 from .errors import sentence
 from .intake import Intake
+from .overrides import Integrations
 from .requests import RequestDesk
 from .room import Room
 from .service import ImagineService
@@ -46,8 +47,8 @@ MakeEngine = Callable[[], EngineLike[Any]]
 class ImagineBot(commands.Bot):
     """Imagine Bot on Discord; made by `create_bot`.
 
-    `service`, `courier`, `intake`, `actions` and `desk` are there from `setup_hook` until `close`.
-    `failure` holds what made it stop by itself.
+    `service`, `courier`, `intake`, `actions`, `desk` and `integrations` are there from `setup_hook`
+    until `close`. `failure` holds what made it stop by itself.
     """
 
     service: ImagineService
@@ -55,6 +56,7 @@ class ImagineBot(commands.Bot):
     intake: Intake
     actions: Actions
     desk: RequestDesk
+    integrations: Integrations
 
     def __init__(self, settings: Settings, profile: ModelProfile, make_engine: MakeEngine) -> None:
         super().__init__(
@@ -108,7 +110,7 @@ class ImagineBot(commands.Bot):
         self.add_dynamic_items(*DYNAMIC_ITEMS)
         for name in _COGS:
             await self.load_extension(f"bot.cogs.{name}")
-        await self.tree.sync()
+        self.integrations = Integrations(self, await self.tree.sync())
         # Last, since it starts to load the model.
         await self._stack.enter_async_context(queue)
         self._background.start(self._watch(queue), "load the engine")
@@ -129,6 +131,14 @@ class ImagineBot(commands.Bot):
     async def on_ready(self) -> None:
         """Say in the log who we are and where."""
         log.info("Logged in as %s in %s servers", self.user, len(self.guilds))
+        # What changed while there was no connection was not told.
+        self.integrations.forget()
+
+    async def on_raw_app_command_permissions_update(
+        self, event: discord.RawAppCommandPermissionsUpdateEvent
+    ) -> None:
+        """Ask again who may use what in a server where that changed."""
+        self.integrations.forget(event.guild.id)
 
     async def _watch(self, queue: GenerationQueue[Any]) -> None:
         """Stop the bot if the engine cannot be loaded, or not again; the jobs stay queued."""

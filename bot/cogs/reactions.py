@@ -13,7 +13,7 @@ from storage.records import Job, JobStatus
 
 from ..access import may_remove, may_use
 from ..actions import Asker
-from ..buttons import REMOVE_EMOJI, RERUN_EMOJI, VARY_EMOJI
+from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
 from ..errors import USER_ERRORS, sentence
 from ..requests import ImageReference
 
@@ -75,7 +75,8 @@ class Reactions(commands.Cog):
             if may_remove(self._bot, job, person, payload.channel_id):
                 await self._bot.service.cancel_or_remove(job)
             return
-        if not may_use(self._bot, job, person):
+        command = RERUN_COMMAND if emoji == RERUN_EMOJI else VARY_COMMAND
+        if not await may_use(self._bot, job, person, command):
             return
         asker = Asker(
             person=person,
