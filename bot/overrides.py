@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import aiohttp
 import discord
 from discord import AppCommandPermissionType as Kind
 from discord import app_commands
@@ -80,6 +81,7 @@ class Integrations:
     def __init__(self, bot: ImagineBot, commands: Sequence[app_commands.AppCommand]) -> None:
         self._bot = bot
         self._ids = {command.name: command.id for command in commands}
+        self._application_id = commands[0].application_id
         self._known: dict[tuple[int, int], Overrides] = {}
         self._changes = 0
 
@@ -95,9 +97,9 @@ class Integrations:
         try:
             levels = [
                 await self._overrides(person.guild.id, of)
-                for of in (self._ids[command], self._bot.application_id or 0)
+                for of in (self._ids[command], self._application_id)
             ]
-        except discord.HTTPException as error:
+        except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
             log.warning("Who may use /%s in %s is not known: %s", command, person.guild, error)
             return True
         parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
@@ -111,14 +113,14 @@ class Integrations:
         }
 
     async def _overrides(self, guild_id: int, of: int) -> Overrides:
-        """Return the settings for a command in a server; for all of them `of` is our own id."""
+        """Return the settings for a command in a server; `of` is its id, or for all our own."""
         known, changes = self._known.get((guild_id, of)), self._changes
         if known is not None:
             return known
         try:
             # discord.py has a method for a command, and none for the whole application.
             found = await self._bot.http.get_application_command_permissions(
-                self._bot.application_id or 0, guild_id, of
+                self._application_id, guild_id, of
             )
         except discord.NotFound:
             overrides = _NONE
