@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import threading
 import warnings
@@ -15,9 +16,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import GenerationError, InvalidSource
 from .request import SIZE_MAX, SIZE_MIN, Pixels
 
+log = logging.getLogger(__name__)
+
 SOURCE_BYTES_MAX: Final = 25 * 2**20
 SOURCE_PIXELS_MAX: Final = 40_000_000
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# A progressive JPEG has about ten. Each is another pass over all pixels, however few bytes it has.
+_SCANS_MAX: Final = 100
+_START_OF_SCAN: Final = b"\xff\xda"
+_STRIP_PIXELS: Final = 2**20
 _SHOWN_MIN: Final[int] = 256
 _decoding = threading.Lock()
 
@@ -79,17 +86,44 @@ def _open(data: bytes) -> Image.Image:
             f"That image has {image.width:,} x {image.height:,} pixels; send one of at most "
             f"{SOURCE_PIXELS_MAX // 1_000_000} million."
         )
+    if image.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > _SCANS_MAX:
+        raise InvalidSource(
+            "That JPEG is stored in far too many passes; save it again and send it once more."
+        )
     return image
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        upright = _eight_bits(upright)
-    if upright.has_transparency_data:
-        white = Image.new("RGBA", upright.size, "white")
-        upright = Image.alpha_composite(white, upright.convert("RGBA"))
-    return upright.convert("RGB")
+    """Return `image`, which is used up, as a picture in RGB.
+
+    In strips, since a picture of 40 million pixels is 160 MB in each of the modes on the way.
+    """
+    _turn_upright(image)
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_on_white(strip), (0, top))
+    return rgb
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Turn `image` as its EXIF says, where that can be read."""
+    image.load()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    # As everywhere in Pillow's parsers; the pixels are there already, and sound.
+    except Exception as error:
+        log.debug("The EXIF of a picture cannot be read: %r", error)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def _eight_bits(grey: Image.Image) -> Image.Image:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import random
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -153,6 +155,16 @@ class TestWhatIsRead:
         assert data.startswith(b"\xff\xd8")
         assert near(read_source(data).getpixel((3, 3)), RED)
 
+    def test_a_jpeg_that_shows_itself_in_ever_finer_passes(self) -> None:
+        image = read_source(file(four_colors(), "JPEG", progressive=True))
+        assert near(image.getpixel((3, 3)), RED)
+
+    @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
+    @pytest.mark.parametrize("exif", [b"MM\0*\0\0\0\x08", b"II*\0\xff\xff\0\0", b"no exif at all"])
+    def test_a_sound_picture_whose_exif_is_not(self, format_: str, exif: bytes) -> None:
+        image = read_source(file(four_colors(), format_, exif=b"Exif\0\0" + exif))
+        assert near(image.getpixel((3, 3)), RED)
+
     def test_a_still_gif_and_webp_are_no_animation(self) -> None:
         for format_ in ("GIF", "WEBP", "PNG"):
             read_source(file(four_colors(), format_, save_all=True))
@@ -219,6 +231,16 @@ class TestWhatIsRefused:
         assert len(data) < 100_000
         assert refusal(data) == told
 
+    def test_more_passes_than_any_jpeg_has(self) -> None:
+        """A pass of a few bytes is still one over all pixels: 260 kB took twelve seconds."""
+        data = file(four_colors(), "JPEG", progressive=True)
+        last = data.rindex(b"\xff\xda")
+        end = len(data) - 2
+        assert read_source(data[:last] + 50 * data[last:end] + data[end:]).size == (32, 64)
+        assert refusal(data[:last] + 150 * data[last:end] + data[end:]) == (
+            "That JPEG is stored in far too many passes; save it again and send it once more."
+        )
+
     def test_a_file_that_only_says_that_it_is_huge(self) -> None:
         assert "too many pixels" in refusal(png.picture(2**31 - 1, 2**31 - 1, b""))
 
@@ -239,6 +261,32 @@ class TestWhatIsRefused:
         assert (
             refusal(png.join([header, (kind, data[:9] + bytes(9) + data[18:]), *rest])) == DAMAGED
         )
+
+
+_PEAK = """
+import re, sys
+from pathlib import Path
+from generation.pictures import read_source
+
+def peak():
+    return int(re.search(r"VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())[1])
+
+data = sys.stdin.buffer.read()
+before = peak()
+assert read_source(data).size == (3_000, 4_000)
+print(1024 * (peak() - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what a process has used")
+def test_a_large_picture_takes_the_memory_of_two() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file(Image.new("RGBA", (4_000, 3_000), (1, 2, 3, 128)), exif=exif)
+    command = [sys.executable, "-c", _PEAK]
+    used = int(subprocess.run(command, input=data, capture_output=True, check=True).stdout)
+    # In each mode a pixel has four bytes.
+    assert 1.5 < used / (4 * 12_000_000) < 2.5
 
 
 def originals() -> list[bytes]:
