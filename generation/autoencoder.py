@@ -163,7 +163,8 @@ class Autoencoder:
             self._parts.vae.encode(self._place(picture)).latent_dist.mean
             for picture in torch.split(smooth, 1)
         ]
-        known = self._scaling * torch.cat(latents).float().cpu()
+        # In half precision some autoencoders overflow, and the fit takes only numbers.
+        known = (self._scaling * torch.cat(latents).float().cpu()).nan_to_num(0.0, 0.0, 0.0)
         wanted = functional.avg_pool2d(smooth, self._factor)
         planes = known.permute(0, 2, 3, 1).flatten(0, 2)
         planes = torch.cat([planes, torch.ones(len(planes), 1)], dim=1)

@@ -228,7 +228,7 @@ def _check_networks(unet: _Config, vae: _Config, text_encoder: _Config) -> None:
     channels = vae.size("latent_channels", 4)
     if unet.size("in_channels", 4) != channels:
         raise ModelError(
-            f"{unet.path} takes {unet.values['in_channels']} channels where the latents have "
+            f"{unet.path} takes {unet.size('in_channels', 4)} channels where the latents have "
             f"{channels}, as a model for inpainting does; choose a text-to-image model."
         )
     if unet.size("out_channels", 4) != channels:

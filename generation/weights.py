@@ -23,6 +23,7 @@ from . import kernels
 from .errors import ModelError
 from .locate import ModelProfile
 from .model_files import (
+    SCHEDULER_CONFIG,
     ModelFiles,
     PartWeights,
     list_folder,
@@ -31,6 +32,8 @@ from .model_files import (
     weights_sha256,
 )
 from .models.stable_diffusion import Components
+from .request import SCHEDULERS
+from .samplers import Sampler
 
 DTYPES: Final = {
     "float16": torch.float16,
@@ -69,6 +72,7 @@ def load(
     kind = choose_dtype(dtype, place)
     files = select_files(list_folder(profile.folder), f"The model in {profile.folder}")
     with quiet(), torch.random.fork_rng(devices=[]):
+        _check_schedulers(profile)
         tokenizer = _load_tokenizer(profile.folder / "tokenizer")
         networks = {part: _load_network(profile.folder, part, files, kind) for part in _NETWORKS}
     _place(networks, place, offload=offload and place.type != "cpu")
@@ -133,6 +137,19 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and name == "float16":
         raise ModelError("float16 is of no use on a CPU; use float32 or bfloat16 there.")
     return DTYPES[name]
+
+
+def _check_schedulers(profile: ModelProfile) -> None:
+    """Make each scheduler once: what its file cannot say would else fail everybody's pictures."""
+    for name in SCHEDULERS:
+        try:
+            Sampler(name, profile.scheduler_config, steps=profile.default_steps)
+        # Each value is used as it is, in whatever arithmetic or comparison.
+        except Exception as error:
+            raise ModelError(
+                f"{profile.folder / SCHEDULER_CONFIG} cannot be used ({_short(error)}); download "
+                "the model again, or correct it there."
+            ) from error
 
 
 def _load_tokenizer(folder: Path) -> Any:

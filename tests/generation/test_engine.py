@@ -626,6 +626,22 @@ class TestPreviews:
         assert seen is not None
         assert values(seen).std() > 10
 
+    def test_where_the_encoder_overflows_there_are_pictures_all_the_same(
+        self, starter: Components
+    ) -> None:
+        def overflow(_network: Any, _inputs: Any, encoded: torch.Tensor) -> torch.Tensor:
+            return torch.full_like(encoded, torch.nan)
+
+        hook = starter.vae.encoder.register_forward_hook(overflow)
+        try:
+            engine = Engine(starter, shared=False)
+        finally:
+            hook.remove()
+        [image] = begin(engine, a_request(steps=1))
+        engine.step([image])
+        assert engine.preview(image) is not None
+        assert found(engine.finish([image])[0]).pixels
+
 
 def values(picture: Pixels) -> np.ndarray:
     return np.frombuffer(picture.rgb, np.uint8).astype(float)

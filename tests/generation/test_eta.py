@@ -5,7 +5,7 @@ import itertools
 import random
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -141,6 +141,15 @@ class TestPace:
             pace.saw(4.0, 3.0)
         assert pace.step(2.0) == pytest.approx(2.0, rel=0.02)
         assert pace.decode(work(1)) == pytest.approx(1.0, rel=0.02)
+
+    def test_a_size_that_was_measured_in_a_bad_moment_is_not_slower_than_a_larger_one(self) -> None:
+        right = {1: 0.05, 2: 0.05, 4: 0.08, 8: 0.15}
+        measured = replace(MEASURED, step_seconds={**right, 2: 0.5})
+        pace = Pace(measured)
+        assert pace.step(2.0) == 0.08
+        for _ in range(400):
+            pace.saw(2.0, 0.05)
+        assert pace.step(8.0) > 0.09
 
     def test_a_single_pause_changes_little(self) -> None:
         pace = Pace(MEASURED)

@@ -223,6 +223,14 @@ def test_a_model_that_the_engine_cannot_run_is_refused(
     assert said in refusal(folder)
 
 
+def test_a_unet_that_does_not_say_how_many_channels_it_takes_takes_four(folder: Path) -> None:
+    path = folder / "unet/config.json"
+    config = json.loads(path.read_text())
+    del config["in_channels"]
+    path.write_text(json.dumps(config))
+    assert "takes 4 channels where the latents have 8" in refusal(folder)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
 @pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "defaults.json"])
 def test_broken_json_is_named(folder: Path, name: str, text: str) -> None:

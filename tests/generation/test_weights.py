@@ -133,6 +133,24 @@ def test_loading_leaves_the_process_as_it_was(
     assert (written.out, written.err) == ("", "")
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"beta_schedule": "sigmoid"},
+        {"num_train_timesteps": "many"},
+        {"timestep_spacing": "wide"},
+        {"beta_start": None},
+    ],
+)
+def test_a_scheduler_that_cannot_be_made_is_found_before_anybody_asks_for_a_picture(
+    folder: Path, values: dict[str, Any]
+) -> None:
+    edit(folder, "scheduler/scheduler_config.json", values)
+    sentence = refusal(folder, device="cpu")
+    assert sentence.startswith(f"{folder / 'scheduler/scheduler_config.json'} cannot be used (")
+    assert sentence.endswith("download the model again, or correct it there.")
+
+
 def test_a_model_with_pickled_weights_is_refused(
     tiny: StableDiffusionPipeline, folder: Path
 ) -> None:
