@@ -51,7 +51,7 @@ def half(starter: Components) -> Components:
 
 def small_calls(engine: Engine) -> Engine:
     """Return `engine`, which does not try what larger calls take: that is not the subject."""
-    engine._networks._bounds = Bounds(ladder=(1, 2, 4))
+    engine._networks._bounds = Bounds(ladder=(1, 2, 4), seconds=60.0)
     return engine
 
 

@@ -24,7 +24,7 @@ from .examples import a_request, gradient, latent_side
 
 
 def small_calls(engine: Engine) -> Engine:
-    engine._networks._bounds = Bounds(ladder=(1, 2, 4, 8))
+    engine._networks._bounds = Bounds(ladder=(1, 2, 4, 8), seconds=60.0)
     return engine
 
 

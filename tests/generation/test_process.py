@@ -187,12 +187,12 @@ def test_what_nobody_foresaw_at_its_start_is_told_in_a_sentence() -> None:
 
 
 def test_a_step_that_hangs_ends_the_process() -> None:
-    with started(timeout=0.5) as engine:
+    with started(timeout=2.0) as engine:
         engine.measured()
         images = begin(engine, a_request(prompt="hang"))
         with pytest.raises(EngineLost) as caught:
             engine.step(images)
-        assert str(caught.value) == "The engine is lost: it did not answer for 0.5 s."
+        assert str(caught.value) == "The engine is lost: it did not answer for 2 s."
         engine.join()
         assert engine._process.exitcode == -signal.SIGKILL
         with pytest.raises(EngineLost):
@@ -211,10 +211,10 @@ def test_a_call_may_take_longer_while_there_are_signs_of_life(prompt: str) -> No
 
 
 def test_a_call_that_hangs_after_a_sign_of_life_ends_the_process() -> None:
-    with started(timeout=0.5) as engine:
+    with started(timeout=2.0) as engine:
         engine.measured()
         images = begin(engine, a_request(prompt="hang after a sign"))
-        with pytest.raises(EngineLost, match=r"did not answer for 0\.5 s"):
+        with pytest.raises(EngineLost, match="did not answer for 2 s"):
             engine.step(images)
 
 
