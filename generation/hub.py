@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +15,15 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # has no __all__
 
 from .errors import ModelError
-from .model_files import INDEX, DownloadProgress, list_folder, select_configs, select_files
+from .model_files import DownloadProgress, list_folder, select_configs, select_files
+
+log = logging.getLogger(__name__)
 
 # Hears which bar stands at how many of which unit.
 _Moved = Callable[[object, str, float], None]
@@ -40,30 +44,25 @@ def download(
 
     Only what the model needs is fetched, and the weights only when `check` has seen the
     folder with the configs and raised nothing. A transfer that is cut off goes on where it
-    stopped; after a restart finished files are kept. When the hub cannot be reached, a
-    complete model in the cache is used.
+    stopped; after a restart finished files are kept. Whatever fails, a complete version of
+    the model in the cache is used, and the log says what failed.
 
     Raises:
-        ModelError: the model does not exist, may not be had, or does not get here.
+        ModelError: the cache has no complete version, and the model does not exist, may not
+            be had, or does not get here.
     """
-    try:
-        revision, sizes = _listing(name, token)
-    except (_HTTPError, OSError) as error:
-        cached = None if _is_refusal(error) else _cached(name, select_files)
-        if cached is not None:
-            return cached
-        raise _explain(name, error) from error
-    files = select_files(sizes, f"The model {name}")
-    try:
+
+    def newest() -> Path:
+        revision, listed = _listing(name, token)
+        files = select_files(listed, f"The model {name}")
         check(_fetch(name, files.configs, token))
-        needed = {n: sizes[n] for n in files.names}
-        here = {n for n in needed if _is_here(name, n, revision)}
+        needed = {n: listed[n].size or 0 for n in files.names}
+        here = {n for n in needed if _is_here(name, listed[n], revision)}
         tracker = _Tracker(name, needed, here, on_download)
         _check_space(name, tracker.total - tracker.done)
         return _fetch(name, files.names, token, tracker.moved)
-    # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
-    except (_HTTPError, OSError, RuntimeError) as error:
-        raise _explain(name, error) from error
+
+    return _newest_or_cached(name, newest, select_files)
 
 
 def download_configs(name: str, *, token: str | None = None) -> Path:
@@ -72,20 +71,40 @@ def download_configs(name: str, *, token: str | None = None) -> Path:
     Raises:
         ModelError: they cannot be had, or one is missing.
     """
+
+    def newest() -> Path:
+        _, listed = _listing(name, token)
+        return _fetch(name, select_configs(listed, f"The model {name}"), token)
+
+    return _newest_or_cached(name, newest, select_configs)
+
+
+def _newest_or_cached(
+    name: str, newest: Callable[[], Path], select: Callable[[Collection[str], str], object]
+) -> Path:
+    cached: Path | None = None
     try:
-        _, sizes = _listing(name, token)
-        return _fetch(name, select_configs(sizes, f"The model {name}"), token)
-    except (_HTTPError, OSError) as error:
-        cached = _cached(name, select_configs)
+        # Before anything is fetched, since that moves what the cache calls the newest.
+        cached = _cached(name, select)
+        return newest()
+    # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
+    except (ModelError, _HTTPError, OSError, RuntimeError) as error:
         if cached is not None:
+            log.warning(
+                "The copy of %s on this machine is used, as it cannot be brought up to date. %s",
+                name,
+                _explain_known(name, error) or f"The hub does not answer ({_short(error)}).",
+            )
             return cached
+        if isinstance(error, ModelError):
+            raise
         raise _explain(name, error) from error
 
 
-def _listing(name: str, token: str | None) -> tuple[str, dict[str, int]]:
-    """Return the newest revision of a hub model and the sizes of its files in bytes."""
+def _listing(name: str, token: str | None) -> tuple[str, dict[str, RepoSibling]]:
+    """Return the newest revision of a hub model and what the hub says of its files, by name."""
     info = HfApi().model_info(name, files_metadata=True, timeout=_ANSWER_SECONDS, token=token)
-    return str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return str(info.sha), {file.rfilename: file for file in info.siblings or ()}
 
 
 def _fetch(
@@ -98,17 +117,35 @@ def _fetch(
     )
 
 
-def _is_here(name: str, file: str, revision: str) -> bool:
-    return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+def _is_here(name: str, file: RepoSibling, revision: str) -> bool:
+    return isinstance(try_to_load_from_cache(name, file.rfilename, revision=revision), str)
+
+
+def _store(name: str) -> Path:
+    """Return the model's folder in the cache: `blobs` by ETag, `snapshots` by version, `refs`.
+
+    The layout is documented: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+    """
+    return Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
 
 
 def _cached(name: str, select: Callable[[Collection[str], str], object]) -> Path | None:
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=INDEX, local_files_only=True))
-        select(list_folder(folder), f"The model {name}")
-    except (LocalEntryNotFoundError, ModelError):
-        return None
-    return folder
+    """Return the newest version in the cache from which `select` can choose all that it needs.
+
+    First comes what `refs/main` names, but an update moves that before it fetches a file, so
+    it may be the one that was never completed. What only other branches name is another model.
+    """
+    refs = _store(name) / "refs"
+    named = {path.relative_to(refs): path.read_text() for path in refs.rglob("*") if path.is_file()}
+    main = named.pop(Path("main"), "")
+    others = {*named.values()} - {main}
+    snapshots = [path for path in (_store(name) / "snapshots").glob("*") if path.name not in others]
+    snapshots.sort(key=lambda path: (path.name == main, path.stat().st_mtime), reverse=True)
+    for folder in snapshots:
+        with suppress(ModelError):
+            select(list_folder(folder), f"The model {name}")
+            return folder
+    return None
 
 
 def _check_space(name: str, needed: int) -> None:
@@ -123,11 +160,16 @@ def _check_space(name: str, needed: int) -> None:
         )
 
 
-def _is_refusal(error: Exception) -> bool:
-    return isinstance(error, HfHubHTTPError) and error.response.status_code in {401, 403, 404}
-
-
 def _explain(name: str, error: Exception) -> ModelError:
+    return _explain_known(name, error) or ModelError(
+        f"The model {name} is not complete on this machine and the hub does not answer "
+        f"({_short(error)}); check the connection and try again, finished files are kept."
+    )
+
+
+def _explain_known(name: str, error: Exception) -> ModelError | None:
+    if isinstance(error, ModelError):
+        return error
     if isinstance(error, GatedRepoError):
         return ModelError(
             f"The model {name} asks for its licence to be accepted first; do so on its page at the "
@@ -146,10 +188,7 @@ def _explain(name: str, error: Exception) -> ModelError:
             f"The model {name} cannot be saved in {HF_HUB_CACHE} ({error.strerror}); make room "
             "there, or set HF_HOME to a folder that can be written."
         )
-    return ModelError(
-        f"The model {name} is not complete on this machine and the hub does not answer "
-        f"({_short(error)}); check the connection and try again, finished files are kept."
-    )
+    return None
 
 
 def _explain_status(name: str, status: int) -> ModelError:

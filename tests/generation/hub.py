@@ -2,6 +2,7 @@
 
 It speaks what downloading a model takes: the model's info, its tree, and HEAD and GET of
 files with ETags and ranges. It can cut transfers off, ask for a token and be out of order.
+Weights have the ETag of a large file, the SHA-256, and all else that of git.
 `Client` looks models up there, each time in a process of its own.
 """
 
@@ -19,10 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from urllib.parse import unquote, urlsplit
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class Hub:
     """What the server has and how it behaves; `requests` is what it was asked."""
 
     models: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    # The newest version of all the models.
+    commit: str = "0123456789abcdef0123456789abcdef01234567"
     gated: dict[str, str] = field(default_factory=dict)
     # A file's name to the number of bytes after which its next transfer breaks off.
     cuts: dict[str, int] = field(default_factory=dict)
@@ -59,9 +60,10 @@ class Hub:
     def downloads(self) -> list[str]:
         """Return the names of the files that were asked for, in order."""
         return [
-            seen.path.split(f"/resolve/{COMMIT}/")[1]
+            found[1]
             for seen in self.requests
-            if seen.method == "GET" and "/resolve/" in seen.path
+            if seen.method == "GET"
+            and (found := re.search(r"/resolve/[0-9a-f]{40}/(.+)", seen.path))
         ]
 
     @classmethod
@@ -117,14 +119,23 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = self.hub.models[name].items()
         sizes = {file: len(data) for file, data in files} | self.hub.sizes
-        siblings = [{"rfilename": file, "size": size} for file, size in sizes.items()]
-        self._json({"id": name, "sha": COMMIT, "siblings": siblings, "tags": []})
+        siblings = [
+            {"rfilename": file, "size": sizes[file], "blobId": _oid(data), "lfs": _lfs(file, data)}
+            for file, data in files
+        ]
+        self._json({"id": name, "sha": self.hub.commit, "siblings": siblings, "tags": []})
 
     def _tree(self, name: str) -> None:
         files = self.hub.models[name].items()
         self._json(
             [
-                {"type": "file", "path": file, "size": len(data), "oid": _etag(data)}
+                {
+                    "type": "file",
+                    "path": file,
+                    "size": len(data),
+                    "oid": _oid(data),
+                    "lfs": _lfs(file, data),
+                }
                 for file, data in files
             ]
         )
@@ -137,7 +148,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(500, "Broken")
             return
         data = self.hub.models[name][file]
-        headers = {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        lfs = _lfs(file, data)
+        headers = {
+            "ETag": f'"{lfs["sha256"] if lfs else _oid(data)}"',
+            "X-Repo-Commit": self.hub.commit,
+            "Accept-Ranges": "bytes",
+        }
         start = 0
         if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or ""):
             start = int(wanted[1])
@@ -171,22 +187,34 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _etag(data: bytes) -> str:
+def _oid(data: bytes) -> str:
     return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+
+def _lfs(file: str, data: bytes) -> dict[str, Any] | None:
+    """Return what the hub says of a large file beside the rest; its hash has two names there."""
+    if not file.endswith(".safetensors"):
+        return None
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {"sha256": sha256, "oid": sha256, "size": len(data), "pointerSize": 134}
 
 
 # The hub's client reads its settings when it is imported, so each look-up has a process.
 LOOK_UP = """
-import json, sys
+import json, logging, sys
 from generation.errors import ModelError
 from generation.locate import locate, weights_sha256
-progress = []
+progress, said = [], []
+handler = logging.Handler()
+handler.emit = lambda record: said.append(record.getMessage())
+logging.getLogger("generation").addHandler(handler)
 try:
     found = locate(sys.argv[1], on_download=progress.append)
     answer = {"folder": str(found.folder), "name": found.name,
               "sha256": weights_sha256(found.folder)}
 except ModelError as error:
     answer = {"error": str(error)}
+answer["said"] = said
 answer["loaded"] = [name for name in ("torch", "diffusers") if name in sys.modules]
 answer["progress"] = [(p.done, p.total, p.files_done, p.files, p.percent) for p in progress]
 print(json.dumps(answer))
@@ -195,7 +223,7 @@ print(json.dumps(answer))
 
 @dataclass
 class Answer:
-    """What one look-up found, or the sentence that it ended with."""
+    """What one look-up found, or the sentence that it ended with, and what it `said` in the log."""
 
     folder: Path | None
     name: str | None
@@ -203,6 +231,7 @@ class Answer:
     error: str
     progress: list[tuple[int, int, int, int, int]]
     loaded: list[str]
+    said: list[str]
 
 
 @dataclass
@@ -240,4 +269,5 @@ class Client:
             error=error,
             progress=[tuple(p) for p in values["progress"]],
             loaded=values["loaded"],
+            said=values["said"],
         )

@@ -17,9 +17,10 @@ from .hub import Client, Hub
 
 Edit = Callable[[str, dict[str, Any]], None]
 
+UNET = "unet/diffusion_pytorch_model.safetensors"
 WEIGHTS = (
     "text_encoder/model.safetensors",
-    "unet/diffusion_pytorch_model.safetensors",
+    UNET,
     "vae/diffusion_pytorch_model.safetensors",
 )
 
@@ -365,9 +366,79 @@ def test_without_the_hub_a_complete_model_is_taken_from_the_cache(
         {"HF_ENDPOINT": "http://127.0.0.1:9"},
         {"HF_HUB_OFFLINE": "1"},
     ):
-        assert client.locate("owner/rabbit", **environment).folder == before.folder
-    hub.status = 503
-    assert client.locate("owner/rabbit").folder == before.folder
+        found = client.locate("owner/rabbit", **environment)
+        assert found.folder == before.folder
+        [said] = found.said
+        assert "on this machine is used" in said
+        assert "The hub does not answer" in said
+
+
+def test_a_complete_model_outlives_a_hub_that_refuses_it(
+    client: Client, hub: Hub, folder: Path
+) -> None:
+    hub.add_folder("owner/rabbit", folder)
+    before = client.locate("owner/rabbit")
+    for hub.status in (401, 403, 404, 503):
+        found = client.locate("owner/rabbit")
+        assert found.folder == before.folder
+        [said] = found.said
+        assert "on this machine is used" in said
+        assert f"status {hub.status}" in said
+    hub.status = None
+    hub.models.clear()
+    found = client.locate("owner/rabbit")
+    assert found.folder == before.folder
+    [said] = found.said
+    assert "no model owner/rabbit on the hub" in said
+
+
+def retrain(hub: Hub, name: str, commit: str) -> None:
+    """Publish a version of the model with another UNet."""
+    hub.commit = commit
+    hub.models[name] = {**hub.models[name], UNET: commit.encode()}
+
+
+def test_a_download_that_fails_leaves_the_newest_complete_version_in_use(
+    client: Client, hub: Hub, folder: Path
+) -> None:
+    hub.add_folder("owner/rabbit", folder)
+    client.locate("owner/rabbit")
+    retrain(hub, "owner/rabbit", "a" * 40)
+    second = client.locate("owner/rabbit")
+    retrain(hub, "owner/rabbit", "5" * 40)
+    hub.broken.add(UNET)
+    found = client.locate("owner/rabbit")
+    assert (found.folder, found.sha256) == (second.folder, second.sha256)
+    [said] = found.said
+    assert "status 500" in said
+    assert client.locate("owner/rabbit", HF_HUB_OFFLINE="1").folder == second.folder
+    hub.broken.clear()
+    assert str(client.locate("owner/rabbit").folder).endswith(hub.commit)
+
+
+def test_a_new_version_that_does_not_fit_leaves_the_complete_one_in_use(
+    client: Client, hub: Hub, folder: Path
+) -> None:
+    hub.add_folder("owner/rabbit", folder)
+    before = client.locate("owner/rabbit")
+    retrain(hub, "owner/rabbit", "f" * 40)
+    hub.sizes[UNET] = 10**18
+    found = client.locate("owner/rabbit")
+    assert (found.folder, found.sha256) == (before.folder, before.sha256)
+    [said] = found.said
+    assert "needs another 1000000000.0 GB" in said
+
+
+def test_what_only_another_branch_names_is_another_model(
+    client: Client, hub: Hub, folder: Path
+) -> None:
+    hub.add_folder("owner/rabbit", folder)
+    found = client.locate("owner/rabbit").folder
+    assert found is not None
+    refs = found.parents[1] / "refs"
+    (refs / "main").rename(refs / "fp16")
+    error = client.locate("owner/rabbit", HF_HUB_OFFLINE="1").error
+    assert "not complete on this machine" in error
 
 
 def test_without_the_hub_an_incomplete_model_is_no_model(
