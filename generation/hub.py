@@ -118,7 +118,11 @@ def _fetch(
 
 
 def _is_here(name: str, file: RepoSibling, revision: str) -> bool:
-    return isinstance(try_to_load_from_cache(name, file.rfilename, revision=revision), str)
+    if isinstance(try_to_load_from_cache(name, file.rfilename, revision=revision), str):
+        return True
+    # What another version had, too, is not fetched again: the client only links it.
+    etag = file.lfs.sha256 if file.lfs else file.blob_id
+    return etag is not None and (_store(name) / "blobs" / etag).is_file()
 
 
 def _store(name: str) -> Path:

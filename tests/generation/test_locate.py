@@ -515,6 +515,23 @@ def test_a_disk_that_is_too_small_is_named_before_the_weights_are_fetched(
     assert not set(WEIGHTS) & set(hub.downloads())
 
 
+def test_a_new_version_needs_no_room_for_weights_that_are_here(
+    hub: Hub, client: Client, folder: Path
+) -> None:
+    hub.add_folder("owner/rabbit", folder)
+    before = client.locate("owner/rabbit")
+    hub.requests.clear()
+    hub.commit = "f" * 40
+    hub.models["owner/rabbit"] = {**hub.models["owner/rabbit"], "README.md": b"other words"}
+    hub.sizes.update(dict.fromkeys(WEIGHTS, 10**18))
+    found = client.locate("owner/rabbit")
+    assert found.said == []
+    assert found.folder is not None
+    assert found.folder.name == hub.commit
+    assert found.sha256 == before.sha256
+    assert hub.downloads() == []
+
+
 def test_a_cache_that_cannot_be_written_is_named(
     hub: Hub, client: Client, folder: Path, tmp_path: Path
 ) -> None:
