@@ -18,7 +18,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # has no __all__
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # has no __all__
+    WeakFileLock,
+    tqdm,
+)
 
 from .errors import ModelError
 from .model_files import DownloadProgress, list_folder, select_configs, select_files
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 _Moved = Callable[[object, str, float], None]
 
 _ANSWER_SECONDS: Final = 15.0
+_LOCK_SECONDS: Final = 0.1
 # The root of what the HTTP client raises, whichever client this version of the hub uses.
 _HTTPError: Final = errors.HTTPError  # type: ignore[attr-defined]  # has no __all__
 
@@ -53,6 +57,7 @@ def download(
     """
 
     def newest() -> Path:
+        _sweep(name)
         revision, listed = _listing(name, token)
         files = select_files(listed, f"The model {name}")
         check(_fetch(name, files.configs, token))
@@ -150,6 +155,23 @@ def _cached(name: str, select: Callable[[Collection[str], str], object]) -> Path
             select(list_folder(folder), f"The model {name}")
             return folder
     return None
+
+
+def _sweep(name: str) -> None:
+    """Remove the files that a killed process left half downloaded.
+
+    The hub's client gives each a name of its own and takes none up again. Whoever downloads
+    holds the lock of the blob, and the kernel lets go of it when the process dies, however it
+    dies: a file whose lock is free is nobody's. SIGTERM kills, too, on purpose: the client's
+    threads cannot be interrupted, so an orderly exit would wait for gigabytes.
+    """
+    store = _store(name)
+    locks = store.parent / ".locks" / store.name
+    for left in (store / "blobs").glob("*.*.incomplete"):
+        etag = left.name.rsplit(".", 2)[0]
+        # A lock that another process holds is an OSError, too: a TimeoutError.
+        with suppress(OSError), WeakFileLock(locks / f"{etag}.lock", timeout=_LOCK_SECONDS):
+            left.unlink()
 
 
 def _check_space(name: str, needed: int) -> None:

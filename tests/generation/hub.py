@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Hub:
     gated: dict[str, str] = field(default_factory=dict)
     # A file's name to the number of bytes after which its next transfer breaks off.
     cuts: dict[str, int] = field(default_factory=dict)
+    # Files of which half is sent, and the rest never.
+    stalls: set[str] = field(default_factory=set)
     # Files whose contents cannot be had at the moment.
     broken: set[str] = field(default_factory=set)
     # What the server says of a file's size instead of the truth.
@@ -158,6 +161,11 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or ""):
             start = int(wanted[1])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if with_body and file in self.hub.stalls:
+            self._send(200, data, headers, cut=len(data) // 2)
+            # Ends when the client does, who has nothing more to say.
+            self.rfile.read(1)
+            return
         cut = self.hub.cuts.pop(file, None) if with_body else None
         self._send(206 if start else 200, data[start:], headers, with_body=with_body, cut=cut)
 
@@ -243,18 +251,40 @@ class Client:
 
     def run(self, code: str, *arguments: str, **environment: str) -> str:
         """Return what the code prints in a fresh process that may warn of nothing."""
+        with self._start(code, *arguments, **environment) as process:
+            said, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors
+        return said
+
+    @contextmanager
+    def locating(self, name: str, left: str) -> Iterator[Path]:
+        """Locate a model in a process that is killed by SIGTERM when the block ends.
+
+        The block begins when there is a file of the pattern `left` in the cache.
+        """
+        with self._start(LOOK_UP, name) as process:
+            try:
+                yield self._appeared(process, left)
+            finally:
+                process.terminate()
+
+    def _start(self, code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         own = {"HF_HOME": str(self.home), "HF_ENDPOINT": self.hub.url, "PATH": os.environ["PATH"]}
-        run = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code, *arguments],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=own | environment,
-            timeout=300,
-            check=False,
         )
-        assert run.returncode == 0, run.stderr
-        assert "Traceback" not in run.stderr
-        return run.stdout
+
+    def _appeared(self, process: subprocess.Popen[str], pattern: str) -> Path:
+        while process.poll() is None:
+            for path in self.home.glob(pattern):
+                return path
+            time.sleep(0.01)
+        raise AssertionError(process.communicate())
 
     def locate(self, name: str, **environment: str) -> Answer:
         """Locate the model in a fresh process with these settings of the hub's client."""

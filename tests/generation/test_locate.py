@@ -12,6 +12,7 @@ import pytest
 
 from generation.errors import ModelError
 from generation.locate import locate, profile, starter_folder, weights_sha256
+from generation.model_files import file_sha256
 
 from .hub import Client, Hub
 
@@ -355,6 +356,21 @@ def test_finished_files_are_kept_when_a_download_is_given_up(
     assert client.locate("owner/rabbit").name == "owner/rabbit"
     assert unet in hub.downloads()
     assert not finished & set(hub.downloads())
+
+
+def test_what_a_killed_download_left_is_removed_and_what_another_writes_is_not(
+    hub: Hub, client: Client, folder: Path
+) -> None:
+    hub.add_folder("owner/rabbit", folder)
+    hub.stalls.add(UNET)
+    blob = file_sha256(folder / UNET)
+    with client.locating("owner/rabbit", f"hub/*/blobs/{blob}.*.incomplete") as left:
+        assert "not complete" in client.locate("owner/rabbit", HF_HUB_OFFLINE="1").error
+        assert left.exists()
+    assert left.exists()
+    hub.stalls.clear()
+    assert client.locate("owner/rabbit").sha256 == weights_sha256(folder)
+    assert not left.exists()
 
 
 def test_without_the_hub_a_complete_model_is_taken_from_the_cache(
