@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from huggingface_hub import cached_assets_path
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # has no __all__
 from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
@@ -25,6 +28,7 @@ _TEXT_ENCODER: Final = (
     "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight"
 )
 _OTHER_TEXT_ENCODERS: Final = ("conditioner.", "cond_stage_model.model.", "text_encoders.")
+_UNFINISHED: Final = "unfinished-"
 _DTYPES: Final = {"F16": "float16", "BF16": "bfloat16"}
 # A single file holds weights alone; all of Stable Diffusion 1 shares these configs.
 CONFIGS: Final = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -44,7 +48,12 @@ def open_single_file(file: Path, *, token: str | None = None) -> Path:
         shelf = cached_assets_path("imagine-bot", namespace="single-files")
         folder = shelf / digest
         if not folder.is_dir():
-            _convert(file, folder, token)
+            dtype = _check(file)
+            configs = download_configs(CONFIGS, token=token)
+            with _alone(shelf):
+                # Another process may just have done it.
+                if not folder.is_dir():
+                    _convert(file, configs, folder, dtype)
     except OSError as error:
         raise ModelError(
             f"The model {file} cannot be converted ({error.strerror or error}); it takes as much "
@@ -53,20 +62,27 @@ def open_single_file(file: Path, *, token: str | None = None) -> Path:
     return folder
 
 
-def _convert(file: Path, folder: Path, token: str | None) -> None:
-    dtype = _check(file)
-    configs = download_configs(CONFIGS, token=token)
-    # This loads torch, which a file that was converted before does without.
-    from .conversion import convert  # noqa: PLC0415
+@contextmanager
+def _alone(shelf: Path) -> Iterator[None]:
+    """Wait until no other process converts, and remove what a killed one left unfinished.
 
-    unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    The kernel lets go of the lock when its holder dies, however it dies: what is unfinished
+    here once the lock is ours is nobody's.
+    """
+    with WeakFileLock(shelf.with_suffix(".lock")):
+        for left in shelf.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _convert(file: Path, configs: Path, folder: Path, dtype: str) -> None:
+    unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     try:
+        # This loads torch, which a file that was converted before does without.
+        from .conversion import convert  # noqa: PLC0415
+
         convert(file, configs, unfinished, dtype=dtype)
         unfinished.replace(folder)
-    except OSError:
-        # Two processes may do this at once: the second finds the work done.
-        if not folder.is_dir():
-            raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
