@@ -7,8 +7,9 @@ die after 15 minutes, and sooner when Discord feels like it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -34,6 +35,9 @@ T = TypeVar("T")
 UPLOAD_LIMIT: Final = 10 * 2**20
 # The parts of a request that are not files, and the boundaries between them.
 _UPLOAD_MARGIN: Final = 64 * 2**10
+# So many messages may hold their pictures in memory at once: those of the largest size have tens of
+# megabytes, and after a time without Discord there may be hundreds of messages.
+_UPLOADS: Final = 16
 _SEARCHED: Final = 200
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60)
@@ -53,6 +57,7 @@ class DiscordCourier:
         self._bot = bot
         self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
         self._previews = previews
+        self._uploads = asyncio.Semaphore(_UPLOADS)
         # The jobs whose previews Discord did not take.
         self._refused: set[int] = set()
 
@@ -115,27 +120,36 @@ class DiscordCourier:
         self,
         job: Job,
         message_id: int,
-        pictures: Sequence[Picture],
+        read: Callable[[], Awaitable[Sequence[Picture]]],
         parent: StoredImage | None,
     ) -> None:
-        """Put the pictures into the message.
+        """Put the pictures into the message, unless `read` finds none any more.
+
+        They are read anew for each attempt: between two, which may be hours while Discord is out
+        of reach, nothing of them is in memory.
 
         Raises:
             MessageGone: the message was deleted.
             Undeliverable: Discord will not take it, now or later.
         """
         await self._end_progress(job)
-        recipe = pictures[0].image.recipe
-        files = await self.files(job, pictures)
 
-        async def edit() -> None:
+        async def attempt() -> None:
+            async with self._uploads:
+                if pictures := await read():
+                    await self._show(job, message_id, pictures, parent)
+
+        await self._insist(job, attempt)
+
+    async def _show(
+        self, job: Job, message_id: int, pictures: Sequence[Picture], parent: StoredImage | None
+    ) -> None:
+        with _lent(await self.files(job, pictures)) as files:
             await self._message(job, message_id).edit(
-                content=replies.finished(job, recipe, parent),
-                attachments=[file.file() for file in files],
+                content=replies.finished(job, pictures[0].image.recipe, parent),
+                attachments=files,
                 view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
             )
-
-        await self._insist(job, edit)
 
     async def files(self, job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
         """Return the files by which these pictures are shown in the job's channel."""
@@ -269,6 +283,20 @@ def attachments_of(
     """Return the files by which stored pictures are shown where at most `limit` bytes are taken."""
     shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
     return replies.attachments(job, shown, limit=limit - _UPLOAD_MARGIN)
+
+
+@contextlib.contextmanager
+def _lent(files: Iterable[replies.Attachment]) -> Iterator[list[discord.File]]:
+    """Lend files to one request, and free their bytes after it.
+
+    discord.py leaves each in a reference cycle, which can stay for long.
+    """
+    lent = [file.file() for file in files]
+    try:
+        yield lent
+    finally:
+        for file in lent:
+            file.fp.close()
 
 
 async def _pauses() -> AsyncIterator[int]:

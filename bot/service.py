@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -70,11 +70,12 @@ class Courier(Protocol):
         self,
         job: Job,
         message_id: int,
-        pictures: Sequence[Picture],
+        read: Callable[[], Awaitable[Sequence[Picture]]],
         parent: StoredImage | None,
     ) -> None:
         """Put the pictures into the message; doing it again changes nothing.
 
+        `read` returns them, none if they were removed; they are not kept while it has to wait.
         `parent` is the image that they were varied from.
         """
 
@@ -319,10 +320,10 @@ class ImagineService:
         is_running = False
         try:
             is_running = ticket.started.done() and await self._start(job)
-            if await self._keep(job, await ticket.images, is_running=is_running):
-                await self._deliver(job)
-            else:
-                await self._withdraw(job)
+            is_kept = await self._keep(job, await ticket.images, is_running=is_running)
+            # It holds the pictures, and Discord may be out of reach for hours.
+            del ticket
+            await (self._deliver(job) if is_kept else self._withdraw(job))
         except JobCancelled:
             await self._withdraw(job)
         except QueueClosed:
@@ -428,15 +429,8 @@ class ImagineService:
         """Put stored pictures into the job's message and record that."""
         try:
             message_id = await self._message_of(job)
-            pictures = await self._room.insist(
-                lambda: self.pictures(job),
-                on_wait=lambda: self._postpone(job),
-                passing=UNWRITABLE,
-            )
-            if not pictures:
-                return
             parent = await self._room.insist(lambda: self.jobs.parent(job))
-            await self._courier.deliver(job, message_id, pictures, parent)
+            await self._courier.deliver(job, message_id, lambda: self._read(job), parent)
         except MessageGone:
             # Whoever deleted it does not want the pictures to be seen, and without it there is no
             # button to take them away with.
@@ -451,6 +445,12 @@ class ImagineService:
             await self._apologise(job, str(error))
         else:
             await self._record_delivery(job, message_id)
+
+    async def _read(self, job: Job) -> list[Picture]:
+        """Return the pictures of a job as `pictures` does, once they can be read."""
+        return await self._room.insist(
+            lambda: self.pictures(job), on_wait=lambda: self._postpone(job), passing=UNWRITABLE
+        )
 
     async def _record_delivery(self, job: Job, message_id: int) -> None:
         """Record that the pictures are shown; whatever keeps it from being so, they stay.

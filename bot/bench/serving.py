@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,11 @@ class _Mailbox:
         self,
         job: Job,
         _message_id: int,
-        pictures: Sequence[Picture],
+        read: Callable[[], Awaitable[Sequence[Picture]]],
         parent: StoredImage | None,
     ) -> None:
         await self._pacer.drop(job)
+        pictures = await read()
         replies.finished(job, pictures[0].image.recipe, parent)
         await asyncio.to_thread(attachments_of, job, pictures)
         self.over.put_nowait(None)

@@ -126,9 +126,7 @@ async def test_the_pictures_take_the_place_of_the_preview(showing: Showing) -> N
     showing.show(Progress(1, 4, preview=BLUE))
     await showing.says("25 %")
     showing.show(Progress(2, 4, preview=RED))
-    await showing.courier.deliver(
-        showing.job, showing.message_id, await showing.pictures(), parent=None
-    )
+    await showing.courier.deliver(showing.job, showing.message_id, showing.pictures, parent=None)
     assert [file.filename for file in pictures(showing.message)] == ["imagine-1-1.png"]
     await showing.stage.env.advance_time(5)
     assert [file.filename for file in showing.message.attachments] == ["imagine-1-1.png"]
