@@ -196,6 +196,9 @@ class Engine:
         predicted = image.sampler.predicted
         return None if predicted is None else image.networks.autoencoder.glance(predicted)
 
+    def rest(self) -> None:
+        """Do nothing: what is dropped here is gone at once (see `generation.process`)."""
+
     def close(self) -> None:
         """Do nothing: a step here cannot be broken off (see `generation.process`)."""
 

@@ -151,6 +151,17 @@ class EngineProcess:
         seen: Pixels | None = self._call("preview", image.number)
         return seen
 
+    def rest(self) -> None:
+        """Have what was dropped here forgotten there now, without waiting for that.
+
+        It may be long until the next call, and networks are kept for as long as an image of theirs
+        (see `generation.engine`).
+        """
+        if dropped := self._take_dropped():
+            # That the process is gone is found by the next call.
+            with contextlib.suppress(OSError):
+                self._connection.send((None, (), dropped))
+
     def close(self) -> None:
         """End the process at once, whatever it is doing; any thread may call this."""
         self._process.kill()
@@ -165,13 +176,15 @@ class EngineProcess:
         weakref.finalize(image, self._dropped.append, number).atexit = False
         return image
 
+    def _take_dropped(self) -> list[int]:
+        return [self._dropped.pop() for _ in range(len(self._dropped))]
+
     def _call(
         self, method: str, *arguments: Any, timeout: float | None = None, advice: str = ""
     ) -> Any:
         patience = self._timeout if timeout is None else timeout
-        dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
         try:
-            self._connection.send((method, arguments, dropped))
+            self._connection.send((method, arguments, self._take_dropped()))
             outcome, answer = self._answer(patience, advice)
         except (EOFError, OSError) as error:
             self._process.join(_EXIT_SECONDS)
@@ -252,6 +265,8 @@ def _answer_calls(connection: Connection, build: Callable[[], Any]) -> None:
     while True:
         method, arguments, dropped = connection.recv()
         server.forget(dropped)
+        if method is None:
+            continue
         outcome, answer = _attempt(getattr(server, method), arguments)
         connection.send((outcome, answer))
         if outcome == "lost":

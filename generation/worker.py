@@ -70,6 +70,9 @@ class EngineLike(Protocol[I]):
     def preview(self, image: I) -> Pixels | None:
         """Return a small picture of what an image will be."""
 
+    def rest(self) -> None:
+        """Give back what it needs no more: there may be no call for a long time."""
+
     def close(self) -> None:
         """End what the engine is doing, if that can be done; any thread may call this."""
 
@@ -228,6 +231,8 @@ class Worker(Generic[I]):
         """Return the tickets that came, waiting for one if there is nothing to do."""
         new = list[Ticket]()
         idle = not any(ticket.active for ticket in self._jobs) and not self._ready_to_decode()
+        if idle and self._inbox.empty() and self._engine is not None:
+            self._engine.rest()
         while idle or not self._inbox.empty():
             ticket = self._inbox.get()
             idle = False

@@ -54,6 +54,9 @@ class _Instant:
     def preview(self, image: _Image) -> Pixels | None:  # noqa: ARG002 - as the engine's
         return None
 
+    def rest(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -148,5 +148,8 @@ class GatedEngine:
     def preview(self, image: Denoising) -> Pixels | None:
         return self._engine.preview(image)
 
+    def rest(self) -> None:
+        self._engine.rest()
+
     def close(self) -> None:
         self._engine.close()

@@ -61,6 +61,7 @@ class FakeEngine:
     open: bool = False
     rows: int = 2
     calls: list[list[int]] = field(default_factory=list)
+    calls_before_rests: list[int] = field(default_factory=list)
 
     def allow(self, steps: int = 1) -> None:
         self._gate.release(steps)
@@ -110,6 +111,9 @@ class FakeEngine:
 
     def preview(self, image: FakeImage) -> Pixels | None:
         return gradient()
+
+    def rest(self) -> None:
+        self.calls_before_rests.append(len(self.calls))
 
     def close(self) -> None:
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import inspect
 import multiprocessing
@@ -34,11 +35,13 @@ from generation.errors import (
 )
 from generation.models.stable_diffusion import Components
 from generation.process import EngineError, EngineProcess, RemoteImage
+from generation.queue import GenerationQueue
 from generation.request import GeneratedImage, GenerationRequest, Progress
 from generation.tickets import JobCancelled, QueueClosed
 
 from . import process_engines
 from .examples import a_request, latent_side
+from .queues import Told, seeds_of
 
 PATIENCE = 60.0
 
@@ -168,6 +171,33 @@ def test_an_image_that_is_dropped_here_is_forgotten_there(shared: EngineProcess)
     gc.collect()
     shared.step([kept])
     assert alive() == before
+
+
+async def test_what_an_idle_queue_has_made_is_forgotten_there_without_another_call(
+    tmp_path: Path,
+) -> None:
+    async with GenerationQueue(
+        lambda: EngineProcess(
+            process_engines.small_engine, timeout=PATIENCE, load_timeout=PATIENCE
+        ),
+        limit=9,
+    ) as queue:
+        for file in (tmp_path / "first", tmp_path / "second"):
+            ticket = queue.submit(1, a_request(prompt=f"mourn {file}", steps=1), Told())
+            assert await seeds_of(ticket) == [7]
+            await asyncio.to_thread(wait, file.exists)
+
+
+def test_what_a_process_that_has_ended_cannot_forget_is_left_to_the_next_call() -> None:
+    with started() as engine:
+        engine.measured()
+        images = begin(engine, a_request())
+        engine.close()
+        engine.join()
+        del images
+        engine.rest()
+        with pytest.raises(EngineLost):
+            begin(engine, a_request())
 
 
 def test_a_model_that_cannot_be_loaded_is_told_as_it_was() -> None:

@@ -68,6 +68,19 @@ class TestOrder:
         assert await seeds_of(ticket) == [1, 2, 3, 4]
         assert stage.told[1].events == [Progress(step, 3) for step in range(4)]
 
+    async def test_the_engine_rests_when_there_is_nothing_to_do_and_not_between_steps(
+        self, stage: Stage
+    ) -> None:
+        tickets = [stage.submit(number, steps=3) for number in (1, 2)]
+        stage.engine.let_go()
+        for ticket in tickets:
+            await seeds_of(ticket)
+        async with asyncio.timeout(PATIENCE):
+            while 6 not in stage.engine.calls_before_rests:  # noqa: ASYNC110 -- it tells nobody
+                await asyncio.sleep(0.001)
+        # Before each job it may have rested as well, until it was handed over.
+        assert set(stage.engine.calls_before_rests) <= {0, 3, 6}
+
     async def test_a_job_has_started_when_the_engine_takes_it_up(self, stage: Stage) -> None:
         first, second = stage.submit(1), stage.submit(2)
         async with asyncio.timeout(PATIENCE):
