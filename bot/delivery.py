@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import aiohttp
 import discord
 
-from generation.metadata import read_png
 from generation.request import Event, Progress
 from storage.records import Job, StoredImage
 
@@ -281,7 +280,7 @@ def attachments_of(
     job: Job, pictures: Sequence[Picture], *, limit: int = UPLOAD_LIMIT
 ) -> list[replies.Attachment]:
     """Return the files by which stored pictures are shown where at most `limit` bytes are taken."""
-    shown = [(picture.image.recipe, read_png(picture.png)[0]) for picture in pictures]
+    shown = [(picture.image.recipe, picture.png) for picture in pictures]
     return replies.attachments(job, shown, limit=limit - _UPLOAD_MARGIN)
 
 

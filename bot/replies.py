@@ -13,7 +13,7 @@ from typing import Final
 import discord
 from PIL import Image
 
-from generation.metadata import to_png
+from generation.metadata import read_png, to_png
 from generation.pictures import shown_factor, to_image
 from generation.request import Event, Pixels, Progress, Recipe
 from storage.records import HistoryEntry, Job, JobKind, StoredImage
@@ -229,22 +229,19 @@ def is_finished(filenames: Iterable[str]) -> bool:
 
 
 def attachments(
-    job: Job, pictures: Sequence[tuple[Recipe, Pixels]], *, limit: int
+    job: Job, pictures: Sequence[tuple[Recipe, bytes]], *, limit: int
 ) -> list[Attachment]:
     """Return the files of a job as shown: small ones enlarged, all together at most `limit` bytes.
 
-    They are PNGs with their recipe inside; only where those are too large for the channel
-    they are JPEGs of falling quality.
+    `pictures` are the recipes and the PNG files that are stored with them inside. Those are sent as
+    they are where nothing is to be enlarged; only where they are too large for the channel they
+    become JPEGs of falling quality.
     """
     texts = [
         alt_text(job, recipe, number, len(pictures))
         for number, (recipe, _) in enumerate(pictures, start=1)
     ]
-    factors = [shown_factor(pixels.width, pixels.height) for _, pixels in pictures]
-    pngs = [
-        to_png(pixels, recipe, factor=factor)
-        for (recipe, pixels), factor in zip(pictures, factors, strict=True)
-    ]
+    pngs = [_as_shown(recipe, png) for recipe, png in pictures]
     if sum(map(len, pngs)) <= limit:
         return [
             Attachment(f"imagine-{job.id}-{number}.png", png, text)
@@ -258,6 +255,11 @@ def attachments(
         Attachment(f"imagine-{job.id}-{number}.jpg", jpeg, text)
         for number, (jpeg, text) in enumerate(zip(jpegs, texts, strict=True), start=1)
     ]
+
+
+def _as_shown(recipe: Recipe, png: bytes) -> bytes:
+    factor = shown_factor(recipe.width, recipe.height)
+    return png if factor == 1 else to_png(read_png(png)[0], recipe, factor=factor)
 
 
 def _jpeg(png: bytes, quality: int) -> bytes:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bot import replies
+from generation.metadata import to_png
 from generation.request import (
     PROMPT_LENGTH,
     SEED_MAX,
@@ -175,15 +176,17 @@ def test_a_prompt_over_several_lines_stays_on_one() -> None:
     assert replies.headline(asking("an owl\n\nin\ta tree")) == "**an owl in a tree** — <@5>"
 
 
-def noise(side: int) -> Pixels:
+def noise(side: int) -> tuple[Recipe, bytes]:
     image = Image.effect_noise((side, side), 120).convert("RGB")
-    return Pixels(side, side, image.tobytes())
+    recipe = dataclasses.replace(RECIPE, width=side, height=side)
+    return recipe, to_png(Pixels(side, side, image.tobytes()), recipe)
 
 
 def test_pictures_that_are_too_large_together_are_sent_as_jpegs_that_fit() -> None:
-    pictures = [(RECIPE, noise(512))] * 4
+    pictures = [noise(512)] * 4
     whole = replies.attachments(JOB, pictures, limit=10 * 2**20)
     assert [file.filename for file in whole] == [f"imagine-42-{n}.png" for n in (1, 2, 3, 4)]
+    assert [file.data for file in whole] == [png for _, png in pictures]
     limit = sum(len(file.data) for file in whole) // 3
     small = replies.attachments(JOB, pictures, limit=limit)
     assert [file.filename for file in small] == [f"imagine-42-{n}.jpg" for n in (1, 2, 3, 4)]
@@ -194,7 +197,7 @@ def test_pictures_that_are_too_large_together_are_sent_as_jpegs_that_fit() -> No
 
 def test_only_small_pictures_are_enlarged_and_by_a_whole_factor() -> None:
     for side, shown in ((64, 256), (96, 288), (128, 256), (200, 400), (256, 256), (512, 512)):
-        (file,) = replies.attachments(JOB, [(RECIPE, noise(side))], limit=10 * 2**20)
+        (file,) = replies.attachments(JOB, [noise(side)], limit=10 * 2**20)
         with Image.open(io.BytesIO(file.data)) as image:
             assert image.size == (shown, shown)
 
