@@ -13,6 +13,7 @@ from PIL import Image
 from generation.errors import InvalidRequest
 from generation.locate import ModelProfile
 from generation.pictures import fitted_size, to_pixels
+from generation.prompts import spell_emoji
 from generation.request import (
     COUNT_MAX,
     SEED_MAX,
@@ -25,7 +26,6 @@ from generation.request import (
 from .config import Settings
 
 T = TypeVar("T")
-_NATIVE_TIMES: Final = 2
 _REFERENCE: Final = re.compile(r"\s*#?(?P<job>\d{1,15})(?:\s*[-./# ]\s*(?P<number>\d{1,2}))?\s*")
 
 
@@ -87,8 +87,7 @@ class RequestDesk:
         self._settings = settings
         self._profile = profile
         self._steps = settings.steps or min(profile.default_steps, settings.max_steps)
-        # A model makes nothing good far above its own size, and takes very long over it.
-        self._largest = settings.max_size or _NATIVE_TIMES * profile.native_size
+        self._largest = settings.max_size or profile.default_max_size
         self._guidance = settings.guidance_scale or profile.default_guidance_scale
         multiple = profile.size_multiple
         self._size = min(profile.native_size, self._largest // multiple * multiple)
@@ -97,8 +96,8 @@ class RequestDesk:
         """Return the request for new pictures."""
         return self._limited(
             GenerationRequest(
-                prompt=_or(wishes.prompt, ""),
-                negative_prompt=_or(wishes.negative_prompt, ""),
+                prompt=self._spelled(wishes.prompt),
+                negative_prompt=self._spelled(wishes.negative_prompt),
                 seed=new_seed() if wishes.seed is None else wishes.seed,
                 steps=_or(wishes.steps, self._steps),
                 guidance_scale=_or(wishes.guidance_scale, self._guidance),
@@ -115,7 +114,7 @@ class RequestDesk:
             *image.size,
             native=self._profile.native_size,
             multiple=max(self._profile.size_multiple, SIZE_MULTIPLE),
-            most=self._largest,
+            most=min(self._largest, self._profile.default_max_size),
         )
         # Checked before the image is scaled: a wrong size must not cost memory first.
         plain = self.imagine(
@@ -152,6 +151,10 @@ class RequestDesk:
         # As for a variation: the limit may be lower now.
         steps = min(request.steps, self._settings.max_steps)
         return self._limited(dataclasses.replace(request, seed=new_seed(), steps=steps))
+
+    def _spelled(self, text: str | None) -> str:
+        # In the request, so that people and recipes see what the model was told.
+        return spell_emoji(_or(text, ""), self._profile.emoji)
 
     def _limited(self, request: GenerationRequest) -> GenerationRequest:
         if request.steps > self._settings.max_steps:

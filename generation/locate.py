@@ -16,6 +16,7 @@ from typing import Any, Final
 from .errors import ModelError
 from .model_files import (
     DEFAULTS,
+    EMOJI,
     INDEX,
     PICKLES,
     SCHEDULER_CONFIG,
@@ -42,6 +43,8 @@ STARTER: Final = "starter"
 DEFAULT_STEPS: Final = 30
 DEFAULT_GUIDANCE_SCALE: Final = 7.5
 DEFAULT_STRENGTH: Final = 0.6
+# A model makes nothing good far above its own size, and takes very long over it.
+_NATIVE_TIMES: Final = 2
 
 # The start, the end, and one that says something.
 _FEWEST_TOKENS: Final = 3
@@ -69,7 +72,8 @@ class ModelProfile:
 
     `native_size` (the edge of its pictures) and `size_multiple` are in pixels,
     `token_limit` counts the start and the end token, and so does `prompt_limit`, which is how
-    many of them a prompt may fill; those after it are padding.
+    many of them a prompt may fill; those after it are padding. Above `default_max_size` pixels in
+    width or height it makes nothing good. `emoji` are the names of those that it knows by name.
     """
 
     name: str
@@ -81,8 +85,10 @@ class ModelProfile:
     default_steps: int
     default_guidance_scale: float
     default_strength: float
+    default_max_size: int
     prediction_type: str
     scheduler_config: Mapping[str, Any] = field(repr=False)
+    emoji: Mapping[str, str] = field(repr=False)
 
 
 def starter_folder() -> Path:
@@ -155,20 +161,23 @@ def _read_configs(folder: Path, name: str) -> ModelProfile:
     _check_networks(unet, vae, text_encoder)
     scheduler = _Config(folder, SCHEDULER_CONFIG)
     vae_factor = 2 ** (len(vae.sizes("block_out_channels")) - 1)
-    steps, guidance_scale, strength = _defaults(folder)
+    native_size = min(unet.sizes("sample_size")) * vae_factor
+    steps, guidance_scale, strength, max_size = _defaults(folder, native_size)
     token_limit, prompt_limit = _token_limits(folder, text_encoder)
     return ModelProfile(
         name=name,
         folder=folder,
-        native_size=min(unet.sizes("sample_size")) * vae_factor,
+        native_size=native_size,
         size_multiple=max(8, vae_factor),
         token_limit=token_limit,
         prompt_limit=prompt_limit,
         default_steps=steps,
         default_guidance_scale=guidance_scale,
         default_strength=strength,
+        default_max_size=max_size,
         prediction_type=_prediction_type(scheduler),
         scheduler_config=scheduler.values,
+        emoji=_emoji(folder),
     )
 
 
@@ -271,10 +280,11 @@ def _prediction_type(scheduler: _Config) -> str:
     return found
 
 
-def _defaults(folder: Path) -> tuple[int, float, float]:
-    """Return the steps, the guidance scale and the strength of variations that suit the model."""
+def _defaults(folder: Path, native_size: int) -> tuple[int, float, float, int]:
+    """Return the steps, guidance scale, strength of variations and largest edge for the model."""
+    max_size = _NATIVE_TIMES * native_size
     if not (folder / DEFAULTS).is_file():
-        return DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_STRENGTH
+        return DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_STRENGTH, max_size
     config = _Config(folder, DEFAULTS)
     guidance_scale = config.values.get("guidance_scale", DEFAULT_GUIDANCE_SCALE)
     if not isinstance(guidance_scale, int | float) or guidance_scale < 1:
@@ -282,4 +292,19 @@ def _defaults(folder: Path) -> tuple[int, float, float]:
     strength = config.values.get("strength", DEFAULT_STRENGTH)
     if not isinstance(strength, int | float) or not STRENGTH_MIN <= strength <= STRENGTH_MAX:
         raise config.wrong("strength", f"a number from {STRENGTH_MIN:g} to {STRENGTH_MAX:g}")
-    return config.size("steps", DEFAULT_STEPS), float(guidance_scale), float(strength)
+    return (
+        config.size("steps", DEFAULT_STEPS),
+        float(guidance_scale),
+        float(strength),
+        config.size("max_size", max_size),
+    )
+
+
+def _emoji(folder: Path) -> Mapping[str, str]:
+    if not (folder / EMOJI).is_file():
+        return {}
+    config = _Config(folder, EMOJI)
+    for emoji, name in config.values.items():
+        if emoji.isascii() or not isinstance(name, str):
+            raise config.wrong(emoji, "the name of an emoji")
+    return config.values

@@ -21,6 +21,7 @@ from .errors import ModelError
 
 INDEX: Final = "model_index.json"
 DEFAULTS: Final = "defaults.json"
+EMOJI: Final = "emoji.json"
 SCHEDULER_CONFIG: Final = "scheduler/scheduler_config.json"
 PICKLES: Final = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
 
@@ -108,8 +109,8 @@ def select_configs(names: Collection[str], where: str) -> tuple[str, ...]:
     for part in _STEMS:
         _require(names, f"{part}/config.json", where)
     parts = (f"{part}/config.json" for part in _STEMS)
-    defaults = (name for name in (DEFAULTS,) if name in names)
-    return (INDEX, SCHEDULER_CONFIG, *parts, *defaults, *_tokenizer_files(names, where))
+    ours = (name for name in (DEFAULTS, EMOJI) if name in names)
+    return (INDEX, SCHEDULER_CONFIG, *parts, *ours, *_tokenizer_files(names, where))
 
 
 def _require(
@@ -214,8 +215,9 @@ def weights_sha256(folder: Path) -> str:
 
 def _digest_lines(folder: Path, files: ModelFiles) -> Iterator[str]:
     for name in files.names:
-        # How many steps a model asks for is no part of what a given recipe makes of it.
-        if name != DEFAULTS:
+        # How many steps a model asks for is no part of what a given recipe makes of it, and
+        # neither is what stands there for an emoji that somebody typed.
+        if name not in (DEFAULTS, EMOJI):
             yield f"{name}\0{file_sha256(folder / name)}\n"
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+_COLORED: Final = "\ufe0f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +15,30 @@ class TokenizedPrompt:
 
     ids: tuple[int, ...]
     unread: str
+
+
+def spell_emoji(text: str, names: Mapping[str, str]) -> str:
+    """Return `text` with the name of each emoji in `names` in its place, the longest that fits.
+
+    Variation selectors, which ask for the colored form of a character, are passed over.
+    """
+    if text.isascii() or not names:
+        return text
+    plain = text.replace(_COLORED, "")
+    longest = max(map(len, names))
+    words: list[str] = []
+    position = 0
+    while position < len(plain):
+        lengths = range(min(longest, len(plain) - position), 0, -1)
+        ends = (position + length for length in lengths)
+        end = next((end for end in ends if plain[position:end] in names), None)
+        if end is None:
+            words.append(plain[position])
+            position += 1
+        else:
+            words.append(f" {names[plain[position:end]]} ")
+            position = end
+    return text if plain == "".join(words) else " ".join("".join(words).split())
 
 
 def tokenize(

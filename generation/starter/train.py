@@ -1,11 +1,12 @@
 """Train the starter model, step by step; every step goes on from where it was stopped.
 
-`fetch`, then `autoencoder`, `latents`, `reading`, `diffusion` and `export`. A step on several
-processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
+`fetch`, then `autoencoder`, `latents`, `reading`, `diffusion`, `export` and `emoji`. A step on
+several processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ import typer
 from accelerate import PartialState
 from rich.console import Console
 
+from ..model_files import EMOJI
 from .training.autoencoder import AutoencoderTask, held_out_psnr, settle_encoder, trained
 from .training.diffusion import DiffusionTask
 from .training.drawing import Album, open_album
@@ -33,7 +35,7 @@ from .training.sheet import SAMPLES, Painter, request, sheet
 from .training.sketches import draw_forms
 from .training.sources import SourceUnavailable
 from .training.sources import fetch as fetch_sources
-from .training.things import STYLES
+from .training.things import STYLES, emoji_names, read_things
 from .training.trainer import Precision, Settings, Task, on_cpu
 from .training.trainer import train as run_training
 from .training.vocabulary import read_tokenizer, train_tokenizer
@@ -318,6 +320,15 @@ def export(folder: Path, work: Work = _WORK) -> None:
     """Write the trained model to FOLDER, in float16, as diffusers reads it."""
     with _in_one_sentence():
         export_model(work, folder, Shape())
+
+
+@app.command()
+def emoji(folder: Path, work: Work = _WORK) -> None:
+    """Write to FOLDER what is read for an emoji that somebody types: its name."""
+    with _in_one_sentence():
+        names = emoji_names(read_things(work / "packages", tuple(STYLES)))
+        text = json.dumps(names, ensure_ascii=False, indent=0, separators=(",", ":"))
+        (folder / EMOJI).write_text(text + "\n", "utf-8")
 
 
 @app.command()

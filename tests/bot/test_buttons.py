@@ -134,6 +134,8 @@ async def test_people_who_may_not_use_commands_here_make_nothing_by_a_button(
 
 
 async def test_old_buttons_keep_the_limits_of_today(stage: Stage) -> None:
+    stage.settings = stage.settings.model_copy(update={"max_size": 160})
+    await stage.restart()
     message = await stage.imagine("rabbit face", steps=30)
     large = await stage.imagine("rabbit face", width=160)
     stage.settings = stage.settings.model_copy(update={"max_steps": 3, "max_size": EDGE})

@@ -119,6 +119,13 @@ async def test_a_dead_interaction_token_loses_nothing(stage: Stage, gate: GatedE
     assert (await stage.finished(result.response.id)).attachments
 
 
+async def test_an_emoji_is_read_by_its_name(stage: Stage) -> None:
+    message = await stage.imagine("🦉 on a blue background", negative_prompt="❤️")
+    assert message.content.startswith("**owl on a blue background**")
+    recipe = read_png(await message.attachments[0].read())[1]
+    assert (recipe.prompt, recipe.negative_prompt) == ("owl on a blue background", "red heart")
+
+
 async def test_an_answer_that_discord_refuses_is_posted_anew(stage: Stage) -> None:
     stage.env.inject_error("POST", "/interactions/*", status=404, code=10062, times=None)
     await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
@@ -163,8 +170,7 @@ async def test_discord_itself_refuses_what_the_options_rule_out(
         ({"width": 100}, "The width is 100, which is not a multiple of 8; use 96 or 104."),
         (
             {"width": 4 * EDGE},
-            f"A width of at most {2 * EDGE} is allowed here with this model; "
-            f"you asked for {4 * EDGE}.",
+            f"A width of at most {EDGE} is allowed here with this model; you asked for {4 * EDGE}.",
         ),
     ],
     ids=str,

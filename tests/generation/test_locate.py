@@ -214,6 +214,9 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "v_prediction"),
         ("defaults.json", {"steps": 0}, "steps = 0"),
         ("defaults.json", {"guidance_scale": 0.5}, "guidance_scale = 0.5"),
+        ("defaults.json", {"max_size": "large"}, "max_size = 'large'"),
+        ("emoji.json", {"🦉": 3}, "🦉 = 3 instead of the name of an emoji"),
+        ("emoji.json", {"a": "b"}, "a = 'b' instead of the name of an emoji"),
         ("defaults.json", {"strength": 0.01}, "strength = 0.01 instead of a number from 0.05 to 1"),
         ("defaults.json", {"strength": "much"}, "strength = 'much'"),
     ],
@@ -223,6 +226,25 @@ def test_a_model_that_the_engine_cannot_run_is_refused(
 ) -> None:
     edit(name, values)
     assert said in refusal(folder)
+
+
+def test_how_large_its_pictures_may_be_and_the_names_of_emoji_are_in_files_of_ours(
+    folder: Path, edit: Edit
+) -> None:
+    found = locate(str(folder))
+    digest = weights_sha256(folder)
+    assert found.emoji["🦉"] == "owl"
+    assert found.default_max_size == found.native_size
+    edit("defaults.json", {"max_size": 96})
+    edit("emoji.json", {"🦉": "cat"})
+    found = locate(str(folder))
+    assert (found.default_max_size, found.emoji["🦉"]) == (96, "cat")
+    # They are no part of what a recipe makes.
+    assert weights_sha256(folder) == digest
+    (folder / "defaults.json").unlink()
+    (folder / "emoji.json").unlink()
+    found = locate(str(folder))
+    assert (found.default_max_size, found.emoji) == (2 * found.native_size, {})
 
 
 def test_a_unet_that_does_not_say_how_many_channels_it_takes_takes_four(folder: Path) -> None:
@@ -314,6 +336,7 @@ def test_only_what_the_model_needs_is_downloaded(hub: Hub, client: Client, folde
     assert sorted(hub.downloads()) == sorted(
         [
             "defaults.json",
+            "emoji.json",
             "model_index.json",
             "scheduler/scheduler_config.json",
             "text_encoder/config.json",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.models.stable_diffusion import Components
-from generation.prompts import TokenizedPrompt, tokenize
+from generation.prompts import TokenizedPrompt, spell_emoji, tokenize
 
 from .pipelines import byte_tokenizer
 
@@ -35,6 +35,34 @@ def starter_prompt(tokenizer: Any, text: str) -> TokenizedPrompt:
 
 def words(count: int) -> list[str]:
     return list(itertools.islice(itertools.cycle(WORDS), count))
+
+
+EMOJI = {"🦉": "owl", "🐻": "bear", "🐻\u200d❄": "polar bear", "❤": "red heart"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("🦉", "owl"),
+        ("a 🦉 on a blue background", "a owl on a blue background"),
+        ("🦉🦉 next to🐻", "owl owl next to bear"),
+        ("🐻\u200d❄\ufe0f and ❤\ufe0f", "polar bear and red heart"),
+        ("❤", "red heart"),
+        ("  two  spaces, é, 🐙 and ❄\ufe0f ", "  two  spaces, é, 🐙 and ❄\ufe0f "),
+    ],
+)
+def test_emoji_are_read_by_their_names(typed: str, read: str) -> None:
+    assert spell_emoji(typed, EMOJI) == read
+
+
+@given(st.text(st.sampled_from([*"".join(EMOJI), "\ufe0f", "\n", " ", "x", "é", "🐙"])))
+def test_no_emoji_with_a_name_is_left_and_other_text_is_as_it_was(text: str) -> None:
+    read = spell_emoji(text, EMOJI)
+    assert not any(emoji in read for emoji in EMOJI)
+    assert spell_emoji(read, EMOJI) == read
+    assert spell_emoji(text, {}) == text
+    if not any(emoji in text for emoji in EMOJI):
+        assert read == text
 
 
 @pytest.mark.parametrize("count", [1, STARTER_ROOM - 1, STARTER_ROOM])

@@ -3,13 +3,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from generation.starter.train import app
 from generation.starter.training import drawing
 from generation.starter.training.drawing import EDGE, draw, open_album
 from generation.starter.training.sources import Package, SourceUnavailable, fetch
@@ -79,6 +82,16 @@ class TestThings:
         things = read_things(tmp_path, tuple(STYLES))
         assert [thing.name for thing in things] == ["soccer ball", "rugby football", "right arrow"]
         assert [thing.styles for thing in things] == [("noto", "flat"), ("noto",), ("noto",)]
+
+    def test_what_people_may_type_for_them_is_written_beside_a_model(self, tmp_path: Path) -> None:
+        write_packages(tmp_path / "packages")
+        made = CliRunner().invoke(app, ["emoji", str(tmp_path), "--work", str(tmp_path)])
+        assert made.exit_code == 0, made.output
+        assert json.loads((tmp_path / "emoji.json").read_text("utf-8")) == {
+            "⚽": "soccer ball",
+            "🏉": "rugby football",
+            "➡": "right arrow",
+        }
 
     def test_a_keyword_belongs_to_few_things(self, tmp_path: Path) -> None:
         write_packages(tmp_path)

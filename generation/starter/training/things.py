@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +65,14 @@ def read_things(packages: Path, styles: tuple[str, ...]) -> tuple[Thing, ...]:
         if found and name and name not in things:
             things[name] = Thing(code, name, keywords, found, _mirrors(entry, name))
     return tuple(things.values())
+
+
+def emoji_names(things: Iterable[Thing]) -> dict[str, str]:
+    """Return the names of `things` by the characters that people type for them."""
+    return {
+        "".join(chr(int(code, 16)) for code in thing.hexcode.split("-")): thing.name
+        for thing in things
+    }
 
 
 def _entries(packages: Path) -> list[dict[str, Any]]:
