@@ -117,7 +117,7 @@ def _unknown(where: str, key: str, known: Iterable[str]) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not valid TOML: {error}; mend that line.") from error
     except UnicodeDecodeError as error:
@@ -138,6 +138,8 @@ def _explain(error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         return _unknown(where, key, Settings.model_fields)
     message = first["msg"].removeprefix("Input should be ").partition(", unable")[0]
+    if first["type"] == "string_too_short":
+        message = "some text, or be left out"
     if where == _ENVIRONMENT and key in Settings.model_fields:
         key = f"{_ENV_PREFIX}{key.upper()}"
     value = "a secret" if "token" in key.lower() else repr(first["input"])

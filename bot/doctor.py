@@ -118,9 +118,12 @@ def _device(settings: Settings) -> Finding:
 
     try:
         device = choose_device(settings.device)
-        dtype = str(choose_dtype(settings.dtype, device)).removeprefix("torch.")
     except GenerationError as error:
         return Finding("device", f"{settings.device or 'none'} cannot be used", str(error))
+    try:
+        dtype = str(choose_dtype(settings.dtype, device)).removeprefix("torch.")
+    except GenerationError as error:
+        return Finding("device", f"{settings.dtype} cannot be used on {device}", str(error))
     text = f"{device}, {dtype}"
     if device.type == "cpu":
         text += "; large models want a GPU, the starter model does not"

@@ -35,6 +35,12 @@ def generate_files(
     profile = console.locate_model(settings.model)
     request = _request(RequestDesk(settings, profile), wishes, image)
     folder = _writable(out)
+    if max(request.width, request.height) > profile.default_max_size:
+        console.err.print(
+            f"The model {profile.name} is for pictures of at most {profile.default_max_size} "
+            "pixels in width and height; larger ones are seldom good.",
+            markup=False,
+        )
     pictures = make(open_engine(settings, profile), request)
     for picture in pictures:
         path = folder / _file_name(picture)
@@ -120,9 +126,12 @@ def _writable(folder: Path) -> Path:
 
 
 def _write(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        path.write_bytes(data)
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
     except OSError as error:
+        unfinished.unlink(missing_ok=True)
         raise BotError(
             f"{path} cannot be written ({error.strerror}); name another folder with --out."
         ) from error

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from generation.errors import InvalidSource
-from generation.locate import ModelProfile
+from generation.locate import STARTER, ModelProfile
 from generation.metadata import parameters, read_png
 from generation.pictures import enlarged, read_source, to_image, to_pixels
 from generation.request import Pixels, Recipe
@@ -104,11 +104,22 @@ def _originals(picture: str, settings: Settings) -> list[Original]:
 
 
 def _model_of(recipe: Recipe, settings: Settings, *, named: bool) -> ModelProfile:
-    """Return the model that was named, else the configured one if it fits, else the recipe's."""
+    """Return the model that was named, else the configured one or the bundled one if it fits.
+
+    A file from anywhere says what it likes: nothing is looked for, or downloaded, by its word.
+
+    Raises:
+        MissingInput: the picture is of another model.
+    """
     configured = console.locate_model(settings.model)
     if named or configured.name == recipe.model:
         return configured
-    return console.locate_model(recipe.model)
+    if recipe.model == STARTER:
+        return console.locate_model(STARTER)
+    raise MissingInput(
+        f"This picture was made by a model called {recipe.model!r}; name that one with --model, as "
+        "a folder, a .safetensors file or a hub id."
+    )
 
 
 def _source_of(recipe: Recipe, settings: Settings, image: Path | None) -> Pixels | None:

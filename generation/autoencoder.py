@@ -133,11 +133,15 @@ class Autoencoder:
         """Return the largest tile, in pixels, that is worth trying; None if there is none."""
         return self.smaller(self._factor * min(latents.shape[2:]))
 
+    @property
+    def tile_multiple(self) -> int:
+        """Return what the edge of a tile is a multiple of, in pixels."""
+        # The tiles overlap by a quarter, which has to be whole latents.
+        return int(4 * self._factor)
+
     def smaller(self, tile: int) -> int | None:
         """Return a tile of about half the edge of `tile`; None if that is too small."""
-        # The tiles overlap by a quarter, which has to be whole latents.
-        least = 4 * self._factor
-        half = tile // 2 - tile // 2 % least
+        half = tile // 2 - tile // 2 % self.tile_multiple
         return half or None
 
     def glance(self, latents: torch.Tensor) -> Pixels:

@@ -214,10 +214,16 @@ class Engine:
         With `decoder_tile` they are decoded in tiles of so many pixels.
 
         Raises:
-            InvalidRequest: the size does not fit the model.
+            InvalidRequest: the size, or the tile, does not fit the model.
             OutOfMemory: it does not fit into the memory.
             NotFinite: it overflows, even in float32.
         """
+        multiple = self._networks.autoencoder.tile_multiple
+        if decoder_tile is not None and (decoder_tile < multiple or decoder_tile % multiple):
+            raise InvalidRequest(
+                "decoder_tile",
+                f"The decoder tile is {decoder_tile}; this model needs a multiple of {multiple}.",
+            )
         (images,) = self.begin([request])
         if isinstance(images, GenerationError):
             raise images

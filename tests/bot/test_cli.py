@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -188,6 +189,45 @@ def test_replay_of_an_altered_recipe_says_what_differs(
     assert said in result.stdout
 
 
+def test_replay_looks_for_no_model_by_the_word_of_a_file(shell: Shell, tmp_path: Path) -> None:
+    shutil.copytree(starter_folder(), tmp_path / "mine")
+    [name] = shell("generate", "owl", "--steps", "1", "--model", "mine").stdout.split()
+    assert sentence(shell("replay", name)) == (
+        "This picture was made by a model called 'mine'; name that one with --model, as a folder, "
+        "a .safetensors file or a hub id."
+    )
+    assert shell("replay", name, "--model", "mine").exit_code == 0
+
+
+def test_replay_refuses_a_tile_that_no_decoder_has(shell: Shell, rabbit: Path) -> None:
+    for tile in (1, 16, 40):
+        assert sentence(shell("replay", altered(rabbit, decoder_tile=tile))) == (
+            f"The decoder tile is {tile}; this model needs a multiple of 32."
+        )
+
+
+def test_a_size_that_the_model_makes_nothing_good_of_is_made_and_said(shell: Shell) -> None:
+    result = shell("generate", "owl", "--steps", "1", "--width", "256")
+    assert result.exit_code == 0
+    assert "is for pictures of at most 128 pixels in width and height" in result.stderr
+
+
+def test_a_picture_for_which_there_is_no_room_is_not_left_half_written(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    said = sentence(shell("generate", "owl", "--steps", "1", "--out", "made"))
+    assert said.endswith(
+        "cannot be written (No space left on device); name another folder with --out."
+    )
+    assert list((tmp_path / "made").iterdir()) == []
+
+
 def test_replay_of_altered_pixels_says_so(shell: Shell, rabbit: Path) -> None:
     with Image.open(rabbit) as image:
         chunks = PngImagePlugin.PngInfo()
@@ -226,6 +266,7 @@ def test_replay_of_altered_pixels_says_so(shell: Shell, rabbit: Path) -> None:
         (["generate", "rabbit", "--strength", "0.5"], "add --image FILE"),
         (["generate", "rabbit", "--image", "missing.png"], "missing.png cannot be read"),
         (["generate", "rabbit", "--model", "/nowhere"], "/nowhere"),
+        (["generate", "rabbit", "--model", ""], "sets model to ''; it should be some text, or"),
         (["generate", "rabbit", "--config", "missing.toml"], "missing.toml cannot be read"),
         (["replay", "missing.png"], "missing.png cannot be read"),
         (["replay", "77"], "does not exist"),
@@ -346,6 +387,13 @@ def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(tmp_pat
     out = imagine_bot("doctor", "--data", "file/data", cwd=tmp_path).stdout
     assert "✗ database: file/data is not there and cannot be made" in out
     assert "or name another folder with --data" in out
+
+
+def test_doctor_tells_a_dtype_from_a_device(tmp_path: Path) -> None:
+    # As some editors on Windows write it, with a mark that says UTF-8.
+    (tmp_path / "config.toml").write_text('device = "cpu"\ndtype = "float16"', "utf-8-sig")
+    out = imagine_bot("doctor", cwd=tmp_path).stdout
+    assert "✗ device: float16 cannot be used on cpu\n  → float16 is of no use on a CPU" in out
 
 
 def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
