@@ -365,8 +365,13 @@ class TestExport:
         state = read(work / "diffusion.pt")
         assert state is not None
         assert profile.prediction_type == "v_prediction"
-        found = (profile.default_steps, profile.default_guidance_scale, profile.default_strength)
-        assert found == tuple(DEFAULTS.values())
+        found = {
+            "steps": profile.default_steps,
+            "guidance_scale": profile.default_guidance_scale,
+            "strength": profile.default_strength,
+            "max_size": profile.default_max_size,
+        }
+        assert found == DEFAULTS
         vae = Painter.open(work / "model").parts.vae
         assert vae.config.scaling_factor == pytest.approx(state["facts"]["scale"])
 
