@@ -77,13 +77,15 @@ async def assert_delivered(stage: Stage, messages: list[int]) -> None:
 
 
 async def test_pictures_that_wait_for_discord_are_held_nowhere_in_memory(
-    stage: Stage, lent: list[discord.File]
+    stage: Stage, lent: list[discord.File], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So long that all wait at one time, and for longer than it takes to look for what is held.
+    monkeypatch.setattr(delivery, "_RETRY_SECONDS", (6,))
     before = held()
     stage.env.inject_error(*OUTAGE, status=503, times=None)
     messages = await ask(stage)
     await generated(stage)
-    await stage.until(lambda: held() <= before, seconds=10)
+    await stage.until(lambda: held() <= before)
     stage.env.backend.faults.clear()
     await assert_delivered(stage, messages)
     await stage.until(lambda: not stage.bot.service._under_way)
