@@ -27,7 +27,7 @@ from .model_files import (
     select_files,
     weights_sha256,
 )
-from .request import STRENGTH_MAX, STRENGTH_MIN
+from .request import SIZE_MAX, SIZE_MIN, STRENGTH_MAX, STRENGTH_MIN
 
 __all__ = [
     "STARTER",
@@ -292,12 +292,10 @@ def _defaults(folder: Path, native_size: int) -> tuple[int, float, float, int]:
     strength = config.values.get("strength", DEFAULT_STRENGTH)
     if not isinstance(strength, int | float) or not STRENGTH_MIN <= strength <= STRENGTH_MAX:
         raise config.wrong("strength", f"a number from {STRENGTH_MIN:g} to {STRENGTH_MAX:g}")
-    return (
-        config.size("steps", DEFAULT_STEPS),
-        float(guidance_scale),
-        float(strength),
-        config.size("max_size", max_size),
-    )
+    max_size = config.size("max_size", max_size)
+    if "max_size" in config.values and not SIZE_MIN <= max_size <= SIZE_MAX:
+        raise config.wrong("max_size", f"a whole number from {SIZE_MIN} to {SIZE_MAX}")
+    return config.size("steps", DEFAULT_STEPS), float(guidance_scale), float(strength), max_size
 
 
 def _emoji(folder: Path) -> Mapping[str, str]:

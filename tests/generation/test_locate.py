@@ -215,6 +215,8 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("defaults.json", {"steps": 0}, "steps = 0"),
         ("defaults.json", {"guidance_scale": 0.5}, "guidance_scale = 0.5"),
         ("defaults.json", {"max_size": "large"}, "max_size = 'large'"),
+        ("defaults.json", {"max_size": 4}, "a whole number from 32 to 2048"),
+        ("defaults.json", {"max_size": 10_000}, "max_size = 10000"),
         ("emoji.json", {"🦉": 3}, "🦉 = 3 instead of the name of an emoji"),
         ("emoji.json", {"a": "b"}, "a = 'b' instead of the name of an emoji"),
         ("defaults.json", {"strength": 0.01}, "strength = 0.01 instead of a number from 0.05 to 1"),
