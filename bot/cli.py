@@ -137,7 +137,7 @@ def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
 def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="About a minute: fewer steps, and no compiling.")
+        bool, typer.Option("--quick", help="Some minutes: fewer steps, and no compiling.")
     ] = False,
     model: ModelOption = None,
     config: ConfigOption = None,

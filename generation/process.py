@@ -110,6 +110,12 @@ class EngineProcess:
         self._process.start()
         theirs.close()
 
+    @property
+    def pid(self) -> int:
+        """Return the number of the other process."""
+        assert self._process.pid is not None  # noqa: S101 - it is started
+        return self._process.pid
+
     def measured(self) -> Measured:
         """Wait until the engine is loaded; return what calls take.
 

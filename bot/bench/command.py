@@ -5,47 +5,60 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
 from generation.locate import ModelProfile
-from generation.request import GeneratedImage, GenerationRequest
+from generation.request import GeneratedImage
 
 from .. import console
 from ..config import Settings, load_settings
 
 if TYPE_CHECKING:
-    from .reference import Picture, Reference
+    from .contender import Assignment
+    from .rounds import Rounds, Spread
 
-_USERS: Final = 8
 _CURVE: Final = (1, 2, 4, 8, 16, 32)
 _BAR: Final = 40
+# Above it other programs have a say in the figures, and a ratio of two of them means little.
+_BUSY_SHARE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much is measured: steps of the users' pictures and of one alone, and repetitions."""
+    """How much is measured.
+
+    That is the steps of the users' pictures and of one alone, the repetitions in a process, the
+    rounds of fresh processes without and with a compiler, the curve, and the jobs of the overhead.
+    """
 
     steps: tuple[int, int]
     alone_steps: int
     repetitions: int
+    rounds: int
+    compiled_rounds: int
     curve_steps: tuple[int, int]
     overhead_jobs: int
-    compiled: bool
 
 
-_FULL: Final = Extent((20, 50), 30, 5, (20, 50), 400, compiled=True)
-_QUICK: Final = Extent((8, 18), 12, 3, (3, 6), 80, compiled=False)
+_FULL: Final = Extent((20, 50), 30, 5, 5, 3, (20, 50), 400)
+_QUICK: Final = Extent((8, 18), 12, 3, 3, 0, (3, 6), 80)
 
 
 @dataclass(slots=True, kw_only=True)
 class Figures:
-    """What was measured. Ratios are ours over the pipeline's, speed-ups the pipeline's over ours.
+    """What was measured, each figure the median of fresh processes, with its range.
+
+    Ratios are our time over the pipeline's, speed-ups the pipeline's over ours; what is compiled is
+    compared with the compiled pipeline. `seconds` has each contender's own times. `load` is the
+    machine's load average before it began, and `others_share` the part of the processors that
+    other programs took: above 0.1 the figures mean little.
 
     `pixels_equal` is whether every picture that was made beside others is, to the last bit, the
     one that is made alone and, where the networks sum in the same order, the pipeline's. The
@@ -56,23 +69,27 @@ class Figures:
     device: str
     dtype: str
     model: str
+    load: float = 0.0
+    others_share: float = 0.0
+    rounds: int = 0
     pixels_equal: bool = False
     pixels_equal_together_and_alone: int = 0
     pixels_equal_to_pipeline_with_our_kernels: int = 0
     pixels_compared: int = 0
     pixels_largest_difference: int = 0
     pixels_equal_share: float = 0.0
-    alone_ratio: float = 0.0
-    alone_ratio_compiled: float | None = None
-    alone_seconds: float = 0.0
-    speedup_8_users: float = 0.0
-    speedup_8_users_compiled: float | None = None
-    mean_wait_ratio_8_users: float = 0.0
+    alone_ratio: Spread | None = None
+    alone_ratio_compiled: Spread | None = None
+    speedup_8_users: Spread | None = None
+    speedup_8_users_compiled: Spread | None = None
+    mean_wait_ratio_8_users: Spread | None = None
+    mean_wait_ratio_8_users_compiled: Spread | None = None
     eta_median_error: float | None = None
     loop_lag_p50_ms: float = 0.0
     loop_lag_p99_ms: float = 0.0
     preview_share_of_step: float = 0.0
     overhead_ms_per_image: float = 0.0
+    seconds: dict[str, dict[str, Spread]] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -82,7 +99,7 @@ def bench(config: Any, *, model: str | None, as_json: bool, quick: bool) -> int:
     settings = load_settings(config, model=model)
     profile = console.locate_model(settings.model)
     with console.status("Measuring; nothing else should run now"):
-        figures = asyncio.run(_measure(settings, profile, _QUICK if quick else _FULL))
+        figures = _measure(settings, profile, _QUICK if quick else _FULL)
     if as_json:
         console.out.print(json.dumps(asdict(figures)), markup=False)
     else:
@@ -90,114 +107,113 @@ def bench(config: Any, *, model: str | None, as_json: bool, quick: bool) -> int:
     return 0
 
 
-async def _measure(settings: Settings, profile: ModelProfile, extent: Extent) -> Figures:
-    # Here, because these load torch.
-    from .overhead import overhead  # noqa: PLC0415
-    from .reference import Reference  # noqa: PLC0415
-    from .requests import requests  # noqa: PLC0415
+def _measure(settings: Settings, profile: ModelProfile, extent: Extent) -> Figures:
+    from .contender import PIPELINE  # noqa: PLC0415
 
-    reference = Reference(profile, device=settings.device, dtype=settings.dtype)
-    figures = Figures(
-        device=reference.name,
-        dtype=str(reference.dtype).removeprefix("torch."),
-        model=profile.name,
-    )
-    side = profile.native_size
-    users = requests(_USERS, side=side, steps=extent.steps)
-    [single] = requests(1, side=side, steps=(extent.alone_steps,) * 2)
-    made = await _eager(figures, settings, profile, reference, users, single, extent)
-    figures.overhead_ms_per_image = 1e3 * await overhead(made[0], count=extent.overhead_jobs)
-    if extent.compiled:
-        await _compiled(figures, settings, profile, reference, users, single, extent)
-    reference.sum_like_the_engine()
-    _compare_kernels(figures, reference, users, made)
+    with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:
+        taken = _compete(settings, extent, Path(folder))
+        first = taken.of(PIPELINE)[0]
+        figures = Figures(
+            device=first.device,
+            dtype=first.dtype,
+            model=profile.name,
+            load=taken.turns[0].load,
+            others_share=statistics.median(turn.others for turn in taken.turns),
+            rounds=extent.rounds,
+        )
+        _compare_times(figures, taken, is_compiled=bool(extent.compiled_rounds))
+        _compare_pixels(figures, Path(folder))
+    asyncio.run(_serve(figures, settings, profile, extent))
     return figures
 
 
-async def _eager(
-    figures: Figures,
-    settings: Settings,
-    profile: ModelProfile,
-    reference: Reference,
-    users: Sequence[GenerationRequest],
-    single: GenerationRequest,
-    extent: Extent,
-) -> list[GeneratedImage]:
-    """Measure everything that needs no compiler, and return the pictures of the eight users.
+def _compete(settings: Settings, extent: Extent, pictures: Path) -> Rounds:
+    """Return the times of all contenders; the users' pictures come into the folder `pictures`."""
+    from . import contender as names  # noqa: PLC0415
+    from .rounds import take_turn, take_turns  # noqa: PLC0415
+
+    def assigned(*contenders: str) -> dict[str, Assignment]:
+        return {name: _assignment(name, settings, extent) for name in contenders}
+
+    taken = take_turns(assigned(names.PIPELINE, names.ENGINE), extent.rounds, pictures=pictures)
+    compiled = assigned(names.PIPELINE_COMPILED, names.ENGINE_COMPILED)
+    taken.turns += take_turns(compiled, extent.compiled_rounds).turns
+    # For its pixels only, so its times are not kept.
+    take_turn(assigned(names.PIPELINE_WITH_OUR_KERNELS)[names.PIPELINE_WITH_OUR_KERNELS], pictures)
+    return taken
+
+
+def _assignment(name: str, settings: Settings, extent: Extent) -> Assignment:
+    from .contender import ENGINE, PIPELINE, PIPELINE_WITH_OUR_KERNELS, Assignment  # noqa: PLC0415
+
+    # Whatever the configuration says, a contender is compiled as its name says, and no process of
+    # the benchmark needs the token.
+    changed = {"token": None, "compile": False}
+    return Assignment(
+        contender=name,
+        settings=settings.model_copy(update=changed).model_dump(mode="json"),
+        steps=extent.steps,
+        alone_steps=extent.alone_steps,
+        repetitions=extent.repetitions,
+        keeps_pictures=name in (ENGINE, PIPELINE, PIPELINE_WITH_OUR_KERNELS),
+    )
+
+
+def _compare_times(figures: Figures, taken: Rounds, *, is_compiled: bool) -> None:
+    from . import contender as names  # noqa: PLC0415
+
+    figures.alone_ratio = taken.alone_ratio(names.ENGINE, names.PIPELINE)
+    figures.speedup_8_users = taken.speedup(names.ENGINE, names.PIPELINE)
+    figures.mean_wait_ratio_8_users = taken.wait_ratio(names.ENGINE, names.PIPELINE)
+    measured = [names.PIPELINE, names.ENGINE]
+    if is_compiled:
+        pair = names.ENGINE_COMPILED, names.PIPELINE_COMPILED
+        figures.alone_ratio_compiled = taken.alone_ratio(*pair)
+        figures.speedup_8_users_compiled = taken.speedup(*pair)
+        figures.mean_wait_ratio_8_users_compiled = taken.wait_ratio(*pair)
+        measured += reversed(pair)
+    figures.seconds = {
+        name: {"alone": taken.alone(name), "eight_users": taken.users(name)} for name in measured
+    }
+
+
+async def _serve(
+    figures: Figures, settings: Settings, profile: ModelProfile, extent: Extent
+) -> None:
+    """Measure what only our service has: the curve of users, estimates, lag, and overhead.
 
     Nothing is compiled for it, whatever the configuration says.
     """
+    # Here, because these load torch.
+    from .contender import USERS  # noqa: PLC0415
+    from .overhead import overhead  # noqa: PLC0415
     from .requests import requests  # noqa: PLC0415
     from .serving import serve  # noqa: PLC0415
     from .users import open_queue, rush  # noqa: PLC0415
 
     settings = settings.model_copy(update={"compile": False})
+    users = requests(USERS, side=profile.native_size, steps=extent.steps)
     async with open_queue(settings, profile) as queue:
-        figures.alone_ratio, figures.alone_seconds = await _alone(
-            partial(rush, queue), reference, single, extent
-        )
         together = await rush(queue, users)
-        pictures, ends = await asyncio.to_thread(reference.timed, users)
-        figures.speedup_8_users = ends[-1] / together.seconds
-        figures.mean_wait_ratio_8_users = together.mean_wait / statistics.fmean(ends)
         lag = await serve(queue, users, progress_seconds=settings.progress_seconds)
         figures.loop_lag_p50_ms, figures.loop_lag_p99_ms = lag.percentile(50), lag.percentile(99)
-        alone = [(await rush(queue, [request])).images[0] for request in users]
-        _compare(figures, together.images, alone, pictures)
         errors = list(together.errors)
         for count in _CURVE:
-            crowd = await rush(
-                queue, requests(count, side=profile.native_size, steps=extent.curve_steps)
-            )
-            errors += crowd.errors
             asked = requests(count, side=profile.native_size, steps=extent.curve_steps)
-            steps = sum(request.steps for request in asked)
+            crowd = await rush(queue, asked)
+            errors += crowd.errors
             figures.curve.append(
                 {
                     "users": count,
                     "images_per_second": count / crowd.seconds,
-                    "steps_per_second": steps / crowd.seconds,
+                    "steps_per_second": sum(one.steps for one in asked) / crowd.seconds,
                     "mean_wait_seconds": crowd.mean_wait,
                 }
             )
         figures.eta_median_error = statistics.median(errors) if errors else None
+    made: GeneratedImage = together.images[0]
+    figures.overhead_ms_per_image = 1e3 * await overhead(made, count=extent.overhead_jobs)
     figures.preview_share_of_step = await asyncio.to_thread(_preview_share, settings, profile)
-    return together.images
-
-
-async def _alone(
-    rush: Any, reference: Reference, single: GenerationRequest, extent: Extent
-) -> tuple[float, float]:
-    """Return the median of ours over the pipeline's time, taken in turns, and ours in seconds."""
-    await rush([single])
-    await asyncio.to_thread(reference.timed, [single])
-    ratios, seconds = [], []
-    for _ in range(extent.repetitions):
-        ours = (await rush([single])).seconds
-        _, [theirs] = await asyncio.to_thread(reference.timed, [single])
-        ratios.append(ours / theirs)
-        seconds.append(ours)
-    return statistics.median(ratios), statistics.median(seconds)
-
-
-async def _compiled(
-    figures: Figures,
-    settings: Settings,
-    profile: ModelProfile,
-    reference: Reference,
-    users: Sequence[GenerationRequest],
-    single: GenerationRequest,
-    extent: Extent,
-) -> None:
-    from .users import open_queue, rush  # noqa: PLC0415
-
-    async with open_queue(settings.model_copy(update={"compile": True}), profile) as queue:
-        figures.alone_ratio_compiled, _ = await _alone(
-            partial(rush, queue), reference, single, extent
-        )
-        together = await rush(queue, users)
-        _, ends = await asyncio.to_thread(reference.timed, users)
-        figures.speedup_8_users_compiled = ends[-1] / together.seconds
 
 
 def _preview_share(settings: Settings, profile: ModelProfile) -> float:
@@ -229,39 +245,22 @@ def _preview_share(settings: Settings, profile: ModelProfile) -> float:
     return min(looks) / min(steps)
 
 
-def _compare(
-    figures: Figures,
-    together: Sequence[GeneratedImage],
-    alone: Sequence[GeneratedImage],
-    pipeline: Sequence[Picture],
-) -> None:
+def _compare_pixels(figures: Figures, folder: Path) -> None:
     """Compare the users' pictures with those made alone, and with the pipeline's."""
     import numpy as np  # noqa: PLC0415
 
-    figures.pixels_compared = len(together)
-    figures.pixels_equal_together_and_alone = sum(
-        one.pixels == other.pixels for one, other in zip(together, alone, strict=True)
-    )
-    away = np.stack(
-        [
-            np.abs(_array(ours).astype(int) - theirs)
-            for ours, theirs in zip(together, pipeline, strict=True)
-        ]
-    )
+    from .contender import ENGINE, PIPELINE, PIPELINE_WITH_OUR_KERNELS  # noqa: PLC0415
+
+    ours = np.load(folder / f"{ENGINE} together.npy")
+    alone = np.load(folder / f"{ENGINE} alone.npy")
+    theirs = np.load(folder / f"{PIPELINE} together.npy")
+    alike = np.load(folder / f"{PIPELINE_WITH_OUR_KERNELS} together.npy")
+    away = np.abs(ours.astype(int) - theirs)
+    figures.pixels_compared = len(ours)
     figures.pixels_largest_difference = int(away.max())
     figures.pixels_equal_share = float((away.max(axis=-1) == 0).mean())
-
-
-def _compare_kernels(
-    figures: Figures,
-    reference: Reference,
-    users: Sequence[GenerationRequest],
-    made: Sequence[GeneratedImage],
-) -> None:
-    figures.pixels_equal_to_pipeline_with_our_kernels = sum(
-        bool((_array(image) == reference.picture(request)).all())
-        for request, image in zip(users, made, strict=True)
-    )
+    figures.pixels_equal_together_and_alone = _equal(ours, alone)
+    figures.pixels_equal_to_pipeline_with_our_kernels = _equal(ours, alike)
     figures.pixels_equal = (
         figures.pixels_equal_together_and_alone
         == figures.pixels_equal_to_pipeline_with_our_kernels
@@ -269,11 +268,8 @@ def _compare_kernels(
     )
 
 
-def _array(image: GeneratedImage) -> Picture:
-    import numpy as np  # noqa: PLC0415
-
-    pixels = image.pixels
-    return np.frombuffer(pixels.rgb, np.uint8).reshape(pixels.height, pixels.width, 3)
+def _equal(some: Sequence[Any], others: Sequence[Any]) -> int:
+    return sum(bool((one == other).all()) for one, other in zip(some, others, strict=True))
 
 
 def _tell(figures: Figures) -> None:
@@ -282,10 +278,18 @@ def _tell(figures: Figures) -> None:
     table.add_column("figure")
     table.add_column("measured", justify="right")
     for name, value in asdict(figures).items():
-        if name not in {"device", "dtype", "model", "curve"}:
-            shown = f"{value:.3f}" if isinstance(value, float) else str(value)
-            table.add_row(name, "not measured" if value is None else shown)
+        if name == "seconds":
+            for contender, times in value.items():
+                for what, spread in times.items():
+                    table.add_row(f"{contender}, {what}, seconds", _shown(spread))
+        elif name not in {"device", "dtype", "model", "curve"}:
+            table.add_row(name, _shown(value))
     console.out.print(table)
+    if figures.others_share > _BUSY_SHARE:
+        console.out.print(
+            f"Other programs took {100 * figures.others_share:.0f} % of this machine meanwhile; "
+            "stop them and measure again before you believe these figures."
+        )
     most = max(point["steps_per_second"] for point in figures.curve)
     console.out.print("users   steps/s   images/s   mean wait")
     for point in figures.curve:
@@ -295,3 +299,11 @@ def _tell(figures: Figures) -> None:
             f"{point['images_per_second']:>10.2f} {point['mean_wait_seconds']:>9.2f} s  {bar}",
             markup=False,
         )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not measured"
+    if isinstance(value, dict):
+        return f"{value['median']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from generation.fairness import Share
 from generation.process import EngineProcess
-from generation.queue import GenerationQueue
+from generation.queue import EngineLike, GenerationQueue
 from generation.request import Event, GeneratedImage, GenerationRequest
 
 from ..config import Settings
@@ -70,9 +70,14 @@ async def open_queue(settings: Settings, profile: Any) -> AsyncIterator[Generati
     def make_engine() -> EngineProcess:
         return start_engine(settings, profile)
 
-    async with GenerationQueue(make_engine, limit=_LIMIT, previews=settings.previews) as queue:
+    async with queue_of(make_engine, previews=settings.previews) as queue:
         await queue.ready()
         yield queue
+
+
+def queue_of(make_engine: Callable[[], EngineLike[Any]], *, previews: bool) -> GenerationQueue[Any]:
+    """Return a queue that has room for everybody in the benchmark."""
+    return GenerationQueue(make_engine, limit=_LIMIT, previews=previews)
 
 
 async def rush(queue: GenerationQueue[Any], requests: Sequence[GenerationRequest]) -> Rush:

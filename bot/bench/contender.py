@@ -1,0 +1,271 @@
+"""One contender in a process of its own: `python -m bot.bench.contender FOLDER`.
+
+The process loads the contender and runs it in its main thread. Torch's OpenMP keeps a pool of
+threads for each thread that computes: a model that is loaded in one thread and run in another
+has two pools, and takes about twice its time. So every report says which part of the computing
+was done by the thread that loaded, and `bot.bench.rounds` refuses one that it did not take part in.
+
+FOLDER holds `assignment.json`; the process writes `report.json` and, if asked, the pictures
+as `together.npy` and `alone.npy` there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from generation.locate import ModelProfile, locate
+from generation.request import GeneratedImage, GenerationRequest
+
+from ..config import Settings
+from .requests import requests
+
+if TYPE_CHECKING:
+    from generation.process import EngineProcess
+
+Picture = npt.NDArray[np.uint8]
+
+USERS: Final = 8
+PIPELINE: Final = "pipeline"
+PIPELINE_COMPILED: Final = "pipeline compiled"
+PIPELINE_WITH_OUR_KERNELS: Final = "pipeline with our kernels"
+ENGINE: Final = "engine"
+ENGINE_COMPILED: Final = "engine compiled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What one process measures.
+
+    It makes one picture of `alone_steps` steps `repetitions` times, and the pictures of eight
+    users, whose steps lie between the two of `steps`.
+    """
+
+    contender: str
+    settings: dict[str, Any]
+    steps: tuple[int, int]
+    alone_steps: int
+    repetitions: int
+    keeps_pictures: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What one process measured; times are in seconds.
+
+    `alone` has one time a repetition, `ends` one a user: how long that user waited. `own_share`
+    is the part of the computing that the thread did which had loaded the contender (None where
+    the system does not tell), and `threads` how many threads torch was to compute with.
+    """
+
+    contender: str
+    device: str
+    dtype: str
+    alone: list[float]
+    ends: list[float]
+    own_share: float | None
+    threads: int
+
+
+class Contender(Protocol):
+    """Something that makes pictures."""
+
+    @property
+    def device(self) -> str:
+        """Return what it computes on, in words; empty if it does not know."""
+
+    @property
+    def dtype(self) -> str:
+        """Return the type of its numbers; empty if it does not know."""
+
+    @property
+    def process_id(self) -> int:
+        """Return the process that computes."""
+
+    @property
+    def loading_thread(self) -> int:
+        """Return the system's number of the thread that loaded the model."""
+
+    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+        """Return the pictures, and after how many seconds each user had theirs."""
+
+
+class PipelineContender:
+    """diffusers' own pipeline; see `bot.bench.reference`."""
+
+    def __init__(self, settings: Settings, profile: ModelProfile, *, kind: str) -> None:
+        # Here, because it loads torch, which a process that runs our engine does not.
+        from .reference import Reference  # noqa: PLC0415
+
+        self.loading_thread = threading.get_native_id()
+        self.process_id = psutil.Process().pid
+        self._reference = Reference(
+            profile,
+            device=settings.device,
+            dtype=settings.dtype,
+            compiled=kind == PIPELINE_COMPILED,
+        )
+        if kind == PIPELINE_WITH_OUR_KERNELS:
+            self._reference.sum_like_the_engine()
+        self.device = self._reference.name
+        self.dtype = str(self._reference.dtype).removeprefix("torch.")
+
+    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+        """Return the pictures, made one after the other."""
+        return self._reference.timed(asked)
+
+    def close(self) -> None:
+        """Do nothing: the process ends."""
+
+
+class EngineContender:
+    """Our engine as the bot runs it: a queue in this process, the engine in one of its own."""
+
+    def __init__(self, settings: Settings, profile: ModelProfile) -> None:
+        self.device = settings.device or ""
+        self.dtype = settings.dtype or ""
+        self._loop = asyncio.new_event_loop()
+        self._stack = AsyncExitStack()
+        self._engine: EngineProcess | None = None
+        self._queue = self._loop.run_until_complete(self._open(settings, profile))
+
+    async def _open(self, settings: Settings, profile: ModelProfile) -> Any:
+        from ..engines import start_engine  # noqa: PLC0415
+        from .users import queue_of  # noqa: PLC0415
+
+        def start() -> EngineProcess:
+            self._engine = start_engine(settings, profile)
+            return self._engine
+
+        queue = await self._stack.enter_async_context(queue_of(start, previews=settings.previews))
+        await queue.ready()
+        return queue
+
+    @property
+    def process_id(self) -> int:
+        """Return the engine's process."""
+        assert self._engine is not None  # noqa: S101 - the queue is ready
+        return self._engine.pid
+
+    @property
+    def loading_thread(self) -> int:
+        """Return the main thread of the engine's process, which has its number."""
+        return self.process_id
+
+    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+        """Return the pictures of users who all ask at the same moment."""
+        from .users import rush  # noqa: PLC0415
+
+        made = self._loop.run_until_complete(rush(self._queue, asked))
+        return [array(image) for image in made.images], made.ends
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._loop.run_until_complete(self._stack.aclose())
+        self._loop.close()
+
+
+def array(image: GeneratedImage) -> Picture:
+    """Return the pixels [height, width, 3] of a picture."""
+    pixels = image.pixels
+    return np.frombuffer(pixels.rgb, np.uint8).reshape(pixels.height, pixels.width, 3)
+
+
+def open_contender(
+    kind: str, settings: Settings, profile: ModelProfile
+) -> PipelineContender | EngineContender:
+    """Load the contender of that name in the calling thread."""
+    if kind in (ENGINE, ENGINE_COMPILED):
+        compiled = settings.model_copy(update={"compile": kind == ENGINE_COMPILED})
+        return EngineContender(compiled, profile)
+    return PipelineContender(settings, profile, kind=kind)
+
+
+class OwnShare:
+    """The part of a process's computing that one of its threads does while inside."""
+
+    def __init__(self, process_id: int, thread: int) -> None:
+        self._process = psutil.Process(process_id)
+        self._thread = thread
+        self.share: float | None = None
+
+    def __enter__(self) -> OwnShare:
+        self._before = self._seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        after = self._seconds()
+        if self._thread in after:
+            own = after[self._thread] - self._before.get(self._thread, 0.0)
+            self.share = own / max(sum(after.values()) - sum(self._before.values()), 1e-9)
+
+    def _seconds(self) -> dict[int, float]:
+        return {one.id: one.user_time + one.system_time for one in self._process.threads()}
+
+
+def measure(
+    contender: Contender, assignment: Assignment, profile: ModelProfile, *, threads: int
+) -> tuple[Report, list[Picture], list[Picture]]:
+    """Return what `contender` takes, and its pictures of the users: made together, made alone."""
+    side = profile.native_size
+    users = requests(USERS, side=side, steps=assignment.steps)
+    [single] = requests(1, side=side, steps=(assignment.alone_steps,) * 2)
+    contender.run([single])
+    share = OwnShare(contender.process_id, contender.loading_thread)
+    with share:
+        alone = [contender.run([single])[1][0] for _ in range(assignment.repetitions)]
+        together, ends = contender.run(users)
+    by_one = [contender.run([user])[0][0] for user in users] if assignment.keeps_pictures else []
+    report = Report(
+        contender=assignment.contender,
+        device=contender.device,
+        dtype=contender.dtype,
+        alone=alone,
+        ends=ends,
+        own_share=share.share,
+        threads=threads,
+    )
+    return report, together, by_one
+
+
+def carry_out(
+    folder: Path,
+    open_one: Callable[
+        [str, Settings, ModelProfile], PipelineContender | EngineContender
+    ] = open_contender,
+) -> None:
+    """Carry out the assignment in `folder` and write the report there."""
+    given = json.loads((folder / "assignment.json").read_text("utf-8"))
+    assignment = Assignment(**{**given, "steps": tuple(given["steps"])})
+    settings = Settings(**assignment.settings)
+    profile = locate(settings.model)
+    contender = open_one(assignment.contender, settings, profile)
+    try:
+        report, together, alone = measure(contender, assignment, profile, threads=_threads())
+    finally:
+        contender.close()
+    if assignment.keeps_pictures:
+        np.save(folder / "together.npy", np.stack(together))
+        np.save(folder / "alone.npy", np.stack(alone))
+    (folder / "report.json").write_text(json.dumps(asdict(report)), "utf-8")
+
+
+def _threads() -> int:
+    import torch  # noqa: PLC0415
+
+    return torch.get_num_threads()
+
+
+if __name__ == "__main__":
+    carry_out(Path(sys.argv[1]))
