@@ -31,6 +31,7 @@ from .errors import sentence
 from .intake import Intake
 from .overrides import Integrations
 from .requests import RequestDesk
+from .retry import InvalidRequests
 from .room import Room
 from .service import ImagineService
 
@@ -59,7 +60,9 @@ class ImagineBot(commands.Bot):
     integrations: Integrations
 
     def __init__(self, settings: Settings, profile: ModelProfile, make_engine: MakeEngine) -> None:
+        self._invalid = InvalidRequests()
         super().__init__(
+            http_trace=self._invalid.trace(),
             # There are no text commands: only slash commands, buttons and reactions.
             command_prefix=commands.when_mentioned,
             help_command=None,
@@ -90,6 +93,7 @@ class ImagineBot(commands.Bot):
             self,
             progress_seconds=self.settings.progress_seconds,
             previews=self.settings.previews,
+            invalid=self._invalid,
         )
         queue = GenerationQueue(
             self._make_engine,

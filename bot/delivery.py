@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import aiohttp
 import discord
 
 from generation.request import Event, Progress
@@ -21,8 +22,10 @@ from storage.records import Job, StoredImage
 
 from . import replies
 from .buttons import REMOVE_ID, cancelled_view, finished_view, waiting_view
+from .delivery_codes import FAULTS, Course, refusal_of, understood
 from .pacing import ProgressPacer
-from .service import MessageGone, Picture, Undeliverable
+from .retry import FEW_TRIES, TRIES, InvalidRequests, Place, Retry
+from .service import MessageGone, Picture, Unanswered, Undeliverable
 
 if TYPE_CHECKING:
     from .client import ImagineBot
@@ -39,26 +42,35 @@ _UPLOAD_MARGIN: Final = 64 * 2**10
 _UPLOADS: Final = 16
 _SEARCHED: Final = 200
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
-_RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60)
-# A rate limit that discord.py gave up on, a token that was reset (the job then waits for a start
-# with the new one), and faults on Discord's side.
-_PASSING: Final = frozenset({401, 429, *range(500, 600)})
-# Discord's code for a message in a thread that was archived: it can be sent to, which opens it
-# again, but nothing in it can be edited or deleted.
-_ARCHIVED: Final = 50083
-_NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError, TimeoutError)
+_RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60, 120, 300)
+# Where boosts lend no larger limit, Discord has lowered it more than once.
+_SMALLER: Final = 8 * 2**20
+# What a progress edit need not be refused twice.
+_LASTING: Final = frozenset({Course.FORBIDDEN, Course.FILTERED, Course.REFUSED})
+# What may be about the files of an edit, and not about its text.
+_ABOUT_FILES: Final = _LASTING | {Course.SMALLER}
 
 
 class DiscordCourier:
     """Shows jobs in Discord; the `Courier` of the application service."""
 
-    def __init__(self, bot: ImagineBot, *, progress_seconds: float, previews: bool = True) -> None:
+    def __init__(
+        self,
+        bot: ImagineBot,
+        *,
+        progress_seconds: float,
+        previews: bool = True,
+        invalid: InvalidRequests | None = None,
+    ) -> None:
         self._bot = bot
+        self._invalid = invalid or InvalidRequests()
+        self._retry = Retry(_pauses, self._invalid)
         self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
         self._previews = previews
         self._uploads = asyncio.Semaphore(_UPLOADS)
-        # The jobs whose previews Discord did not take.
+        # The jobs whose previews Discord did not take, and those whose progress it did not.
         self._refused: set[int] = set()
+        self._silent: set[int] = set()
 
     async def close(self) -> None:
         """Stop showing progress."""
@@ -74,7 +86,7 @@ class DiscordCourier:
         A crash may fall between sending a message and recording its id. The message is known
         by its remove button, which holds the job's id, or by the interaction it answers.
         """
-        return await self._insist(job, lambda: self._search(job))
+        return await self._insist(job, None, lambda: self._search(job))
 
     async def _search(self, job: Job) -> int | None:
         channel = self._channel(job)
@@ -88,12 +100,18 @@ class DiscordCourier:
         )
         try:
             for place in places:
-                async for message in place:
-                    if message.author == self._bot.user and _answers(message, job):
-                        return message.id
-        except discord.Forbidden:
+                if (found := await understood(self._answer_in(place, job))) is not None:
+                    return found
+        except discord.HTTPException as error:
+            if refusal_of(error).course is not Course.FORBIDDEN:
+                raise
             # Without the permission to read the history there is nothing to find.
-            return None
+        return None
+
+    async def _answer_in(self, place: AsyncIterator[discord.Message], job: Job) -> int | None:
+        async for message in place:
+            if message.author == self._bot.user and _answers(message, job):
+                return message.id
         return None
 
     async def post(self, job: Job) -> int:
@@ -102,18 +120,18 @@ class DiscordCourier:
         That answer, or one that was posted here before, may have arrived although it seemed
         not to: then nothing is posted, and the id is the one of that message.
         """
-        return await self._insist(job, lambda: self._find_or_post(job))
+        return await self._insist(job, None, lambda: self._find_or_post(job))
 
     async def _find_or_post(self, job: Job) -> int:
         if (found := await self._search(job)) is not None:
             return found
-        message = await self._channel(job).send(
+        sending = self._channel(job).send(
             replies.waiting(job),
             view=waiting_view(job),
             nonce=replies.nonce(job),
             suppress_embeds=True,
         )
-        return message.id
+        return (await understood(sending)).id
 
     async def deliver(
         self,
@@ -132,39 +150,63 @@ class DiscordCourier:
             Undeliverable: Discord will not take it, now or later.
         """
         await self._end_progress(job)
+        limit = self._limit(job)
 
         async def attempt() -> None:
+            nonlocal limit
             async with self._uploads:
-                if pictures := await read():
-                    await self._show(job, message_id, pictures, parent)
+                if not (pictures := await read()):
+                    return
+                files = await self._files(job, pictures, limit)
+                show = partial(self._show, job, message_id, pictures, parent)
+                try:
+                    await show(files)
+                except discord.HTTPException as error:
+                    if refusal_of(error).course is not Course.SMALLER or limit <= _SMALLER:
+                        raise
+                    half = sum(len(file.data) for file in files) // 2
+                    limit = min(half + _UPLOAD_MARGIN, _SMALLER)
+                    await show(await self._files(job, pictures, limit))
 
-        await self._insist(job, attempt)
+        await self._insist(job, message_id, attempt)
 
     async def _show(
-        self, job: Job, message_id: int, pictures: Sequence[Picture], parent: StoredImage | None
+        self,
+        job: Job,
+        message_id: int,
+        pictures: Sequence[Picture],
+        parent: StoredImage | None,
+        files: Sequence[replies.Attachment],
     ) -> None:
-        with _lent(await self.files(job, pictures)) as files:
-            await self._message(job, message_id).edit(
+        with _lent(files) as lent:
+            editing = self._message(job, message_id).edit(
                 content=replies.finished(job, pictures[0].image.recipe, parent),
-                attachments=files,
+                attachments=lent,
                 view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
             )
+            await understood(editing)
 
     async def files(self, job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
         """Return the files by which these pictures are shown in the job's channel."""
-        # Enlarging and compressing takes a good part of a second: not on the event loop.
-        return await asyncio.to_thread(self._files, job, pictures)
+        return await self._files(job, pictures, self._limit(job))
 
-    def _files(self, job: Job, pictures: Sequence[Picture]) -> list[replies.Attachment]:
+    async def _files(
+        self, job: Job, pictures: Sequence[Picture], limit: int
+    ) -> list[replies.Attachment]:
+        # Enlarging and compressing takes a good part of a second: not on the event loop.
+        return await asyncio.to_thread(attachments_of, job, pictures, limit=limit)
+
+    def _limit(self, job: Job) -> int:
         guild = self._bot.get_guild(job.guild_id) if job.guild_id is not None else None
-        limit = guild.filesize_limit if guild is not None else UPLOAD_LIMIT
-        return attachments_of(job, pictures, limit=limit)
+        return guild.filesize_limit if guild is not None else UPLOAD_LIMIT
 
     async def postpone(self, job: Job, message_id: int) -> None:
         """Say in the message that the pictures wait for room on the disk."""
         await self._end_progress(job)
-        content = replies.postponed(job)
-        await self._insist(job, lambda: self._message(job, message_id).edit(content=content))
+        message, content = self._message(job, message_id), replies.postponed(job)
+        await self._insist(
+            job, message_id, lambda: understood(message.edit(content=content)), tries=FEW_TRIES
+        )
 
     async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
         """Say in the message why there will be no pictures."""
@@ -177,42 +219,68 @@ class DiscordCourier:
     async def _end(self, job: Job, message_id: int, content: str) -> None:
         """Say in the message why there are no pictures, and take away a preview."""
         await self._end_progress(job)
-        message, view = self._message(job, message_id), cancelled_view(job)
+        edit = partial(self._message(job, message_id).edit, view=cancelled_view(job))
 
-        async def edit() -> None:
+        async def say() -> None:
             try:
-                await message.edit(content=content, attachments=[], view=view)
-            except discord.Forbidden:
-                # Perhaps it is about files: better a preview left standing than nothing said.
-                await message.edit(content=content, view=view)
+                await understood(edit(content=content, attachments=[]))
+            except discord.HTTPException as error:
+                course = refusal_of(error).course
+                if course is Course.FORBIDDEN:
+                    # Perhaps it is about files: better a preview left standing than nothing said.
+                    await understood(edit(content=content))
+                elif course is Course.FILTERED:
+                    # Perhaps it is about the prompt.
+                    await understood(edit(content=replies.unquoted(job, content), attachments=[]))
+                else:
+                    raise
 
-        await self._insist(job, edit)
+        await self._insist(job, message_id, say, tries=FEW_TRIES)
 
     async def remove(self, job: Job, message_id: int) -> None:
-        """Delete the message; one that is gone already is as good."""
+        """Delete the message; one that is gone already is as good.
+
+        Raises:
+            Unanswered: nobody knows whether it is deleted.
+        """
         await self._end_progress(job)
+        message = self._message(job, message_id)
         try:
-            await self._insist(job, lambda: self._message(job, message_id).delete())
+            await self._insist(job, message_id, lambda: understood(message.delete()))
+        except Unanswered:
+            raise
         except (MessageGone, Undeliverable) as error:
             log.info("The message of job %s could not be deleted: %s", job.id, error)
 
     async def _end_progress(self, job: Job) -> None:
         await self._pacer.drop(job)
         self._refused.discard(job.id)
+        self._silent.discard(job.id)
 
     async def _edit_progress(self, job: Job, message_id: int, event: Event) -> bool:
+        if job.id in self._silent or self._invalid.is_spent:
+            return False
         try:
             if not await self._edit_preview(job, message_id, event):
-                await self._message(job, message_id).edit(content=replies.waiting(job, event))
-        except discord.NotFound:
-            log.info("Job %s: its message was deleted", job.id)
-            self._bot.service.message_gone(job)
-            return False
-        except (discord.HTTPException, *_NETWORK_ERRORS) as error:
-            # The next event says it all again; only the pictures themselves are insisted on.
-            log.debug("No progress shown for job %s: %s", job.id, error)
+                editing = self._message(job, message_id).edit(content=replies.waiting(job, event))
+                await understood(editing)
+        except FAULTS as error:
+            await self._progress_refused(job, message_id, error)
             return False
         return True
+
+    async def _progress_refused(self, job: Job, message_id: int, error: Exception) -> None:
+        """Give up what is certain; else the next event says it all again."""
+        course = refusal_of(error).course
+        if course is Course.GONE and await self._exists(job, message_id) is False:
+            log.info("Job %s: its message was deleted", job.id)
+            self._bot.service.message_gone(job)
+        elif course in _LASTING:
+            # Not tried again: Discord shuts out who is refused too often.
+            log.info("Discord refuses the progress of job %s (%s)", job.id, error)
+            self._silent.add(job.id)
+        else:
+            log.debug("No progress shown for job %s: %s", job.id, error)
 
     async def _edit_preview(self, job: Job, message_id: int, event: Event) -> bool:
         """Show progress with its preview; return False if there is none or Discord refuses it.
@@ -226,11 +294,12 @@ class DiscordCourier:
             return False
         file = await asyncio.to_thread(replies.preview, job, event.percent, event.preview)
         try:
-            await self._message(job, message_id).edit(
+            editing = self._message(job, message_id).edit(
                 content=replies.waiting(job, event), attachments=[file.file()]
             )
+            await understood(editing)
         except discord.HTTPException as error:
-            if isinstance(error, discord.NotFound) or error.status in _PASSING:
+            if refusal_of(error).course not in _ABOUT_FILES:
                 raise
             # Not tried again: Discord shuts out who is refused too often.
             log.info("Discord refuses the previews of job %s (%s)", job.id, error)
@@ -245,35 +314,38 @@ class DiscordCourier:
         return self._channel(job).get_partial_message(message_id)
 
     async def _insist(
-        self, job: Job, attempt: Callable[[], Awaitable[T]], *, may_open: bool = True
+        self,
+        job: Job,
+        message_id: int | None,
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        tries: int = TRIES,
     ) -> T:
-        """Return what `attempt` returns, trying again for as long as the fault may pass.
+        """Return what `attempt` returns, as `Retry.insist` does.
 
-        discord.py itself waits out rate limits and repeats a 5xx a few times; this goes on
-        where it gives up. If the job's thread was archived meanwhile, it is opened once.
+        If the job's thread was archived meanwhile, it is opened once.
         """
-        async for pause in _pauses():
-            try:
-                return await attempt()
-            except discord.NotFound as error:
-                raise MessageGone(str(error)) from error
-            except discord.HTTPException as error:
-                if error.code == _ARCHIVED and may_open:
-                    may_open = False
-                    await self._insist(job, lambda: self._open_thread(job), may_open=False)
-                    continue
-                if error.status not in _PASSING:
-                    raise Undeliverable(_refusal(error)) from error
-                log.warning("Discord answered %s; trying again in %s s", error.status, pause)
-            except _NETWORK_ERRORS as error:
-                log.warning("Discord cannot be reached (%s); trying again in %s s", error, pause)
-            await asyncio.sleep(pause)
-        raise AssertionError("the pauses never end")
+        place = Place(partial(self._exists, job, message_id), partial(self._open_thread, job))
+        return await self._retry.insist(attempt, place, tries=tries)
+
+    async def _exists(self, job: Job, message_id: int | None) -> bool | None:
+        """Return whether a message, or without one its channel, is there; None if unknown."""
+        http = self._bot.http
+        asking: Awaitable[object] = (
+            http.get_channel(job.channel_id)
+            if message_id is None
+            else http.get_message(job.channel_id, message_id)
+        )
+        try:
+            found = await understood(asking)
+        except FAULTS as error:
+            return False if refusal_of(error).course is Course.GONE else None
+        return True if isinstance(found, dict) else None
 
     async def _open_thread(self, job: Job) -> None:
-        thread = await self._bot.fetch_channel(job.channel_id)
+        thread = await understood(self._bot.fetch_channel(job.channel_id))
         if isinstance(thread, discord.Thread):
-            await thread.edit(archived=False)
+            await understood(thread.edit(archived=False))
 
 
 def attachments_of(
@@ -298,22 +370,8 @@ def _lent(files: Iterable[replies.Attachment]) -> Iterator[list[discord.File]]:
             file.fp.close()
 
 
-async def _pauses() -> AsyncIterator[int]:
-    for pause in _RETRY_SECONDS:
-        yield pause
-    while True:
-        yield _RETRY_SECONDS[-1]
-
-
-def _refusal(error: discord.HTTPException) -> str:
-    if isinstance(error, discord.Forbidden):
-        return (
-            f"Discord does not let me show the pictures here ({error}); ask an admin to give me "
-            "View Channel and Attach Files in this channel."
-        )
-    if error.code == _ARCHIVED:
-        return "This thread is closed; ask a moderator to open it, then try again."
-    return f"Discord refused the pictures ({error}); ask the operator to look at the log."
+def _pauses() -> Iterator[float]:
+    return itertools.chain(_RETRY_SECONDS, itertools.repeat(_RETRY_SECONDS[-1]))
 
 
 def _interaction_of(job: Job) -> int | None:

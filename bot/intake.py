@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import aiohttp
 import discord
 
 from storage.records import Job, NewJob
@@ -17,6 +16,7 @@ from . import replies
 from .access import check_can_answer, check_can_reply, weight
 from .buttons import waiting_view
 from .config import Settings
+from .delivery_codes import FAULTS, understood
 from .service import ImagineService
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Discord gives three seconds, of which the network may take one.
 _PATIENCE_SECONDS: Final = 1.5
-_SENDING_ERRORS: Final = (discord.HTTPException, aiohttp.ClientError, OSError)
 
 
 async def within_deadline(
@@ -44,8 +43,8 @@ async def within_deadline(
     done, _ = await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
     if not done and not interaction.response.is_done():
         try:
-            await interaction.response.defer(thinking=True, ephemeral=ephemeral)
-        except _SENDING_ERRORS as error:
+            await understood(interaction.response.defer(thinking=True, ephemeral=ephemeral))
+        except FAULTS as error:
             log.warning("An interaction could not be put off: %s", error)
     return await task
 
@@ -103,8 +102,9 @@ class Intake:
     async def _announce(self, job: Job, answer: Coroutine[Any, Any, int | None]) -> None:
         message_id = None
         try:
-            message_id = await answer
-        except _SENDING_ERRORS as error:
+            message_id = await understood(answer)
+        except FAULTS as error:
+            # It is accepted; `Courier.post` looks for the message, and posts one if there is none.
             log.warning("Job %s: its message could not be sent (%s)", job.id, error)
         finally:
             await self._service.announced(job, message_id)

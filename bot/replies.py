@@ -117,6 +117,11 @@ def failed(job: Job, sentence: str) -> str:
     return f"{headline(job)}\n⚠️ {sentence} · job {job.id}"
 
 
+def unquoted(job: Job, content: str) -> str:
+    """Return a message of a job without its prompt, which may be what a filter blocks."""
+    return f"<@{job.user_id}>\n{content.removeprefix(headline(job)).lstrip()}"
+
+
 def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str:
     """Return the message above the pictures: what it takes to make them again.
 

@@ -39,11 +39,15 @@ _ATTEMPTS: Final = 10
 
 
 class MessageGone(Exception):
-    """The message that was to hold the pictures was deleted by somebody."""
+    """The message that was to hold the pictures was certainly deleted, or its channel was."""
 
 
 class Undeliverable(Exception):
     """The pictures cannot be shown where they were asked for; the text says why."""
+
+
+class Unanswered(Undeliverable):
+    """For a long time no answer made sense: what was asked for may be done, or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,11 @@ class Courier(Protocol):
         """Say in the message that the job was cancelled."""
 
     async def remove(self, job: Job, message_id: int) -> None:
-        """Delete the message."""
+        """Delete the message, unless that is impossible.
+
+        Raises:
+            Unanswered: nobody knows whether it is deleted.
+        """
 
 
 @dataclass(slots=True, eq=False)
@@ -205,7 +213,11 @@ class ImagineService:
 
     async def _remove_message(self, job: Job, message_id: int) -> None:
         """Delete the message of a deleted job, and record that; after a crash it is done again."""
-        await self._courier.remove(job, message_id)
+        try:
+            await self._courier.remove(job, message_id)
+        except Unanswered:
+            log.warning("The message of job %s may still be there; tried at the next start", job.id)
+            return
         with contextlib.suppress(*PASSING), self._room.noticing():
             await self.jobs.message_removed(job.id)
 
@@ -440,7 +452,11 @@ class ImagineService:
                 await self.jobs.message_removed(job.id)
         except UNWRITABLE:
             raise
-        except (Undeliverable, StorageError) as error:
+        except Undeliverable as error:
+            log.warning("Job %s cannot be delivered: %s", job.id, str(error.__cause__ or error))
+            # It is called failed, and keeps its pictures: its owner finds them in the history.
+            await self._apologise(job, f"{error} /history shows you the pictures.")
+        except StorageError as error:
             log.warning("Job %s cannot be delivered: %s", job.id, error)
             await self._apologise(job, str(error))
         else:
@@ -488,6 +504,9 @@ class ImagineService:
         """
         try:
             await self._courier.withdraw(job, await self._message_of(job))
+        except Unanswered:
+            log.warning("Job %s: nothing says that it is cancelled until the next start", job.id)
+            return
         except (MessageGone, Undeliverable) as error:
             log.info("Job %s was cancelled and its message is gone: %s", job.id, error)
         await self._record_withdrawal(job)

@@ -283,6 +283,7 @@ def source_pixels(
 def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
     """Return somebody's jobs with images whose prompt has every word of `query`, newest first.
 
+    Those are the generated and delivered ones, and those that failed in their delivery only.
     Each word may be the beginning of one. A number, or a picture's such as `12-1`, also finds the
     job of that number; a query without anything to search for finds all.
     """
@@ -290,7 +291,11 @@ def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> 
     rows = db.query(
         """
         SELECT * FROM jobs
-        WHERE user_id = :user AND NOT deleted AND status IN ('generated', 'delivered')
+        WHERE user_id = :user AND NOT deleted
+            AND (
+                status IN ('generated', 'delivered')
+                OR status = 'failed' AND EXISTS (SELECT 1 FROM images WHERE job_id = jobs.id)
+            )
             AND (
                 (:words IS NULL AND :number IS NULL)
                 OR id = :number

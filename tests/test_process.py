@@ -265,7 +265,7 @@ async def test_a_lost_reply_is_not_posted_twice_where_the_history_may_not_be_rea
 ) -> None:
     await room.imagine()
     [first] = await room.pictured()
-    hidden = room.world.fault("GET", room.path, status=403, times=100)
+    hidden = room.world.fault("GET", room.path, status=403, code=50013, times=100)
     room.world.fault("POST", room.path, status=None, carried_out=True)
     await room.world.react(first, "🔁", who="bob")
     assert len(await room.pictured(2)) == 2
@@ -294,12 +294,13 @@ async def test_a_message_that_somebody_deletes_takes_its_job_with_it(room: Room)
 
 
 async def test_refused_pictures_are_explained_in_their_message(room: Room) -> None:
-    room.world.fault("PATCH", f"{room.path}/*", status=403, containing=WITH_PICTURES)
+    path = f"{room.path}/*"
+    room.world.fault("PATCH", path, status=403, code=50013, containing=WITH_PICTURES)
     await room.imagine()
     message = await room.shows("View Channel and Attach Files")
     assert message.button("🔁")
 
-    room.world.fault("PATCH", f"{room.path}/*", status=403, times=100)
+    room.world.fault("PATCH", path, status=403, code=50013, times=100)
     await room.imagine(prompt="pizza")
     other = Room(room.world, room.bot, room.world.channel)
     await other.imagine(prompt="the bot lives on")

@@ -14,6 +14,7 @@ from storage.records import Job, JobStatus
 from ..access import may_remove, may_use
 from ..actions import Asker
 from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
+from ..delivery_codes import FAULTS
 from ..errors import USER_ERRORS, sentence
 from ..requests import ImageReference
 
@@ -86,11 +87,17 @@ class Reactions(commands.Cog):
         )
         if emoji == RERUN_EMOJI:
             new = await self._bot.actions.rerun(asker, job.id)
-        elif job.status in (JobStatus.GENERATED, JobStatus.DELIVERED):
+        elif await self._has_pictures(job):
             new = await self._bot.actions.vary(asker, ImageReference(job.id, 1))
         else:
             return
         await self._bot.intake.accept_reaction(new, person, self._message(payload))
+
+    async def _has_pictures(self, job: Job) -> bool:
+        if job.status is JobStatus.FAILED:
+            # It may have failed in its delivery only.
+            return bool(await self._bot.service.jobs.images(job.id))
+        return job.status in (JobStatus.GENERATED, JobStatus.DELIVERED)
 
     async def _tell(
         self,
@@ -112,7 +119,7 @@ class Reactions(commands.Cog):
             await self._message(payload).reply(
                 f"{person.mention}: {text}", delete_after=_SHOWN_SECONDS
             )
-        except discord.HTTPException as error:
+        except FAULTS as error:
             log.warning("Could not answer a reaction with %r: %s", text, error)
 
     def _message(self, payload: discord.RawReactionActionEvent) -> discord.PartialMessage:

@@ -85,6 +85,7 @@ class Discord(PeopledWorld):
         path: str,
         *,
         status: int | None = 500,
+        code: int | None = 0,
         times: int = 1,
         retry_after: float = 1.0,
         carried_out: bool = False,
@@ -92,11 +93,19 @@ class Discord(PeopledWorld):
     ) -> Fault:
         """Let the next `times` requests that fit, and whose JSON holds `containing`, go wrong.
 
-        A `status` of None cuts the connection instead of an answer. With `carried_out` the
+        A `status` of None cuts the connection instead of an answer; `code` is Discord's own, and
+        None has a proxy's web page answer. With `carried_out` the
         request has its effect all the same: the message is posted, only the bot cannot know.
         """
         fault = Fault(
-            method, path, times, carried_out, containing, status=status, retry_after=retry_after
+            method,
+            path,
+            times,
+            carried_out,
+            containing,
+            status=status,
+            code=code,
+            retry_after=retry_after,
         )
         self._rest.troubles.order(fault)
         return fault

@@ -62,9 +62,13 @@ class _Trouble:
 
 @dataclass(slots=True)
 class Fault(_Trouble):
-    """Answers with `status` instead; None cuts the connection."""
+    """Answers with `status` instead; None cuts the connection.
+
+    Only Discord itself knows a `code`; None stands for the web page of a proxy on the way.
+    """
 
     status: int | None = 500
+    code: int | None = 0
     retry_after: float = 1.0
 
     async def around(self, serve: Serve, _: web.Request) -> Reply:
@@ -75,7 +79,9 @@ class Fault(_Trouble):
             return CUT
         if self.status == 429:
             return rate_limited(self.retry_after)
-        return Reply(self.status, {"message": "Injected by the test", "code": 0})
+        if self.code is None:
+            return Reply(self.status, b"<html>Nothing here</html>", {"Content-Type": "text/html"})
+        return Reply(self.status, {"message": "Injected by the test", "code": self.code})
 
 
 @dataclass(slots=True)
