@@ -18,7 +18,6 @@ import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from .errors import EngineFailed, EngineLost, GenerationError
 from .pace import Measured
+from .pipe import Pipe
 from .request import GeneratedImage, GenerationRequest, Pixels, Progress
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,8 @@ class EngineProcess:
     """Starts a process that builds an engine by `build`, and passes calls on to it.
 
     `build` is pickled: a function of a module, or a partial of one. It counts as a hang when
-    there is neither an answer nor a sign of life for more than `timeout` seconds, and for more
-    than `load_timeout` while a model is loaded.
+    the process neither reads what is sent, nor answers, nor gives a sign of life for more than
+    `timeout` seconds, and for more than `load_timeout` while a model is loaded.
 
     Every method raises:
         EngineLost: the process ended, hung, or lost its device; it is gone.
@@ -103,7 +103,7 @@ class EngineProcess:
         self._numbers = itertools.count()
         self._dropped: list[int] = []
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
+        self._pipe, theirs = Pipe.pair()
         self._process = context.Process(
             target=_serve, args=(theirs, build), name="imagine-bot engine", daemon=True
         )
@@ -158,15 +158,18 @@ class EngineProcess:
         return seen
 
     def rest(self) -> None:
-        """Have what was dropped here forgotten there now, without waiting for that.
+        """Have what was dropped here forgotten there now, without waiting for an answer.
 
         It may be long until the next call, and networks are kept for as long as an image of theirs
         (see `generation.engine`).
         """
         if dropped := self._take_dropped():
-            # That the process is gone is found by the next call.
-            with contextlib.suppress(OSError):
-                self._connection.send((None, (), dropped))
+            try:
+                self._pipe.send((None, (), dropped), self._timeout)
+            except TimeoutError as error:
+                raise self._hung(self._timeout) from error
+            except OSError:
+                log.debug("The engine's process is gone, as the next call will find")
 
     def close(self) -> None:
         """End the process at once, whatever it is doing; any thread may call this."""
@@ -190,8 +193,10 @@ class EngineProcess:
     ) -> Any:
         patience = self._timeout if timeout is None else timeout
         try:
-            self._connection.send((method, arguments, self._take_dropped()))
+            self._pipe.send((method, arguments, self._take_dropped()), patience)
             outcome, answer = self._answer(patience, advice)
+        except TimeoutError as error:
+            raise self._hung(patience, advice) from error
         except (EOFError, OSError) as error:
             self._process.join(_EXIT_SECONDS)
             code = self._process.exitcode
@@ -207,14 +212,19 @@ class EngineProcess:
 
     def _answer(self, patience: float, advice: str) -> tuple[str, Any]:
         """Return the outcome of a call, which may send signs of life for as long as it takes."""
-        while self._connection.poll(patience):
-            outcome, answer = self._connection.recv()
+        while True:
+            try:
+                outcome, answer = self._pipe.receive(patience)
+            except TimeoutError as error:
+                raise self._hung(patience, advice) from error
             if outcome != _SIGN:
                 return outcome, answer
             is_loading = answer == "loading"
             patience = self._load_timeout if is_loading else self._timeout
             advice = _LOAD_ADVICE if is_loading else ""
-        raise self._lost(f"it did not answer for {patience:g} s{advice}")
+
+    def _hung(self, patience: float, advice: str = "") -> EngineLost:
+        return self._lost(f"it did not answer for {patience:g} s{advice}")
 
     def _lost(self, why: str) -> EngineLost:
         # The next one needs the memory of this one, which its end gives back.
@@ -231,7 +241,7 @@ def _update(images: Sequence[RemoteImage], states: Sequence[_State]) -> None:
 # From here on: the other process.
 
 
-def _serve(connection: Connection, build: Callable[[], Any]) -> None:
+def _serve(pipe: Pipe, build: Callable[[], Any]) -> None:
     """Build the engine and answer calls until the other end goes away."""
     # A signal to the whole group is for the bot, which then ends this process in its own time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -242,7 +252,7 @@ def _serve(connection: Connection, build: Callable[[], Any]) -> None:
     # Its own lock is a semaphore of the system, which is left behind when this process is ended.
     tqdm.set_lock(threading.RLock())
     with contextlib.suppress(EOFError, OSError):
-        _answer_calls(connection, build)
+        _answer_calls(pipe, build)
 
 
 def _end_with_parent() -> None:
@@ -253,28 +263,28 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _answer_calls(connection: Connection, build: Callable[[], Any]) -> None:
-    method, arguments, dropped = connection.recv()
+def _answer_calls(pipe: Pipe, build: Callable[[], Any]) -> None:
+    method, arguments, dropped = pipe.receive()
     try:
         engine = build()
         server = _Server(engine)
         measured = server.measured()
     except GenerationError as error:
-        connection.send(("refused", error.with_traceback(None)))
+        pipe.send(("refused", error.with_traceback(None)))
         return
     except Exception as error:
         log.exception("The engine could not be loaded")
-        connection.send(("refused", EngineFailed.at_load(error)))
+        pipe.send(("refused", EngineFailed.at_load(error)))
         return
-    connection.send(("done", measured))
-    engine.on_sign = lambda sign: connection.send((_SIGN, sign))
+    pipe.send(("done", measured))
+    engine.on_sign = lambda sign: pipe.send((_SIGN, sign))
     while True:
-        method, arguments, dropped = connection.recv()
+        method, arguments, dropped = pipe.receive()
         server.forget(dropped)
         if method is None:
             continue
         outcome, answer = _attempt(getattr(server, method), arguments)
-        connection.send((outcome, answer))
+        pipe.send((outcome, answer))
         if outcome == "lost":
             return
 

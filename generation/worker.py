@@ -214,11 +214,11 @@ class Worker(Generic[I]):
 
     def _turn(self) -> None:
         """Take in what is new, take one step of whose turn it is, and finish what is done."""
-        new = self._take_in()
-        if self._stopping.is_set() or self._engine is None:
-            return
-        self._without_cancelled(list(self._jobs))
         try:
+            new = self._take_in()
+            if self._stopping.is_set() or self._engine is None:
+                return
+            self._without_cancelled(list(self._jobs))
             self._begin(self._engine, self._without_cancelled(new))
             self._step(self._engine, self._whose_turn())
             if not self._stopping.is_set():

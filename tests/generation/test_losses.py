@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -100,6 +101,22 @@ class Once(FakeEngine):
         super().step(images)
 
 
+@dataclass
+class HangsAtRest(FakeEngine):
+    made: int = 0
+    again: threading.Event = field(default_factory=threading.Event)
+
+    def measured(self) -> Measured:
+        self.made += 1
+        if self.made == 2:
+            self.again.set()
+        return super().measured()
+
+    def rest(self) -> None:
+        if self.made == 1:
+            raise EngineLost("The engine is lost: it did not answer for 5 s.")
+
+
 class TestLoadingAgain:
     @pytest.fixture(autouse=True)
     def _hurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +128,13 @@ class TestLoadingAgain:
         async with GenerationQueue(lambda: engine, limit=9) as queue:
             assert await seeds_of(Stage(queue, engine).submit(7)) == [7]
         assert engine.made == 4
+
+    async def test_an_engine_that_hangs_while_nobody_waits_is_replaced_at_once(self) -> None:
+        engine = HangsAtRest(open=True)
+        async with GenerationQueue(lambda: engine, limit=9) as queue:
+            assert await asyncio.to_thread(engine.again.wait, PATIENCE)
+            assert await seeds_of(Stage(queue, engine).submit(7)) == [7]
+        assert engine.made == 2
 
     async def test_in_the_end_it_is_given_up_with_the_reason(self) -> None:
         engine = Once(open=True, refusals=[ModelError("It does not fit.") for _ in range(3)])
