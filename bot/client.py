@@ -30,6 +30,7 @@ from .engines import start_engine
 from .errors import sentence
 from .intake import Intake
 from .overrides import Integrations
+from .publishing import Publisher
 from .requests import RequestDesk
 from .retry import InvalidRequests
 from .room import Room
@@ -58,6 +59,7 @@ class ImagineBot(commands.Bot):
     actions: Actions
     desk: RequestDesk
     integrations: Integrations
+    _queue: GenerationQueue[Any]
 
     def __init__(self, settings: Settings, profile: ModelProfile, make_engine: MakeEngine) -> None:
         self._invalid = InvalidRequests()
@@ -87,6 +89,7 @@ class ImagineBot(commands.Bot):
 
         Raises:
             StorageError: the data folder cannot be used.
+            CommandsRefused: Discord refused the commands, and has none from before.
         """
         jobs = await self._stack.enter_async_context(open_storage(self.settings.data))
         self.courier = DiscordCourier(
@@ -114,11 +117,26 @@ class ImagineBot(commands.Bot):
         self.add_dynamic_items(*DYNAMIC_ITEMS)
         for name in _COGS:
             await self.load_extension(f"bot.cogs.{name}")
-        self.integrations = Integrations(self, await self.tree.sync())
-        # Last, since it starts to load the model.
+        # It starts to load the model, which takes longer than what follows.
         await self._stack.enter_async_context(queue)
+        self._queue = queue
         self._background.start(self._watch(queue), "load the engine")
+        await self._publish()
         self._background.start(self._resume(), "take up the jobs from before")
+
+    async def engine_loaded(self) -> None:
+        """Wait until the engine that `setup_hook` started has loaded the model.
+
+        Raises:
+            GenerationError: it cannot be loaded.
+        """
+        await self._queue.ready()
+
+    async def _publish(self) -> None:
+        publisher = Publisher(self.tree)
+        self.integrations = Integrations(self, await publisher.publish())
+        retrying = publisher.keep_trying(self.integrations.learn)
+        self._background.start(retrying, "publish the commands")
 
     async def close(self) -> None:
         """Stop the engine, whatever it is doing; what is unfinished is kept for next time."""

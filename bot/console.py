@@ -38,10 +38,15 @@ def one_sentence(command: Callable[P, int]) -> Callable[P, int]:
         try:
             return command(*args, **kwargs)
         except USER_ERRORS as error:
-            err.print(f"[bold red]error:[/] {_plain(str(error))}")
+            complain(error)
             return 1
 
     return guarded
+
+
+def complain(error: Exception) -> None:
+    """Print the sentence of an error."""
+    err.print(f"[bold red]error:[/] {_plain(str(error))}")
 
 
 def _plain(text: str) -> str:

@@ -80,10 +80,17 @@ class Integrations:
 
     def __init__(self, bot: ImagineBot, commands: Sequence[app_commands.AppCommand]) -> None:
         self._bot = bot
-        self._ids = {command.name: command.id for command in commands}
-        self._application_id = commands[0].application_id
+        if bot.application_id is None:
+            raise app_commands.MissingApplicationID
+        self._application_id = bot.application_id
+        self._ids: dict[str, int] = {}
+        self.learn(commands)
         self._known: dict[tuple[int, int], Overrides] = {}
         self._changes = 0
+
+    def learn(self, commands: Sequence[app_commands.AppCommand]) -> None:
+        """Take the ids of our commands as Discord has them now."""
+        self._ids = {command.name: command.id for command in commands}
 
     async def allow(
         self, command: str, person: discord.User | discord.Member, channel: discord.abc.Snowflake
@@ -97,7 +104,9 @@ class Integrations:
         try:
             levels = [
                 await self._overrides(person.guild.id, of)
-                for of in (self._ids[command], self._application_id)
+                for of in (self._ids.get(command), self._application_id)
+                # A command that could not be published yet has no settings of its own.
+                if of is not None
             ]
         except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
             log.warning("Who may use /%s in %s is not known: %s", command, person.guild, error)

@@ -7,65 +7,65 @@ import logging
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import aiohttp
 import discord
 
 from . import console
 from .client import ImagineBot, create_bot
-from .config import Settings, load_settings
+from .config import load_settings
+from .connecting import explain, log_in
 from .errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-_LOGIN_MEND = (
-    "Discord refused the token; copy it again from the Bot page of "
-    "https://discord.com/developers/applications and set DISCORD_TOKEN to it."
-)
+# What sysexits.h calls EX_CONFIG: a service manager need not start the bot again.
+CONFIG_FAULT: Final = 78
 
 
 @console.one_sentence
 def run_bot(config: Path | None, *, data: Path | None) -> int:
     """Run the bot until it is told to stop; return the exit code.
 
+    It is `CONFIG_FAULT` if the bot cannot start before somebody changes the configuration.
     SIGINT and SIGTERM stop it at once; what is unfinished is taken up at the next start.
     """
+    try:
+        return _start(config, data=data)
+    except ConfigError as error:
+        console.complain(error)
+        return CONFIG_FAULT
+
+
+def _start(config: Path | None, *, data: Path | None) -> int:
     settings = load_settings(config, data=data)
     console.set_up_logging(settings.log_level)
-    if settings.token is None or not settings.token.get_secret_value().strip():
+    token = settings.token.get_secret_value().strip() if settings.token else ""
+    if not token:
         raise ConfigError(
             "There is no Discord token; set DISCORD_TOKEN, or token in config.toml (the README "
             "says how to get one)."
         )
     profile = console.locate_model(settings.model)
-    return asyncio.run(_run(create_bot(settings, profile=profile), settings))
+    return asyncio.run(_run(create_bot(settings, profile=profile), token))
 
 
-async def _run(bot: ImagineBot, settings: Settings) -> int:
-    token = settings.token.get_secret_value().strip() if settings.token else ""
-    try:
-        async with bot:
-            await _until_stopped(bot.start(token))
-    except discord.LoginFailure as error:
-        raise ConfigError(_LOGIN_MEND) from error
-    except discord.PrivilegedIntentsRequired as error:
-        raise ConfigError(
-            "Discord refused an intent; Imagine Bot needs no privileged one, so this token "
-            "belongs to an application that may not connect: make a new one."
-        ) from error
-    except discord.ConnectionClosed as error:
-        raise ConfigError(
-            f"Discord ended the connection (code {error.code}); if the token was reset, set "
-            "DISCORD_TOKEN to the new one, and start the bot again."
-        ) from error
-    except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
-        raise ConfigError(
-            f"Discord cannot be reached ({error}); check the network and try again."
-        ) from error
+async def _run(bot: ImagineBot, token: str) -> int:
+    async with bot:
+        await _until_stopped(_serve(bot, token))
     if bot.failure is not None:
         raise bot.failure
     return 0
+
+
+async def _serve(bot: ImagineBot, token: str) -> None:
+    """Log in, load the model, and only then take one of the day's sessions of the gateway."""
+    await log_in(bot, token)
+    await bot.engine_loaded()
+    try:
+        await bot.connect()
+    except (discord.ConnectionClosed, discord.PrivilegedIntentsRequired) as error:
+        raise explain(error) from error
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bot.running import CONFIG_FAULT
 from generation.locate import starter_folder
 from storage.opening import DATABASE_NAME, open_storage
 from storage.records import JobStatus
@@ -30,12 +32,12 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-async def refusal(bot: BotProcess, *, within: float = 30.0) -> str:
+async def refusal(bot: BotProcess, *, code: int = 1, within: float = 30.0) -> str:
     """Return the one sentence with which the bot refuses to run."""
     async with bot:
-        code = await bot.wait(within=within)
+        ended = await bot.wait(within=within)
     said = [line for line in bot.output.splitlines() if "error: " in line]
-    assert (code, len(said)) == (1, 1), bot.output
+    assert (ended, len(said)) == (code, 1), bot.output
     assert "Traceback" not in bot.output
     return said[0].partition("error: ")[2]
 
@@ -43,7 +45,7 @@ async def refusal(bot: BotProcess, *, within: float = 30.0) -> str:
 async def test_a_wrong_token_is_explained(world: Discord, data: Path) -> None:
     bot = imagine_bot(world, data)
     bot.env["DISCORD_TOKEN"] = "stolen"
-    assert "copy it again from the Bot page" in await refusal(bot)
+    assert "copy it again from the Bot page" in await refusal(bot, code=CONFIG_FAULT)
     assert "stolen" not in bot.output
 
 
@@ -53,7 +55,8 @@ async def test_a_missing_token_is_asked_for(world: Discord, data: Path, token: s
     bot.env.pop("DISCORD_TOKEN")
     if token is not None:
         bot.env["DISCORD_TOKEN"] = token
-    assert (await refusal(bot)).startswith("There is no Discord token; set DISCORD_TOKEN")
+    said = await refusal(bot, code=CONFIG_FAULT)
+    assert said.startswith("There is no Discord token; set DISCORD_TOKEN")
     assert world.requests == []
 
 
@@ -105,15 +108,75 @@ async def test_a_database_that_is_none_is_refused(
     assert str(shopping_list) in await refusal(imagine_bot(world, data))
 
 
-async def test_without_discord_it_says_that_the_network_is_at_fault(data: Path) -> None:
+async def test_without_a_network_it_waits_and_says_so_until_it_is_stopped(data: Path) -> None:
     async with Discord.start() as world:
         bot = imagine_bot(world, data)
-    assert "check the network" in await refusal(bot)
+    async with bot:
+        await said(bot, "check the network. Trying again in 2 s")
+        bot.terminate()
+        assert await bot.wait(within=10) == 0
+    assert "Traceback" not in bot.output
+    assert "Unclosed" not in bot.output
 
 
-async def test_a_discord_that_refuses_the_commands_is_quoted(world: Discord, data: Path) -> None:
-    world.fault("PUT", "/applications/*/commands", status=503)
-    assert "503" in await refusal(imagine_bot(world, data))
+async def test_a_discord_that_is_back_soon_is_waited_for(world: Discord, data: Path) -> None:
+    faults = [
+        world.fault("GET", "/users/@me", status=status, retry_after=0.1)
+        for status in (403, 503, 429)
+    ]
+    async with imagine_bot(world, data) as bot:
+        await world.until(world.commands, what="the bot's commands", within=30)
+    assert [fault.hits for fault in faults] == [1, 1, 1]
+    assert bot.output.count("Discord cannot be reached (") == 2  # discord.py waits after a 429
+    assert "Unclosed" not in bot.output
+
+
+async def said(bot: BotProcess, words: str, *, within: float = 30.0) -> None:
+    """Wait until the bot has written `words`."""
+    async with asyncio.timeout(within):
+        while words not in bot.output:
+            bot.check()
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def yesterday(world: Discord, data: Path) -> None:
+    """A bot has published its commands, and has gone."""
+    async with imagine_bot(world, data):
+        await world.until(world.commands, what="the bot's commands", within=30)
+
+
+async def test_commands_that_discord_refuses_leave_those_of_yesterday_in_force(
+    world: Discord, data: Path, yesterday: None
+) -> None:
+    published = world.commands()
+    world.fault("PUT", "/applications/*/commands", status=400, times=99)
+    async with imagine_bot(world, data) as bot:
+        await bot.ready()
+        answer = await (await world.slash("imagine", prompt="rabbit face")).answered()
+        assert answer.kind == "message"
+    assert world.commands() == published
+    assert "Discord refused the commands (400" in bot.output
+    assert "these stay in force: /imagine" in bot.output
+
+
+async def test_commands_that_discord_has_no_time_for_are_published_later(
+    world: Discord, data: Path
+) -> None:
+    world.fault("PUT", "/applications/*/commands", status=503, times=1)
+    async with imagine_bot(world, data) as bot:
+        await said(bot, "Discord refused the commands (503")
+        await said(bot, "they are published later")
+        await world.until(world.commands, what="the bot's commands", within=60)
+
+
+async def test_commands_refused_for_good_where_there_are_none_are_quoted(
+    world: Discord, data: Path
+) -> None:
+    world.fault("PUT", "/applications/*/commands", status=400, times=99)
+    words = await refusal(imagine_bot(world, data))
+    assert words.startswith("Discord refused the commands (400")
+    assert world.gateway.identified == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -130,7 +193,7 @@ async def test_a_signal_during_start_up_is_obeyed_at_once(
         pass
 
 
-async def test_a_model_that_cannot_be_loaded_stops_the_bot_and_no_job_is_lost(
+async def test_a_model_that_cannot_be_loaded_costs_no_session_and_loses_no_job(
     world: Discord, data: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "broken"
@@ -140,18 +203,9 @@ async def test_a_model_that_cannot_be_loaded_stops_the_bot_and_no_job_is_lost(
     async with open_storage(data) as jobs:
         before = await jobs.add(new_job(channel_id=world.channel.id, guild_id=world.guild.id))
 
-    async with imagine_bot(world, data, model=model) as bot:
-        await bot.ready()
-        asked = await (await world.slash("imagine", prompt="rabbit face")).answered()
-        assert asked.kind == "message"
-        assert await bot.wait(within=60) == 1
-    [said] = [line for line in bot.output.splitlines() if "error: " in line]
+    said = await refusal(imagine_bot(world, data, model=model), within=60)
     assert "unet" in said
-    assert "Traceback" not in bot.output
+    assert world.gateway.identified == 0
     async with open_storage(data) as jobs:
-        left = await jobs.unfinished()
-    assert [(job.status, job.message_id) for job in left] == [
-        (JobStatus.QUEUED, None),
-        (JobStatus.QUEUED, asked.message and asked.message.id),
-    ]
-    assert left[0].id == before.id
+        [left] = await jobs.unfinished()
+    assert (left.id, left.status) == (before.id, JobStatus.QUEUED)

@@ -91,8 +91,10 @@ class BotProcess:
         )
         self._reader = asyncio.create_task(self._read())
 
-    async def ready(self, *, within: float = 30.0) -> None:
+    async def ready(self, *, within: float = 120.0) -> None:
         """Wait until this start of the bot has identified and Discord knows its commands.
+
+        The bot identifies once it has loaded its model.
 
         Raises:
             NeverHappened: it did not within the time.

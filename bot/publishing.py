@@ -1,0 +1,100 @@
+"""Publishing the slash commands; where Discord refuses that, those of yesterday stay in force."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import discord
+from discord import app_commands
+
+from .connecting import UNREACHABLE, pause_after, reason
+from .errors import BotError
+
+log = logging.getLogger(__name__)
+
+Commands = Sequence[app_commands.AppCommand]
+
+# discord.py waits for the end of a limit by itself, and that for new commands lasts a day.
+_DEADLINE: Final = 45.0
+# The first pause is of 16 s: nobody waits for this.
+_PATIENCE: Final = 4
+_RATE_LIMITED: Final = 429
+_SERVER_ERROR: Final = 500
+
+
+class CommandsRefused(BotError):
+    """Discord took no command of ours, and has none from before."""
+
+
+class Publisher:
+    """Publishes the commands of a tree, and keeps trying while Discord is in trouble."""
+
+    def __init__(self, tree: app_commands.CommandTree[Any]) -> None:
+        self._tree = tree
+        self._may_help = False
+
+    async def publish(self) -> Commands:
+        """Return the commands that are in force: published now, or those from before.
+
+        There may be none yet if only a fault of Discord, or of the network, stands in the way.
+
+        Raises:
+            CommandsRefused: Discord refused them for good, and has none from before.
+        """
+        try:
+            return await self._sync()
+        except UNREACHABLE as error:
+            self._may_help = is_temporary(error)
+            return await self._from_before(reason(error))
+
+    async def keep_trying(self, on_publish: Callable[[Commands], None]) -> None:
+        """Publish the commands again until Discord takes them, where that may help.
+
+        `on_publish` is told the commands once they are published after all.
+        """
+        attempts = _PATIENCE
+        while self._may_help:
+            await asyncio.sleep(pause_after(attempts))
+            attempts += 1
+            try:
+                commands = await self._sync()
+            except UNREACHABLE as error:
+                self._may_help = is_temporary(error)
+                log.warning("The commands could not be published: %s", reason(error))
+            else:
+                log.info("The commands are published")
+                on_publish(commands)
+                return
+
+    async def _sync(self) -> Commands:
+        async with asyncio.timeout(_DEADLINE):
+            return await self._tree.sync()
+
+    async def _from_before(self, why: str) -> Commands:
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                commands = await self._tree.fetch_commands()
+        except UNREACHABLE:
+            self._may_help = True
+            commands = []
+        names = ", ".join(f"/{command.name}" for command in commands)
+        if names:
+            log.error("Discord refused the commands (%s); these stay in force: %s.", why, names)
+        elif self._may_help:
+            log.error("Discord refused the commands (%s); they are published later.", why)
+        else:
+            raise CommandsRefused(
+                f"Discord refused the commands ({why}) and has none from before, so nobody could "
+                "ask for pictures; look that up in Discord's documentation, or report it."
+            )
+        return commands
+
+
+def is_temporary(error: Exception) -> bool:
+    """Return whether the same request may be accepted later."""
+    if isinstance(error, discord.HTTPException):
+        return error.status == _RATE_LIMITED or error.status >= _SERVER_ERROR
+    return True
