@@ -1,28 +1,20 @@
-"""One thread owns the SQLite connection; futures carry the answers back to the event loop."""
+"""The database of a data folder: one thread owns the writing connection, one reads beside it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import queue
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import sqlite_utils
 
-from . import migrations
-from .errors import (
-    DatabaseUnusable,
-    DiskFull,
-    StorageError,
-    from_os_error,
-    from_sqlite_error,
-)
+from . import indexing, migrations
+from .errors import DatabaseUnusable, DiskFull, from_os_error
+from .threads import READING, ConnectionThread, transaction, translated
+
+__all__ = ["Database", "open_readonly", "transaction"]
 
 T = TypeVar("T")
 
@@ -31,7 +23,7 @@ _NO_WRITING: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY
 
 
 class Database:
-    """A SQLite file whose connection lives in one thread of its own.
+    """A SQLite file whose connections live in threads of their own.
 
     Entering it opens the file, makes its folder, and brings the schema up to date; leaving
     it waits for what was asked before.
@@ -44,26 +36,17 @@ class Database:
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self.path = path
-        self._busy_seconds = busy_seconds
-        self._tasks: queue.SimpleQueue[_Task[Any] | None] = queue.SimpleQueue()
-        # Nothing may be put behind the None that ends the thread: it would wait for ever.
-        self._gate = threading.Lock()
-        self._open = False
+        self._writer = ConnectionThread(path, lambda: _open(path, busy_seconds), name="database")
+        self._reader = ConnectionThread(
+            path, lambda: _open_reader(path, busy_seconds), name="database reader", begin=READING
+        )
 
     async def __aenter__(self) -> Self:
-        opened = _Answer[None]()
-        self._ended = _Answer[None]()
-        # A daemon, because an event loop that dies on the way must not keep the process alive.
-        self._thread = threading.Thread(
-            target=self._work, args=(opened, self._ended), name="database", daemon=True
-        )
-        self._thread.start()
-        self._open = True
+        await self._writer.start()
         try:
-            await opened.future
+            await self._reader.start()
         except BaseException:
-            # Even if the caller is cancelled: its folder is free only when the thread is through.
-            await self._close()
+            await self._writer.close()
             raise
         return self
 
@@ -73,15 +56,11 @@ class Database:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._close()
-
-    async def _close(self) -> None:
-        with self._gate:
-            self._open = False
-            self._tasks.put(None)
-        await self._ended.future
-        # It has nothing left to do but to end.
-        self._thread.join()
+        # The last connection puts the write-ahead log into the database: only the writer can.
+        try:
+            await self._reader.close()
+        finally:
+            await self._writer.close()
 
     async def run(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
         """Return what `fn` returns, once its transaction is on disk.
@@ -93,102 +72,19 @@ class Database:
             StorageError: SQLite refused, the disk is full, or the database is closed.
             Exception: whatever else `fn` raises.
         """
-        with self._gate:
-            if not self._open:
-                raise StorageError(
-                    f"The database {self.path} is closed; start the bot again to use it."
-                )
-            task = _Task(fn, _Answer[T]())
-            self._tasks.put(task)
-        return await task.answer.future
+        return await self._writer.run(fn)
 
-    def _work(self, opened: _Answer[None], ended: _Answer[None]) -> None:
-        try:
-            db = _open(self.path, self._busy_seconds)
-        except BaseException as error:
-            opened.fail(error)
-            ended.give(None)
-            return
-        opened.give(None)
-        try:
-            while (task := self._tasks.get()) is not None:
-                task.carry_out(self.path, db)
-                # A finished task must not keep its result alive until the next one comes.
-                del task
-        finally:
-            db.close()
-            ended.give(None)
+    async def read(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
+        """Return what `fn` returns, which sees all that was committed before and writes nothing.
 
+        `fn` is called in a thread beside the one of `run`, so what takes long stands in front of
+        no write.
 
-class _Answer(Generic[T]):
-    """A future of the running event loop that another thread resolves."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[T] = self._loop.create_future()
-
-    def give(self, result: T) -> None:
-        self._post(lambda: self.future.set_result(result))
-
-    def fail(self, error: BaseException) -> None:
-        self._post(lambda: self.future.set_exception(error))
-
-    def _post(self, settle: Callable[[], None]) -> None:
-        def settle_if_awaited() -> None:
-            if not self.future.done():
-                settle()
-
-        # A closed loop has nobody left who waits for the answer.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(settle_if_awaited)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task(Generic[T]):
-    fn: Callable[[sqlite_utils.Database], T]
-    answer: _Answer[T]
-
-    def carry_out(self, path: Path, db: sqlite_utils.Database) -> None:
-        """Call the function in a transaction and send its result or its error back."""
-        try:
-            with transaction(path, db):
-                result = self.fn(db)
-        except StopIteration as error:
-            # A future refuses to carry it.
-            failure = RuntimeError("a function of the database raised StopIteration")
-            failure.__cause__ = error
-            self.answer.fail(failure)
-        except BaseException as error:
-            self.answer.fail(error)
-        else:
-            self.answer.give(result)
-
-
-@contextlib.contextmanager
-def transaction(path: Path, db: sqlite_utils.Database) -> Iterator[None]:
-    """Commit what happens inside, or roll it back on any exception.
-
-    Raises:
-        StorageError: SQLite refused; the original error is its cause.
-    """
-    with _translated(path):
-        # It takes the lock for writing at once, because SQLite does not wait for a lock that
-        # a reader asks for in the middle of its transaction.
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            db.execute("COMMIT")
-        except BaseException:
-            db.rollback()
-            raise
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise from_sqlite_error(path, error) from error
+        Raises:
+            StorageError: SQLite refused, or the database is closed.
+            Exception: whatever else `fn` raises.
+        """
+        return await self._reader.run(fn)
 
 
 def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
@@ -199,11 +95,12 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
             raise full from error
         reason = f"cannot be made ({(error.strerror or str(error)).lower()})"
         raise DatabaseUnusable(path, f"{reason}; choose another folder with --data") from error
-    with _translated(path):
+    with translated(path):
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         try:
             db = _prepare(path, connection)
             migrations.apply(path, db)
+            indexing.catch_up(path, db)
         except BaseException:
             connection.close()
             raise
@@ -224,6 +121,13 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> sqlite_utils.Databas
     return db
 
 
+def _open_reader(path: Path, busy_seconds: float) -> sqlite_utils.Database:
+    with translated(path):
+        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+        connection.execute("PRAGMA query_only = ON")
+    return sqlite_utils.Database(connection, execute_plugins=False)
+
+
 def open_readonly(path: Path) -> sqlite_utils.Database:
     """Return the database at `path` for reading, also while a bot works on it.
 
@@ -236,7 +140,7 @@ def open_readonly(path: Path) -> sqlite_utils.Database:
         raise DatabaseUnusable(
             path, "does not exist; start the bot once, or name its folder with --data"
         )
-    with _translated(path):
+    with translated(path):
         connection = _connect_readonly(path)
         try:
             db = sqlite_utils.Database(connection, execute_plugins=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -36,6 +38,7 @@ class JobStore:
     def __init__(self, db: Database, pictures: PictureFiles) -> None:
         self._db = db
         self._pictures = pictures
+        self._searching = weakref.WeakValueDictionary[int, asyncio.Lock]()
 
     @property
     def folder(self) -> Path:
@@ -243,11 +246,17 @@ class JobStore:
         Their prompts have every word of `query`, or a word that begins with it; a number also
         finds the job of that number, and a query without any word finds all.
         """
-        return await self._db.run(lambda db: queries.history(db, user_id, query, limit))
+        # One at a time for each, so that whoever sends many stands in nobody's way.
+        async with self._turn(user_id):
+            return await self._db.read(lambda db: queries.history(db, user_id, query, limit))
+
+    def _turn(self, user_id: int) -> asyncio.Lock:
+        # It is kept as long as somebody holds it or waits for it.
+        return self._searching.setdefault(user_id, asyncio.Lock())
 
     async def counts(self) -> Mapping[JobStatus, int]:
         """Return how many jobs that are not deleted stand at each status."""
-        return await self._db.run(queries.counts)
+        return await self._db.read(queries.counts)
 
 
 def _readable(rows: Iterable[Row]) -> list[Job]:

@@ -136,12 +136,112 @@ def m005_removing(db: sqlite_utils.Database) -> None:
     )
 
 
+def m006_search_by_member(db: sqlite_utils.Database) -> None:
+    """Sort the index of prompts by member, and index what the bot asks for again and again.
+
+    A row of `prompt_search` is member number * 2^32 + job id, so that a search walks through the
+    rows of one member only, the newest first, however many pictures others have. The rows of
+    jobs that are there already are added by `indexing.catch_up`, in portions. A failed job is
+    indexed with or without pictures: the history leaves out the one without.
+    """
+    db.executescript(
+        """
+        DROP TRIGGER jobs_added_to_search;
+        DROP TRIGGER jobs_changed_in_search;
+        DROP TRIGGER jobs_removed_from_search;
+        DROP TABLE prompt_search;
+
+        CREATE INDEX jobs_in_history ON jobs (user_id, id)
+            WHERE status IN ('generated', 'delivered', 'failed') AND NOT deleted;
+        CREATE INDEX jobs_unwithdrawn ON jobs (id)
+            WHERE status = 'cancelled' AND NOT withdrawn AND NOT deleted;
+        CREATE INDEX jobs_unremoved ON jobs (id)
+            WHERE deleted AND NOT message_removed AND message_id IS NOT NULL;
+        CREATE INDEX pictures_removing ON pictures (sha256) WHERE state = 'removing';
+        -- Only to count them.
+        CREATE INDEX jobs_kept ON jobs (status) WHERE NOT deleted;
+
+        -- The members of whom jobs are indexed.
+        CREATE TABLE search_members (
+            number INTEGER PRIMARY KEY,
+            user_id INTEGER NOT NULL UNIQUE
+        );
+        CREATE VIRTUAL TABLE prompt_search USING fts5 (
+            member,
+            prompt,
+            -- Each beginning has its own list, or FTS5 would merge those of all words with it.
+            prefix = '1 2 3 4 5 6',
+            columnsize = 0,
+            tokenize = "unicode61 remove_diacritics 2 categories 'L* N* Co So'"
+        );
+
+        CREATE TRIGGER jobs_added_to_search AFTER INSERT ON jobs
+        WHEN new.status IN ('generated', 'delivered', 'failed') AND NOT new.deleted
+        BEGIN
+            INSERT INTO search_members (user_id) VALUES (new.user_id) ON CONFLICT DO NOTHING;
+            INSERT INTO prompt_search (rowid, member, prompt)
+                SELECT number << 32 | new.id, number, json_extract(new.request, '$.prompt')
+                FROM search_members WHERE user_id = new.user_id;
+        END;
+
+        CREATE TRIGGER jobs_changed_in_search
+        AFTER UPDATE OF id, user_id, status, request, deleted ON jobs
+        WHEN (old.status IN ('generated', 'delivered', 'failed') AND NOT old.deleted
+                OR new.status IN ('generated', 'delivered', 'failed') AND NOT new.deleted)
+            AND (
+                (old.status IN ('generated', 'delivered', 'failed') AND NOT old.deleted)
+                    <> (new.status IN ('generated', 'delivered', 'failed') AND NOT new.deleted)
+                OR (old.id, old.user_id, old.request) <> (new.id, new.user_id, new.request)
+            )
+        BEGIN
+            DELETE FROM prompt_search WHERE rowid = (
+                SELECT number << 32 | old.id FROM search_members WHERE user_id = old.user_id
+            );
+            DELETE FROM search_members WHERE user_id = old.user_id AND NOT EXISTS (
+                SELECT 1 FROM jobs WHERE user_id = old.user_id
+                    AND status IN ('generated', 'delivered', 'failed') AND NOT deleted
+            );
+            INSERT INTO search_members (user_id)
+                SELECT new.user_id WHERE new.status IN ('generated', 'delivered', 'failed')
+                    AND NOT new.deleted
+                ON CONFLICT DO NOTHING;
+            INSERT INTO prompt_search (rowid, member, prompt)
+                SELECT number << 32 | new.id, number, json_extract(new.request, '$.prompt')
+                FROM search_members WHERE user_id = new.user_id
+                    AND new.status IN ('generated', 'delivered', 'failed') AND NOT new.deleted;
+        END;
+
+        CREATE TRIGGER jobs_removed_from_search AFTER DELETE ON jobs
+        WHEN old.status IN ('generated', 'delivered', 'failed') AND NOT old.deleted
+        BEGIN
+            DELETE FROM prompt_search WHERE rowid = (
+                SELECT number << 32 | old.id FROM search_members WHERE user_id = old.user_id
+            );
+            DELETE FROM search_members WHERE user_id = old.user_id AND NOT EXISTS (
+                SELECT 1 FROM jobs WHERE user_id = old.user_id
+                    AND status IN ('generated', 'delivered', 'failed') AND NOT deleted
+            );
+        END;
+
+        INSERT INTO search_members (user_id)
+            SELECT DISTINCT user_id FROM jobs
+            WHERE status IN ('generated', 'delivered', 'failed') AND NOT deleted ORDER BY user_id;
+
+        -- How far the jobs from before are indexed: one row until all are, then none.
+        CREATE TABLE search_backlog (user_id INTEGER NOT NULL, job_id INTEGER NOT NULL);
+        INSERT INTO search_backlog
+            SELECT user_id, 0 FROM search_members ORDER BY user_id LIMIT 1;
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
     m003_prompt_search,
     m004_resuming,
     m005_removing,
+    m006_search_by_member,
 )
 
 

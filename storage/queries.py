@@ -6,8 +6,11 @@ same ones (`storage.database.open_readonly`) as the bot's store.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -31,6 +34,26 @@ _IMAGES: Final = """
     JOIN jobs ON jobs.id = images.job_id
     JOIN pictures ON pictures.sha256 = images.sha256
 """
+
+_JOB_BITS: Final = 32
+# The first line is the condition of the index `jobs_in_history`.
+_IS_SHOWN: Final = """
+    status IN ('generated', 'delivered', 'failed') AND NOT deleted
+    AND (status <> 'failed' OR EXISTS (SELECT 1 FROM images WHERE job_id = jobs.id))
+"""
+_HISTORY: Final = f"SELECT * FROM jobs WHERE user_id = :user AND {_IS_SHOWN}"  # noqa: S608
+# CROSS: the index goes first, whose order is already that of the history.
+SEARCH: Final = f"""
+    SELECT jobs.* FROM prompt_search
+    CROSS JOIN jobs ON jobs.id = prompt_search.rowid & {(1 << _JOB_BITS) - 1}
+    WHERE prompt_search MATCH ? AND prompt_search.rowid BETWEEN ? AND ?
+        AND {_IS_SHOWN}
+    ORDER BY prompt_search.rowid DESC
+"""  # noqa: S608 -- the number comes from this program
+# As long as a search as one types may take, with what comes after it.
+SEARCH_SECONDS: Final = 0.012
+# Few, because most of the work of FTS5 is between two steps of the query.
+_STEPS_BETWEEN_LOOKS: Final = 200
 
 
 def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -> Job:
@@ -285,27 +308,63 @@ def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> 
 
     Those are the generated and delivered ones, and those that failed in their delivery only.
     Each word may be the beginning of one. A number, or a picture's such as `12-1`, also finds the
-    job of that number; a query without anything to search for finds all.
+    job of that number; a query without anything to search for finds all. Where a search takes
+    long, it ends with the newest that were found until then: see `SEARCH_SECONDS`.
     """
-    words, number = search.words_query(query), search.job_id(query)
-    rows = db.query(
-        """
-        SELECT * FROM jobs
-        WHERE user_id = :user AND NOT deleted
-            AND (
-                status IN ('generated', 'delivered')
-                OR status = 'failed' AND EXISTS (SELECT 1 FROM images WHERE job_id = jobs.id)
-            )
-            AND (
-                (:words IS NULL AND :number IS NULL)
-                OR id = :number
-                OR id IN (SELECT rowid FROM prompt_search WHERE prompt_search MATCH :words)
-            )
-        ORDER BY id DESC LIMIT :limit
-        """,
-        {"user": user_id, "words": words, "number": number, "limit": max(limit, 0)},
-    )
-    return [records.entry_from_row(row) for row in rows]
+    limit = max(limit, 0)
+    number = search.job_id(query)
+    if number is None and search.words_query(query) is None:
+        return list(_newest(db, user_id, limit))
+    found = {entry.job_id: entry for entry in _entries_with(db, user_id, query, limit)}
+    if number is not None:
+        for row in db.query(f"{_HISTORY} AND id = :id", {"user": user_id, "id": number}):
+            found[number] = records.entry_from_row(row)
+    return sorted(found.values(), key=lambda entry: entry.job_id, reverse=True)[:limit]
+
+
+def _newest(db: sqlite_utils.Database, user_id: int, limit: int) -> Iterator[HistoryEntry]:
+    sql = f"{_HISTORY} ORDER BY id DESC LIMIT :limit"
+    with limited_time(db, SEARCH_SECONDS):
+        for row in db.query(sql, {"user": user_id, "limit": limit}):
+            yield records.entry_from_row(row)
+
+
+def _entries_with(
+    db: sqlite_utils.Database, user_id: int, query: str, limit: int
+) -> Iterator[HistoryEntry]:
+    member = _first(db, "SELECT number FROM search_members WHERE user_id = ?", (user_id,))
+    wanted = search.words_query(query)
+    if member is None or wanted is None:
+        return
+    number, long_words = member["number"], search.long_words(query)
+    match = f"member : {number} AND prompt : ({wanted})"
+    bounds = (number << _JOB_BITS, (number + 1 << _JOB_BITS) - 1)
+    with limited_time(db, SEARCH_SECONDS):
+        found = 0
+        for row in db.query(SEARCH, (match, *bounds)):
+            entry = records.entry_from_row(row)
+            if found < limit and search.holds(entry.prompt, long_words):
+                found += 1
+                yield entry
+            if found >= limit:
+                return
+
+
+@contextlib.contextmanager
+def limited_time(db: sqlite_utils.Database, seconds: float) -> Iterator[None]:
+    """End the queries inside after so many seconds of this thread's time, as if they were done.
+
+    The time of a thread and not of the day: on a busy machine a search gets as far.
+    """
+    end = time.thread_time() + seconds
+    db.conn.set_progress_handler(lambda: time.thread_time() > end, _STEPS_BETWEEN_LOOKS)
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+    finally:
+        db.conn.set_progress_handler(None, 0)
 
 
 def counts(db: sqlite_utils.Database) -> dict[JobStatus, int]:

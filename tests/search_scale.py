@@ -1,0 +1,208 @@
+"""Storage with a long history: `python -m tests.search_scale --rows 1000000`.
+
+It fills a database as the version before the search index by member left it, one member with
+half of all pictures, migrates it, and prints milliseconds: how long each search as one types
+takes, an insert, and what the bot asks at every start. `tests/storage/test_search_plans.py` is
+the short form, which looks at SQLite's plans and not at a clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+
+from generation.request import GenerationRequest
+from storage import migrations
+from storage.jobs import JobKind, JobStore, NewJob
+from storage.opening import DATABASE_NAME, open_storage
+
+WORDS = [
+    "owl",
+    "cat",
+    "rabbit",
+    "apple",
+    "blue",
+    "red",
+    "green",
+    "yellow",
+    "background",
+    "flat",
+    "style",
+    "face",
+    "pizza",
+    "tiny",
+    "huge",
+    "next",
+    "to",
+    "a",
+    "the",
+    "on",
+]
+HEAVY, LIGHT, NEW = 7, 1_002, 999_999
+KEYSTROKES = ("", "o", "ow", "owl", "back", "background", "w", "w1", "w12", "w123", "w12345")
+HOSTILE = ("zzz", "owl w77", "ow cat", "o w3", "lonely crowd", "a b c f r g y p", "a b c f r g y w")
+BEFORE = "m006_search_by_member"
+
+
+def jobs(rows: int) -> Iterator[tuple[Any, ...]]:
+    """Yield jobs; every fourth of the heavy member has "lonely", every other fourth "crowd"."""
+    choose = random.Random(1)
+    for number in range(1, rows + 1):
+        words = choose.choices(WORDS, k=8)
+        prompt = f"{' '.join(words)} {'lonely' if number % 4 == 1 else 'crowd'} w{number}"
+        request = {
+            "count": 1,
+            "guidance_scale": 2.5,
+            "height": 128,
+            "negative_prompt": "",
+            "prompt": prompt,
+            "scheduler": "ddim",
+            "seed": number,
+            "steps": 30,
+            "strength": None,
+            "width": 128,
+        }
+        user = HEAVY if number % 2 else 1_000 + number % 5_000
+        yield ("imagine", "delivered", user, 1, 2, 10**17 + number, json.dumps(request))
+
+
+def fill(path: Path, rows: int) -> None:
+    """Make the database of the version before."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    db = sqlite_utils.Database(connection)
+    migrations.migrations().apply(db, stop_before=[BEFORE])
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("BEGIN")
+    connection.executemany(
+        """
+        INSERT INTO jobs (kind, status, user_id, guild_id, channel_id, message_id, request,
+                          created_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, '2026-01-01T00:00:00+00:00')
+        """,
+        jobs(rows),
+    )
+    hashes = [(f"{n * 2654435761 % 2**32:08x}{n:056x}", f"{n:064x}") for n in range(1, rows + 1)]
+    connection.executemany("INSERT INTO pictures (sha256, pixels_sha256) VALUES (?, ?)", hashes)
+    recipe = json.dumps({"x": "y" * 900})
+    connection.executemany(
+        'INSERT INTO images (job_id, "index", sha256, recipe) VALUES (?, 0, ?, ?)',
+        ((n, sha256, recipe) for n, (sha256, _) in enumerate(hashes, 1)),
+    )
+    connection.execute("COMMIT")
+    db.close()
+
+
+async def measure(name: str, ask: Callable[[], Awaitable[Any]], times: int = 40) -> None:
+    """Print the median and the 99th percentile of what `ask` takes, and how much it found."""
+    taken = []
+    found: Any = None
+    for _ in range(times):
+        begun = time.perf_counter()
+        found = await ask()
+        taken.append(1_000 * (time.perf_counter() - begun))
+    size = f"{len(found)} found" if isinstance(found, list) else ""
+    p99 = statistics.quantiles(taken, n=100, method="inclusive")[98] if times > 1 else taken[0]
+    print(f"{name:52} {statistics.median(taken):9.2f} {p99:9.2f}   {size}", flush=True)
+
+
+async def insert(store: JobStore, user_id: int) -> None:
+    """Store a job that ends up in the history."""
+    words = " ".join(random.choices(WORDS, k=8))
+    request = GenerationRequest(
+        prompt=f"{words} w{random.randrange(10**9)}",
+        seed=1,
+        width=128,
+        height=128,
+        steps=5,
+        guidance_scale=2.0,
+        scheduler="ddim",
+    )
+    await store.add(
+        NewJob(kind=JobKind.IMAGINE, user_id=user_id, guild_id=1, channel_id=2, request=request)
+    )
+
+
+async def indexed(store: JobStore, job_id: int) -> None:
+    """Call a job generated, which puts it into the index; what `complete` does without files."""
+    await store._db.run(
+        lambda db: (
+            db.execute("UPDATE jobs SET status = 'generated' WHERE id = ?", (job_id,)) and None
+        )
+    )
+
+
+async def search(store: JobStore) -> None:
+    """Print what each search takes for a member with half of all pictures, a few, and none."""
+    for member, name in ((HEAVY, "half of all"), (LIGHT, "200 pictures"), (NEW, "no picture")):
+        for text in (*KEYSTROKES, *HOSTILE):
+            await measure(
+                f"search {text!r}, member with {name}",
+                lambda member=member, text=text: store.history(member, text, 25),
+            )
+
+
+async def others(store: JobStore, rows: int) -> None:
+    """Print what inserts and the questions of a start take, and a lookup behind a flood."""
+    await measure("insert a job", lambda: insert(store, HEAVY), 500)
+    ids = iter(range(rows + 1, rows + 501))
+    await measure("index its prompt", lambda: indexed(store, next(ids)), 500)
+    for name in ("not_removed", "not_withdrawn", "counts"):
+        await measure(name, getattr(store, name))
+    await measure("by_message", lambda: store.by_message(10**17 + 5))
+    doomed = iter(range(1, 99, 2))
+    await measure("delete a job", lambda: store.delete(next(doomed)))
+    for name, ask in (
+        ("another's job", lambda: store.get(9)),
+        ("another's search", lambda: store.history(LIGHT, "owl", 25)),
+        ("another's insert", lambda: insert(store, LIGHT)),
+    ):
+        flood = [asyncio.create_task(store.history(HEAVY, "lonely crowd", 25)) for _ in range(40)]
+        await asyncio.sleep(0)
+        await measure(f"{name} behind 40 hostile searches of one member", ask, 1)
+        await asyncio.gather(*flood)
+
+
+async def run(folder: Path, rows: int) -> None:
+    """Fill, migrate and measure."""
+    path = folder / DATABASE_NAME
+    begun = time.perf_counter()
+    fill(path, rows)
+    print(f"filled {rows:,} jobs in {time.perf_counter() - begun:.0f} s")
+    size = path.stat().st_size / 2**20
+    begun = time.perf_counter()
+    async with open_storage(folder) as store:
+        print(f"migrated them in {time.perf_counter() - begun:.1f} s", flush=True)
+        print(f"{'milliseconds':52} {'median':>9} {'p99':>9}")
+        await search(store)
+        await others(store, rows)
+    begun = time.perf_counter()
+    async with open_storage(folder):
+        print(f"opened again in {time.perf_counter() - begun:.2f} s")
+    print(f"{size:.0f} MiB before, {path.stat().st_size / 2**20:.0f} MiB after")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--keep", type=Path, help="an empty folder in which the database stays")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(options.keep or Path(folder), options.rows))
+
+
+if __name__ == "__main__":
+    main()

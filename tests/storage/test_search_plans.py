@@ -1,0 +1,221 @@
+"""The short form of `tests.search_scale`: what SQLite walks through, whatever the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import sqlite_utils
+
+from storage import indexing, queries
+from storage.jobs import JobStore
+from storage.opening import DATABASE_NAME, open_storage
+from tests.search_scale import HEAVY, LIGHT, NEW, fill
+
+from .samples import finished, new_job, request
+from .test_search import show
+
+TABLES = {"jobs", "images", "pictures", "search_members"}
+# Indexes that hold the few rows that are asked for.
+SHORT = ("jobs_unremoved", "jobs_unwithdrawn", "pictures_removing")
+
+
+def plan(db: sqlite_utils.Database, sql: str) -> str:
+    values = ("x", 0, 1)[: sql.count("?")] if "?" in sql else {"user": 1, "limit": 5, "id": 1}
+    return "; ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values))
+
+
+@pytest.fixture
+async def asked(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what the store asks SQLite for from now on."""
+    statements: list[str] = []
+    await store._db.run(lambda db: db.conn.set_trace_callback(statements.append))
+    await store._db.read(lambda db: db.conn.set_trace_callback(statements.append))
+    return statements
+
+
+async def test_no_question_of_the_bot_walks_through_all_jobs(
+    store: JobStore, asked: list[str]
+) -> None:
+    job = await store.add(new_job())
+    await store.start(job.id)
+    await store.complete(job.id, finished(job.request))
+    await store.delivered(job.id, 5)
+    for query in ("", "rab", "background rabbit", "12", str(job.id)):
+        await store.history(1, query, 25)
+    await store.not_removed()
+    await store.not_withdrawn()
+    await store.unfinished()
+    await store.by_message(5)
+    await store.delete(job.id)
+    selects = [sql for sql in asked if sql.lstrip().upper().startswith(("SELECT", "UPDATE"))]
+    plans = {sql: await store._db.run(lambda db, sql=sql: plan(db, sql)) for sql in selects}
+    assert any("prompt_search" in sql for sql in plans)
+    for sql, steps in plans.items():
+        for step in steps.split("; "):
+            is_whole = step.startswith("SCAN") and step.split()[1] in TABLES
+            assert not is_whole or step.endswith(SHORT), f"{step} in {sql}"
+
+
+async def test_a_search_walks_through_the_newest_first_and_sorts_nothing(store: JobStore) -> None:
+    steps = await store._db.read(lambda db: plan(db, queries.SEARCH))
+    assert "TEMP B-TREE" not in steps
+    assert steps.index("prompt_search") < steps.index("jobs USING")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "query", "is_found"),
+    [
+        ("on a background", "background", True),
+        ("on a background", "backgrounds", False),
+        ("on a background", "backgr", True),
+        ("on a BÂCKGROUND", "background", True),
+        ("on a backgro\u0302und", "backgroun", True),
+        ("octane-styling", "octane-styli", True),
+        ("octane-styling", "octane-stylus", False),
+        ("octane styling", "octane-styling", True),
+        ("octane, no styling", "octane-styling", False),
+        ("photograph", "photon-graph", False),
+        ("可爱的兔子在森林里", "可爱的兔子在森林", True),
+        ("可爱的兔子在森林里", "可爱的兔子在月亮", False),
+        ("background music", "music background", True),
+    ],
+)
+async def test_long_words_are_found_whole(
+    store: JobStore, prompt: str, query: str, is_found: bool
+) -> None:
+    await show(store, prompt)
+    assert bool(await store.history(1, query, 5)) == is_found
+
+
+async def test_a_search_that_takes_long_ends_with_the_newest_that_it_found(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [await show(store, f"owl {n}") for n in range(6)]
+    monkeypatch.setattr(queries, "SEARCH_SECONDS", -1.0)
+    monkeypatch.setattr(queries, "_STEPS_BETWEEN_LOOKS", 40)
+    found = [entry.job_id for entry in await store.history(1, "owl", 5)]
+    assert found == numbers[::-1][: len(found)]
+    assert len(found) < 5
+    monkeypatch.undo()
+    assert len(await store.history(1, "owl", 5)) == 5
+
+
+async def test_searches_stand_in_front_of_no_write_and_one_members_in_front_of_nobody(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searching, go_on = threading.Event(), threading.Event()
+    asked: list[int] = []
+    history = queries.history
+
+    def slow(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> object:
+        asked.append(user_id)
+        searching.set()
+        assert go_on.wait(10)
+        return history(db, user_id, query, limit)
+
+    monkeypatch.setattr(queries, "history", slow)
+    flood = [asyncio.create_task(store.history(1, "owl", 25)) for _ in range(40)]
+    await asyncio.to_thread(searching.wait, 10)
+    async with asyncio.timeout(10):
+        job = await store.add(new_job())
+        assert await store.get(job.id) == job
+    other = asyncio.create_task(store.history(2, "owl", 25))
+    await asyncio.sleep(0)
+    go_on.set()
+    await other
+    assert asked.index(2) <= 2
+    await asyncio.gather(*flood)
+
+
+async def test_the_reading_connection_writes_nothing(store: JobStore) -> None:
+    with pytest.raises(Exception, match="cannot be written"):
+        await store._db.read(lambda db: db.execute("DELETE FROM jobs"))
+
+
+async def test_the_index_holds_what_the_history_shows_and_no_more(store: JobStore) -> None:
+    async def indexed() -> list[str]:
+        return await store._db.read(
+            lambda db: [text for (text,) in db.execute("SELECT prompt FROM prompt_search")]
+        )
+
+    async def members() -> int:
+        sql = "SELECT count(*) FROM search_members"
+        return int(await store._db.read(lambda db: db.execute(sql).fetchone()[0]))
+
+    job = await store.add(new_job("owl"))
+    await store.start(job.id)
+    assert await indexed() == []
+    await store.complete(job.id, finished(job.request))
+    assert await indexed() == ["owl"]
+    await store.delivered(job.id, 7)
+    assert (await indexed(), await members()) == (["owl"], 1)
+    await store.delete(job.id)
+    assert (await indexed(), await members()) == ([], 0)
+    failed = await store.add(new_job("cat", request=request("cat", seed=5)))
+    await store.start(failed.id)
+    await store.complete(failed.id, finished(failed.request))
+    await store.fail(failed.id, "Its delivery failed.")
+    assert (await indexed(), await members()) == (["cat"], 1)
+    cancelled = await store.add(new_job("dog"))
+    await store.cancel(cancelled.id)
+    assert (await indexed(), await members()) == (["cat"], 1)
+
+
+def make_old(folder: Path, rows: int) -> None:
+    fill(folder / DATABASE_NAME, rows)
+
+
+async def test_jobs_from_before_are_indexed_in_portions_that_survive_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_old(tmp_path, 60)
+    monkeypatch.setattr(indexing, "_PORTION", 7)
+    index = indexing._index_portion
+    portions = 0
+
+    def index_until_it_dies(db: sqlite_utils.Database) -> int | None:
+        nonlocal portions
+        portions += 1
+        if portions == 4:
+            index(db)
+            raise KeyboardInterrupt
+        return index(db)
+
+    monkeypatch.setattr(indexing, "_index_portion", index_until_it_dies)
+    with pytest.raises(KeyboardInterrupt):
+        async with open_storage(tmp_path):
+            pass
+    db = sqlite3.connect(tmp_path / DATABASE_NAME)
+    assert db.execute("SELECT count(*) FROM prompt_search").fetchone() == (21,)
+    db.close()
+    monkeypatch.setattr(indexing, "_index_portion", index)
+    async with open_storage(tmp_path) as store:
+        assert [entry.job_id for entry in await store.history(HEAVY, "w", 100)] == [
+            *range(59, 0, -2)
+        ]
+        assert [entry.job_id for entry in await store.history(LIGHT, "w2", 9)] == [2]
+        assert await store.history(NEW, "w", 9) == []
+        await store._db.run(
+            lambda db: (
+                db.execute("INSERT INTO prompt_search (prompt_search) VALUES ('integrity-check')")
+                and None
+            )
+        )
+
+
+async def test_a_request_that_is_no_json_does_not_stop_the_migration(tmp_path: Path) -> None:
+    make_old(tmp_path, 4)
+    db = sqlite3.connect(tmp_path / DATABASE_NAME)
+    db.execute("DROP TRIGGER jobs_changed_in_search")
+    db.execute("UPDATE jobs SET request = '{' WHERE id = 1")
+    db.execute(
+        "CREATE TRIGGER jobs_changed_in_search AFTER UPDATE OF request ON jobs BEGIN SELECT 1; END"
+    )
+    db.commit()
+    db.close()
+    async with open_storage(tmp_path) as store:
+        assert [entry.job_id for entry in await store.history(HEAVY, "w3", 9)] == [3]
