@@ -11,10 +11,10 @@ import discord
 from PIL import Image
 
 from generation.request import GenerationRequest
-from storage.records import Job, JobKind, NewJob, StoredImage
+from storage.records import HistoryEntry, Job, JobKind, NewJob, StoredImage
 
-from .access import check_may_remove, check_may_see
-from .errors import NotVisible
+from .access import check_age, check_may_remove, check_may_see, is_age_restricted
+from .errors import AgeRestricted, NotVisible
 from .requests import ImageReference, Wishes
 
 if TYPE_CHECKING:
@@ -22,16 +22,22 @@ if TYPE_CHECKING:
 
 Person = discord.User | discord.Member
 _NO_WISHES: Final = Wishes()
+# Of somebody's latest jobs, when most of them may not be suggested.
+_LOOKED_THROUGH: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks for something, where, and by which interaction or reaction."""
+    """Who asks for something, where, and by which interaction or reaction.
+
+    `age_restricted` says whether only adults may open that channel.
+    """
 
     person: Person
     guild_id: int | None
     channel_id: int
     origin: str
+    age_restricted: bool = False
 
     def order(
         self, kind: JobKind, request: GenerationRequest, *, parent_image_id: int | None = None
@@ -45,6 +51,7 @@ class Asker:
             request=request,
             parent_image_id=parent_image_id,
             origin=self.origin,
+            age_restricted=self.age_restricted,
         )
 
 
@@ -55,6 +62,7 @@ def asker_of(interaction: discord.Interaction[ImagineBot]) -> Asker:
         guild_id=interaction.guild_id,
         channel_id=interaction.channel_id or interaction.user.id,
         origin=f"interaction:{interaction.id}",
+        age_restricted=is_age_restricted(interaction.channel),
     )
 
 
@@ -62,7 +70,7 @@ class Actions:
     """Turns "again", "vary" and "away" into orders and deeds, for whoever asks and may.
 
     All methods raise NotVisible for a picture that does not exist, was deleted, or is not for
-    the person.
+    the person, and all but `find_removable` AgeRestricted for one that is not for the channel.
     """
 
     def __init__(self, bot: ImagineBot) -> None:
@@ -70,16 +78,38 @@ class Actions:
 
     async def find_job(self, job_id: int, asker: Asker) -> Job:
         """Return a job that the asker may see."""
-        job = await self._bot.service.jobs.get(job_id)
-        return check_may_see(self._bot, job, asker.person, asker.channel_id, str(job_id))
+        found = await self._bot.service.jobs.get(job_id)
+        return self._visible(found, asker, str(job_id))
+
+    def _visible(self, job: Job | None, asker: Asker, what: str) -> Job:
+        found = check_may_see(self._bot, job, asker.person, asker.channel_id, what)
+        check_age(self._bot, found, is_restricted_here=asker.age_restricted)
+        return found
+
+    def may_show(self, entry: HistoryEntry, asker: Asker) -> bool:
+        """Return whether a line of the asker's own history may be read where they ask."""
+        try:
+            check_age(self._bot, entry, is_restricted_here=asker.age_restricted)
+        except AgeRestricted:
+            return False
+        return True
+
+    async def suggestions(self, asker: Asker, query: str, limit: int) -> list[HistoryEntry]:
+        """Return at most `limit` of the asker's own jobs that match and may be shown here."""
+        asked = limit
+        while True:
+            entries = await self._bot.service.jobs.history(asker.person.id, query, asked)
+            shown = [entry for entry in entries if self.may_show(entry, asker)]
+            if len(shown) >= limit or len(entries) < asked or asked >= _LOOKED_THROUGH:
+                return shown[:limit]
+            asked = min(asked * 4, _LOOKED_THROUGH)
 
     async def find_image(
         self, reference: ImageReference, asker: Asker
     ) -> tuple[StoredImage, Image.Image]:
         """Return the record and the picture that `reference` names."""
         jobs = self._bot.service.jobs
-        job = await jobs.get(reference.job_id)
-        check_may_see(self._bot, job, asker.person, asker.channel_id, str(reference))
+        self._visible(await jobs.get(reference.job_id), asker, str(reference))
         stored = await jobs.image(reference.job_id, reference.number)
         if stored is None:
             raise NotVisible(str(reference))

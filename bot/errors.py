@@ -3,6 +3,7 @@
 BotError
 ├── ConfigError          the configuration cannot be used
 ├── NotVisible           no such picture, or not for this person's eyes
+├── AgeRestricted        a picture of an age-restricted channel is asked for in an open one
 ├── NotAllowed           the person may not do that
 ├── PermissionMissing    the bot may not do in a channel what it has to
 └── MissingInput         something has to be added to the command
@@ -36,6 +37,13 @@ class NotVisible(BotError):
         super().__init__(
             f"There is no picture {what} that you can see here; /history lists your own."
         )
+
+
+class AgeRestricted(BotError):
+    """A picture that was made in an age-restricted channel is asked for in another."""
+
+    def __init__(self) -> None:
+        super().__init__("That picture was made in an age-restricted channel; use it in one.")
 
 
 class NotAllowed(BotError):

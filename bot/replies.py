@@ -6,7 +6,7 @@ import dataclasses
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -159,8 +159,14 @@ def jump(entry: HistoryEntry) -> str:
     return f"[go to it](<{url}>)"
 
 
-def history(entries: Sequence[HistoryEntry], search: str) -> str:
-    """Return the list that `/history` answers with, newest first."""
+def history(
+    entries: Sequence[HistoryEntry], search: str, hidden: Collection[int] = frozenset()
+) -> str:
+    """Return the list that `/history` answers with, newest first.
+
+    Of the `hidden` jobs, which were asked for in age-restricted channels, it says only where
+    they are.
+    """
     if not entries:
         if search:
             return (
@@ -169,8 +175,11 @@ def history(entries: Sequence[HistoryEntry], search: str) -> str:
         return "You have no pictures yet; make one with /imagine."
     text = ""
     for entry in entries:
+        what = f"**{quoted(entry.prompt, _LISTED_PROMPT)}** · seed {entry.seed}"
+        if entry.job_id in hidden:
+            what = "made in an age-restricted channel; look at it there"
         line = (
-            f"`{entry.job_id}` **{quoted(entry.prompt, _LISTED_PROMPT)}** · seed {entry.seed} · "
+            f"`{entry.job_id}` {what} · "
             f"{discord.utils.format_dt(entry.created_at, 'R')} {jump(entry)}".rstrip()
         )
         if len(text) + len(line) >= _MESSAGE_LENGTH:

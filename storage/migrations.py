@@ -235,6 +235,16 @@ def m006_search_by_member(db: sqlite_utils.Database) -> None:
     )
 
 
+def m007_age_restricted(db: sqlite_utils.Database) -> None:
+    """Add whether a job's channel was for adults only when it was asked for."""
+    db.executescript(
+        """
+        ALTER TABLE jobs ADD COLUMN age_restricted INTEGER NOT NULL DEFAULT 0
+            CHECK (age_restricted IN (0, 1));
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
@@ -242,6 +252,7 @@ STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m004_resuming,
     m005_removing,
     m006_search_by_member,
+    m007_age_restricted,
 )
 
 

@@ -62,9 +62,9 @@ def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -
     source_sha256 = None if source is None else keep_pixels(db, pictures, source)
     (row,) = db.query(
         """
-        INSERT INTO jobs (kind, user_id, guild_id, channel_id, origin, weight, parent_image_id,
-                          request, source_sha256, created_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO jobs (kind, user_id, guild_id, channel_id, origin, weight, age_restricted,
+                          parent_image_id, request, source_sha256, created_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         RETURNING *
         """,
         (
@@ -74,6 +74,7 @@ def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -
             new.channel_id,
             new.origin,
             new.weight,
+            new.age_restricted,
             new.parent_image_id,
             records.request_to_json(new.request),
             source_sha256,

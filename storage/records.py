@@ -40,7 +40,8 @@ class NewJob:
     """What somebody asks for, where, and which image it comes from.
 
     `origin` names the event that asked, say `interaction:123`; it need not be unique. `weight`
-    is how much of the engine the job gets beside those of others.
+    is how much of the engine the job gets beside those of others. `age_restricted` says whether
+    the channel was for adults only; jobs of the first versions do not know.
     """
 
     kind: JobKind
@@ -51,6 +52,7 @@ class NewJob:
     parent_image_id: int | None = None
     origin: str | None = None
     weight: float = 1.0
+    age_restricted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,7 @@ class HistoryEntry:
     guild_id: int | None
     channel_id: int
     message_id: int | None
+    age_restricted: bool = False
 
 
 Row = Mapping[str, Any]
@@ -150,6 +153,7 @@ def _job_from_row(row: Row, source: Pixels | None) -> Job:
         message_id=row["message_id"],
         origin=row["origin"],
         weight=row["weight"],
+        age_restricted=bool(row["age_restricted"]),
         parent_image_id=row["parent_image_id"],
         request=request_from_json(row["request"], source),
         attempts=row["attempts"],
@@ -186,4 +190,5 @@ def entry_from_row(row: Row) -> HistoryEntry:
         guild_id=row["guild_id"],
         channel_id=row["channel_id"],
         message_id=row["message_id"],
+        age_restricted=bool(row["age_restricted"]),
     )

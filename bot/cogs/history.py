@@ -14,7 +14,7 @@ from .. import replies
 from ..actions import asker_of
 from ..answers import answering
 from ..buttons import finished_view
-from ..errors import NotVisible
+from ..errors import AgeRestricted, NotVisible
 from ..intake import within_deadline
 
 if TYPE_CHECKING:
@@ -47,12 +47,16 @@ class History(commands.Cog):
             if len(entries) == 1 or (entries and search and _names(search, entries[0])):
                 await self._show(interaction, entries[0])
             else:
-                await self._say(interaction, replies.history(entries, search or ""))
+                asker, may_show = asker_of(interaction), self._bot.actions.may_show
+                hidden = {entry.job_id for entry in entries if not may_show(entry, asker)}
+                await self._say(interaction, replies.history(entries, search or "", hidden))
 
     async def _show(
         self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry
     ) -> None:
         """Show one job again, with its pictures and buttons."""
+        if not self._bot.actions.may_show(entry, asker_of(interaction)):
+            raise AgeRestricted
         # Reading, enlarging and sending several pictures may take longer than Discord waits.
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
@@ -89,7 +93,7 @@ class History(commands.Cog):
         self, interaction: discord.Interaction[ImagineBot], current: str
     ) -> list[app_commands.Choice[str]]:
         """Suggest the person's own jobs that match what is typed so far."""
-        entries = await self._bot.service.jobs.history(interaction.user.id, current, _CHOICES)
+        entries = await self._bot.actions.suggestions(asker_of(interaction), current, _CHOICES)
         return [
             app_commands.Choice(name=replies.choice_name(entry), value=str(entry.job_id))
             for entry in entries

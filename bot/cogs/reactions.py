@@ -11,7 +11,7 @@ from discord.ext import commands
 
 from storage.records import Job, JobStatus
 
-from ..access import may_remove, may_use
+from ..access import is_place_age_restricted, may_remove, may_use
 from ..actions import Asker
 from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
 from ..delivery_codes import FAULTS
@@ -84,6 +84,7 @@ class Reactions(commands.Cog):
             guild_id=payload.guild_id,
             channel_id=payload.channel_id,
             origin=f"reaction:{payload.message_id}:{payload.user_id}:{emoji}",
+            age_restricted=is_place_age_restricted(self._bot, payload.guild_id, payload.channel_id),
         )
         if emoji == RERUN_EMOJI:
             new = await self._bot.actions.rerun(asker, job.id)

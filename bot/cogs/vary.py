@@ -118,7 +118,7 @@ class Vary(commands.Cog):
         self, interaction: discord.Interaction[ImagineBot], current: str
     ) -> list[app_commands.Choice[str]]:
         """Suggest the person's own latest pictures, first those whose number is being typed."""
-        entries = await self._bot.service.jobs.history(interaction.user.id, current, _CHOICES)
+        entries = await self._bot.actions.suggestions(asker_of(interaction), current, _CHOICES)
         choices = [
             app_commands.Choice(name=choice_name(entry, number), value=f"{entry.job_id}-{number}")
             for entry in entries

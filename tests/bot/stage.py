@@ -50,6 +50,12 @@ class Stage:
         """Return what stands in the channel, oldest first."""
         return sorted(self.channel.history(), key=lambda message: message.id)
 
+    def restrict(self, channel: simcord.ChannelHandle, *, is_restricted: bool = True) -> None:
+        """Make a channel age-restricted, of which SimCord knows nothing, or open again."""
+        known = self.bot.get_channel(channel.id)
+        assert isinstance(known, discord.TextChannel)
+        known.nsfw = is_restricted
+
     def look(self, message_id: int) -> discord.Message:
         return next(message for message in self.messages() if message.id == message_id)
 
