@@ -9,7 +9,7 @@ import discord
 from storage.records import HistoryEntry, Job
 
 from .config import Settings
-from .errors import AgeRestricted, NotAllowed, NotVisible, PermissionMissing
+from .errors import AgeRestricted, NotAllowed, NotVisible, PermissionMissing, UnknownButton
 
 if TYPE_CHECKING:
     from .client import ImagineBot
@@ -145,6 +145,27 @@ async def check_may_use(interaction: discord.Interaction[ImagineBot], command: s
             f"You may not use /{command} in this channel, and so not this button; ask an admin, "
             "who can allow it under Server Settings, Integrations."
         )
+
+
+def check_clicked(job: Job | None, token: str | None, message: discord.Message | None) -> None:
+    """Return only if the button that was clicked below `message` is of `job`.
+
+    `token` is None for a button of a version before tokens: its job is known by the message then.
+
+    Raises:
+        UnknownButton: it is of another job of the same number, which another database had.
+    """
+    if job is None or (token is not None and token != job.token):
+        raise UnknownButton
+    if message is not None and message.flags.ephemeral:
+        # /history shows a person a copy of the job's message.
+        is_ours = token is not None
+    else:
+        # A message may be clicked before it is known here that it was sent.
+        is_unrecorded = job.message_id is None and token is not None
+        is_ours = message is None or message.id == job.message_id or is_unrecorded
+    if not is_ours:
+        raise UnknownButton
 
 
 def check_may_see(

@@ -13,7 +13,13 @@ from PIL import Image
 from generation.request import GenerationRequest
 from storage.records import HistoryEntry, Job, JobKind, NewJob, StoredImage
 
-from .access import check_age, check_may_remove, check_may_see, is_age_restricted
+from .access import (
+    check_age,
+    check_clicked,
+    check_may_remove,
+    check_may_see,
+    is_age_restricted,
+)
 from .errors import AgeRestricted, NotVisible
 from .requests import ImageReference, Wishes
 
@@ -75,6 +81,17 @@ class Actions:
 
     def __init__(self, bot: ImagineBot) -> None:
         self._bot = bot
+
+    async def check_button(
+        self, interaction: discord.Interaction[ImagineBot], job_id: int, token: str | None
+    ) -> None:
+        """Return only if the clicked button is of the job with this id in this database.
+
+        Raises:
+            UnknownButton: it is of another.
+        """
+        job = await self._bot.service.jobs.record(job_id)
+        check_clicked(job, token, interaction.message)
 
     async def find_job(self, job_id: int, asker: Asker) -> Job:
         """Return a job that the asker may see."""

@@ -21,7 +21,7 @@ from generation.request import Event, Progress
 from storage.records import Job, StoredImage
 
 from . import replies
-from .buttons import REMOVE_ID, cancelled_view, finished_view, waiting_view
+from .buttons import cancelled_view, finished_view, remove_ids, waiting_view
 from .delivery_codes import FAULTS, Course, refusal_of, understood
 from .pacing import ProgressPacer
 from .retry import FEW_TRIES, TRIES, InvalidRequests, Place, Retry
@@ -387,12 +387,13 @@ def _asked_at(job: Job) -> int:
 
 
 def _answers(message: discord.Message, job: Job) -> bool:
-    # An older one belongs to a job of the same number in another database. One that still says
+    # An older one belongs to another job: the ids of the first version's buttons start again with a
+    # new database. One that still says
     # that the bot is thinking can be edited by the token of its interaction only, which is gone.
     if message.id <= _asked_at(job) or message.flags.loading:
         return False
-    wanted = REMOVE_ID.format(job=job.id)
-    if any(getattr(item, "custom_id", None) == wanted for item in _components(message)):
+    wanted = remove_ids(job)
+    if any(getattr(item, "custom_id", None) in wanted for item in _components(message)):
         return True
     metadata = message.interaction_metadata
     return metadata is not None and metadata.id == _interaction_of(job)

@@ -4,6 +4,7 @@ BotError
 ├── ConfigError          the configuration cannot be used
 ├── NotVisible           no such picture, or not for this person's eyes
 ├── AgeRestricted        a picture of an age-restricted channel is asked for in an open one
+├── UnknownButton        the clicked button is of a picture that is not stored here
 ├── NotAllowed           the person may not do that
 ├── PermissionMissing    the bot may not do in a channel what it has to
 └── MissingInput         something has to be added to the command
@@ -44,6 +45,15 @@ class AgeRestricted(BotError):
 
     def __init__(self) -> None:
         super().__init__("That picture was made in an age-restricted channel; use it in one.")
+
+
+class UnknownButton(BotError):
+    """The clicked button is of a job in another database, or of one that is gone from this one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "That button is of a picture that I no longer know; make a new one with /imagine."
+        )
 
 
 class NotAllowed(BotError):

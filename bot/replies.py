@@ -95,8 +95,8 @@ def aged(event: Event, seconds: float) -> Event:
 
 def nonce(job: Job) -> str:
     """Return the mark by which Discord posts a job's message once, however often it is sent."""
-    # With the time, since a new database counts from 1 again; Discord takes 25 characters.
-    return f"{job.id}-{job.created_at.timestamp():.0f}"
+    # Discord takes 25 characters: those of the token, and of a number that no database reaches.
+    return f"{job.token}-{job.id}"
 
 
 def cancelled(job: Job) -> str:

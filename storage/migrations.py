@@ -245,6 +245,16 @@ def m007_age_restricted(db: sqlite_utils.Database) -> None:
     )
 
 
+def m008_tokens(db: sqlite_utils.Database) -> None:
+    """Add a random token to each job, which tells it from a job of the same number elsewhere."""
+    db.executescript(
+        """
+        ALTER TABLE jobs ADD COLUMN token TEXT;
+        UPDATE jobs SET token = lower(hex(randomblob(6)));
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
@@ -253,6 +263,7 @@ STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m005_removing,
     m006_search_by_member,
     m007_age_restricted,
+    m008_tokens,
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 UNFINISHED: Final = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED)
 # The largest number that SQLite takes: a person may type a longer one.
 ID_MAX: Final = 2**63 - 1
+# Nobody can send an id that Discord did not get from the bot, so a token has to be unlike those of
+# the jobs of the same number only, of which there are as many as lost databases.
+_TOKEN_BYTES: Final = 6
 
 _IMAGES: Final = """
     SELECT images.*, jobs.parent_image_id, pictures.pixels_sha256 FROM images
@@ -62,12 +66,13 @@ def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -
     source_sha256 = None if source is None else keep_pixels(db, pictures, source)
     (row,) = db.query(
         """
-        INSERT INTO jobs (kind, user_id, guild_id, channel_id, origin, weight, age_restricted,
-                          parent_image_id, request, source_sha256, created_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO jobs (token, kind, user_id, guild_id, channel_id, origin, weight,
+                          age_restricted, parent_image_id, request, source_sha256, created_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         RETURNING *
         """,
         (
+            secrets.token_hex(_TOKEN_BYTES),
             new.kind,
             new.user_id,
             new.guild_id,

@@ -59,10 +59,16 @@ class NewJob:
 class Job(NewJob):
     """One accepted request. `error` is the sentence of a failed one; `created_at` is in UTC.
 
+    Ids start again with a new database, and after a backup is restored those that were given
+    since it was made are given again. So each job has a random `token` too, which no other job
+    has: one for the whole database would be restored with the backup, and would say the same of
+    two jobs with one id.
+
     The request of a deleted job has lost its source, since that picture may be gone.
     """
 
     id: int
+    token: str = ""
     status: JobStatus
     message_id: int | None
     error: str | None
@@ -145,6 +151,7 @@ def job_from_row(row: Row, source: Pixels | None) -> Job:
 def _job_from_row(row: Row, source: Pixels | None) -> Job:
     return Job(
         id=row["id"],
+        token=row["token"] or "",
         kind=JobKind(row["kind"]),
         status=JobStatus(row["status"]),
         user_id=row["user_id"],

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
+import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import discord
 import simcord
 from PIL import Image
+from simcord.actors import MemberActor
 
 from bot import replies
 from bot.client import ImagineBot, MakeEngine, create_bot
@@ -23,6 +25,20 @@ from generation.pace import Measured
 from generation.request import GeneratedImage, GenerationRequest, Pixels
 
 T = TypeVar("T")
+_TOKEN: Final = re.compile(r"^(rerun|vary|remove|delete):[0-9a-f]+\.")
+
+
+class Person(MemberActor):
+    """A member who presses buttons by what they do, `rerun:1`, or by their very custom id."""
+
+    async def click(
+        self, message: Any, *, label: str | None = None, custom_id: str | None = None
+    ) -> simcord.InteractionResult:
+        if custom_id is not None:
+            seen = getattr(message, "message", message)
+            by_deed = dict(zip(deeds(seen), buttons(seen), strict=True))
+            custom_id = by_deed.get(custom_id, custom_id)
+        return await super().click(message, label=label, custom_id=custom_id)
 
 
 class Stage:
@@ -34,12 +50,17 @@ class Stage:
         self.make_engine = make_engine
         self.guild = env.create_guild("Emoji Friends")
         self.channel = self.guild.create_text_channel("pictures")
-        self.alice = self.guild.add_member(env.create_user("alice"))
-        self.bob = self.guild.add_member(env.create_user("bob"))
+        self.alice = self.join("alice")
+        self.bob = self.join("bob")
         moderators = self.guild.create_role(
             "Moderators", permissions=discord.Permissions(manage_messages=True)
         )
-        self.mo = self.guild.add_member(env.create_user("mo"), roles=[moderators])
+        self.mo = self.join("mo", moderators)
+
+    def join(self, name: str, *roles: simcord.RoleHandle) -> Person:
+        """Let somebody join the server."""
+        member = self.guild.add_member(self.env.create_user(name), roles=roles)
+        return Person(self.env, self.guild, member.user)
 
     @property
     def bot(self) -> ImagineBot:
@@ -111,6 +132,11 @@ def buttons(message: discord.Message) -> list[str]:
         for child in row.children
         if isinstance(child, discord.Button)
     ]
+
+
+def deeds(message: discord.Message) -> list[str]:
+    """Return what the buttons below a message do, in order: their custom ids without tokens."""
+    return [_TOKEN.sub(r"\1:", custom_id) for custom_id in buttons(message)]
 
 
 async def opened(attachment: discord.Attachment) -> Image.Image:

@@ -12,7 +12,7 @@ from generation.errors import ModelError
 from generation.request import GeneratedImage
 from storage.records import JobStatus
 
-from .stage import GatedEngine, Stage, buttons
+from .stage import GatedEngine, Stage, deeds
 
 
 class FragileEngine(GatedEngine):
@@ -45,7 +45,7 @@ async def test_a_job_that_breaks_the_engine_is_answered_and_the_next_one_is_made
     message = stage.look(result.response.id)
     assert "CUDA driver out of order. Tried 20 times" in message.content
     assert "many details" not in message.content
-    assert buttons(message) == ["rerun:1", "remove:1"]
+    assert deeds(message) == ["rerun:1", "remove:1"]
     assert "The engine failed on job 1" in caplog.text
     assert (await stage.imagine("rabbit face")).attachments
 

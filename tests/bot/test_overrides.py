@@ -32,7 +32,7 @@ class Server:
         self.stage = stage
         guild = stage.guild
         roles = [guild.create_role(name) for name in ("painters", "guests")]
-        stage.bob = guild.add_member(stage.env.create_user("bobby"), roles=roles)
+        stage.bob = stage.join("bobby", *roles)
         elsewhere = guild.create_text_channel("elsewhere")
         self._ids = {
             "bob": stage.bob.id,

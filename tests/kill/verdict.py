@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 
+from bot.buttons import remove_ids
 from storage import queries
 from storage.database import open_readonly
 from storage.opening import DATABASE_NAME, PICTURES_NAME
@@ -89,7 +90,7 @@ def _answers(job: Job, run: Killing) -> list[MessageView]:
         message
         for message in run.answers()
         if message.id in first
-        or f"remove:{job.id}" in (button.custom_id for button in message.buttons)
+        or any(button.custom_id in remove_ids(job) for button in message.buttons)
         or any(file.name.startswith(f"imagine-{job.id}-") for file in message.attachments)
     ]
 

@@ -104,6 +104,13 @@ async def test_two_jobs_of_one_origin_are_two_jobs(store: JobStore) -> None:
     assert first.id != second.id
 
 
+async def test_every_job_has_a_token_of_its_own_that_stays(store: JobStore) -> None:
+    jobs = [await store.add(new_job()) for _ in range(3)]
+    assert len({job.token for job in jobs}) == len(jobs)
+    assert all(len(job.token) == 12 for job in jobs)
+    assert [(await store.record(job.id)) for job in jobs] == jobs
+
+
 async def test_a_job_is_found_by_the_message_that_shows_it(store: JobStore) -> None:
     job = await store.add(new_job())
     assert await store.by_message(99) is None

@@ -173,6 +173,14 @@ async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alon
         assert await store.not_withdrawn() == []
 
 
+async def test_each_job_from_before_is_given_a_token_of_its_own(tmp_path: Path) -> None:
+    make_version(tmp_path / DATABASE_NAME, NAMES.index("m008_tokens"))
+    async with open_storage(tmp_path) as store:
+        tokens = [job.token for number in (1, 2, 3) if (job := await store.record(number))]
+    assert len(set(tokens)) == 3
+    assert all(len(token) == 12 for token in tokens)
+
+
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with Database(path):
