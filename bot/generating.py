@@ -48,7 +48,7 @@ def generate_files(
         console.out.print(str(path), markup=False)
     if unread := pictures[0].recipe.unread_prompt:
         console.err.print(
-            f"The prompt is too long for this model; it did not read: {unread}", markup=False
+            f"This model did not read all of the prompt; it left out: {unread}", markup=False
         )
     return 0
 

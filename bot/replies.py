@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +17,8 @@ from generation.pictures import shown_factor, to_image
 from generation.request import Event, Pixels, Progress, Recipe
 from storage.records import HistoryEntry, Job, JobKind, StoredImage
 
-_MARKUP: Final = re.compile(r"([\\_*~|`<>\[\]()#-])")
+from .markup import inert, plain, visible
+
 _PROMPT_SHOWN: Final = 300
 _MESSAGE_LENGTH: Final = 2_000
 _ALT_LENGTH: Final = 1_024
@@ -44,10 +44,8 @@ _COARSEST: Final = (_HOUR, _HOUR)
 
 
 def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
-    """Return `prompt` on one line, shortened, with Discord's markup made harmless."""
-    line = " ".join(prompt.split())
-    # discord.py's own escaping leaves the second of two masked links alone, and all URLs.
-    return _MARKUP.sub(r"\\\1", _cut(line, length))
+    """Return `prompt` on one line, shortened, with Discord's markup and links made harmless."""
+    return inert(_cut(" ".join(visible(prompt).split()), length))
 
 
 def headline(job: Job) -> str:
@@ -144,7 +142,7 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
         lines.insert(1, f"without: {quoted(recipe.negative_prompt)}")
     if recipe.unread_prompt:
         lines.append(
-            f"-# The prompt is too long for this model; it did not read: "
+            f"-# This model did not read all of the prompt; it left out: "
             f"“{quoted(recipe.unread_prompt, 120)}”"
         )
     return "\n".join(lines)
@@ -191,7 +189,7 @@ def history(
 def choice_name(entry: HistoryEntry, number: int | None = None) -> str:
     """Return a suggestion's text: the job or picture, then as much of the prompt as fits."""
     name = f"{entry.job_id}" if number is None else f"{entry.job_id}-{number}"
-    text = f"{name} · {' '.join(entry.prompt.split())}"
+    text = f"{name} · {' '.join(plain(entry.prompt).split())}"
     return _cut(text, _CHOICE_LENGTH)
 
 
@@ -199,7 +197,7 @@ def alt_text(job: Job, recipe: Recipe, number: int, count: int) -> str:
     """Return the description of a picture for people who cannot see it."""
     which = "A picture" if count == 1 else f"Picture {number} of {count}"
     kind = "varied from another" if job.kind is JobKind.VARY else "generated"
-    text = f"{which}, {kind}: {' '.join(recipe.prompt.split())} (seed {recipe.seed})"
+    text = f"{which}, {kind}: {' '.join(plain(recipe.prompt).split())} (seed {recipe.seed})"
     return _cut(text, _ALT_LENGTH)
 
 
@@ -232,7 +230,7 @@ def preview(job: Job, percent: int, pixels: Pixels) -> Attachment:
     image = to_image(pixels).resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_PREVIEW_QUALITY)
-    prompt = " ".join(job.request.prompt.split())
+    prompt = " ".join(plain(job.request.prompt).split())
     text = _cut(f"A blurred preview at {percent} %: {prompt}", _ALT_LENGTH)
     return Attachment(f"{_PREVIEW_NAME}{job.id}.jpg", file.getvalue(), text)
 

@@ -94,10 +94,13 @@ class RequestDesk:
 
     def imagine(self, wishes: Wishes) -> GenerationRequest:
         """Return the request for new pictures."""
+        prompt, negative = _or(wishes.prompt, ""), _or(wishes.negative_prompt, "")
         return self._limited(
             GenerationRequest(
-                prompt=self._spelled(wishes.prompt),
-                negative_prompt=self._spelled(wishes.negative_prompt),
+                prompt=prompt,
+                negative_prompt=negative,
+                read_prompt=self._read("prompt", prompt),
+                read_negative_prompt=self._read("negative prompt", negative),
                 seed=new_seed() if wishes.seed is None else wishes.seed,
                 steps=_or(wishes.steps, self._steps),
                 guidance_scale=_or(wishes.guidance_scale, self._guidance),
@@ -150,11 +153,25 @@ class RequestDesk:
         """Return the same request with a seed that nobody chose."""
         # As for a variation: the limit may be lower now.
         steps = min(request.steps, self._settings.max_steps)
-        return self._limited(dataclasses.replace(request, seed=new_seed(), steps=steps))
+        return self._limited(
+            dataclasses.replace(
+                request,
+                seed=new_seed(),
+                steps=steps,
+                # The model may be another now, and know other emoji.
+                read_prompt=self._read("prompt", request.prompt),
+                read_negative_prompt=self._read("negative prompt", request.negative_prompt),
+            )
+        )
 
-    def _spelled(self, text: str | None) -> str:
-        # In the request, so that people and recipes see what the model was told.
-        return spell_emoji(_or(text, ""), self._profile.emoji)
+    def _read(self, name: str, typed: str) -> str:
+        """Return what the model is told in place of what a person typed."""
+        read = spell_emoji(typed, self._profile.emoji)
+        if typed.strip() and not read.strip():
+            raise InvalidRequest(
+                name, f"The {name} holds no character that can be seen; type it again."
+            )
+        return read
 
     def _limited(self, request: GenerationRequest) -> GenerationRequest:
         if request.steps > self._settings.max_steps:

@@ -13,6 +13,7 @@ from .batching import Sizes
 from .fitting import Bounds, measure
 from .models.stable_diffusion import Components
 from .prompts import TokenizedPrompt, tokenize
+from .request import Told
 
 # At Stable Diffusion's size an embedding takes 118 KB in float16.
 _REMEMBERED: Final = 512
@@ -21,7 +22,7 @@ _LADDER: Final = (1, 2, 4, 8)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """CLIP's last hidden states for a text, [1, tokens, width], and the end that did not fit."""
+    """CLIP's last hidden states for a text, [1, tokens, width], and what of it was not read."""
 
     hidden: torch.Tensor
     unread: str
@@ -36,7 +37,7 @@ class TextEmbedder:
 
     def __init__(self, parts: Components, *, exact: bool, shared: bool) -> None:
         self._parts = parts
-        self._known: OrderedDict[str, Embedding] = OrderedDict()
+        self._known: OrderedDict[Told, Embedding] = OrderedDict()
         probe = torch.arange(parts.profile.token_limit).remainder(parts.tokenizer.vocab_size)
         ids = tuple(probe.tolist())
         self._sizes: Sizes = measure(
@@ -45,7 +46,7 @@ class TextEmbedder:
             parts.device,
         )
 
-    def embed(self, texts: Iterable[str]) -> dict[str, Embedding]:
+    def embed(self, texts: Iterable[Told]) -> dict[Told, Embedding]:
         """Return the embedding of each text."""
         wanted = dict.fromkeys(texts)
         found = {text: self._known[text] for text in wanted if text in self._known}
@@ -61,9 +62,15 @@ class TextEmbedder:
             self._known.popitem(last=False)
         return found
 
-    def _tokenize(self, text: str) -> TokenizedPrompt:
+    def _tokenize(self, told: Told) -> TokenizedPrompt:
         profile = self._parts.profile
-        return tokenize(self._parts.tokenizer, text, profile.token_limit, profile.prompt_limit)
+        return tokenize(
+            self._parts.tokenizer,
+            told.text,
+            profile.token_limit,
+            profile.prompt_limit,
+            keeps_unknown=told.keeps_unknown,
+        )
 
     def _encode_all(self, prompts: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
         """Return the hidden states of each prompt, from calls of the measured sizes."""

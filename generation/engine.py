@@ -31,7 +31,7 @@ from .fitting import is_out_of_memory, release
 from .models.stable_diffusion import Components
 from .networks import Networks
 from .pace import Measured
-from .request import GeneratedImage, GenerationRequest, Pixels, Progress, Recipe
+from .request import GeneratedImage, GenerationRequest, Pixels, Progress, Recipe, Told
 from .samplers import Sampler
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Engine:
         """Return what calls take at the model's own size; the first time it is measured."""
         side = self._profile.native_size
         shape = torch.Size(self._networks.autoencoder.native_shape)
-        text = next(iter(self._networks.text.embed([""]).values())).hidden.shape
+        text = next(iter(self._networks.text.embed([Told("")]).values())).hidden.shape
         return Measured(
             pixels=side * side,
             step_seconds=self._networks.sizes(shape, text).seconds,
@@ -258,7 +258,7 @@ class Engine:
         release(self._device)
 
     def _begin_images(
-        self, request: GenerationRequest, embedded: Mapping[str, Embedding]
+        self, request: GenerationRequest, embedded: Mapping[Told, Embedding]
     ) -> list[Denoising]:
         self._check_size(request)
         return [
@@ -282,7 +282,7 @@ class Engine:
         request: GenerationRequest,
         index: int,
         networks: Networks,
-        embedded: Mapping[str, Embedding],
+        embedded: Mapping[Told, Embedding],
         posterior: Posterior | None,
     ) -> Denoising:
         sampler = Sampler(
@@ -298,9 +298,9 @@ class Engine:
             networks=networks,
             sampler=sampler,
             latents=_first_latents(request, sampler, networks, posterior),
-            conditional=embedded[request.prompt].hidden,
-            unconditional=embedded[request.negative_prompt].hidden if guided else None,
-            unread_prompt=embedded[request.prompt].unread,
+            conditional=embedded[request.told].hidden,
+            unconditional=embedded[request.told_negative].hidden if guided else None,
+            unread_prompt=embedded[request.told].unread,
         )
 
     def _step_batch(self, batch: Batch[Denoising]) -> None:
@@ -463,6 +463,8 @@ class Engine:
         return Recipe(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
+            read_prompt=request.read_prompt,
+            read_negative_prompt=request.read_negative_prompt,
             seed=request.seed,
             width=request.width,
             height=request.height,
@@ -485,10 +487,10 @@ class Engine:
         )
 
 
-def _texts(request: GenerationRequest) -> list[str]:
+def _texts(request: GenerationRequest) -> list[Told]:
     """Return the texts that a request needs embedded."""
     guided = guidance.is_guided(request.guidance_scale)
-    return [request.prompt, request.negative_prompt] if guided else [request.prompt]
+    return [request.told, request.told_negative] if guided else [request.told]
 
 
 def _sizes(image: Denoising) -> Sizes:

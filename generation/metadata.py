@@ -40,9 +40,11 @@ def parameters(recipe: Recipe) -> str:
     if recipe.strength is not None:
         settings["Denoising strength"] = recipe.strength
     settings["Version"] = f"imagine-bot {recipe.versions.get('imagine-bot', '')}".strip()
-    lines = [recipe.prompt]
-    if recipe.negative_prompt:
-        lines.append(f"Negative prompt: {recipe.negative_prompt}")
+    # Another program does not know our names of emoji.
+    negative = recipe.read_negative_prompt or recipe.negative_prompt
+    lines = [recipe.read_prompt or recipe.prompt]
+    if negative:
+        lines.append(f"Negative prompt: {negative}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
     return "\n".join(lines)
 

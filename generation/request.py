@@ -19,6 +19,8 @@ SchedulerName = Literal["lms", "ddim"]
 SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
 
 PROMPT_LENGTH: Final = 1_000
+# Of a prompt with its emoji by their names.
+READ_LENGTH: Final = 10_000
 SEED_MAX: Final = 2**32 - 1
 STEPS_MIN: Final = 1
 STEPS_MAX: Final = 150
@@ -71,6 +73,19 @@ class Pixels:
         return pixels_sha256(self.width, self.height, self.rgb)
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A text for the model; `keeps_unknown` is whether what its tokenizer does not know stays."""
+
+    text: str
+    keeps_unknown: bool = False
+
+    @classmethod
+    def of(cls, typed: str, read: str | None) -> Self:
+        """Return what was read of `typed`, or that itself as it was done before version 0.2."""
+        return cls(typed, keeps_unknown=True) if read is None else cls(read)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One request for `count` images, checked when it is made.
@@ -78,6 +93,11 @@ class GenerationRequest:
     Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from
     it (similar images): `strength` is the share of the denoising that is done anew, from
     almost none (0.05) to all of it (1.0), and the source has the size of the images.
+
+    `prompt` and `negative_prompt` are what the person typed. `read_prompt` and
+    `read_negative_prompt` are what the model is told instead: the same in plain letters, with emoji
+    by their names (`generation.spelling`). They are None in requests from before version 0.2, of
+    which the model is told what was typed.
 
     Raises:
         InvalidRequest: a value is out of range; its sentence says which and what fits.
@@ -94,10 +114,14 @@ class GenerationRequest:
     count: int = 1
     source: Pixels | None = None
     strength: float | None = None
+    read_prompt: str | None = None
+    read_negative_prompt: str | None = None
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt, required=True)
         _check_text("negative prompt", self.negative_prompt, required=False)
+        _check_reading("prompt", self.read_prompt, required=True)
+        _check_reading("negative prompt", self.read_negative_prompt, required=False)
         _check_range("seed", self.seed, 0, SEED_MAX, whole=True)
         _check_range("steps", self.steps, STEPS_MIN, STEPS_MAX, whole=True)
         _check_range("guidance scale", self.guidance_scale, GUIDANCE_MIN, GUIDANCE_MAX)
@@ -128,6 +152,16 @@ class GenerationRequest:
                 f"{self.width}x{self.height}; give both the same size.",
             )
 
+    @property
+    def told(self) -> Told:
+        """Return what the model is told to make."""
+        return Told.of(self.prompt, self.read_prompt)
+
+    @property
+    def told_negative(self) -> Told:
+        """Return what the model is told to avoid."""
+        return Told.of(self.negative_prompt, self.read_negative_prompt)
+
     def seed_of(self, index: int) -> int:
         """Return the seed of image `index`, counted from 0."""
         return (self.seed + index) % (SEED_MAX + 1)
@@ -151,6 +185,23 @@ def _check_text(field_name: str, text: str, *, required: bool) -> None:
         raise InvalidRequest(
             field_name, f"The {field_name} holds a character that is none; type it again."
         )
+
+
+def _check_reading(field_name: str, text: str | None, *, required: bool) -> None:
+    """Check what the model is told: names of emoji are longer than the emoji that were typed."""
+    if text is None:
+        return
+    if len(text) > READ_LENGTH:
+        raise InvalidRequest(
+            field_name,
+            f"The {field_name} is {len(text):,} characters long when its emoji are read by their "
+            f"names; keep it to {READ_LENGTH:,}.",
+        )
+    # In pieces, since each may be as long as what a person may type.
+    starts = range(0, max(len(text), 1), PROMPT_LENGTH)
+    pieces = [text[start : start + PROMPT_LENGTH] for start in starts]
+    for piece in pieces:
+        _check_text(field_name, piece, required=required and len(pieces) == 1)
 
 
 def _is_unicode(text: str) -> bool:
@@ -204,7 +255,8 @@ _JSON_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
 class Recipe:
     """Everything that one image depends on, and the hash of the pixels that came out.
 
-    `unread_prompt` is the end of the prompt for which the model had no tokens left. `threads`
+    `read_prompt` and `read_negative_prompt` are as in the request. `unread_prompt` is what the
+    model did not read: what its tokenizer does not know, and the end without tokens. `threads`
     is how many threads a CPU computed with, which decides the order of its sums and so the
     last bits; None on other devices, and in recipes older than this field. `decoder_tile` is
     the edge in pixels of the tiles in which the picture was decoded where memory was short.
@@ -232,6 +284,8 @@ class Recipe:
     threads: int | None = None
     decoder_tile: int | None = None
     compiled: bool | None = None
+    read_prompt: str | None = None
+    read_negative_prompt: str | None = None
 
     def request(self, source: Pixels | None) -> GenerationRequest:
         """Return the request that makes this one image again.
@@ -249,6 +303,8 @@ class Recipe:
             scheduler=self.scheduler,
             source=source,
             strength=self.strength,
+            read_prompt=self.read_prompt,
+            read_negative_prompt=self.read_negative_prompt,
         )
 
     def to_json(self) -> str:

@@ -24,6 +24,7 @@ from storage.records import JobKind, NewJob
 
 from ..actions import asker_of
 from ..answers import answering
+from ..mentions import named
 from ..requests import Wishes
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Imagine(commands.Cog):
             await bot.intake.accept(interaction, self._order(interaction, wishes))
 
     async def _order(self, interaction: discord.Interaction[ImagineBot], wishes: Wishes) -> NewJob:
-        request = interaction.client.desk.imagine(wishes)
+        request = interaction.client.desk.imagine(await named(interaction, wishes))
         return asker_of(interaction).order(JobKind.IMAGINE, request)
 
 

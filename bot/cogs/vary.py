@@ -25,6 +25,7 @@ from storage.records import JobKind, NewJob
 from ..actions import Asker, asker_of
 from ..answers import answering
 from ..errors import MissingInput
+from ..mentions import named
 from ..replies import choice_name
 from ..requests import ImageReference, Wishes
 
@@ -69,8 +70,12 @@ class Vary(commands.Cog):
             wishes = Wishes(
                 prompt=prompt, negative_prompt=negative_prompt, strength=strength, seed=seed
             )
-            ordering = self._order(asker_of(interaction), image, attachment, wishes)
-            await self._bot.intake.accept(interaction, ordering)
+
+            async def order() -> NewJob:
+                typed = await named(interaction, wishes)
+                return await self._order(asker_of(interaction), image, attachment, typed)
+
+            await self._bot.intake.accept(interaction, order())
 
     async def _order(
         self,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import unicodedata
 from typing import Any
 
 import pytest
@@ -55,14 +56,88 @@ def test_emoji_are_read_by_their_names(typed: str, read: str) -> None:
     assert spell_emoji(typed, EMOJI) == read
 
 
-@given(st.text(st.sampled_from([*"".join(EMOJI), "\ufe0f", "\n", " ", "x", "é", "🐙"])))
-def test_no_emoji_with_a_name_is_left_and_other_text_is_as_it_was(text: str) -> None:
+@given(
+    st.text(st.sampled_from([*"".join(EMOJI), "\ufe0f", "\n", " ", "x", "é", "🐙", "“", "<", ":"]))
+)
+def test_a_prompt_is_read_the_same_when_it_is_read_again(text: str) -> None:
     read = spell_emoji(text, EMOJI)
-    assert not any(emoji in read for emoji in EMOJI)
     assert spell_emoji(read, EMOJI) == read
-    assert spell_emoji(text, {}) == text
-    if not any(emoji in text for emoji in EMOJI):
-        assert read == text
+    assert "“" not in read
+
+
+@given(st.text(st.characters(categories=["L", "N", "P"]), max_size=40))
+def test_plain_words_in_ascii_are_read_as_they_are(text: str) -> None:
+    plain = "".join(char for char in text if char.isascii() and char.isalnum())
+    assert spell_emoji(plain, EMOJI) == plain
+
+
+@given(st.text(max_size=200))
+def test_any_text_can_be_read_and_has_nothing_invisible(text: str) -> None:
+    read = spell_emoji(text, EMOJI)
+    assert not any(unicodedata.category(char) == "Cc" and char not in "\t\n\r" for char in read)
+    assert not set(read) & set("\u200b\u202e\u2066\ufeff\u00ad")
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("“a rabbit” on a blue background", '"a rabbit" on a blue background'),
+        ("it’s a cat — or … a ｄｏｇ", "it's a cat - or ... a dog"),
+        ("\u200ba ra\u00adbbit\ufeff \u202eon\u2069 blue", "a rabbit on blue"),
+        ("a\u00a0red\u3000apple", "a red apple"),
+        ("𝓯𝓪𝓷𝓬𝔂 ﬁsh, 1½ pizzas", "fancy fish, 1 1/2 pizzas"),
+        ("cafe\u0301", "café"),
+        ("<:rabbit:1234567890123456789> on blue", "rabbit on blue"),
+        ("<a:HappyCat_2~1:123456789012345678>", "Happy Cat 2"),
+        (
+            "<@123456789012345678> and <@&123456789012345678> on a horse",
+            "somebody and people on a horse",
+        ),
+        ("@Alice on a #horse", "Alice on a horse"),
+        ("</imagine:123456789012345678> <t:0:R> <#123456789012345678> owl", "imagine owl"),
+        (":red_apple: at 12:30:45, 16:9", "red apple at 12:30:45, 16:9"),
+        ("cat <|endoftext|> dog", "cat dog"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("👩\u200d🚀 and 🧟🏽\u200d♂\ufe0f", "👩\u200d🚀 and 🧟🏽\u200d♂\ufe0f"),
+        ("🐻🏽\u200d♂\ufe0f", "bear"),
+        ("🇩🇪 🏴\U000e0067\U000e0062\U000e007f", "🇩🇪 🏴\U000e0067\U000e0062\U000e007f"),
+    ],
+)
+def test_prompts_as_phones_and_discord_write_them_are_read_plainly(typed: str, read: str) -> None:
+    assert spell_emoji(typed, EMOJI) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "same_as", "unread"),
+    [
+        ("a “rabbit” face.", "a rabbit face", ""),
+        ("a naïve Rabbit café", "a naive rabbit cafe", ""),
+        ("猫 cat face", "cat face", "猫"),
+        ("猫cat face", "cat face", "猫"),
+        ("a cat and 👩\u200d🚀", "a cat and", "👩\u200d🚀"),
+        ("кот 猫", "", "кот 猫"),
+    ],
+)
+def test_what_the_tokenizer_does_not_know_is_left_out_and_told(
+    starter_tokenizer: Any, text: str, same_as: str, unread: str
+) -> None:
+    found = starter_prompt(starter_tokenizer, text)
+    assert found == TokenizedPrompt(starter_prompt(starter_tokenizer, same_as).ids, unread)
+    end = starter_tokenizer.eos_token_id
+    read = found.ids[1 : found.ids.index(end)]
+    assert set(found.ids[len(read) + 1 :]) == {end}
+
+
+def test_what_was_not_read_stands_before_what_did_not_fit(starter_tokenizer: Any) -> None:
+    found = starter_prompt(starter_tokenizer, " ".join(["猫", *words(STARTER_ROOM), "owl", "кот"]))
+    assert found.unread == "猫 owl"
+
+
+def test_pictures_from_before_are_made_again_with_what_is_unknown(starter_tokenizer: Any) -> None:
+    limits = (STARTER_LIMIT, STARTER_MOST)
+    before = tokenize(starter_tokenizer, "a cat. face", *limits, keeps_unknown=True)
+    assert before.ids[3] == starter_tokenizer.eos_token_id
+    assert starter_prompt(starter_tokenizer, "a cat. face").ids != before.ids
 
 
 @pytest.mark.parametrize("count", [1, STARTER_ROOM - 1, STARTER_ROOM])
@@ -139,10 +214,11 @@ def test_letters_that_are_composed_on_the_way_do_not_shift_the_cut() -> None:
     assert tokenize(BYTES, typed, BYTES_LIMIT).unread == "e\u0301" * 3
 
 
-def test_a_mark_that_somebody_types_counts_as_one_token() -> None:
-    assert tokenize(BYTES, "<|endoftext|>" * BYTES_ROOM, BYTES_LIMIT).unread == ""
+def test_a_mark_that_somebody_types_ends_no_text() -> None:
     text = "<|endoftext|>" * BYTES_ROOM + "x"
-    assert tokenize(BYTES, text, BYTES_LIMIT).unread == "x"
+    assert tokenize(BYTES, text, BYTES_LIMIT) == tokenize(BYTES, "x", BYTES_LIMIT)
+    before = tokenize(BYTES, text, BYTES_LIMIT, keeps_unknown=True)
+    assert before.unread == "x"
 
 
 def test_a_long_prompt_is_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
