@@ -47,9 +47,7 @@ def generate_files(
         _write(path, to_png(picture.pixels, picture.recipe))
         console.out.print(str(path), markup=False)
     if unread := pictures[0].recipe.unread_prompt:
-        console.err.print(
-            f"This model did not read all of the prompt; it left out: {unread}", markup=False
-        )
+        console.err.print(f"The model did not read: {unread}", markup=False)
     return 0
 
 

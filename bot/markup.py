@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 # discord.py's own escaping leaves the second of two masked links alone, and all URLs.
-_MARKUP: Final = re.compile(r"([\\_*~|`<>\[\]()#@-])")
+_MARKUP: Final = re.compile(r"([\\_*~|`<>\[\]()#-])")
 # A server's own emoji, which stays one where it is shown in that server.
 _CUSTOM_EMOJI: Final = re.compile(r"<a?:\w{2,32}:\d{17,20}>")
 _NAMED_EMOJI: Final = re.compile(r"<a?(:\w{2,32}:)\d{17,20}>")

@@ -141,10 +141,7 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
     if recipe.negative_prompt:
         lines.insert(1, f"without: {quoted(recipe.negative_prompt)}")
     if recipe.unread_prompt:
-        lines.append(
-            f"-# This model did not read all of the prompt; it left out: "
-            f"“{quoted(recipe.unread_prompt, 120)}”"
-        )
+        lines.append(f"-# The model did not read: “{quoted(recipe.unread_prompt, 120)}”")
     return "\n".join(lines)
 
 

@@ -177,7 +177,7 @@ def test_replay_computes_with_the_threads_of_the_recipe(shell: Shell, tmp_path: 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"seed": 8}, "pixels differ"), ({"steps": 5}, "Steps: 4"), ({"prompt": "cat"}, "'cat'")],
+    [({"seed": 8}, "pixels differ"), ({"steps": 5}, "Steps: 4"), ({"read_prompt": "cat"}, "'cat'")],
     ids=str,
 )
 def test_replay_of_an_altered_recipe_says_what_differs(

@@ -121,9 +121,11 @@ async def test_a_dead_interaction_token_loses_nothing(stage: Stage, gate: GatedE
 
 async def test_an_emoji_is_read_by_its_name(stage: Stage) -> None:
     message = await stage.imagine("🦉 on a blue background", negative_prompt="❤️")
-    assert message.content.startswith("**owl on a blue background**")
+    assert message.content.startswith("**🦉 on a blue background**")
     recipe = read_png(await message.attachments[0].read())[1]
-    assert (recipe.prompt, recipe.negative_prompt) == ("owl on a blue background", "red heart")
+    assert (recipe.prompt, recipe.negative_prompt) == ("🦉 on a blue background", "❤️")
+    read = (recipe.read_prompt, recipe.read_negative_prompt)
+    assert read == ("owl on a blue background", "red heart")
 
 
 async def test_an_answer_that_discord_refuses_is_posted_anew(stage: Stage) -> None:
