@@ -134,6 +134,33 @@ def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
 
 
 @app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or a backup.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Copy database and pictures whole, also while the bot runs; again, only what is new."""
+    from .backups import back_up_folder  # noqa: PLC0415
+
+    raise typer.Exit(back_up_folder(folder, config=config, data=data))
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of `backup`.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put aside what the data folder holds.")
+    ] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Put a backup into the data folder; the bot must not be running."""
+    from .backups import restore_folder  # noqa: PLC0415
+
+    raise typer.Exit(restore_folder(folder, config=config, data=data, replace=replace))
+
+
+@app.command()
 def bench(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quick: Annotated[

@@ -13,14 +13,13 @@ import aiohttp
 import discord
 
 from generation.errors import GenerationError
-from storage.errors import FolderInUse, StorageError
-from storage.opening import open_storage
+from storage.errors import StorageError
 from storage.space import free_bytes
 
-from . import console
+from . import console, storage_checks
 from .client import INTENTS
 from .config import Settings, load_settings
-from .errors import BotError, ConfigError
+from .errors import ConfigError
 
 _SPACE_MIN: Final = 2 * 2**30
 _PORTAL: Final = "https://discord.com/developers/applications"
@@ -134,13 +133,7 @@ def _data(settings: Settings) -> Finding:
     if not _is_there(settings.data):
         # It is looked at and not made: whoever asks may be another user than the bot's.
         return _folder_to_be(settings.data)
-    try:
-        asyncio.run(_open(settings.data))
-    except FolderInUse:
-        return Finding("database", f"{settings.data} is in use by a running bot")
-    except (StorageError, BotError) as error:
-        return Finding("database", "the data folder cannot be used", str(error))
-    return Finding("database", f"{settings.data} can be written")
+    return Finding("database", *storage_checks.sentence(settings.data))
 
 
 def _folder_to_be(data: Path) -> Finding:
@@ -183,8 +176,3 @@ def _space(settings: Settings) -> Finding:
     if free < _SPACE_MIN:
         return Finding("space", f"{settings.data} has only {free // 2**20} MB left", mend)
     return Finding("space", f"{free // 2**30} GB are free for {settings.data}")
-
-
-async def _open(data: Path) -> None:
-    async with open_storage(data) as jobs:
-        await jobs.counts()

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from generation.errors import GenerationError
-from storage.errors import DiskFull, FolderUnusable, StorageError
+from storage.errors import DatabaseDamaged, DiskFull, FolderUnusable, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,10 @@ _DISK_UNUSABLE: Final = (
     "I cannot read or write my pictures now; ask the operator to look at the log, then try again."
 )
 
+_DATABASE_DAMAGED: Final = (
+    "My database is damaged, so I can take nothing on; ask the operator to look at the log."
+)
+
 USER_ERRORS = (BotError, GenerationError, StorageError)
 
 
@@ -93,6 +97,9 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, FolderUnusable):
         log.error("%s", error)
         return _DISK_UNUSABLE
+    if isinstance(error, DatabaseDamaged):
+        log.error("%s", error)
+        return _DATABASE_DAMAGED
     if isinstance(error, USER_ERRORS):
         if isinstance(error, StorageError):
             log.error("%s", error)

@@ -11,15 +11,17 @@ from typing import Final, Self, TypeVar
 import sqlite_utils
 
 from . import indexing, migrations
-from .errors import DatabaseUnusable, DiskFull, from_os_error
+from .checking import check_whole
+from .errors import DatabaseDamaged, DatabaseUnusable, DiskFull, from_os_error
+from .readonly import BUSY_SECONDS, open_readonly
 from .threads import READING, ConnectionThread, transaction, translated
 
 __all__ = ["Database", "open_readonly", "transaction"]
 
 T = TypeVar("T")
 
-BUSY_SECONDS: Final = 5.0
-_NO_WRITING: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+# How long a start may look for damage: everything where the last run was cut short.
+_CHECK_SECONDS: Final = 2.0
 
 
 class Database:
@@ -36,6 +38,8 @@ class Database:
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self.path = path
+        # What was met first, or nothing: whoever would add to a damaged database looks here.
+        self.damage: DatabaseDamaged | None = None
         self._writer = ConnectionThread(path, lambda: _open(path, busy_seconds), name="database")
         self._reader = ConnectionThread(
             path, lambda: _open_reader(path, busy_seconds), name="database reader", begin=READING
@@ -72,7 +76,11 @@ class Database:
             StorageError: SQLite refused, the disk is full, or the database is closed.
             Exception: whatever else `fn` raises.
         """
-        return await self._writer.run(fn)
+        try:
+            return await self._writer.run(fn)
+        except DatabaseDamaged as error:
+            self.damage = error
+            raise
 
     async def read(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
         """Return what `fn` returns, which sees all that was committed before and writes nothing.
@@ -84,7 +92,11 @@ class Database:
             StorageError: SQLite refused, or the database is closed.
             Exception: whatever else `fn` raises.
         """
-        return await self._reader.run(fn)
+        try:
+            return await self._reader.run(fn)
+        except DatabaseDamaged as error:
+            self.damage = error
+            raise
 
 
 def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
@@ -95,10 +107,12 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
             raise full from error
         reason = f"cannot be made ({(error.strerror or str(error)).lower()})"
         raise DatabaseUnusable(path, f"{reason}; choose another folder with --data") from error
+    was_cut_short = path.with_name(f"{path.name}-wal").exists()
     with translated(path):
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         try:
             db = _prepare(path, connection)
+            check_whole(path, db, None if was_cut_short else _CHECK_SECONDS)
             migrations.apply(path, db)
             indexing.catch_up(path, db)
         except BaseException:
@@ -126,42 +140,3 @@ def _open_reader(path: Path, busy_seconds: float) -> sqlite_utils.Database:
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         connection.execute("PRAGMA query_only = ON")
     return sqlite_utils.Database(connection, execute_plugins=False)
-
-
-def open_readonly(path: Path) -> sqlite_utils.Database:
-    """Return the database at `path` for reading, also while a bot works on it.
-
-    The caller closes it, and uses it in the thread that called this.
-
-    Raises:
-        DatabaseUnusable: there is none, it cannot be read, or its version is another.
-    """
-    if not path.exists():
-        raise DatabaseUnusable(
-            path, "does not exist; start the bot once, or name its folder with --data"
-        )
-    with translated(path):
-        connection = _connect_readonly(path)
-        try:
-            db = sqlite_utils.Database(connection, execute_plugins=False)
-            migrations.require_current(path, db)
-        except BaseException:
-            connection.close()
-            raise
-    return db
-
-
-def _connect_readonly(path: Path) -> sqlite3.Connection:
-    uri = path.absolute().as_uri()
-    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=BUSY_SECONDS)
-    try:
-        connection.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.Error as error:
-        connection.close()
-        # Where nothing may be written, SQLite cannot make its file of shared memory. Without
-        # a write-ahead log nobody is writing either, so it can be read without that file.
-        is_refused = error.sqlite_errorcode & 0xFF in _NO_WRITING
-        if not is_refused or path.with_name(f"{path.name}-wal").exists():
-            raise
-        connection = sqlite3.connect(f"{uri}?immutable=1", uri=True)
-    return connection

@@ -2,11 +2,13 @@
 
     StorageError
     ├── DatabaseUnusable     the database file cannot be opened, read or written
-    │   └── DatabaseBusy     another program holds its lock
+    │   ├── DatabaseBusy     another program holds its lock
+    │   └── DatabaseDamaged  its file does not hold what was written
     ├── DiskFull             there is no room left for a row or a picture
     ├── FolderUnusable       the data folder or a file in it cannot be read or written
     ├── FolderInUse          another process works on the same data folder
     ├── JobUnreadable        a job's row does not say what this version needs to know
+    ├── BackupRefused        a backup or a restore that would harm something, or cannot be whole
     └── PictureMissing       a picture's file is gone
         └── PictureDamaged   a picture's file is there, but holds other bytes
 
@@ -40,6 +42,23 @@ class DatabaseBusy(DatabaseUnusable):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "is locked by another program; close that program and try again")
+
+
+class DatabaseDamaged(DatabaseUnusable):
+    """The database at `path` is damaged; `fault` is what was met, in SQLite's words."""
+
+    def __init__(self, path: Path, fault: str = "") -> None:
+        what = f"is damaged ({fault})" if fault else "is damaged"
+        super().__init__(
+            path,
+            f"{what}; stop the bot and run `imagine-bot restore` with your backup, or move this "
+            "file away to start without its jobs",
+        )
+        self.fault = fault
+
+
+class BackupRefused(StorageError):
+    """A copy is not made; the sentence says why and what to do."""
 
 
 class DiskFull(StorageError):
@@ -125,8 +144,10 @@ def from_os_error(path: Path, error: OSError) -> StorageError:
 
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _REASONS: Final = {
-    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup or move it away to start anew",
-    sqlite3.SQLITE_NOTADB: "is not a database; move it away or choose another folder with --data",
+    sqlite3.SQLITE_NOTADB: (
+        "is not a database, or its beginning is damaged; run `imagine-bot restore` with your "
+        "backup, move it away, or choose another folder with --data"
+    ),
     sqlite3.SQLITE_READONLY: (
         "cannot be written; let the bot's user write to it and its folder, "
         "or choose another folder with --data"
@@ -138,6 +159,9 @@ _REASONS: Final = {
     sqlite3.SQLITE_IOERR: "cannot be read or written; check the disk and its connection",
 }
 
+
+# What Python's module says of text that is none: SQLite itself does not look.
+_NO_TEXT: Final = "Could not decode to UTF-8"
 
 # What SQLite calls a disk without room for its shared memory, or for a file's name.
 _MAYBE_FULL: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
@@ -158,6 +182,8 @@ def from_sqlite_error(path: Path, error: sqlite3.Error) -> StorageError:
         return DiskFull(path)
     if code in _BUSY:
         return DatabaseBusy(path)
+    if code == sqlite3.SQLITE_CORRUPT or str(error).startswith(_NO_TEXT):
+        return DatabaseDamaged(path)
     if reason := _REASONS.get(code):
         return DatabaseUnusable(path, reason)
     return StorageError(

@@ -12,9 +12,9 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import queries, records
+from . import queries, records, sweeping
 from .database import Database
-from .errors import JobUnreadable, StorageError
+from .errors import DatabaseDamaged, JobUnreadable, StorageError
 from .pictures import PictureFiles
 from .queries import UNFINISHED
 from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Row, StoredImage
@@ -46,7 +46,7 @@ class JobStore:
         return self._pictures.folder
 
     async def tidy(self) -> None:
-        """Finish what a crash cut short: half-written files, and removals of pictures.
+        """Finish what a crash cut short: half-written and unknown files, and removals.
 
         Only for the start, when nobody else works on the folder.
         """
@@ -54,11 +54,18 @@ class JobStore:
         def sweep(db: sqlite_utils.Database) -> None:
             self._pictures.sweep()
             queries.remove_marked_files(db, self._pictures)
+            sweeping.sweep_unknown(db, self._pictures)
 
         await self._db.run(sweep)
 
     async def add(self, new: NewJob) -> Job:
-        """Store a new job, queued, with the picture that it starts from, and return it."""
+        """Store a new job, queued, with the picture that it starts from, and return it.
+
+        Raises:
+            DatabaseDamaged: damage was met before, so nothing more is accepted.
+        """
+        if self._db.damage is not None:
+            raise DatabaseDamaged(self._db.path, self._db.damage.fault)
         return await self._db.run(lambda db: queries.insert_job(db, self._pictures, new))
 
     async def get(self, job_id: int) -> Job | None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Final
 
 from .database import Database
-from .errors import FolderInUse, from_os_error
+from .errors import BackupRefused, FolderInUse, from_os_error
 from .jobs import JobStore
 from .pictures import PictureFiles
 
 DATABASE_NAME: Final = "imagine-bot.db"
 LOCK_NAME: Final = "imagine-bot.lock"
 PICTURES_NAME: Final = "pictures"
+# Where a restore gathers what it puts into place at its end.
+RESTORING_NAME: Final = "restoring"
 
 
 @asynccontextmanager
@@ -28,7 +30,8 @@ async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
         StorageError: the folder or the database cannot be used; the sentence says why.
     """
     pictures = PictureFiles(data_dir / PICTURES_NAME)
-    with _locked(data_dir):
+    with locked(data_dir):
+        _refuse_half_restored(data_dir)
         async with Database(data_dir / DATABASE_NAME) as db:
             store = JobStore(db, pictures)
             await store.tidy()
@@ -36,8 +39,15 @@ async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder; the kernel lets go of it when the process dies, however it dies."""
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder, which is made if need be, for this process alone.
+
+    The kernel lets go of it when the process dies, however it dies.
+
+    Raises:
+        FolderInUse: another process holds it.
+        FolderUnusable: it cannot be made or written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
@@ -48,6 +58,14 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _refuse_half_restored(folder: Path) -> None:
+    if (folder / RESTORING_NAME).exists():
+        raise BackupRefused(
+            f"A restore into {folder} was cut short; run `imagine-bot restore` once more, which "
+            "takes it up again."
+        )
 
 
 def _lock(folder: Path, descriptor: int) -> None:

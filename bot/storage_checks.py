@@ -1,0 +1,104 @@
+"""What `doctor` says of a data folder. It only looks: no file is made, written or locked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.checking import Comparison, check_whole, compare
+from storage.errors import StorageError
+from storage.opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME
+from storage.pictures import PictureFiles
+from storage.readonly import looking
+from storage.sweeping import are_leftovers
+
+
+def look_at(data: Path) -> tuple[str, str]:
+    """Return what is the matter with a data folder that is there, and the mend, "" if it is well.
+
+    Raises:
+        StorageError: the database is damaged or cannot be read.
+    """
+    if (data / RESTORING_NAME).exists():
+        return f"a restore into {data} was cut short", "run `imagine-bot restore` once more"
+    if refused := next(_unwritable(data), None):
+        return "the data folder cannot be used", refused
+    usable = f"{data} is in use by a running bot" if _is_in_use(data) else f"{data} can be written"
+    path = data / DATABASE_NAME
+    if not path.exists():
+        return usable, ""
+    with looking(path) as db:
+        check_whole(path, db)
+        found = compare(db, PictureFiles(data / PICTURES_NAME))
+    return _files(found, usable)
+
+
+def _files(found: Comparison, usable: str) -> tuple[str, str]:
+    count, text = len(found.unknown), f"{usable}; it is sound"
+    if found.missing:
+        return (
+            f"{text}, but {len(found.missing):,} of {len(found.missing) + found.known:,} pictures "
+            f"that it names are missing, {found.missing[0][:12]} among them",
+            "copy them from the pictures folder of a backup",
+        )
+    if count and not are_leftovers(found):
+        return (
+            f"{text}, but it knows {found.known:,} picture files and {count:,} others are there",
+            "if you put a new or an older database in place, `imagine-bot restore --replace` a "
+            "backup that has them; else move those files away",
+        )
+    if count:
+        return f"{text}; {count:,} picture files that no job has go at the next start", ""
+    return text, ""
+
+
+def _is_in_use(data: Path) -> bool:
+    """Tell whether the process that last held the folder is alive; the lock itself is not tried."""
+    try:
+        holder = int((data / LOCK_NAME).read_text("ascii"))
+        os.kill(holder, 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return (data / f"{DATABASE_NAME}-wal").exists()
+
+
+def _unwritable(data: Path) -> Iterator[str]:
+    """Yield what the bot's user, who owns the folder, could not write."""
+    try:
+        if not data.is_dir():
+            yield f"{data} is not a folder; name another with --data"
+            return
+        owner = data.stat().st_uid
+        names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME)
+        places = [data, data / PICTURES_NAME, *(data / name for name in names)]
+        for place in places:
+            if place.exists():
+                yield from _unwritable_place(place, owner)
+    except OSError as error:
+        yield f"{data}: {(error.strerror or str(error)).lower()}; run doctor as the bot's user"
+
+
+def _unwritable_place(place: Path, owner: int) -> Iterator[str]:
+    status = place.stat()
+    if os.geteuid() != 0:
+        if not os.access(place, os.R_OK | os.W_OK | (os.X_OK if place.is_dir() else 0)):
+            yield f"let the bot's user read and write {place}, or name another folder with --data"
+    elif status.st_uid != owner:
+        # The superuser may do anything, so it is looked at with the eyes of the folder's owner.
+        yield (
+            f"{place} belongs to user {status.st_uid} and the folder to user {owner}: chown it, "
+            "or run doctor as the bot's user if that is well"
+        )
+    elif status.st_mode & 0o600 != 0o600:
+        yield f"let the bot's user read and write {place}"
+
+
+def sentence(data: Path) -> tuple[str, str]:
+    """Return what `look_at` does, with the sentence of an error as the mend."""
+    try:
+        return look_at(data)
+    except StorageError as error:
+        return "the data folder cannot be used", str(error)

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from storage import backup
+from storage.backup import back_up, restore
+from storage.errors import BackupRefused, DatabaseDamaged, FolderInUse, StorageError
+from storage.jobs import JobStore
+from storage.opening import DATABASE_NAME, open_storage
+from storage.pictures import PictureFiles
+
+from .disks import fill, small_disk
+from .samples import request
+from .test_search import show
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def pictures(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("pictures/??/*.png")}
+
+
+async def owl(store: JobStore, seed: int) -> int:
+    return await show(store, f"owl {seed}", request=request(f"owl {seed}", seed=seed))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+async def test_a_backup_of_a_running_bot_is_whole_and_comes_back(
+    data: Path, tmp_path: Path
+) -> None:
+    async with open_storage(data) as store:
+        ids = [await owl(store, seed) for seed in range(5)]
+        stop = False
+
+        async def write() -> None:
+            seed = 100
+            while not stop:
+                await owl(store, seed)
+                seed += 1
+
+        writer = asyncio.create_task(write())
+        for _ in range(4):
+            await asyncio.to_thread(back_up, data, tmp_path / "copy")
+            db = sqlite3.connect(tmp_path / "copy" / DATABASE_NAME)
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            kept = {sha for (sha,) in db.execute("SELECT sha256 FROM pictures")}
+            db.close()
+            assert kept == pictures(tmp_path / "copy")
+        stop = True
+        await writer
+    copied = await asyncio.to_thread(restore, tmp_path / "copy", tmp_path / "new")
+    assert copied.lost == ()
+    async with open_storage(tmp_path / "new") as store:
+        for job_id in ids:
+            (image,) = await store.images(job_id)
+            assert await store.read(image)
+        assert ids[0] in [entry.job_id for entry in await store.history(1, "owl 0", 5)]
+
+
+async def test_an_id_that_was_given_after_the_backup_is_not_given_again(
+    data: Path, tmp_path: Path
+) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        back_up(data, tmp_path / "copy")
+        given = [await owl(store, seed) for seed in range(2, 6)]
+    restore(tmp_path / "copy", data, replace=True)
+    async with open_storage(data) as store:
+        assert await owl(store, 9) > max(given)
+
+
+async def test_a_second_backup_copies_what_is_new_and_removes_what_was_deleted(
+    data: Path, tmp_path: Path
+) -> None:
+    async with open_storage(data) as store:
+        first = await owl(store, 1)
+        await owl(store, 2)
+        assert back_up(data, tmp_path / "copy").added == 2
+        await store.delete(first)
+        await owl(store, 3)
+        copied = back_up(data, tmp_path / "copy")
+        assert (copied.pictures, copied.added, copied.lost) == (2, 1, ())
+        assert pictures(tmp_path / "copy") == pictures(data)
+
+
+async def test_a_damaged_picture_of_the_backup_is_copied_again_and_a_lost_one_is_named(
+    data: Path, tmp_path: Path
+) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        await owl(store, 2)
+        back_up(data, tmp_path / "copy")
+        spoilt, lost = sorted(pictures(data))
+        file = PictureFiles(tmp_path / "copy" / "pictures").path(spoilt)
+        file.unlink()
+        file.write_bytes(b"half")
+        PictureFiles(data / "pictures").path(lost).unlink()
+        PictureFiles(tmp_path / "copy" / "pictures").path(lost).unlink()
+        copied = back_up(data, tmp_path / "copy")
+    assert (copied.pictures, copied.added, copied.lost) == (1, 1, (lost,))
+
+
+async def test_pictures_that_the_bot_removes_meanwhile_are_in_no_backup(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_storage(data) as store:
+        first = await owl(store, 1)
+        await owl(store, 2)
+        copy_pictures = backup._copy_pictures
+        loop, snapshots = asyncio.get_running_loop(), 0
+
+        def copy_late(*folders: Path) -> tuple[int, int, tuple[str, ...]]:
+            nonlocal snapshots
+            snapshots += 1
+            asyncio.run_coroutine_threadsafe(store.delete(first), loop).result(10)
+            return copy_pictures(*folders)
+
+        monkeypatch.setattr(backup, "_copy_pictures", copy_late)
+        copied = await asyncio.to_thread(back_up, data, tmp_path / "copy")
+    assert (snapshots, copied.pictures, copied.lost) == (2, 1, ())
+    assert len(pictures(tmp_path / "copy")) == 1
+
+
+async def test_a_copy_is_as_private_as_the_folder(data: Path, tmp_path: Path) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        data.chmod(0o700)
+        (data / DATABASE_NAME).chmod(0o600)
+        back_up(data, tmp_path / "copy")
+    for folder in (tmp_path / "copy", tmp_path / "copy" / "pictures"):
+        assert folder.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "copy" / DATABASE_NAME).stat().st_mode & 0o077 == 0
+
+
+async def test_a_backup_goes_nowhere_else(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="does not exist; name the bot's folder"):
+        back_up(data, tmp_path / "copy")
+    assert tree(tmp_path) == {}
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        other = tmp_path / "letters"
+        other.mkdir()
+        (other / "letter.txt").write_text("Dear")
+        before = tree(data)
+        for target, why in (
+            (other, "holds something else than a backup; name a new or an empty folder"),
+            (data, "outside of"),
+            (data / "backup", "outside of"),
+            (tmp_path, "outside of"),
+        ):
+            with pytest.raises(BackupRefused, match=why):
+                back_up(data, target)
+        assert tree(data).keys() == before.keys()
+        assert tree(other) == {"letter.txt": b"Dear"}
+
+
+async def test_a_backup_that_finds_no_room_says_how_much_and_keeps_the_earlier_one(
+    data: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 2) as disk:
+        async with open_storage(data) as store:
+            await owl(store, 1)
+            back_up(data, disk / "copy")
+            earlier = tree(disk / "copy")
+            await owl(store, 2)
+            fill(disk)
+            with pytest.raises(BackupRefused, match=r"lacks room: \d+ MB are needed"):
+                back_up(data, disk / "copy")
+        assert tree(disk / "copy") == earlier
+
+
+@pytest.mark.parametrize("call", range(1, 12, 2))
+async def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(
+    data: Path, tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        await owl(store, 2)
+    copy, calls = tmp_path / "copy", 0
+    sync = backup._sync
+
+    def die(path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise SystemExit
+        sync(path)
+
+    monkeypatch.setattr(backup, "_sync", die)
+    try:
+        back_up(data, copy)
+    except SystemExit:
+        if not (copy / DATABASE_NAME).exists():
+            with pytest.raises(BackupRefused, match="is no whole backup"):
+                restore(copy, tmp_path / "new")
+    monkeypatch.undo()
+    if (copy / DATABASE_NAME).exists():
+        assert restore(copy, tmp_path / "new").lost == ()
+    assert back_up(data, copy).pictures == 2
+
+
+@pytest.mark.parametrize("call", range(1, 14))
+async def test_a_restore_that_is_killed_loses_nothing_and_goes_on(
+    data: Path, tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        back_up(data, tmp_path / "copy")
+        await owl(store, 2)
+    before = pictures(data)
+    calls, sync = 0, backup._sync
+
+    def die(path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise SystemExit
+        sync(path)
+
+    monkeypatch.setattr(backup, "_sync", die)
+    try:
+        restore(tmp_path / "copy", data, replace=True)
+    except SystemExit:
+        if (data / "restoring").exists():
+            with pytest.raises(BackupRefused, match="cut short; run `imagine-bot restore` once"):
+                async with open_storage(data):
+                    pass
+        monkeypatch.undo()
+        restore(tmp_path / "copy", data, replace=True)
+    assert {Path(name).stem for name in tree(data) if name.endswith(".png")} == before
+    async with open_storage(data) as store:
+        assert [entry.prompt for entry in await store.history(1, "", 9)] == ["owl 1"]
+
+
+async def test_a_restore_puts_aside_what_is_there_and_only_if_told(
+    data: Path, tmp_path: Path
+) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        back_up(data, tmp_path / "copy")
+        await owl(store, 2)
+        with pytest.raises(FolderInUse):
+            restore(tmp_path / "copy", data, replace=True)
+    with pytest.raises(BackupRefused, match="with --replace they are put aside"):
+        restore(tmp_path / "copy", data)
+    copied = restore(tmp_path / "copy", data, replace=True)
+    assert copied.aside is not None
+    assert len(pictures(copied.aside)) == 2
+    async with open_storage(data) as store:
+        assert len(await store.history(1, "", 9)) == 1
+
+
+async def test_a_damaged_backup_is_not_restored(data: Path, tmp_path: Path) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        back_up(data, tmp_path / "copy")
+    for target in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(BackupRefused):
+            restore(target, tmp_path / "new")
+    database = tmp_path / "copy" / DATABASE_NAME
+    whole = database.read_bytes()
+    database.write_bytes(whole[: 5 * 4096] + bytes(20 * 4096) + whole[25 * 4096 :])
+    before = tree(data)
+    with pytest.raises(DatabaseDamaged):
+        restore(tmp_path / "copy", data, replace=True)
+    assert tree(data) == before
+
+
+async def test_a_damaged_database_is_not_backed_up_over_a_good_backup(
+    data: Path, tmp_path: Path
+) -> None:
+    async with open_storage(data) as store:
+        await owl(store, 1)
+        back_up(data, tmp_path / "copy")
+    earlier = tree(tmp_path / "copy")
+    database = data / DATABASE_NAME
+    whole = database.read_bytes()
+    database.write_bytes(whole[: 5 * 4096] + b"\xff" * (20 * 4096) + whole[25 * 4096 :])
+    with pytest.raises(StorageError):
+        back_up(data, tmp_path / "copy")
+    assert tree(tmp_path / "copy") == earlier

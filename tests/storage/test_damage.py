@@ -1,0 +1,184 @@
+"""Damaged folders: a sentence, never a trace, and nothing that was whole is lost."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from bot import doctor
+from storage.errors import DatabaseDamaged, StorageError
+from storage.opening import DATABASE_NAME, open_storage
+from storage.pictures import PictureFiles
+from storage.readonly import looking
+from tests.damage import Damage, Sample, damages, survives
+
+from .samples import new_job, pixels, request
+from .test_search import show
+
+PAGE = 4096
+
+
+def state(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Return every file of a folder with its owner, its size, and when it was written."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.stat()
+        found[str(path)] = (status.st_uid, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def there(folder: Path) -> set[Path]:
+    return set(folder.glob("pictures/??/*.png"))
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
+    yield Sample.make(tmp_path_factory.mktemp("sample"))
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(damage=damages())
+def test_no_damage_is_a_trace_or_takes_long(
+    sample: Sample, damage: list[Damage], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    survives(sample, damage, tmp_path_factory.mktemp("damaged"))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: b"\0" * 100 + data[100:],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[: 6 * PAGE] + bytes(10 * PAGE) + data[16 * PAGE :],
+        lambda data: data[: 3 * PAGE] + data[7 * PAGE : 8 * PAGE] + data[4 * PAGE :],
+    ],
+    ids=["header", "truncated", "zeroed", "spliced"],
+)
+async def test_a_damaged_database_is_refused_with_what_to_do(
+    tmp_path: Path, spoil: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with open_storage(tmp_path) as store:
+        for seed in range(3):
+            await show(store, f"owl {seed}", request=request(f"owl {seed}", seed=seed))
+    path = tmp_path / DATABASE_NAME
+    path.write_bytes(spoil(path.read_bytes()))
+    spoilt = path.read_bytes()
+    with pytest.raises(StorageError, match="`imagine-bot restore` with your backup"):
+        async with open_storage(tmp_path):
+            pass
+    assert path.read_bytes()[PAGE:] == spoilt[PAGE:]
+    text, mend = doctor.storage_checks.sentence(tmp_path)
+    assert text == "the data folder cannot be used"
+    assert "`imagine-bot restore` with your backup" in mend
+
+
+async def test_damage_that_is_met_later_ends_accepting(tmp_path: Path) -> None:
+    async with open_storage(tmp_path) as store:
+        job = await store.add(new_job("owl"))
+
+        def meet_damage(_: object) -> None:
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+
+        with pytest.raises(DatabaseDamaged, match="is damaged; stop the bot and run"):
+            await store._db.run(meet_damage)
+        with pytest.raises(DatabaseDamaged):
+            await store.add(new_job("cat"))
+        assert await store.start(job.id)
+
+
+async def test_files_that_a_crash_left_go_and_no_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_storage(tmp_path) as store:
+        await show(store, "owl")
+        await show(store, "cat", request=request("cat", seed=9))
+    files = PictureFiles(tmp_path / "pictures")
+    kept = there(tmp_path)
+    left, old = files.path(files.write(b"left")), files.path(files.write(b"older"))
+    os.utime(old, (1, 1))
+    foreign = left.with_name("holiday.png")
+    foreign.write_bytes(b"mine")
+    async with open_storage(tmp_path):
+        pass
+    assert there(tmp_path) == kept | {old, foreign}
+    # Whoever moves the database away keeps the pictures.
+    (tmp_path / DATABASE_NAME).rename(tmp_path / "away.db")
+    for _ in range(2):
+        async with open_storage(tmp_path) as store:
+            await show(store, "dog", request=request("dog", seed=77))
+    assert kept <= there(tmp_path)
+    assert "are unknown to the database" in caplog.text
+
+
+async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_path: Path) -> None:
+    async with open_storage(tmp_path) as store:
+        await show(store, "owl")
+        await store.add(new_job(request=request(source=pixels(5), strength=0.5)))
+    assert doctor.storage_checks.sentence(tmp_path) == (
+        f"{tmp_path} can be written; it is sound",
+        "",
+    )
+    files = PictureFiles(tmp_path / "pictures")
+    files.write(b"left")
+    text, mend = doctor.storage_checks.sentence(tmp_path)
+    assert ("1 picture files that no job has go at the next start" in text, mend) == (True, "")
+    for number in range(3):
+        files.write(b"%d" % number)
+    text, mend = doctor.storage_checks.sentence(tmp_path)
+    assert "knows 2 picture files and 4 others are there" in text
+    assert mend
+    for path in there(tmp_path):
+        path.unlink()
+    text, mend = doctor.storage_checks.sentence(tmp_path)
+    assert "2 of 2 pictures that it names are missing" in text
+    assert "backup" in mend
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> None:
+    data = tmp_path / "data"
+    async with open_storage(data) as store:
+        await show(store, "owl")
+        if is_running:
+            before = state(data)
+            text, _ = doctor.storage_checks.sentence(data)
+            assert "is in use by a running bot" in text
+            with looking(data / DATABASE_NAME) as db:
+                assert db["jobs"].count == 1
+            after = state(data)
+            assert after.keys() == before.keys()
+            assert [v[:2] for v in after.values()] == [v[:2] for v in before.values()]
+            return
+    before = state(data)
+    assert doctor.storage_checks.sentence(data)[1] == ""
+    with looking(data / DATABASE_NAME) as db:
+        assert db["jobs"].count == 1
+    assert state(data) == before
+
+
+async def test_an_empty_folder_stays_empty_under_doctor(tmp_path: Path) -> None:
+    doctor.storage_checks.sentence(tmp_path)
+    assert state(tmp_path) == {}
+
+
+async def test_a_log_without_its_shared_memory_is_read_and_left_alone(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    async with open_storage(tmp_path / "data") as store:
+        await show(store, "owl")
+        for end in ("", "-wal"):
+            name = f"{DATABASE_NAME}{end}"
+            (copy / name).write_bytes((tmp_path / "data" / name).read_bytes())
+    before = state(copy)
+    with looking(copy / DATABASE_NAME) as db:
+        assert db["jobs"].count == 1
+    assert state(copy) == before
