@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from storage.checking import Comparison, check_whole, compare
 from storage.errors import StorageError
-from storage.opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME
+from storage.opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME, refuse_vanished
 from storage.pictures import PictureFiles
 from storage.readonly import looking
 from storage.sweeping import are_leftovers
+
+_READ_WRITE: Final = stat.S_IRUSR | stat.S_IWUSR
 
 
 def look_at(data: Path) -> tuple[str, str]:
@@ -25,6 +29,7 @@ def look_at(data: Path) -> tuple[str, str]:
     if refused := next(_unwritable(data), None):
         return "the data folder cannot be used", refused
     usable = f"{data} is in use by a running bot" if _is_in_use(data) else f"{data} can be written"
+    refuse_vanished(data)
     path = data / DATABASE_NAME
     if not path.exists():
         return usable, ""
@@ -92,7 +97,7 @@ def _unwritable_place(place: Path, owner: int) -> Iterator[str]:
             f"{place} belongs to user {status.st_uid} and the folder to user {owner}: chown it, "
             "or run doctor as the bot's user if that is well"
         )
-    elif status.st_mode & 0o600 != 0o600:
+    elif status.st_mode & _READ_WRITE != _READ_WRITE:
         yield f"let the bot's user read and write {place}"
 
 

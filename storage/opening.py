@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from .database import Database
-from .errors import BackupRefused, FolderInUse, from_os_error
+from .errors import BackupRefused, DatabaseDamaged, FolderInUse, from_os_error
 from .jobs import JobStore
 from .pictures import PictureFiles
 
@@ -32,6 +32,7 @@ async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
     pictures = PictureFiles(data_dir / PICTURES_NAME)
     with locked(data_dir):
         _refuse_half_restored(data_dir)
+        refuse_vanished(data_dir)
         async with Database(data_dir / DATABASE_NAME) as db:
             store = JobStore(db, pictures)
             await store.tidy()
@@ -58,6 +59,29 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def refuse_vanished(folder: Path) -> None:
+    """Check that no database stood here that is gone or empty: SQLite would begin a new one.
+
+    Raises:
+        DatabaseDamaged: its log or its pictures are there.
+    """
+    path = folder / DATABASE_NAME
+    try:
+        log = path.with_name(f"{DATABASE_NAME}-wal")
+        has_log = log.exists() and log.stat().st_size > 0
+        if not path.exists():
+            if has_log:
+                raise DatabaseDamaged(path, f"it is gone, but {log.name} is there; move that too")
+        elif not path.stat().st_size and (has_log or _has_pictures(folder)):
+            raise DatabaseDamaged(path, "it is empty")
+    except OSError as error:
+        raise from_os_error(folder, error) from error
+
+
+def _has_pictures(folder: Path) -> bool:
+    return next((folder / PICTURES_NAME).glob("??/*.png"), None) is not None
 
 
 def _refuse_half_restored(folder: Path) -> None:

@@ -84,7 +84,12 @@ def fill(path: Path, rows: int) -> None:
     db = sqlite_utils.Database(connection)
     migrations.migrations().apply(db, stop_before=[BEFORE])
     connection.execute("PRAGMA synchronous = OFF")
+    triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    by_name = dict(triggers.fetchall())
     connection.execute("BEGIN")
+    # The index is filled at one go, which takes a fraction of the time.
+    for name in by_name:
+        connection.execute(f"DROP TRIGGER {name}")
     connection.executemany(
         """
         INSERT INTO jobs (kind, status, user_id, guild_id, channel_id, message_id, request,
@@ -93,6 +98,12 @@ def fill(path: Path, rows: int) -> None:
         """,
         jobs(rows),
     )
+    connection.execute(
+        "INSERT INTO prompt_search (rowid, prompt) "
+        "SELECT id, json_extract(request, '$.prompt') FROM jobs"
+    )
+    for sql in by_name.values():
+        connection.execute(sql)
     hashes = [(f"{n * 2654435761 % 2**32:08x}{n:056x}", f"{n:064x}") for n in range(1, rows + 1)]
     connection.executemany("INSERT INTO pictures (sha256, pixels_sha256) VALUES (?, ?)", hashes)
     recipe = json.dumps({"x": "y" * 900})
@@ -179,7 +190,7 @@ async def run(folder: Path, rows: int) -> None:
     path = folder / DATABASE_NAME
     begun = time.perf_counter()
     fill(path, rows)
-    print(f"filled {rows:,} jobs in {time.perf_counter() - begun:.0f} s")
+    print(f"filled {rows:,} jobs in {time.perf_counter() - begun:.0f} s", flush=True)
     size = path.stat().st_size / 2**20
     begun = time.perf_counter()
     async with open_storage(folder) as store:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from bot import doctor
 from storage.errors import DatabaseDamaged, StorageError
-from storage.opening import DATABASE_NAME, open_storage
+from storage.opening import DATABASE_NAME, LOCK_NAME, open_storage
 from storage.pictures import PictureFiles
 from storage.readonly import looking
 from tests.damage import Damage, Sample, damages, survives
@@ -37,8 +38,8 @@ def there(folder: Path) -> set[Path]:
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
-    yield Sample.make(tmp_path_factory.mktemp("sample"))
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    return Sample.make(tmp_path_factory.mktemp("sample"))
 
 
 @settings(
@@ -77,6 +78,22 @@ async def test_a_damaged_database_is_refused_with_what_to_do(
     text, mend = doctor.storage_checks.sentence(tmp_path)
     assert text == "the data folder cannot be used"
     assert "`imagine-bot restore` with your backup" in mend
+
+
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_a_database_that_vanished_is_not_begun_anew_in_silence(
+    tmp_path: Path, sample: Sample, is_removed: bool
+) -> None:
+    data = Path(shutil.copytree(sample.live, tmp_path / "data"))
+    path = data / DATABASE_NAME
+    path.unlink() if is_removed else path.write_bytes(b"")
+    before = state(data)
+    with pytest.raises(StorageError, match="`imagine-bot restore` with your backup"):
+        async with open_storage(data):
+            pass
+    assert doctor.storage_checks.sentence(data)[1]
+    after = state(data)
+    assert {name for name in before if before[name] != after[name]} <= {str(data / LOCK_NAME)}
 
 
 async def test_damage_that_is_met_later_ends_accepting(tmp_path: Path) -> None:
