@@ -21,6 +21,7 @@ from .access import (
     is_age_restricted,
 )
 from .errors import AgeRestricted, NotVisible
+from .memory import PictureMemory
 from .requests import ImageReference, Wishes
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ class Actions:
     the person, and all but `find_removable` AgeRestricted for one that is not for the channel.
     """
 
-    def __init__(self, bot: ImagineBot) -> None:
+    def __init__(self, bot: ImagineBot, memory: PictureMemory) -> None:
         self._bot = bot
+        self._memory = memory
 
     async def check_button(
         self, interaction: discord.Interaction[ImagineBot], job_id: int, token: str | None
@@ -121,16 +123,14 @@ class Actions:
                 return shown[:limit]
             asked = min(asked * 4, _LOOKED_THROUGH)
 
-    async def find_image(
-        self, reference: ImageReference, asker: Asker
-    ) -> tuple[StoredImage, Image.Image]:
-        """Return the record and the picture that `reference` names."""
+    async def find_image(self, reference: ImageReference, asker: Asker) -> StoredImage:
+        """Return the record of the picture that `reference` names."""
         jobs = self._bot.service.jobs
         self._visible(await jobs.get(reference.job_id), asker, str(reference))
         stored = await jobs.image(reference.job_id, reference.number)
         if stored is None:
             raise NotVisible(str(reference))
-        return stored, await asyncio.to_thread(_open, await jobs.read(stored))
+        return stored
 
     async def rerun(self, asker: Asker, job_id: int) -> NewJob:
         """Return the order for the same recipe with a new seed."""
@@ -142,9 +142,15 @@ class Actions:
         self, asker: Asker, reference: ImageReference, wishes: Wishes = _NO_WISHES
     ) -> NewJob:
         """Return the order for a variation of one picture."""
-        stored, picture = await self.find_image(reference, asker)
-        # Copying a large picture takes milliseconds.
-        request = await asyncio.to_thread(self._bot.desk.variation, stored.recipe, picture, wishes)
+        stored = await self.find_image(reference, asker)
+        # As a file, as a picture, and as the pixels to start from.
+        held = 3 * (3 * stored.recipe.width * stored.recipe.height)
+        async with self._memory.hold(held, asker.person.id):
+            picture = await asyncio.to_thread(_open, await self._bot.service.jobs.read(stored))
+            # Copying a large picture takes milliseconds.
+            request = await asyncio.to_thread(
+                self._bot.desk.variation, stored.recipe, picture, wishes
+            )
         return asker.order(JobKind.VARY, request, parent_image_id=stored.id)
 
     async def find_removable(self, job_id: int, asker: Asker) -> Job:

@@ -29,6 +29,7 @@ from .delivery import DiscordCourier
 from .engines import start_engine
 from .errors import sentence
 from .intake import Intake
+from .memory import PictureMemory
 from .overrides import Integrations
 from .publishing import Publisher
 from .requests import RequestDesk
@@ -49,8 +50,8 @@ MakeEngine = Callable[[], EngineLike[Any]]
 class ImagineBot(commands.Bot):
     """Imagine Bot on Discord; made by `create_bot`.
 
-    `service`, `courier`, `intake`, `actions`, `desk` and `integrations` are there from `setup_hook`
-    until `close`. `failure` holds what made it stop by itself.
+    `service`, `courier`, `intake`, `actions`, `desk`, `integrations` and `memory` are there from
+    `setup_hook` until `close`. `failure` holds what made it stop by itself.
     """
 
     service: ImagineService
@@ -59,6 +60,7 @@ class ImagineBot(commands.Bot):
     actions: Actions
     desk: RequestDesk
     integrations: Integrations
+    memory: PictureMemory
     _queue: GenerationQueue[Any]
 
     def __init__(self, settings: Settings, profile: ModelProfile, make_engine: MakeEngine) -> None:
@@ -92,8 +94,10 @@ class ImagineBot(commands.Bot):
             CommandsRefused: Discord refused the commands, and has none from before.
         """
         jobs = await self._stack.enter_async_context(open_storage(self.settings.data))
+        self.memory = PictureMemory()
         self.courier = DiscordCourier(
             self,
+            self.memory,
             progress_seconds=self.settings.progress_seconds,
             previews=self.settings.previews,
             invalid=self._invalid,
@@ -102,6 +106,7 @@ class ImagineBot(commands.Bot):
             self._make_engine,
             limit=self.settings.queue_limit,
             member_limit=self.settings.member_limit,
+            group_limit=self.settings.guild_limit,
             previews=self.settings.previews,
         )
         space = Space(jobs.folder, self.settings.min_free_mb * 2**20)
@@ -112,7 +117,7 @@ class ImagineBot(commands.Bot):
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
         self.intake = Intake(self.service, self.settings)
-        self.actions = Actions(self)
+        self.actions = Actions(self, self.memory)
         self.desk = RequestDesk(self.settings, self.profile)
         self.add_dynamic_items(*DYNAMIC_ITEMS)
         for name in _COGS:

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     max_size: Annotated[int, Field(ge=SIZE_MIN, le=SIZE_MAX)] | None = None
     queue_limit: Annotated[int, Field(ge=1, le=1_000)] = 100
     member_limit: Annotated[int, Field(ge=1, le=1_000)] = 10
+    guild_limit: Annotated[int, Field(ge=1, le=1_000)] | None = None
     role_weights: dict[int, Annotated[float, Field(gt=0, le=1_000)]] = Field(default_factory=dict)
     progress_seconds: Annotated[float, Field(ge=0.2, le=60)] = 2.0
     previews: bool = True

@@ -23,6 +23,7 @@ from storage.records import Job, StoredImage
 from . import replies
 from .buttons import cancelled_view, finished_view, remove_ids, waiting_view
 from .delivery_codes import FAULTS, Course, refusal_of, understood
+from .memory import PictureMemory
 from .pacing import ProgressPacer
 from .retry import FEW_TRIES, TRIES, InvalidRequests, Place, Retry
 from .service import MessageGone, Picture, Unanswered, Undeliverable
@@ -37,9 +38,6 @@ T = TypeVar("T")
 UPLOAD_LIMIT: Final = 10 * 2**20
 # The parts of a request that are not files, and the boundaries between them.
 _UPLOAD_MARGIN: Final = 64 * 2**10
-# So many messages may hold their pictures in memory at once: those of the largest size have tens of
-# megabytes, and after a time without Discord there may be hundreds of messages.
-_UPLOADS: Final = 16
 _SEARCHED: Final = 200
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 _RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60, 120, 300)
@@ -57,17 +55,18 @@ class DiscordCourier:
     def __init__(
         self,
         bot: ImagineBot,
+        memory: PictureMemory,
         *,
         progress_seconds: float,
         previews: bool = True,
         invalid: InvalidRequests | None = None,
     ) -> None:
         self._bot = bot
+        self._memory = memory
         self._invalid = invalid or InvalidRequests()
         self._retry = Retry(_pauses, self._invalid)
         self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
         self._previews = previews
-        self._uploads = asyncio.Semaphore(_UPLOADS)
         # The jobs whose previews Discord did not take, and those whose progress it did not.
         self._refused: set[int] = set()
         self._silent: set[int] = set()
@@ -154,7 +153,7 @@ class DiscordCourier:
 
         async def attempt() -> None:
             nonlocal limit
-            async with self._uploads:
+            async with self._memory.hold(replies.bytes_to_show(job), job.user_id):
                 if not (pictures := await read()):
                     return
                 files = await self._files(job, pictures, limit)
@@ -178,10 +177,10 @@ class DiscordCourier:
         parent: StoredImage | None,
         files: Sequence[replies.Attachment],
     ) -> None:
-        with _lent(files) as lent:
+        with lent(files) as sent:
             editing = self._message(job, message_id).edit(
                 content=replies.finished(job, pictures[0].image.recipe, parent),
-                attachments=lent,
+                attachments=sent,
                 view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
             )
             await understood(editing)
@@ -357,16 +356,16 @@ def attachments_of(
 
 
 @contextlib.contextmanager
-def _lent(files: Iterable[replies.Attachment]) -> Iterator[list[discord.File]]:
+def lent(files: Iterable[replies.Attachment]) -> Iterator[list[discord.File]]:
     """Lend files to one request, and free their bytes after it.
 
     discord.py leaves each in a reference cycle, which can stay for long.
     """
-    lent = [file.file() for file in files]
+    sent = [file.file() for file in files]
     try:
-        yield lent
+        yield sent
     finally:
-        for file in lent:
+        for file in sent:
             file.fp.close()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -14,10 +15,11 @@ from storage.records import Job, NewJob
 
 from . import replies
 from .access import check_can_answer, check_can_reply, weight
+from .actions import Asker, asker_of
 from .buttons import waiting_view
 from .config import Settings
 from .delivery_codes import FAULTS, understood
-from .service import ImagineService
+from .service import ImagineService, Placed
 
 if TYPE_CHECKING:
     from .client import ImagineBot
@@ -65,35 +67,44 @@ class Intake:
     ) -> None:
         """Accept the order that `ordering` returns, for a command, a button or a modal.
 
+        The person's place is held before anything is done for the order, and until it is committed.
         Making the order and committing it have one deadline together: Discord's for an answer.
 
         Raises:
             PermissionMissing: the bot could not deliver the pictures here.
-            QueueFull: too many jobs are waiting.
+            QueueFull: too many jobs are waiting; nothing of `ordering` has run.
             StorageError: the job could not be written.
         """
-
-        async def submit() -> Job:
-            new = await ordering
-            check_can_answer(interaction)
-            return await self._service.submit(self._weighted(new, interaction.user))
-
-        job = await within_deadline(interaction, submit())
+        asker = asker_of(interaction)
+        submitting = self._submit(ordering, asker, lambda: check_can_answer(interaction))
+        job = await within_deadline(interaction, submitting)
         await self._announce(job, _answer(interaction, job))
 
     async def accept_reaction(
-        self, new: NewJob, person: discord.User | discord.Member, picture: discord.PartialMessage
+        self, asker: Asker, ordering: Coroutine[Any, Any, NewJob], picture: discord.PartialMessage
     ) -> None:
-        """Accept an order by a reaction; its message answers the one of the picture.
+        """Accept the order that `ordering` returns; its message answers the one of the picture.
 
         Raises:
             PermissionMissing: the bot could not answer here.
-            QueueFull: too many jobs are waiting.
+            QueueFull: too many jobs are waiting; nothing of `ordering` has run.
             StorageError: the job could not be written.
         """
-        check_can_reply(picture.guild, new.channel_id)
-        job = await self._service.submit(self._weighted(new, person))
+        job = await self._submit(
+            ordering, asker, lambda: check_can_reply(picture.guild, asker.channel_id)
+        )
         await self._announce(job, _reply(picture, job))
+
+    async def _submit(
+        self, ordering: Coroutine[Any, Any, NewJob], asker: Asker, check: Callable[[], None]
+    ) -> Job:
+        """Commit an order with the person's place held from the start; `check` says if it may."""
+        person = asker.person
+        # Closed, since Python reports a coroutine that was never run.
+        with contextlib.closing(ordering), self._service.place(person.id, asker.guild_id) as place:
+            check()
+            new = self._weighted(await ordering, person)
+            return await self._service.submit(Placed(new, place))
 
     def _weighted(self, new: NewJob, person: discord.User | discord.Member) -> NewJob:
         """Return the order with the weight that the person's roles have now."""

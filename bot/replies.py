@@ -266,6 +266,16 @@ def attachments(
     ]
 
 
+def bytes_to_show(job: Job) -> int:
+    """Return how many bytes the pictures of a job take in memory, as stored and as shown, at most.
+
+    A PNG of a photograph has somewhat less than its pixels.
+    """
+    request = job.request
+    pixels = 3 * request.width * request.height
+    return request.count * pixels * (1 + shown_factor(request.width, request.height) ** 2)
+
+
 def _as_shown(recipe: Recipe, png: bytes) -> bytes:
     factor = shown_factor(recipe.width, recipe.height)
     return png if factor == 1 else to_png(read_png(png)[0], recipe, factor=factor)

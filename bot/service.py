@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from generation.admission import Place
 from generation.errors import SetAside
 from generation.fairness import Share
 from generation.metadata import to_png
@@ -48,6 +49,14 @@ class Undeliverable(Exception):
 
 class Unanswered(Undeliverable):
     """For a long time no answer made sense: what was asked for may be done, or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An order with the place that is held for it."""
+
+    order: NewJob
+    place: Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,20 +132,34 @@ class ImagineService:
         self._resumed = asyncio.Event()
         self._waits_for_room = False
 
-    async def submit(self, order: NewJob) -> Job:
+    @contextlib.contextmanager
+    def place(self, user_id: int, guild_id: int | None) -> Iterator[Place]:
+        """Hold the place of a person's job while its order is being made.
+
+        Raises:
+            QueueFull: too many jobs are waiting, of all, of their server or of theirs.
+        """
+        with self._queue.reserve(user_id, guild_id) as place:
+            yield place
+
+    async def submit(self, order: NewJob | Placed) -> Job:
         """Commit a job and queue it; once this returns, it is never lost.
 
         The caller then shows the job to the person and reports by `announced`.
 
         Raises:
-            QueueFull: too many jobs are waiting, or too many of this person's.
+            QueueFull: no place was held for it, and there is none.
             DiskFull: there is no room for it, or too little for its pictures.
             FolderUnusable: its pictures could not be written.
             StorageError: it could not be written.
         """
-        with self._queue.reserve(order.user_id):
-            job = await self._room.admit(lambda: self.jobs.add(order))
-            self._enqueue(job)
+        if isinstance(order, NewJob):
+            with self.place(order.user_id, order.guild_id) as place:
+                return await self.submit(Placed(order, place))
+        job = await self._room.admit(lambda: self.jobs.add(order.order))
+        self._enqueue(job)
+        # Nothing is awaited in between: nobody sees both, or neither.
+        order.place.release()
         return job
 
     async def announced(self, job: Job, message_id: int | None) -> None:
@@ -148,15 +171,6 @@ class ImagineService:
                 self._courier.progress(job, message_id, under_way.latest)
         if message_id is not None:
             await self._record_message(job, message_id)
-
-    def check_place(self, user_id: int) -> None:
-        """Return only if a job of this person would be taken now.
-
-        Raises:
-            QueueFull: too many jobs are waiting, or too many of this person's.
-        """
-        with self._queue.reserve(user_id):
-            pass
 
     async def shown_in(self, message_id: int) -> Job | None:
         """Return the newest job that a message shows, deleted or not.

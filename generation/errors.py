@@ -4,7 +4,8 @@
     ├── InvalidRequest       a value of the request is out of range or makes no sense
     │   └── InvalidSource    the image to start from cannot be used
     ├── QueueFull            the queue takes no more jobs at the moment
-    │   └── MemberQueueFull  it takes no more of this person's
+    │   ├── MemberQueueFull  it takes no more of this person's
+    │   └── GroupQueueFull   it takes no more of this server's
     ├── ModelError           the model cannot be found, read or trusted
     ├── EngineFailed         the engine broke while it made a picture
     │   ├── OutOfMemory      it does not fit into the memory of the device
@@ -59,7 +60,7 @@ class InvalidSource(InvalidRequest):
 
 
 class QueueFull(GenerationError):
-    """The queue already holds `limit` waiting jobs."""
+    """The queue already holds `limit` waiting jobs, which is as many as it takes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -76,6 +77,21 @@ class MemberQueueFull(QueueFull):
             self,
             f"{limit} of your pictures are waiting already; please try again when one is done.",
         )
+        self.limit = limit
+
+
+class GroupQueueFull(QueueFull):
+    """`limit` jobs of this person's server, or of all direct messages, are waiting already."""
+
+    def __init__(self, limit: int, *, direct: bool) -> None:
+        sentence = (
+            f"{limit} pictures that were asked for in direct messages are waiting already; please "
+            "try again in a minute, or ask in a server."
+            if direct
+            else f"{limit} pictures of this server are waiting already; please try again in a "
+            "minute."
+        )
+        GenerationError.__init__(self, sentence)
         self.limit = limit
 
 

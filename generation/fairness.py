@@ -170,6 +170,7 @@ class FairOrder(Generic[J]):
         self._queues: dict[tuple[Hashable, Hashable], deque[_Waiting[J]]] = {}
         self._shares: dict[J, Share] = {}
         self._of_members: Counter[Hashable] = Counter()
+        self._of_groups: Counter[Hashable] = Counter()
 
     def __len__(self) -> int:
         return len(self._shares)
@@ -184,6 +185,7 @@ class FairOrder(Generic[J]):
         future._queues = {key: jobs.copy() for key, jobs in self._queues.items()}
         future._shares = self._shares.copy()
         future._of_members = self._of_members.copy()
+        future._of_groups = self._of_groups.copy()
         while future:
             yield future.pop()
 
@@ -196,11 +198,16 @@ class FairOrder(Generic[J]):
         """Return how many jobs of a member wait, in all groups."""
         return self._of_members[member]
 
+    def waiting_in(self, group: Hashable) -> int:
+        """Return how many jobs of a group wait."""
+        return self._of_groups[group]
+
     def add(self, job: J, share: Share, cost: float) -> None:
         """Have `job` wait."""
         waiting = _Waiting(job, share, cost, next(self._arrivals))
         self._shares[job] = share
         self._of_members[share.member] += 1
+        self._of_groups[share.group] += 1
         jobs = self._queues.setdefault((share.group, share.member), deque())
         jobs.append(waiting)
         if len(jobs) == 1:
@@ -259,7 +266,11 @@ class FairOrder(Generic[J]):
     def _forget(self, job: J) -> Share:
         """Return whose a job was that waits no more."""
         share = self._shares.pop(job)
-        self._of_members[share.member] -= 1
-        if not self._of_members[share.member]:
-            del self._of_members[share.member]
+        for counter, key in (
+            (self._of_members, share.member),
+            (self._of_groups, share.group),
+        ):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
         return share

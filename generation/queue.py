@@ -12,12 +12,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Generic, Self
 
-from .errors import GenerationError, MemberQueueFull, QueueFull
+from .admission import Limits, Owner, Place, Places
+from .errors import GenerationError
 from .eta import Pace, finish_times
 from .fairness import Share
 from .pace import Measured
@@ -45,8 +45,10 @@ _NOBODYS_SHARE: Final = Share()
 class GenerationQueue(Generic[I]):
     """Jobs in a fair order, at most `limit` of them waiting, as many on the engine as fit.
 
-    At most `member_limit` of them are one person's, or the fair order could not help: the
-    queue would be full for everybody else. With `previews` progress carries small pictures.
+    At most `member_limit` of them are one person's and `group_limit` one server's, or the fair
+    order could not help: the queue would be full for everybody else. Somebody with nothing
+    waiting may come although it is full (`generation.admission`). With `previews` progress carries
+    small pictures.
 
     Used as an async context manager: entering starts the thread, which builds the engine
     by `make_engine`; leaving stops it after the step it is at, or at once if it can be broken
@@ -59,11 +61,10 @@ class GenerationQueue(Generic[I]):
         *,
         limit: int,
         member_limit: int | None = None,
+        group_limit: int | None = None,
         previews: bool = True,
     ) -> None:
-        self._limit = limit
-        self._member_limit = member_limit
-        self._reserved: Counter[Hashable] = Counter()
+        self._places = Places(Limits(limit, member_limit, group_limit))
         self._schedule: Schedule[Ticket] = Schedule()
         self._pace: Pace | None = None
         self._ends: dict[Ticket, float] = {}
@@ -123,29 +124,25 @@ class GenerationQueue(Generic[I]):
     @property
     def waiting(self) -> int:
         """Return how many jobs wait, places that are reserved included."""
-        return self._schedule.waiting + self._reserved.total()
+        return self._schedule.waiting + self._places.held
 
     @contextmanager
-    def reserve(self, member: Hashable = None) -> Iterator[None]:
-        """Hold a place while a job is committed to storage, before it is submitted.
+    def reserve(self, member: Hashable = None, group: Hashable = None) -> Iterator[Place]:
+        """Hold a place for a job of a member of a group, until it is submitted or given up.
+
+        Once the job is submitted the place is to be released at once, or it counts twice; what is
+        still held at the end is given back.
 
         Raises:
             MemberQueueFull: as many of this member's jobs are waiting as may.
-            QueueFull: `limit` jobs are waiting.
+            GroupQueueFull: as many of their group's.
+            QueueFull: as many of all.
         """
-        most = self._limit if self._member_limit is None else self._member_limit
-        of_member = self._schedule.waiting_of(member) + self._reserved[member]
-        if member is not None and of_member >= most:
-            raise MemberQueueFull(most)
-        if self.waiting >= self._limit:
-            raise QueueFull(self._limit)
-        self._reserved[member] += 1
+        place = self._places.take(Owner(group, member), self._schedule)
         try:
-            yield
+            yield place
         finally:
-            self._reserved[member] -= 1
-            if not self._reserved[member]:
-                del self._reserved[member]
+            place.release()
 
     def submit(
         self,

@@ -115,6 +115,10 @@ class Schedule(Generic[J]):
         """Return how many jobs of a member wait for a turn."""
         return self._waiting.waiting_of(member)
 
+    def waiting_in(self, group: Hashable) -> int:
+        """Return how many jobs of a group wait for a turn."""
+        return self._waiting.waiting_in(group)
+
     def is_running(self, job: J) -> bool:
         """Return whether it is this job's turn."""
         return job in self._running

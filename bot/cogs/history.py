@@ -14,8 +14,10 @@ from .. import replies
 from ..actions import asker_of
 from ..answers import answering
 from ..buttons import finished_view
+from ..delivery import lent
 from ..errors import AgeRestricted, NotVisible
 from ..intake import within_deadline
+from ..memory import PictureMemory
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
@@ -27,8 +29,9 @@ _LISTED = 10
 class History(commands.Cog):
     """One's own prompts and pictures."""
 
-    def __init__(self, bot: ImagineBot) -> None:
+    def __init__(self, bot: ImagineBot, memory: PictureMemory) -> None:
         self._bot = bot
+        self._memory = memory
 
     @app_commands.command()
     @app_commands.describe(search="Words from the prompt, or a job id; suggestions as you type")
@@ -61,17 +64,19 @@ class History(commands.Cog):
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
         job = await self._bot.actions.find_job(entry.job_id, asker_of(interaction))
-        pictures = await self._bot.service.pictures(job)
-        if not pictures:
-            raise NotVisible(str(entry.job_id))
-        parent = await self._bot.service.jobs.parent(job)
-        files = await self._bot.courier.files(job, pictures)
-        await self._say(
-            interaction,
-            f"{replies.finished(job, pictures[0].image.recipe, parent)}\n{replies.jump(entry)}",
-            files=[file.file() for file in files],
-            view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
-        )
+        async with self._memory.hold(replies.bytes_to_show(job), interaction.user.id):
+            pictures = await self._bot.service.pictures(job)
+            if not pictures:
+                raise NotVisible(str(entry.job_id))
+            parent = await self._bot.service.jobs.parent(job)
+            with lent(await self._bot.courier.files(job, pictures)) as files:
+                text = replies.finished(job, pictures[0].image.recipe, parent)
+                await self._say(
+                    interaction,
+                    f"{text}\n{replies.jump(entry)}",
+                    files=files,
+                    view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
+                )
 
     async def _say(
         self,
@@ -107,4 +112,4 @@ def _names(search: str, entry: HistoryEntry) -> bool:
 
 async def setup(bot: ImagineBot) -> None:
     """Add the cog; called by `load_extension`."""
-    await bot.add_cog(History(bot))
+    await bot.add_cog(History(bot, bot.memory))

@@ -87,12 +87,12 @@ class Reactions(commands.Cog):
             age_restricted=is_place_age_restricted(self._bot, payload.guild_id, payload.channel_id),
         )
         if emoji == RERUN_EMOJI:
-            new = await self._bot.actions.rerun(asker, job.id)
+            ordering = self._bot.actions.rerun(asker, job.id)
         elif await self._has_pictures(job):
-            new = await self._bot.actions.vary(asker, ImageReference(job.id, 1))
+            ordering = self._bot.actions.vary(asker, ImageReference(job.id, 1))
         else:
             return
-        await self._bot.intake.accept_reaction(new, person, self._message(payload))
+        await self._bot.intake.accept_reaction(asker, ordering, self._message(payload))
 
     async def _has_pictures(self, job: Job) -> bool:
         if job.status is JobStatus.FAILED:

@@ -99,8 +99,6 @@ class Vary(commands.Cog):
             raise InvalidSource(
                 f"That file is too large; send an image of at most {SOURCE_BYTES_MAX // 2**20} MiB."
             )
-        # Before it costs anything; it is looked at again when the order is committed.
-        self._bot.service.check_place(asker.person.id)
         async with self._reading:
             data = await _download(attachment)
             request = await asyncio.to_thread(self._read, data, wishes)

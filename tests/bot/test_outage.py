@@ -11,6 +11,7 @@ import pytest
 from discord.http import HTTPClient
 
 from bot import delivery
+from bot.memory import PictureMemory
 from bot.replies import Attachment, is_finished
 from bot.service import Picture
 from generation.metadata import read_png
@@ -20,6 +21,8 @@ from storage.records import JobStatus
 from .stage import Stage
 
 SEEDS = (3, 8, 20)
+# Of two pictures of 128 pixels and those that are shown, enlarged twice in both directions.
+BYTES = 2 * (1 + 4) * 3 * 128 * 128
 OUTAGE = ("PATCH", "/channels/*/messages/*")
 
 
@@ -113,7 +116,8 @@ async def test_only_a_few_deliveries_hold_their_pictures_at_once(
         return await edit(http, *where, params=params)
 
     monkeypatch.setattr(HTTPClient, "edit_message", late)
-    stage.bot.courier._uploads = asyncio.Semaphore(2)
+    # Room for two messages of this size, all of them of one person.
+    stage.bot.courier._memory = PictureMemory(4 * 2 * BYTES)
     messages = await ask(stage)
     await generated(stage)
     await asyncio.sleep(0.5)
