@@ -22,8 +22,12 @@ _SAID: Final = frozenset({Course.FORBIDDEN, Course.FILTERED, Course.SMALLER, Cou
 
 
 @asynccontextmanager
-async def answering(interaction: discord.Interaction[Any]) -> AsyncIterator[None]:
+async def answering(
+    interaction: discord.Interaction[Any], *, private: bool = False
+) -> AsyncIterator[None]:
     """Answer whatever is raised inside with one private sentence; nothing gets out.
+
+    `private` says that the interaction is only ever deferred for a private answer.
 
     Every command, button and modal runs inside this, since discord.py treats errors of
     the three differently and only logs those of dynamic buttons.
@@ -31,17 +35,17 @@ async def answering(interaction: discord.Interaction[Any]) -> AsyncIterator[None
     try:
         yield
     except Exception as error:
-        await tell(interaction, _sentence(error))
+        await tell(interaction, _sentence(error), private=private)
 
 
-async def tell(interaction: discord.Interaction[Any], text: str) -> None:
+async def tell(interaction: discord.Interaction[Any], text: str, *, private: bool = False) -> None:
     """Answer `interaction` with a private sentence, whether it was deferred or not.
 
     Discord waits for three seconds, so an answer that makes no sense is worth a few more tries.
     """
     for pause in _PAUSES:
         try:
-            await understood(_tell(interaction, text))
+            await understood(_tell(interaction, text, private=private))
             return
         except FAULTS as error:
             log.warning("Could not answer an interaction with %r: %s", text, error)
@@ -50,11 +54,17 @@ async def tell(interaction: discord.Interaction[Any], text: str) -> None:
         await asyncio.sleep(pause)
 
 
-async def _tell(interaction: discord.Interaction[Any], text: str) -> None:
+async def _tell(interaction: discord.Interaction[Any], text: str, *, private: bool) -> None:
     if not interaction.response.is_done():
         await interaction.response.send_message(text, ephemeral=True)
         return
-    if interaction.response.type is discord.InteractionResponseType.deferred_channel_message:
+    is_deferred = (
+        interaction.response.type is discord.InteractionResponseType.deferred_channel_message
+    )
+    if is_deferred and private:
+        await interaction.edit_original_response(content=text, attachments=[], view=None)
+        return
+    if is_deferred:
         # The public "thinking" message would turn into the sentence: take it back instead.
         with contextlib.suppress(discord.NotFound):
             await interaction.delete_original_response()

@@ -41,7 +41,7 @@ class History(commands.Cog):
         search: app_commands.Range[str, 0, 100] | None = None,
     ) -> None:
         """Find your own pictures again; only you see the answer."""
-        async with answering(interaction):
+        async with answering(interaction, private=True):
             entries = await within_deadline(
                 interaction,
                 self._bot.service.jobs.history(interaction.user.id, search or "", _LISTED),

@@ -10,8 +10,11 @@ from unittest import mock
 import aiohttp
 import discord
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from bot import delivery
+from bot.client import ImagineBot
 from bot.delivery_codes import TABLE, Course, Garbled, Refusal, refusal_of, understood
 from bot.retry import InvalidRequests, Place, Retry
 from bot.service import MessageGone, Unanswered, Undeliverable
@@ -197,6 +200,26 @@ async def test_the_bot_stays_far_below_the_invalid_requests_that_shut_it_out(
     for status in (200, 204, 404, 400, 500):
         invalid.note(status)
     assert len(invalid._times) <= 100
+
+
+async def test_every_request_of_the_bot_is_counted(simcord_bot: ImagineBot) -> None:
+    statuses = iter((200, 401, 403, 404, 429, 500))
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=next(statuses))
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    trace = simcord_bot.http.http_trace
+    assert trace is not None
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession(trace_configs=[trace]) as session,
+    ):
+        for _ in range(6):
+            async with session.get(server.make_url("/")):
+                pass
+    assert len(simcord_bot._invalid._times) == 3
 
 
 # From here on: what people meet.

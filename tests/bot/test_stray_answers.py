@@ -1,0 +1,178 @@
+"""Answers that Discord itself did not give, or not for good, at each place where it is asked."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from bot import delivery, delivery_codes
+from generation.request import Pixels, Progress
+from storage.records import Job, JobStatus
+
+from .stage import GatedEngine, Stage, pictures
+
+# Status and code: of a proxy on the way, of Cloudflare, or one that nobody knows.
+STRAY = ((404, 0), (403, 0), (408, 0), (400, 0), (403, 40333), (404, 999_999), (503, 0))
+MESSAGE = "/channels/*/messages/*"
+MESSAGES = "/channels/*/messages"
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_RETRY_SECONDS", (0.01,))
+    # The least pauses of the table have their own test.
+    rows = {
+        code: dataclasses.replace(row, pause=0) for code, row in delivery_codes._BY_CODE.items()
+    }
+    monkeypatch.setattr(delivery_codes, "_BY_CODE", rows)
+
+
+Strike = Callable[[str, str], Iterator[None]]
+
+
+class Struck:
+    """A job that waits behind the gate, and Discord's answers about it."""
+
+    def __init__(self, stage: Stage, job: Job) -> None:
+        self.stage, self.job, self.courier = stage, job, stage.bot.courier
+        assert job.message_id is not None
+        self.message_id = job.message_id
+
+    @property
+    def content(self) -> str:
+        return self.stage.look(self.message_id).content
+
+    def each(self, method: str, path: str) -> Iterator[None]:
+        """Let the next two requests that fit get a stray answer, once for each kind of it."""
+        for status, code in STRAY:
+            self.stage.env.inject_error(method, path, status=status, code=code, times=2)
+            yield
+            assert not self.stage.env.backend.faults
+
+
+@pytest.fixture
+async def struck(stage: Stage, gate: GatedEngine) -> Struck:
+    gate.shut()
+    await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    stage.bot.courier._pacer.show = lambda *_: None  # type: ignore[method-assign]
+
+    async def announced() -> Job | None:
+        job = await stage.bot.service.jobs.get(1)
+        return job if job is not None and job.message_id is not None else None
+
+    job = await stage.eventually(announced)
+    assert job is not None
+    return Struck(stage, job)
+
+
+async def test_a_message_is_found_all_the_same(struck: Struck) -> None:
+    for _ in struck.each("GET", MESSAGES):
+        assert await struck.courier.find(struck.job) == struck.message_id
+
+
+async def test_a_message_is_posted_once(struck: Struck) -> None:
+    await struck.courier.remove(struck.job, struck.message_id)
+    for _ in struck.each("POST", MESSAGES):
+        posted = await struck.courier.post(struck.job)
+        assert [message.id for message in struck.stage.messages()] == [posted]
+        await struck.courier.remove(struck.job, posted)
+
+
+async def test_whatever_is_said_in_a_message_is_said(struck: Struck) -> None:
+    courier, job, message_id = struck.courier, struck.job, struck.message_id
+    sayings: dict[str, Callable[[], Awaitable[None]]] = {
+        "My disk does not take": lambda: courier.postpone(job, message_id),
+        "It broke.": lambda: courier.apologise(job, message_id, "It broke."),
+        "cancelled": lambda: courier.withdraw(job, message_id),
+    }
+    for words, say in sayings.items():
+        for _ in struck.each("PATCH", MESSAGE):
+            assert words not in struck.content
+            await say()
+            assert words in struck.content
+            await courier._message(job, message_id).edit(content="-")
+
+
+async def test_a_message_is_deleted(struck: Struck) -> None:
+    for _ in struck.each("DELETE", MESSAGE):
+        posted = await struck.courier.post(struck.job)
+        await struck.courier.remove(struck.job, posted)
+        assert struck.stage.messages() == []
+
+
+async def test_a_preview_is_tried_again_with_the_next_progress(struck: Struck) -> None:
+    for step, _ in enumerate(struck.each("PATCH", MESSAGE)):
+        event = Progress(step + 1, 20, preview=Pixels(8, 8, bytes(192)))
+        for _ in range(2):
+            assert not await struck.courier._edit_progress(struck.job, struck.message_id, event)
+        assert await struck.courier._edit_progress(struck.job, struck.message_id, event)
+        assert f"{event.percent} %" in struck.content
+        assert struck.stage.look(struck.message_id).attachments
+
+
+async def test_progress_that_is_forbidden_is_not_tried_again_and_again(struck: Struck) -> None:
+    struck.stage.env.inject_error("PATCH", MESSAGE, status=403, code=50013, times=3)
+    for step in range(1, 9):
+        event = Progress(step, 20)
+        assert not await struck.courier._edit_progress(struck.job, struck.message_id, event)
+    assert len(struck.stage.env.backend.faults) == 1
+    struck.stage.env.backend.faults.clear()
+    await struck.courier.apologise(struck.job, struck.message_id, "It broke.")
+    assert "It broke." in struck.content
+
+
+async def test_a_removal_without_an_answer_is_tried_again_at_the_next_start(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = await stage.imagine()
+    stage.env.inject_error("DELETE", MESSAGE, status=404, code=0, times=None)
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    await stage.bot.service.cancel_or_remove(job)
+    assert [left.id for left in await stage.bot.service.jobs.not_removed()] == [1]
+    assert stage.look(message.id)
+    stage.env.backend.faults.clear()
+    await stage.restart()
+    await stage.until(lambda: not stage.messages())
+
+
+async def test_a_cancellation_without_an_answer_is_said_at_the_next_start(
+    stage: Stage, struck: Struck, gate: GatedEngine
+) -> None:
+    stage.env.inject_error("PATCH", MESSAGE, status=403, code=0, times=None)
+    await stage.bot.service.cancel_or_remove(struck.job)
+    gate.open()
+    await stage.until(lambda: not stage.bot.service._under_way)
+    stage.env.backend.faults.clear()
+    assert "cancelled" not in struck.content
+    await stage.restart()
+    await stage.until(lambda: "cancelled" in struck.content)
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, 0), (403, 0), (404, 10062), (400, 40060)])
+async def test_a_job_whose_first_answer_went_astray_gets_its_pictures(
+    stage: Stage, status: int, code: int
+) -> None:
+    stage.env.inject_error("POST", "/interactions/*", status=status, code=code)
+    await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stage.until(lambda: [m for m in stage.messages() if pictures(m)])
+    await stage.until(lambda: not stage.bot.service._under_way)
+    assert (await stage.bot.service.jobs.counts())[JobStatus.DELIVERED] == 1
+    assert len(stage.messages()) == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, 0), (403, 0), (503, 0)])
+async def test_a_sentence_is_told_at_the_second_try(stage: Stage, status: int, code: int) -> None:
+    stage.env.inject_error("POST", "/interactions/*", status=status, code=code)
+    told = await stage.alice.slash(stage.channel, "vary", image="9-1")
+    assert "There is no picture 9-1" in told.response.content
+
+
+async def test_pictures_that_the_history_may_not_show_are_explained(stage: Stage) -> None:
+    await stage.imagine("rabbit face")
+    stage.env.inject_error("PATCH", "/webhooks/*", status=400, code=20009)
+    told = await stage.alice.slash(stage.channel, "history", search="rabbit")
+    assert "explicit content" in told.response.content
+    assert told.ephemeral
