@@ -261,12 +261,19 @@ class DiscordCourier:
             return False
         try:
             if not await self._edit_preview(job, message_id, event):
-                editing = self._message(job, message_id).edit(content=replies.waiting(job, event))
-                await understood(editing)
+                await understood(self._edit_state(job, message_id, event))
         except FAULTS as error:
             await self._progress_refused(job, message_id, error)
             return False
         return True
+
+    async def _edit_state(self, job: Job, message_id: int, event: Event) -> None:
+        message, content = self._message(job, message_id), replies.waiting(job, event)
+        if isinstance(event, Progress) or event.after is None:
+            await message.edit(content=content)
+        else:
+            # It starts again, and a preview would look as if it did not.
+            await message.edit(content=content, attachments=[])
 
     async def _progress_refused(self, job: Job, message_id: int, error: Exception) -> None:
         """Give up what is certain; else the next event says it all again."""
@@ -284,8 +291,7 @@ class DiscordCourier:
     async def _edit_preview(self, job: Job, message_id: int, event: Event) -> bool:
         """Show progress with its preview; return False if there is none or Discord refuses it.
 
-        One that is there stays until another comes: whatever happens to the job, it shows what
-        the picture will be.
+        One that is there stays until another comes, or the job has to start again.
         """
         if not self._previews or not isinstance(event, Progress) or event.preview is None:
             return False

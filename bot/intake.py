@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import discord
 
+from generation.events import Event
 from storage.records import Job, NewJob
 
 from . import replies
@@ -78,7 +79,8 @@ class Intake:
         asker = asker_of(interaction)
         submitting = self._submit(ordering, asker, lambda: check_can_answer(interaction))
         job = await within_deadline(interaction, submitting)
-        await self._announce(job, _answer(interaction, job))
+        said = self._service.latest(job)
+        await self._announce(job, _answer(interaction, job, said), said)
 
     async def accept_reaction(
         self, asker: Asker, ordering: Coroutine[Any, Any, NewJob], picture: discord.PartialMessage
@@ -93,7 +95,8 @@ class Intake:
         job = await self._submit(
             ordering, asker, lambda: check_can_reply(picture.guild, asker.channel_id)
         )
-        await self._announce(job, _reply(picture, job))
+        said = self._service.latest(job)
+        await self._announce(job, _reply(picture, job, said), said)
 
     async def _submit(
         self, ordering: Coroutine[Any, Any, NewJob], asker: Asker, check: Callable[[], None]
@@ -110,7 +113,9 @@ class Intake:
         """Return the order with the weight that the person's roles have now."""
         return replace(new, weight=weight(self._settings, person))
 
-    async def _announce(self, job: Job, answer: Coroutine[Any, Any, int | None]) -> None:
+    async def _announce(
+        self, job: Job, answer: Coroutine[Any, Any, int | None], says: Event | None
+    ) -> None:
         message_id = None
         try:
             message_id = await understood(answer)
@@ -118,11 +123,13 @@ class Intake:
             # It is accepted; `Courier.post` looks for the message, and posts one if there is none.
             log.warning("Job %s: its message could not be sent (%s)", job.id, error)
         finally:
-            await self._service.announced(job, message_id)
+            await self._service.announced(job, message_id, says=says)
 
 
-async def _answer(interaction: discord.Interaction[ImagineBot], job: Job) -> int | None:
-    content, view = replies.waiting(job), waiting_view(job)
+async def _answer(
+    interaction: discord.Interaction[ImagineBot], job: Job, event: Event | None
+) -> int | None:
+    content, view = replies.waiting(job, event), waiting_view(job)
     if interaction.response.is_done():
         message = await interaction.edit_original_response(content=content, view=view)
         return message.id
@@ -130,9 +137,9 @@ async def _answer(interaction: discord.Interaction[ImagineBot], job: Job) -> int
     return response.message_id
 
 
-async def _reply(picture: discord.PartialMessage, job: Job) -> int:
+async def _reply(picture: discord.PartialMessage, job: Job, event: Event | None) -> int:
     message = await picture.channel.send(
-        replies.waiting(job),
+        replies.waiting(job, event),
         view=waiting_view(job),
         nonce=replies.nonce(job),
         reference=picture.to_reference(fail_if_not_exists=False),

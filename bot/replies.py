@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,33 +12,21 @@ from PIL import Image
 
 from generation.metadata import read_png, to_png
 from generation.pictures import shown_factor, to_image
-from generation.request import Event, Pixels, Progress, Recipe
+from generation.request import Event, Pixels, Recipe
 from storage.records import HistoryEntry, Job, JobKind, StoredImage
 
 from .markup import inert, plain, visible
+from .states import state
 
 _PROMPT_SHOWN: Final = 300
 _MESSAGE_LENGTH: Final = 2_000
 _ALT_LENGTH: Final = 1_024
-_BAR_CELLS: Final = 10
 _CHOICE_LENGTH: Final = 100
 _LISTED_PROMPT: Final = 80
 _JPEG_QUALITIES: Final = (95, 85, 70, 50)
 _PREVIEW_NAME: Final = "preview-"
 _PREVIEW_SIDE: Final = 256
 _PREVIEW_QUALITY: Final = 80
-_SECOND, _MINUTE, _HOUR = 1, 60, 3_600
-_UNITS: Final = {_SECOND: "s", _MINUTE: "min", _HOUR: "h"}
-# Up to how many seconds an estimate is said in which unit and rounded to how many seconds. The
-# ends are where rounding reaches the first value of the next line.
-_GRAINS: Final = (
-    (19.5, _SECOND, 1),
-    (57.5, _SECOND, 5),
-    (115, _SECOND, 10),
-    (59.5 * _MINUTE, _MINUTE, _MINUTE),
-    (9.75 * _HOUR, _HOUR, _HOUR // 2),
-)
-_COARSEST: Final = (_HOUR, _HOUR)
 
 
 def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
@@ -54,41 +40,8 @@ def headline(job: Job) -> str:
 
 
 def waiting(job: Job, event: Event | None = None) -> str:
-    """Return the message of a job that is not finished: place in the queue, or progress."""
-    if event is None:
-        facts = ["queued"]
-    elif isinstance(event, Progress):
-        full = round(_BAR_CELLS * event.step / event.steps)
-        facts = [f"{'▰' * full}{'▱' * (_BAR_CELLS - full)} {event.percent} %"]
-    else:
-        place = "next" if event.position == 1 else f"place {event.position}"
-        facts = [f"{place} in the queue"]
-    estimate = None if event is None or event.seconds is None else duration(event.seconds)
-    if estimate is not None:
-        facts.append(f"{estimate} left" if isinstance(event, Progress) else estimate)
-    return f"{headline(job)}\n{' · '.join([*facts, f'job {job.id}'])}"
-
-
-def duration(seconds: float) -> str | None:
-    """Return an estimated time, as coarse as people say it; None for one that is no time.
-
-    It is rounded to a second below 20, then to 5 seconds, 10 seconds, minutes, half hours and
-    hours: more would promise what no estimate can keep.
-    """
-    if not math.isfinite(seconds):
-        return None
-    if seconds < 1:
-        return "a moment"
-    unit, step = next(((unit, step) for end, unit, step in _GRAINS if seconds < end), _COARSEST)
-    return f"about {round(seconds / step) * step / unit:g} {_UNITS[unit]}"
-
-
-def aged(event: Event, seconds: float) -> Event:
-    """Return `event` as it reads `seconds` later: an estimate that has run out is left out."""
-    if event.seconds is None:
-        return event
-    left = event.seconds - seconds
-    return dataclasses.replace(event, seconds=left if left > 0 else None)
+    """Return the message of a job that is not finished, as it is after `event`."""
+    return f"{headline(job)}\n{' · '.join([*state(event), f'job {job.id}'])}"
 
 
 def nonce(job: Job) -> str:

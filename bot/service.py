@@ -19,7 +19,7 @@ from generation.errors import SetAside
 from generation.fairness import Share
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
-from generation.request import Event, GeneratedImage
+from generation.request import Event, GeneratedImage, Interruption
 from storage.errors import PASSING, UNWRITABLE, PictureMissing, StorageError
 from storage.jobs import JobStore
 from storage.records import Job, JobStatus, NewJob, StoredImage
@@ -162,13 +162,26 @@ class ImagineService:
         order.place.release()
         return job
 
-    async def announced(self, job: Job, message_id: int | None) -> None:
-        """Record which message answers `job`; None if none could be sent."""
+    def latest(self, job: Job) -> Event | None:
+        """Return what was last told of a job that is not over, if anything was."""
+        under_way = self._under_way.get(job.id)
+        return None if under_way is None else under_way.latest
+
+    async def announced(
+        self, job: Job, message_id: int | None, *, says: Event | None = None
+    ) -> None:
+        """Record which message answers `job`, and as it is after which event, if any.
+
+        None if none could be sent.
+        """
         under_way = self._under_way.get(job.id)
         if under_way is not None and not under_way.message_id.done():
             under_way.message_id.set_result(message_id)
-            if message_id is not None and under_way.latest is not None:
-                self._courier.progress(job, message_id, under_way.latest)
+            latest = under_way.latest
+            # An estimate has to be known to the courier, which takes it back when it runs out.
+            is_news = latest is not None and (latest != says or latest.seconds is not None)
+            if message_id is not None and latest is not None and is_news:
+                self._courier.progress(job, message_id, latest)
         if message_id is not None:
             await self._record_message(job, message_id)
 
@@ -286,7 +299,9 @@ class ImagineService:
             self._background.start(self._withdraw_late(job), f"withdraw job {job.id}")
         else:
             is_suspect = job.status is JobStatus.RUNNING and job.attempts >= _SUSPECT_ATTEMPTS
-            self._enqueue(job, alone=is_suspect)
+            # Whoever is taken up later waited for room on the disk, in this process.
+            after: Interruption | None = None if self._resumed.is_set() else "bot"
+            self._enqueue(job, alone=is_suspect, after=after)
         return True
 
     async def close(self) -> None:
@@ -297,7 +312,7 @@ class ImagineService:
     def _begin(self, job: Job) -> None:
         self._under_way[job.id] = _UnderWay(asyncio.get_running_loop().create_future())
 
-    def _enqueue(self, job: Job, *, alone: bool = False) -> None:
+    def _enqueue(self, job: Job, *, alone: bool = False, after: Interruption | None = None) -> None:
         under_way = _UnderWay(asyncio.get_running_loop().create_future())
 
         def listener(event: Event) -> None:
@@ -308,7 +323,7 @@ class ImagineService:
 
         # All direct messages together share the engine like one server.
         share = Share(group=job.guild_id, member=job.user_id, weight=job.weight)
-        ticket = self._queue.submit(job.id, job.request, listener, share, alone=alone)
+        ticket = self._queue.submit(job.id, job.request, listener, share, alone=alone, after=after)
         self._under_way[job.id] = under_way
         self._background.start(self._carry(job, ticket), f"carry job {job.id}")
 

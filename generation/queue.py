@@ -12,17 +12,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, Self
 
 from .admission import Limits, Owner, Place, Places
 from .errors import GenerationError
-from .eta import Pace, finish_times
+from .events import Interruption
 from .fairness import Share
+from .outlook import Outlook
 from .pace import Measured
-from .request import GeneratedImage, GenerationRequest, Progress, Waiting
+from .request import GeneratedImage, GenerationRequest
 from .schedule import Schedule
+from .silence import SilenceWatch
 from .tickets import JobCancelled, Listener, QueueClosed, Ticket
 from .worker import EngineLike, I, Stepped, Worker
 
@@ -37,8 +39,6 @@ _ESTIMATE_SECONDS: Final = 0.5
 # loop milliseconds, and nobody would see the difference.
 _MANY: Final = 100
 _REFRESH_SECONDS: Final = 0.25
-# By what part of the time that is left an estimate has to be wrong before it is given anew.
-_IS_NEWS: Final = 0.2
 _NOBODYS_SHARE: Final = Share()
 
 
@@ -66,8 +66,7 @@ class GenerationQueue(Generic[I]):
     ) -> None:
         self._places = Places(Limits(limit, member_limit, group_limit))
         self._schedule: Schedule[Ticket] = Schedule()
-        self._pace: Pace | None = None
-        self._ends: dict[Ticket, float] = {}
+        self._outlook = Outlook()
         self._refreshed = 0.0
         self._refreshing: asyncio.Handle | None = None
         self._closed = False
@@ -77,6 +76,9 @@ class GenerationQueue(Generic[I]):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._silence = SilenceWatch(
+            lambda: self._outlook.patience(self._schedule.running), self._is_silent
+        )
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ready.add_done_callback(_retrieve)
         self._died: asyncio.Future[None] = self._loop.create_future()
@@ -88,6 +90,7 @@ class GenerationQueue(Generic[I]):
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
+        self._silence.stop()
         if self._refreshing is not None:
             self._refreshing.cancel()
         self._worker.stop()
@@ -152,12 +155,14 @@ class GenerationQueue(Generic[I]):
         share: Share = _NOBODYS_SHARE,
         *,
         alone: bool = False,
+        after: Interruption | None = None,
     ) -> Ticket:
         """Put a job into the queue and return its ticket; `share` says whose it is.
 
         It takes any job: the bound is kept by `reserve`, and what was accepted before a
-        restart has to fit again. `listener` is called on the event loop. A job that has to run
-        `alone` is made ahead of all others, with nobody beside it.
+        restart has to fit again. `listener` is called on the event loop, and at once while the
+        engine is loading. A job that has to run `alone` is made ahead of all others, with nobody
+        beside it. `after` says why one waits again that was accepted before.
         """
         if self._closed:
             raise QueueClosed
@@ -168,12 +173,14 @@ class GenerationQueue(Generic[I]):
             share=share,
             started=self._loop.create_future(),
             images=self._loop.create_future(),
+            after=after,
         )
         ticket.images.add_done_callback(_retrieve)
         if alone:
             self._schedule.start_over(ticket, alone=True)
         else:
             self._schedule.add(ticket)
+        self._outlook.tell_of_loading([ticket])
         self._admit()
         return ticket
 
@@ -209,6 +216,9 @@ class GenerationQueue(Generic[I]):
         """Give turns for as long as there is room."""
         # Ahead of what the engine thread tells of them, so that the estimates are there by then.
         self._refresh_soon()
+        if not self._schedule.running:
+            # Nothing was expected of the engine until now.
+            self._silence.heard()
         while (ticket := self._schedule.start()) is not None:
             ticket.active = True
             self._worker.give(None if ticket.begun else ticket)
@@ -226,51 +236,26 @@ class GenerationQueue(Generic[I]):
 
     def _refresh(self) -> None:
         self._refreshing = None
-        waiting = list(self._schedule.ordered())
-        self._estimate(waiting)
-        self._tell_positions(waiting)
+        self._outlook.refresh(self._schedule.running, list(self._schedule.ordered()))
         self._refreshed = time.monotonic()
 
-    def _tell_positions(self, waiting: Sequence[Ticket]) -> None:
-        """Tell each job its place, and when it will be done, if either is news."""
-        for position, ticket in enumerate(waiting, start=1):
-            moved = ticket.position != position
-            if (moved or self._is_news(ticket)) and not ticket.taken:
-                ticket.listener(Waiting(position, self._seconds(ticket)))
-                ticket.told_end = self._ends.get(ticket)
-            ticket.position = position
+    def _is_silent(self) -> None:
+        log.warning("The engine has given no sign for much longer than a step takes")
+        self._outlook.is_silent()
+        self._refresh_soon()
 
-    def _is_news(self, ticket: Ticket) -> bool:
-        """Return whether a job ends so much sooner or later than it was told that it shows."""
-        end = self._ends.get(ticket)
-        if end is None or ticket.told_end is None:
-            return end is not ticket.told_end
-        return abs(end - ticket.told_end) > max(1.0, _IS_NEWS * (end - time.monotonic()))
-
-    def _estimate(self, waiting: Sequence[Ticket]) -> None:
-        """Work out anew when each job will be done; those that wait are given in their order."""
-        if self._pace is None:
-            return
-        running = self._schedule.running
-        times = finish_times(
-            [ticket.left for ticket in running], [ticket.left for ticket in waiting], self._pace
-        )
-        now = time.monotonic()
-        self._ends = {
-            ticket: now + seconds
-            for ticket, seconds in zip([*running, *waiting], times, strict=True)
-        }
-
-    def _seconds(self, ticket: Ticket) -> float | None:
-        """Return how long a job will still take, as far as is known."""
-        end = self._ends.get(ticket)
-        return None if end is None else max(0.0, end - time.monotonic())
+    def _has_spoken(self) -> None:
+        self._silence.heard()
+        if self._outlook.has_spoken():
+            log.info("The engine goes on")
+            self._refresh_soon()
 
     # What follows runs on the event loop, posted by the engine thread.
 
     def _is_ready(self, measured: Measured) -> None:
-        self._pace = Pace(measured)
-        self._schedule.room = self._pace.capacity
+        self._schedule.room = self._outlook.is_ready(measured)
+        self._silence.heard()
+        log.info("The engine has loaded its model")
         if not self._ready.done():
             self._ready.set_result(None)
         self._admit()
@@ -281,31 +266,31 @@ class GenerationQueue(Generic[I]):
                 future.set_exception(error)
 
     def _is_lost(self) -> None:
-        """Give no estimates until there is a new engine: loading it may take long."""
-        self._pace = None
-        self._ends = {}
+        """Tell everybody: nothing goes on until there is a new engine, which may take long."""
+        self._outlook.is_lost()
         self._refresh_soon()
 
     def _has_begun(self, tickets: list[Ticket]) -> None:
+        self._has_spoken()
         for ticket in tickets:
             if not ticket.started.done():
                 ticket.started.set_result(None)
 
     def _has_stepped(self, step: Stepped) -> None:
-        if self._pace is not None and step.load:
-            self._pace.saw(step.load, step.seconds)
+        self._has_spoken()
+        self._outlook.saw_step(step.load, step.seconds)
         if time.monotonic() - self._refreshed >= _ESTIMATE_SECONDS:
             self._refresh_soon()
         for ticket, progress in step.news:
             ticket.taken = progress.step
             if not ticket.images.done() and not ticket.cancelled.is_set():
-                seconds = self._seconds(ticket)
-                ticket.listener(Progress(progress.step, progress.steps, seconds, progress.preview))
+                self._outlook.tell_progress(ticket, progress)
             if self._schedule.is_running(ticket) and self._schedule.end_turn(ticket):
                 ticket.active = False
                 self._admit()
 
     def _is_over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+        self._has_spoken()
         if ticket.cancelled.is_set():
             ticket.fail(JobCancelled())
         elif isinstance(outcome, GenerationError):
@@ -321,7 +306,8 @@ class GenerationQueue(Generic[I]):
         self._schedule.remove(ticket)
         ticket.active = ticket.begun = False
         ticket.taken = 0
-        ticket.position = None
+        ticket.after = "engine"
+        ticket.nearest = None
         if ticket.cancelled.is_set():
             ticket.fail(JobCancelled())
         elif not ticket.images.done():

@@ -14,6 +14,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, get_args
 
 from .errors import InvalidRequest
+from .events import Event, Interruption, Loading, Progress, Waiting
+
+__all__ = [
+    "Event",
+    "GeneratedImage",
+    "GenerationRequest",
+    "Interruption",
+    "Loading",
+    "Pixels",
+    "Progress",
+    "Recipe",
+    "Waiting",
+]
 
 SchedulerName = Literal["lms", "ddim"]
 SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
@@ -357,36 +370,3 @@ class GeneratedImage:
     index: int
     pixels: Pixels
     recipe: Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """`step` of `steps` denoising steps of a job are done.
-
-    `seconds` is how long its pictures will still take as far as can be told, and `preview` a
-    small picture of what they will be, where there is one. Neither makes it another event.
-    """
-
-    step: int
-    steps: int
-    seconds: float | None = field(default=None, compare=False)
-    preview: Pixels | None = field(default=None, compare=False)
-
-    @property
-    def percent(self) -> int:
-        """Return the share that is done, 0 to 100."""
-        return 100 * self.step // self.steps
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A job waits; `position` 1 is the next to run.
-
-    `seconds` is how long it will take until its pictures are there, as far as can be told.
-    """
-
-    position: int
-    seconds: float | None = field(default=None, compare=False)
-
-
-Event = Waiting | Progress

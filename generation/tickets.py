@@ -10,8 +10,9 @@ from typing import Any
 
 from .errors import GenerationError
 from .eta import Work
+from .events import Event, Interruption
 from .fairness import Share, cost
-from .request import Event, GeneratedImage, GenerationRequest, start_step
+from .request import GeneratedImage, GenerationRequest, start_step
 
 Listener = Callable[[Event], None]
 
@@ -40,6 +41,9 @@ class Ticket:
     The event loop writes all fields but `breaks`, which only the engine thread touches: how many
     engines were lost with the job in hand. That thread also reads `cancelled` and `active`:
     whether the job may take steps now, or waits for its turn between two of them.
+
+    `told` is the last event that the listener was given, `told_end` when the job ends by that,
+    `nearest` the nearest place that it was told, and `after` why it waits again, if it does.
     """
 
     job_id: int
@@ -52,8 +56,10 @@ class Ticket:
     active: bool = False
     begun: bool = False
     alone: bool = False
-    position: int | None = None
+    after: Interruption | None = None
+    told: Event | None = None
     told_end: float | None = None
+    nearest: int | None = None
     steps: int = field(init=False)
     load: float = field(init=False)
     taken: int = 0
@@ -72,6 +78,11 @@ class Ticket:
         pixels = request.width * request.height / 1e6
         turn = self.turn_ends - self.taken if self.active else None
         return Work(self.steps - self.taken, self.load, request.count, pixels, turn)
+
+    def tell(self, event: Event) -> None:
+        """Give the listener an event."""
+        self.told = event
+        self.listener(event)
 
     async def taken_up_or_over(self) -> None:
         """Wait until the engine takes the job up, or it ends without that."""

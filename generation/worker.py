@@ -412,7 +412,9 @@ class Worker(Generic[I]):
         """Start a new engine, and all jobs over; those that were in the call one by one."""
         if self._stopping.is_set():
             return
-        log.error("%s It is started anew", error)
+        log.error("%s Another is started", error)
+        # First, so that nobody is told a place or a time of the engine that is gone.
+        self._reports.lost()
         suspects = self._in_call
         others = [ticket for ticket in self._jobs if ticket not in suspects]
         self._jobs.clear()
@@ -420,7 +422,6 @@ class Worker(Generic[I]):
         for ticket in others:
             self._reports.again(ticket, alone=False)
         self._discard_engine()
-        self._reports.lost()
         if self._losses >= _LOSSES or self._set_aside >= _SET_ASIDE:
             self._died(
                 EngineFailed(

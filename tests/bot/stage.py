@@ -21,6 +21,7 @@ from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
 from generation.engine import Denoising, Engine
 from generation.errors import GenerationError
+from generation.events import Waiting
 from generation.pace import Measured
 from generation.request import GeneratedImage, GenerationRequest, Pixels
 
@@ -99,6 +100,16 @@ class Stage:
                 return value
             assert time.monotonic() < deadline, self.env.transcript()
             await asyncio.sleep(0.01)
+
+    async def waits_at(self, message_id: int, place: int) -> None:
+        """Wait until the job of a message is told a place, which the message says coarsely."""
+
+        async def is_there() -> bool:
+            job = await self.bot.service.jobs.by_message(message_id)
+            event = None if job is None else self.bot.service.latest(job)
+            return isinstance(event, Waiting) and event.position == place
+
+        await self.eventually(is_there)
 
     async def finished(self, message_id: int) -> discord.Message:
         """Return a message once it has its pictures."""

@@ -17,9 +17,9 @@ async def test_many_jobs_of_one_member_delay_another_s_first_by_one(
     stage: Stage, gate: GatedEngine
 ) -> None:
     *alice, bob = await _many(stage, gate)
-    await stage.until(lambda: "next in the queue" in stage.look(bob).content)
-    await stage.until(lambda: "place 2" in stage.look(alice[1]).content)
-    await stage.until(lambda: "place 5" in stage.look(alice[4]).content)
+    await stage.waits_at(bob, 1)
+    await stage.waits_at(alice[1], 2)
+    await stage.waits_at(alice[4], 5)
     gate.open()
     await stage.finished(bob)
     assert not pictures(stage.look(alice[4]))
@@ -40,7 +40,7 @@ async def test_a_role_with_weight_is_served_more_often(stage: Stage, gate: Gated
     heavy = [
         (await eve.slash(stage.channel, "imagine", prompt="owl")).response.id for _ in range(3)
     ]
-    await stage.until(lambda: "next in the queue" in stage.look(plain[0]).content)
+    await stage.waits_at(plain[0], 1)
     for place, message_id in enumerate(heavy, start=2):
-        await stage.until(lambda m=message_id, p=place: f"place {p}" in stage.look(m).content)
-    await stage.until(lambda: "place 6" in stage.look(plain[2]).content)
+        await stage.waits_at(message_id, place)
+    await stage.waits_at(plain[2], 6)

@@ -102,8 +102,9 @@ async def test_progress_and_place_in_the_queue_are_edited_into_the_message(
     second = await stage.bob.slash(stage.channel, "imagine", prompt="cat face")
     third = await stage.bob.slash(stage.channel, "imagine", prompt="dog face")
     await stage.until(lambda: "▱ 0 %" in stage.look(first.response.id).content)
-    await stage.until(lambda: "next in the queue" in stage.look(second.response.id).content)
-    await stage.until(lambda: "place 2" in stage.look(third.response.id).content)
+    await stage.until(lambda: "in the queue" in stage.look(second.response.id).content)
+    await stage.until(lambda: "in the queue" in stage.look(third.response.id).content)
+    await stage.waits_at(third.response.id, 2)
     gate.open()
     for result in (first, second, third):
         message = await stage.finished(result.response.id)

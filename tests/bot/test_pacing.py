@@ -76,14 +76,14 @@ async def test_an_estimate_that_waits_for_its_turn_shrinks_and_runs_out() -> Non
 async def test_an_estimate_counts_down_by_itself_and_is_taken_back_when_it_has_run_out() -> None:
     shown = Shown()
     async with pacing(shown, 0.05) as pacer:
-        pacer.show(JOB, 1, Waiting(3, 2.3))
+        pacer.show(JOB, 1, Progress(1, 4, 2.3))
         await shown.until(lambda: shown.of(JOB) and shown.of(JOB)[-1].seconds is None)
         texts = [replies.waiting(JOB, event).splitlines()[-1] for event in shown.of(JOB)]
         assert texts == [
-            "place 3 in the queue · about 2 s · job 42",
-            "place 3 in the queue · about 1 s · job 42",
-            "place 3 in the queue · a moment · job 42",
-            "place 3 in the queue · job 42",
+            "▰▰▱▱▱▱▱▱▱▱ 25 % · about 2 s left · job 42",
+            "▰▰▱▱▱▱▱▱▱▱ 25 % · about 1 s left · job 42",
+            "▰▰▱▱▱▱▱▱▱▱ 25 % · a moment left · job 42",
+            "▰▰▱▱▱▱▱▱▱▱ 25 % · job 42",
         ]
         await asyncio.sleep(0.3)
         assert len(shown.edits) == 4

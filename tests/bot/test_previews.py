@@ -119,7 +119,7 @@ async def test_a_job_that_waits_for_its_next_turn_keeps_its_preview(showing: Sho
     showing.show(Progress(1, 4, preview=BLUE))
     await showing.says("25 %")
     showing.show(Waiting(2, 30.0))
-    assert (await showing.says("place 2 in the queue · about 30 s")).attachments
+    assert (await showing.says("in the queue · about 30 s")).attachments
 
 
 async def test_the_pictures_take_the_place_of_the_preview(showing: Showing) -> None:

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import math
 import re
 from datetime import UTC, datetime
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -94,82 +92,6 @@ def test_no_prompt_makes_a_message_longer_than_discord_takes(prompt: str) -> Non
     ):
         assert len(text) <= DISCORD_LENGTH
     assert len(replies.alt_text(job, recipe, 1, 4)) <= 1_024
-
-
-def test_progress_reads_as_percent_and_bar() -> None:
-    assert replies.waiting(JOB, Progress(0, 25)).endswith("▱▱▱▱▱▱▱▱▱▱ 0 % · job 42")
-    assert replies.waiting(JOB, Progress(8, 25)).endswith("▰▰▰▱▱▱▱▱▱▱ 32 % · job 42")
-    assert replies.waiting(JOB, Progress(25, 25)).endswith("▰▰▰▰▰▰▰▰▰▰ 100 % · job 42")
-    assert replies.waiting(JOB, Waiting(1)).endswith("next in the queue · job 42")
-    assert replies.waiting(JOB, Waiting(2)).endswith("place 2 in the queue · job 42")
-
-
-def test_an_estimate_stands_behind_percent_and_place() -> None:
-    assert replies.waiting(JOB, Progress(10, 25, 12.3)).endswith(" 40 % · about 12 s left · job 42")
-    assert replies.waiting(JOB, Progress(25, 25, 0.2)).endswith("100 % · a moment left · job 42")
-    assert replies.waiting(JOB, Waiting(3, 19.8)).endswith(
-        "\nplace 3 in the queue · about 20 s · job 42"
-    )
-    assert replies.waiting(JOB, Waiting(1, math.inf)).endswith("\nnext in the queue · job 42")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (-3.0, "a moment"),
-        (0.99, "a moment"),
-        (1.0, "about 1 s"),
-        (12.4, "about 12 s"),
-        (19.6, "about 20 s"),
-        (58, "about 60 s"),
-        (94, "about 90 s"),
-        (118, "about 2 min"),
-        (12 * 60 + 20, "about 12 min"),
-        (3_590, "about 1 h"),
-        (5_500, "about 1.5 h"),
-        (9.8 * 3_600, "about 10 h"),
-        (100_000, "about 28 h"),
-    ],
-)
-def test_an_estimate_is_said_in_the_unit_that_people_use(seconds: float, said: str) -> None:
-    assert replies.duration(seconds) == said
-
-
-UNITS = {"s": 1, "min": 60, "h": 3_600}
-
-
-def meant(said: str) -> float:
-    number, unit = said.removeprefix("about ").split()
-    return float(number) * UNITS[unit]
-
-
-estimates = st.floats(1, 1e6)
-
-
-@given(estimates, estimates)
-def test_a_longer_time_is_never_said_to_be_shorter(one: float, other: float) -> None:
-    short, long = (replies.duration(seconds) or "" for seconds in sorted((one, other)))
-    assert meant(short) <= meant(long)
-
-
-@given(estimates)
-def test_what_is_said_is_near_what_was_estimated(seconds: float) -> None:
-    assert abs(meant(replies.duration(seconds) or "") - seconds) <= max(0.5, 0.26 * seconds)
-
-
-@given(st.sampled_from([math.inf, -math.inf, math.nan]))
-def test_what_is_no_time_is_not_said(seconds: float) -> None:
-    assert replies.duration(seconds) is None
-
-
-def test_an_estimate_that_waited_to_be_shown_has_shrunk_and_one_that_ran_out_is_gone() -> None:
-    assert replies.aged(Progress(1, 4, 10.0), 2.5).seconds == 7.5
-    assert replies.aged(Waiting(2, 10.0), 10.5).seconds is None
-    assert replies.aged(Waiting(2), 10.5) == Waiting(2)
-    preview = Pixels(1, 1, b"abc")
-    event = replies.aged(Progress(1, 4, 1.0, preview), 2.0)
-    assert isinstance(event, Progress)
-    assert event.preview is preview
 
 
 def test_a_prompt_over_several_lines_stays_on_one() -> None:

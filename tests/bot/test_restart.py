@@ -325,9 +325,9 @@ async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
     submitted: dict[int, bool] = {}
     submit = GenerationQueue.submit
 
-    def noting(queue: Any, job_id: int, *arguments: Any, alone: bool = False) -> Any:
+    def noting(queue: Any, job_id: int, *arguments: Any, alone: bool, **options: Any) -> Any:
         submitted[job_id] = alone
-        return submit(queue, job_id, *arguments, alone=alone)
+        return submit(queue, job_id, *arguments, alone=alone, **options)
 
     monkeypatch.setattr(GenerationQueue, "submit", noting)
     closing = stage.restart()

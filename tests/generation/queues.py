@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import weakref
 from collections.abc import AsyncIterator, Sequence
@@ -181,6 +182,9 @@ async def a_stage(engine: FakeEngine | None = None, *, limit: int = 10) -> Async
     queue = GenerationQueue(lambda: engine, limit=limit)
     await queue.__aenter__()
     try:
+        # Or the first jobs would be told that the model is being loaded, or not.
+        with contextlib.suppress(GenerationError):
+            await queue.ready()
         yield Stage(queue, engine)
     finally:
         closing = asyncio.create_task(queue.__aexit__())
