@@ -10,6 +10,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from . import terminal
+
 app = typer.Typer(
     name="imagine-bot",
     help="A self-hosted Discord image bot with a diffusion engine written by hand.",
@@ -181,8 +183,5 @@ def main() -> NoReturn:
     # operation; where something else runs on a core too, such as the event loop, spinning for
     # as long as they do by default makes a step four times slower, and not spinning twice.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    try:
-        app(standalone_mode=True)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
+    terminal.prepare_streams()
+    sys.exit(terminal.exit_code(app))

@@ -5,33 +5,45 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from generation.request import GUIDANCE_MAX, GUIDANCE_MIN, SIZE_MAX, SIZE_MIN, STEPS_MAX, STEPS_MIN
 
 from .errors import ConfigError
+from .token import take_token
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 DEFAULT_FILE: Final = Path("config.toml")
 _ENV_PREFIX: Final = "IMAGINE_BOT_"
 _ENVIRONMENT: Final = "the environment"
-_VARIABLE: Final = "DISCORD_TOKEN"
+_TOKEN_KEYS: Final = frozenset({"token", "token_file"})
+_SHOWN: Final = 100
 
 
 class Settings(BaseSettings):
     """Everything that an operator can set; `config.example.toml` explains each key.
 
-    A value is taken from the first of: the command line, the environment
+    `load_settings` takes a value from the first of: the command line, the environment
     (`DISCORD_TOKEN`, else `IMAGINE_BOT_` and the key in upper case), the TOML file.
     """
 
     model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, extra="forbid", frozen=True)
 
     token: SecretStr | None = None
+    token_file: Path | None = None
     data: Path = Path("data")
     min_free_mb: Annotated[int, Field(ge=0)] = 200
     model: Annotated[str, Field(min_length=1)] = "starter"
@@ -58,56 +70,101 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic passes it by name
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave out the sources that are not ours; the TOML file comes in by `load_settings`."""
-        return (init_settings, env_settings)
+        """Leave out all other sources: `read_settings` asks each by itself, for its faults."""
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was read: the settings as far as they are right, and a sentence for each fault."""
+
+    settings: Settings
+    faults: tuple[str, ...]
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
     """Return the settings from `config` (or ./config.toml if there is one) and the environment.
 
-    `given` holds what the command line says; None there means not said.
+    `given` holds what the command line says; None there means not said. The token is removed from
+    the environment.
 
     Raises:
-        ConfigError: a file cannot be read, or a key or value is wrong; one sentence.
+        ConfigError: a file cannot be read, or keys or values are wrong; a sentence for each.
     """
-    _check_environment()
-    said = {key: value for key, value in given.items() if value is not None}
+    reading = read_settings(config, **given)
+    if reading.faults:
+        raise ConfigError(*reading.faults)
+    return reading.settings
+
+
+def read_settings(config: Path | None = None, **given: Any) -> Reading:
+    """Return the same settings without what is wrong, and all that is wrong."""
     file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
-    written = _read(file) if file is not None else {}
+    faults: list[str] = []
+    sources = (
+        ({} if file is None else _from_file(file, faults), str(file)),
+        (_from_environment(faults), _ENVIRONMENT),
+        ({key: value for key, value in given.items() if value is not None}, "the command line"),
+    )
+    merged: dict[str, Any] = {}
+    for values, where in sources:
+        right = _right(values, where, faults)
+        if _TOKEN_KEYS & right.keys():
+            # A token of a source that counts less must not be taken in place of this one.
+            merged = {key: value for key, value in merged.items() if key not in _TOKEN_KEYS}
+        merged |= right
+    settings = Settings(**merged)
+    faults.extend(_contradictions(settings))
+    return Reading(settings, tuple(faults))
+
+
+def _right(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
+    """Return those of `values` that are right, as settings; say of the others what is wrong."""
     try:
-        from_environment = Settings().model_dump(exclude_unset=True)
+        return Settings(**values).model_dump(exclude_unset=True)
     except ValidationError as error:
-        raise ConfigError(_explain(error, _ENVIRONMENT)) from error
-    # Not as an alias of the key: its name alone, TOKEN, would be read too, and whatever another
-    # program keeps there would be sent to Discord.
-    if token := os.environ.get(_VARIABLE):
-        from_environment["token"] = token
-    try:
-        from_file = Settings.model_validate(written).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, str(file))) from error
-    try:
-        settings = Settings(**{**from_file, **from_environment, **said})
-    except ValidationError as error:
-        raise ConfigError(_explain(error, "the command line")) from error
+        wrong = {str(fault["loc"][0]) for fault in error.errors()}
+        faults.extend(dict.fromkeys(_explain(fault, where) for fault in error.errors()))
+    rest = {key: value for key, value in values.items() if key not in wrong}
+    return Settings(**rest).model_dump(exclude_unset=True)
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with settings that are each right."""
     if settings.steps is not None and settings.steps > settings.max_steps:
-        raise ConfigError(
+        yield (
             f"steps is {settings.steps} and max_steps {settings.max_steps}, so nobody who leaves "
             "the steps out could have a picture; set steps to at most max_steps."
         )
-    return settings
 
 
-def _check_environment() -> None:
-    """Refuse a misspelled variable: it would be passed over in silence."""
+def _from_environment(faults: list[str]) -> dict[str, Any]:
+    """Return what the environment sets, and take the token out of it: children get a copy."""
+    # A misspelled variable would be passed over in silence.
     known = {f"{_ENV_PREFIX}{key.upper()}" for key in Settings.model_fields}
-    for name in sorted(os.environ):
-        if name.upper().startswith(_ENV_PREFIX) and name.upper() not in known:
-            raise ConfigError(_unknown(_ENVIRONMENT, name, known))
+    faults.extend(
+        _unknown(_ENVIRONMENT, name, known)
+        for name in sorted(os.environ)
+        if name.upper().startswith(_ENV_PREFIX) and name.upper() not in known
+    )
+    source = EnvSettingsSource(Settings)
+    found: dict[str, Any] = {}
+    for key, field in Settings.model_fields.items():
+        text, _, is_complex = source.get_field_value(field, key)
+        if text is None or key == "token":
+            continue
+        try:
+            found[key] = source.prepare_field_value(key, field, text, is_complex)
+        except ValueError:
+            faults.append(
+                f"{_ENVIRONMENT} sets {_ENV_PREFIX}{key.upper()} to {_shown(key, text)}; it should "
+                "be JSON, as config.example.toml shows."
+            )
+    return found | take_token(os.environ)
 
 
 def _unknown(where: str, key: str, known: Iterable[str]) -> str:
@@ -116,32 +173,40 @@ def _unknown(where: str, key: str, known: Iterable[str]) -> str:
     return f"{where} has an unknown key {key!r}; {hint}"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not valid TOML: {error}; mend that line.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
+    except UnicodeDecodeError:
+        faults.append(f"{file} is not UTF-8 text; save it as UTF-8.")
+    except (ValueError, RecursionError) as error:
+        faults.append(f"{file} is not valid TOML: {error}; correct that line.")
     except OSError as error:
-        raise ConfigError(
+        faults.append(
             f"{file} cannot be read ({error.strerror}); copy config.example.toml to it, or name "
             "another file with --config."
-        ) from error
+        )
+    return {}
 
 
-def _explain(error: ValidationError, where: str) -> str:
-    """Return one sentence about the first thing that is wrong."""
-    first = error.errors()[0]
-    if first["loc"][-1:] == ("[key]",):
-        return f"{where} sets {first['loc'][0]} for {first['input']!r}; use ids, which are numbers."
-    key = ".".join(str(part) for part in first["loc"]) or "?"
-    if first["type"] == "extra_forbidden":
+def _explain(fault: ErrorDetails, where: str) -> str:
+    """Return one sentence about one thing that is wrong."""
+    if fault["loc"][-1:] == ("[key]",):
+        return f"{where} sets {fault['loc'][0]} for {fault['input']!r}; use ids, which are numbers."
+    key = ".".join(str(part) for part in fault["loc"]) or "?"
+    if fault["type"] == "extra_forbidden":
         return _unknown(where, key, Settings.model_fields)
-    message = first["msg"].removeprefix("Input should be ").partition(", unable")[0]
-    if first["type"] == "string_too_short":
+    message = fault["msg"].removeprefix("Input should be ").partition(", unable")[0]
+    if fault["type"] == "string_too_short":
         message = "some text, or be left out"
+    value = _shown(key, fault["input"])
     if where == _ENVIRONMENT and key in Settings.model_fields:
         key = f"{_ENV_PREFIX}{key.upper()}"
-    value = "a secret" if "token" in key.lower() else repr(first["input"])
     return f"{where} sets {key} to {value}; it should be {message}."
+
+
+def _shown(key: str, value: object) -> str:
+    """Return `value` as a message may show it: no secret, and not at any length."""
+    text = repr(value)
+    if "token" in key.lower() or "token" in text.lower():
+        return "a secret"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

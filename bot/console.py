@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Final, ParamSpec
 
-from rich.console import Console
-from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -23,11 +22,12 @@ from generation.locate import ModelProfile, locate
 from generation.model_files import DownloadProgress
 
 from .errors import USER_ERRORS
+from .terminal import SafeConsole, harmless, log_handler, shows
 
 P = ParamSpec("P")
 
-out: Final = Console(highlight=False, soft_wrap=True)
-err: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+out: Final = SafeConsole(highlight=False, soft_wrap=True)
+err: Final = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def one_sentence(command: Callable[P, int]) -> Callable[P, int]:
@@ -45,26 +45,42 @@ def one_sentence(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def complain(error: Exception) -> None:
-    """Print the sentence of an error."""
-    err.print(f"[bold red]error:[/] {_plain(str(error))}")
+    """Print the sentence of an error, or each of its sentences, on a line of its own."""
+    for sentence in getattr(error, "sentences", (str(error),)):
+        err.print("[bold red]error:[/]", end=" ")
+        note(sentence)
 
 
-def _plain(text: str) -> str:
-    """Return `text` with rich's markup made harmless."""
-    return text.replace("[", r"\[")
+def say(text: str) -> None:
+    """Print one line of results on standard output, whatever is in it."""
+    out.print(harmless(text, breaks=False), markup=False)
+
+
+def note(text: str) -> None:
+    """Print one line on standard error, whatever is in it."""
+    err.print(harmless(text, breaks=False), markup=False)
 
 
 def set_up_logging(level: str) -> None:
     """Log to standard error; libraries speak only when something is wrong."""
-    handler = RichHandler(console=err, show_path=False, rich_tracebacks=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[log_handler(err)], force=True)
     for name in ("bot", "generation", "storage"):
         logging.getLogger(name).setLevel(level)
     # It warns at every start of codecs that only voice needs.
     logging.getLogger("discord.client").setLevel("DEBUG" if level == "DEBUG" else "ERROR")
     # Warnings of libraries tell their developers, not an operator.
     logging.captureWarnings(capture=True)
+    logging.getLogger("discord.client").addFilter(_without_trace)
     logging.getLogger("py.warnings").setLevel("DEBUG" if level == "DEBUG" else "ERROR")
+
+
+def _without_trace(record: logging.LogRecord) -> bool:
+    """Say on one line why the connection to Discord is gone; a traceback adds nothing to it."""
+    if record.exc_info and record.msg == "Attempting a reconnect in %.2fs":
+        record.msg = f"The connection to Discord is gone (%s). {record.msg}"
+        record.args = (record.exc_info[1], *(record.args or ()))
+        record.exc_info = None
+    return True
 
 
 @contextmanager
@@ -88,7 +104,7 @@ def progress(*columns: TextColumn | BarColumn | DownloadColumn) -> Iterator[Prog
 def status(text: str) -> Iterator[None]:
     """Say on a terminal what is going on while inside."""
     if err.is_terminal:
-        with err.status(text):
+        with err.status(escape(harmless(text)), spinner="dots" if shows(err, "⠋") else "line"):
             yield
     else:
         yield
@@ -106,7 +122,7 @@ def locate_model(name: str) -> ModelProfile:
         def on_download(state: DownloadProgress) -> None:
             nonlocal task
             if task is None:
-                task = bar.add_task(f"Downloading {name}")
+                task = bar.add_task(escape(harmless(f"Downloading {name}")))
             bar.update(task, completed=state.done, total=state.total)
 
         return locate(name, on_download=on_download)

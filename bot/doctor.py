@@ -18,11 +18,12 @@ from storage.space import free_bytes
 
 from . import console, storage_checks
 from .client import INTENTS
-from .config import Settings, load_settings
+from .config import Reading, Settings, read_settings
 from .errors import ConfigError
+from .terminal import shows
+from .token import PORTAL, NoToken, find_token, readable_by_others
 
 _SPACE_MIN: Final = 2 * 2**30
-_PORTAL: Final = "https://discord.com/developers/applications"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +37,21 @@ class Finding:
 
 def examine(config: Path | None, *, data: Path | None) -> int:
     """Print a line for each part of the set-up; return 0 only if all of it is well."""
-    try:
-        settings = load_settings(config, data=data)
-    except ConfigError as error:
-        _print(Finding("config", "cannot be used", str(error)))
-        return 1
+    reading = read_settings(config, data=data)
     console.set_up_logging("ERROR")
     findings = []
-    for finding in _findings(settings):
+    for finding in _findings(reading):
         _print(finding)
         findings.append(finding)
     return 1 if any(finding.mend for finding in findings) else 0
 
 
-def _findings(settings: Settings) -> Iterator[Finding]:
-    yield Finding("config", "can be read")
+def _findings(reading: Reading) -> Iterator[Finding]:
+    for fault in reading.faults:
+        yield Finding("config", "cannot be used", fault)
+    if not reading.faults:
+        yield Finding("config", "can be read")
+    # What is wrong there is left out, so the other parts can be looked at all the same.
     checks: tuple[Callable[[Settings], Finding], ...] = (
         _token,
         _intents,
@@ -60,30 +61,39 @@ def _findings(settings: Settings) -> Iterator[Finding]:
         _space,
     )
     for check in checks:
-        yield check(settings)
+        yield check(reading.settings)
 
 
 def _print(finding: Finding) -> None:
-    mark = "[yellow]✗[/]" if finding.mend else "[green]✓[/]"
+    bad, good, arrow = "✗✓→" if shows(console.out, "✗✓→") else "x+>"
+    mark = f"[yellow]{bad}[/]" if finding.mend else f"[green]{good}[/]"
     console.out.print(f"{mark} [bold]{finding.subject}[/]:", end=" ")
-    console.out.print(finding.text, markup=False)
+    console.say(finding.text)
     if finding.mend:
-        console.out.print(f"  → {finding.mend}", markup=False)
+        console.say(f"  {arrow} {finding.mend}")
 
 
 def _token(settings: Settings) -> Finding:
-    token = settings.token.get_secret_value().strip() if settings.token else ""
-    if not token:
-        mend = f"copy it from the Bot page of {_PORTAL} and set DISCORD_TOKEN to it"
-        return Finding("token", "there is none", mend)
+    try:
+        token = find_token(settings)
+    except NoToken as error:
+        return Finding("token", "there is none", str(error))
+    except ConfigError as error:
+        return Finding("token", "cannot be used", str(error))
     try:
         name = asyncio.run(_log_in(token))
     except discord.LoginFailure:
-        mend = f"copy it again from the Bot page of {_PORTAL}; resetting it makes a new one"
+        mend = f"copy it again from the Bot page of {PORTAL}; resetting it makes a new one"
         return Finding("token", "Discord refused it", mend)
     except (aiohttp.ClientError, OSError, discord.HTTPException) as error:
         return Finding(
             "token", "could not be tried", f"Discord cannot be reached ({error}): check the network"
+        )
+    if readable_by_others(settings):
+        return Finding(
+            "token",
+            f"it belongs to {name}, and other users may read it in {settings.token_file}",
+            f"chmod 600 {settings.token_file}",
         )
     return Finding("token", f"it belongs to {name}")
 

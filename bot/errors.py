@@ -28,7 +28,11 @@ class BotError(Exception):
 
 
 class ConfigError(BotError):
-    """The configuration cannot be used; the sentence names key and value."""
+    """The configuration cannot be used; each sentence names a key, its value and what is right."""
+
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(sentences))
+        self.sentences = sentences
 
 
 class NotVisible(BotError):

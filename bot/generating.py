@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,13 +16,16 @@ from generation.request import SIZE_MAX, STEPS_MAX, GeneratedImage, GenerationRe
 from . import console
 from .config import Settings, load_settings
 from .engines import load_engine
-from .errors import BotError, MissingInput
+from .errors import MissingInput
+from .output import open_folder
 from .requests import RequestDesk, Wishes
 
 if TYPE_CHECKING:
     from generation.engine import Engine
 
 _NAME_LENGTH: Final = 40
+# For each processor; more of them only wait for each other.
+_THREADS_MAX: Final = 4
 
 
 @console.one_sentence
@@ -34,20 +37,18 @@ def generate_files(
     settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
     profile = console.locate_model(settings.model)
     request = _request(RequestDesk(settings, profile), wishes, image)
-    folder = _writable(out)
-    if max(request.width, request.height) > profile.default_max_size:
-        console.err.print(
-            f"The model {profile.name} is for pictures of at most {profile.default_max_size} "
-            "pixels in width and height; larger ones are seldom good.",
-            markup=False,
-        )
-    pictures = make(open_engine(settings, profile), request)
-    for picture in pictures:
-        path = folder / _file_name(picture)
-        _write(path, to_png(picture.pixels, picture.recipe))
-        console.out.print(str(path), markup=False)
+    with open_folder(out) as folder:
+        if max(request.width, request.height) > profile.default_max_size:
+            console.note(
+                f"The model {profile.name} is for pictures of at most {profile.default_max_size} "
+                "pixels in width and height; larger ones are seldom good."
+            )
+        pictures = make(open_engine(settings, profile), request)
+        for picture in pictures:
+            path = folder.write(_file_name(picture), to_png(picture.pixels, picture.recipe))
+            console.say(str(path))
     if unread := pictures[0].recipe.unread_prompt:
-        console.err.print(f"The model did not read: {unread}", markup=False)
+        console.note(f"The model did not read: {unread}")
     return 0
 
 
@@ -86,7 +87,8 @@ def compute_like(recipe: Recipe) -> None:
     import torch  # noqa: PLC0415 - it takes a second, which a mistake in the options need not
 
     if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
+        # A file from anywhere says what it likes.
+        torch.set_num_threads(min(recipe.threads, _THREADS_MAX * (os.cpu_count() or 1)))
 
 
 def make(
@@ -103,36 +105,6 @@ def make(
             on_progress=lambda state: bar.update(task, completed=state.step, total=state.steps),
             decoder_tile=decoder_tile,
         )
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BotError(
-            f"{folder} is no folder and cannot be made one ({error.strerror}); name another with "
-            "--out."
-        ) from error
-    try:
-        # Now, and not when the picture is made.
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise BotError(
-            f"Nothing can be written to {folder} ({error.strerror}); name another with --out."
-        ) from error
-    return folder
-
-
-def _write(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise BotError(
-            f"{path} cannot be written ({error.strerror}); name another folder with --out."
-        ) from error
 
 
 def _file_name(picture: GeneratedImage) -> str:

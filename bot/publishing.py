@@ -19,8 +19,8 @@ Commands = Sequence[app_commands.AppCommand]
 
 # discord.py waits for the end of a limit by itself, and that for new commands lasts a day.
 _DEADLINE: Final = 45.0
-# The first pause is of 16 s: nobody waits for this.
-_PATIENCE: Final = 4
+# The first pause is of 8 s: nobody waits for this.
+_PATIENCE: Final = 3
 _RATE_LIMITED: Final = 429
 _SERVER_ERROR: Final = 500
 

@@ -71,14 +71,13 @@ def replay_picture(
         differences = list(_differences(original, made.pixels, made.recipe))
         if differences:
             same = False
-            console.out.print(f"{original.name}: not the same.", markup=False)
+            console.say(f"{original.name}: not the same.")
             for difference in differences:
-                console.out.print(f"  {difference}", markup=False)
+                console.say(f"  {difference}")
         else:
-            console.out.print(
+            console.say(
                 f"{original.name}: the same, every pixel of {made.pixels.width}x"
-                f"{made.pixels.height} (seed {made.recipe.seed}).",
-                markup=False,
+                f"{made.pixels.height} (seed {made.recipe.seed})."
             )
     return 0 if same else 1
 

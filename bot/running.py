@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -13,9 +14,10 @@ import discord
 
 from . import console
 from .client import ImagineBot, create_bot
-from .config import load_settings
+from .config import Settings, read_settings
 from .connecting import explain, log_in
 from .errors import ConfigError
+from .token import deny_inspection, find_token, forget_secrets, readable_by_others
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +40,35 @@ def run_bot(config: Path | None, *, data: Path | None) -> int:
 
 
 def _start(config: Path | None, *, data: Path | None) -> int:
-    settings = load_settings(config, data=data)
+    # The database and the pictures are nobody else's to read.
+    os.umask(0o077)
+    deny_inspection()
+    settings, token = _configure(config, data=data)
     console.set_up_logging(settings.log_level)
-    token = settings.token.get_secret_value().strip() if settings.token else ""
-    if not token:
-        raise ConfigError(
-            "There is no Discord token; set DISCORD_TOKEN, or token in config.toml (the README "
-            "says how to get one)."
+    if readable_by_others(settings):
+        log.warning(
+            "Other users may read the token file %s; chmod 600 keeps them out", settings.token_file
         )
     profile = console.locate_model(settings.model)
+    forget_secrets()
     return asyncio.run(_run(create_bot(settings, profile=profile), token))
+
+
+def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str]:
+    """Return the settings and the token.
+
+    Raises:
+        ConfigError: with all that is wrong with both.
+    """
+    reading = read_settings(config, data=data)
+    try:
+        token = find_token(reading.settings)
+    except ConfigError as error:
+        raise ConfigError(*reading.faults, *error.sentences) from error
+    if reading.faults:
+        raise ConfigError(*reading.faults)
+    # Nothing but the login needs it.
+    return reading.settings.model_copy(update={"token": None}), token
 
 
 async def _run(bot: ImagineBot, token: str) -> int:

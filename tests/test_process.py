@@ -16,6 +16,7 @@ from simcord.builders import ChannelHandle
 
 from bot.config import Settings
 from bot.requests import RequestDesk, Wishes
+from bot.running import CONFIG_FAULT
 from generation.locate import locate
 
 from .rig import Asked, BotProcess, Discord, MessageView
@@ -340,7 +341,7 @@ async def test_a_token_that_is_reset_ends_the_bot_and_a_new_one_lets_it_go_on(ro
     await room.shows(" %")
     room.world.reset_token()
     room.world.drop_sockets()
-    assert await room.bot.wait(within=20) == 1
+    assert await room.bot.wait(within=20) == CONFIG_FAULT
     assert "if the token was reset, set DISCORD_TOKEN to the new one" in room.bot.output
     assert "Traceback" not in room.bot.output
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -58,6 +59,65 @@ async def test_a_missing_token_is_asked_for(world: Discord, data: Path, token: s
     said = await refusal(bot, code=CONFIG_FAULT)
     assert said.startswith("There is no Discord token; set DISCORD_TOKEN")
     assert world.requests == []
+
+
+async def test_all_that_is_wrong_with_the_configuration_is_said_at_once(
+    world: Discord, data: Path
+) -> None:
+    bot = imagine_bot(world, data, queue_limit=0, progress_seconds="often")
+    bot.env["DISCORD_TOKEN"] = f"{world.token}\nOTHER=1"
+    async with bot:
+        assert await bot.wait() == CONFIG_FAULT
+    said = [line for line in bot.output.splitlines() if line.startswith("error: ")]
+    assert len(said) == len(bot.output.splitlines()) == 3, bot.output
+    for words in ("QUEUE_LIMIT to '0'", "PROGRESS_SECONDS to 'often'", "has a line break inside"):
+        assert words in bot.output
+    assert world.token not in bot.output
+    assert world.requests == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+async def test_the_engine_never_has_the_token_and_the_files_are_the_bots_alone(
+    world: Discord, data: Path
+) -> None:
+    secret = data.parent / "token"
+    secret.write_text(world.token)
+    bot = imagine_bot(world, data)
+    del bot.env["DISCORD_TOKEN"]
+    bot.env |= {"DISCORD_TOKEN_FILE": str(secret), "HF_TOKEN": "a-secret-of-the-hub"}
+    async with bot:
+        await said(bot, "Other users may read the token file")
+        await world.until(world.commands, what="the bot's commands", within=30)
+        engine = await engine_of(bot.pid)
+        held = b"".join((engine / name).read_bytes() for name in ("environ", "cmdline"))
+        assert b"OMP_NUM_THREADS" in held
+        for secret_text in (world.token, "a-secret-of-the-hub"):
+            assert secret_text.encode() not in held
+        assert modes(data) == {0}
+
+
+def modes(folder: Path) -> set[int]:
+    """Return what others than its owner may do with a folder and all that is in it."""
+    places = [folder, *folder.rglob("*")]
+    assert len(places) > 3
+    return {place.stat().st_mode & 0o077 for place in places}
+
+
+async def engine_of(pid: int) -> Path:
+    """Return the folder in /proc of the process that the bot `pid` has started for its engine."""
+    async with asyncio.timeout(30):
+        while not (found := spawned_by(pid)):
+            await asyncio.sleep(0.05)
+    return found[0]
+
+
+def spawned_by(pid: int) -> list[Path]:
+    children = [
+        Path("/proc") / child
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [child for child in children if b"spawn_main" in (child / "cmdline").read_bytes()]
 
 
 async def test_two_bots_on_one_folder_are_one_too_many(world: Discord, data: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -212,19 +213,20 @@ def test_a_size_that_the_model_makes_nothing_good_of_is_made_and_said(shell: She
     assert "is for pictures of at most 128 pixels in width and height" in result.stderr
 
 
-def test_a_picture_for_which_there_is_no_room_is_not_left_half_written(
-    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: Path, data: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(data[:100])
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """A system that lets no file grow beyond 100 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+
+def test_a_picture_for_which_there_is_no_room_is_not_left_half_written(
+    shell: Shell, tmp_path: Path, small_files: None
+) -> None:
     said = sentence(shell("generate", "owl", "--steps", "1", "--out", "made"))
-    assert said.endswith(
-        "cannot be written (No space left on device); name another folder with --out."
-    )
+    assert said.endswith("cannot be written (File too large); name another folder with --out.")
     assert list((tmp_path / "made").iterdir()) == []
 
 
@@ -371,7 +373,7 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     assert result.returncode == 1
     lines = result.stdout.splitlines()
     assert "✗ token: there is none" in lines
-    assert any(line.startswith("  → copy it from the Bot page") for line in lines)
+    assert any(line.startswith("  → There is no Discord token; set") for line in lines)
     assert f"✓ model: starter, {EDGE}x{EDGE} pixels, {STARTER.prompt_limit} tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
     assert "✓ database: data is not there yet; the bot makes it when it starts" in lines

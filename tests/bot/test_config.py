@@ -87,3 +87,61 @@ def test_the_token_has_its_own_name_and_no_other(
     file.write_text('DISCORD_TOKEN = "file"')
     with pytest.raises(ConfigError, match="unknown key 'DISCORD_TOKEN'"):
         load_settings(file)
+
+
+def test_all_faults_of_all_sources_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        'modle = "x"\nqueue_limit = 0\nprogress_seconds = "often"\nmax_steps = 5\n'
+        "role_weights = { admin = 2.0, 1 = -1.0 }"
+    )
+    monkeypatch.setenv("IMAGINE_BOT_MEMBER_LIMIT", "few")
+    monkeypatch.setenv("IMAGINE_BOT_STEPS", "20")
+    monkeypatch.setenv("IMAGINE_BOT_QUEUE_LIMITS", "3")
+    monkeypatch.setenv("IMAGINE_BOT_ROLE_WEIGHTS", "admin")
+    with pytest.raises(ConfigError) as error:
+        load_settings(file, model="")
+    assert sorted(sentence.removeprefix(f"{file} ") for sentence in error.value.sentences) == [
+        "has an unknown key 'modle'; did you mean 'model'?",
+        "sets progress_seconds to 'often'; it should be a valid number.",
+        "sets queue_limit to 0; it should be greater than or equal to 1.",
+        "sets role_weights for 'admin'; use ids, which are numbers.",
+        "sets role_weights.1 to -1.0; it should be greater than 0.",
+        "steps is 20 and max_steps 5, so nobody who leaves the steps out could have a picture; set "
+        "steps to at most max_steps.",
+        "the command line sets model to ''; it should be some text, or be left out.",
+        "the environment has an unknown key 'IMAGINE_BOT_QUEUE_LIMITS'; did you mean "
+        "'IMAGINE_BOT_QUEUE_LIMIT'?",
+        "the environment sets IMAGINE_BOT_MEMBER_LIMIT to 'few'; it should be a valid integer.",
+        "the environment sets IMAGINE_BOT_ROLE_WEIGHTS to 'admin'; it should be JSON, as "
+        "config.example.toml shows.",
+    ]
+
+
+@pytest.mark.parametrize("text", ["token = 12345678", 'model = { token = "12345678" }'])
+def test_no_fault_shows_a_secret(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="to a secret; it should be a valid string") as error:
+        load_settings(file)
+    assert "12345678" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["steps = " + "9" * 5000, "steps = " + "[" * 20_000, "a = 1\na = 2", "token = 'secret\n"],
+    ids=["digits", "depth", "twice", "quote"],
+)
+def test_a_file_that_is_no_toml_gets_a_sentence_and_hides_no_other_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    monkeypatch.setenv("IMAGINE_BOT_QUEUE_LIMIT", "lots")
+    with pytest.raises(ConfigError) as error:
+        load_settings(file)
+    assert len(error.value.sentences) == 2
+    assert f"{file} is not valid TOML" in error.value.sentences[0]
+    assert "secret" not in str(error.value)
