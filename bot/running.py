@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import discord
 
+from storage.rights import Rights, make_private
+
 from . import console
 from .client import ImagineBot, create_bot
 from .config import Settings, read_settings
@@ -49,9 +51,22 @@ def _start(config: Path | None, *, data: Path | None) -> int:
         log.warning(
             "Other users may read the token file %s; chmod 600 keeps them out", settings.token_file
         )
+    _keep_private(settings.data)
     profile = console.locate_model(settings.model)
     forget_secrets()
     return asyncio.run(_run(create_bot(settings, profile=profile), token))
+
+
+def _keep_private(data: Path) -> None:
+    match make_private(data):
+        case Rights.TIGHTENED:
+            log.warning("Other users could look into %s; now they cannot (chmod 700)", data)
+        case Rights.SHARED:
+            log.warning(
+                "Other users may look into %s, which is not the bot's alone; choose a folder for "
+                "it alone with --data, or chmod 700 that one",
+                data,
+            )
 
 
 def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str]:

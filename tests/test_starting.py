@@ -88,7 +88,8 @@ async def test_the_engine_never_has_the_token_and_the_files_are_the_bots_alone(
     async with bot:
         await said(bot, "Other users may read the token file")
         await world.until(world.commands, what="the bot's commands", within=30)
-        engine = await engine_of(bot.pid)
+        await world.until(lambda: spawned_by(bot.pid), what="the engine's process", within=30)
+        [engine] = spawned_by(bot.pid)
         held = b"".join((engine / name).read_bytes() for name in ("environ", "cmdline"))
         assert b"OMP_NUM_THREADS" in held
         for secret_text in (world.token, "a-secret-of-the-hub"):
@@ -103,15 +104,8 @@ def modes(folder: Path) -> set[int]:
     return {place.stat().st_mode & 0o077 for place in places}
 
 
-async def engine_of(pid: int) -> Path:
-    """Return the folder in /proc of the process that the bot `pid` has started for its engine."""
-    async with asyncio.timeout(30):
-        while not (found := spawned_by(pid)):
-            await asyncio.sleep(0.05)
-    return found[0]
-
-
 def spawned_by(pid: int) -> list[Path]:
+    """Return the folders in /proc of the engines that the bot `pid` has started."""
     children = [
         Path("/proc") / child
         for task in Path(f"/proc/{pid}/task").iterdir()
