@@ -142,7 +142,8 @@ def m006_search_by_member(db: sqlite_utils.Database) -> None:
     A row of `prompt_search` is member number * 2^32 + job id, so that a search walks through the
     rows of one member only, the newest first, however many pictures others have. The rows of
     jobs that are there already are added by `indexing.catch_up`, in portions. A failed job is
-    indexed with or without pictures: the history leaves out the one without.
+    indexed with or without pictures: the history leaves out the one without. A prompt is found by
+    what was typed and by what the model read: a pizza, and the emoji of one.
     """
     db.executescript(
         """
@@ -180,7 +181,12 @@ def m006_search_by_member(db: sqlite_utils.Database) -> None:
         BEGIN
             INSERT INTO search_members (user_id) VALUES (new.user_id) ON CONFLICT DO NOTHING;
             INSERT INTO prompt_search (rowid, member, prompt)
-                SELECT number << 32 | new.id, number, json_extract(new.request, '$.prompt')
+                SELECT number << 32 | new.id, number, json_extract(new.request, '$.prompt') || iif(
+                    json_extract(new.request, '$.read_prompt')
+                        <> json_extract(new.request, '$.prompt'),
+                    ' ' || json_extract(new.request, '$.read_prompt'),
+                    ''
+                )
                 FROM search_members WHERE user_id = new.user_id;
         END;
 
@@ -206,7 +212,12 @@ def m006_search_by_member(db: sqlite_utils.Database) -> None:
                     AND NOT new.deleted
                 ON CONFLICT DO NOTHING;
             INSERT INTO prompt_search (rowid, member, prompt)
-                SELECT number << 32 | new.id, number, json_extract(new.request, '$.prompt')
+                SELECT number << 32 | new.id, number, json_extract(new.request, '$.prompt') || iif(
+                    json_extract(new.request, '$.read_prompt')
+                        <> json_extract(new.request, '$.prompt'),
+                    ' ' || json_extract(new.request, '$.read_prompt'),
+                    ''
+                )
                 FROM search_members WHERE user_id = new.user_id
                     AND new.status IN ('generated', 'delivered', 'failed') AND NOT new.deleted;
         END;

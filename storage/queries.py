@@ -349,7 +349,7 @@ def _entries_with(
         found = 0
         for row in db.query(SEARCH, (match, *bounds)):
             entry = records.entry_from_row(row)
-            if found < limit and search.holds(entry.prompt, long_words):
+            if found < limit and search.holds(entry.searched, long_words):
                 found += 1
                 yield entry
             if found >= limit:

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -95,7 +95,10 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryEntry:
-    """A line of somebody's history; `seed` is the one of the first of `count` images."""
+    """A line of somebody's history; `seed` is the one of the first of `count` images.
+
+    `searched` is what a search looks at: the prompt as it was typed, and as the model read it.
+    """
 
     job_id: int
     prompt: str
@@ -108,6 +111,7 @@ class HistoryEntry:
     channel_id: int
     message_id: int | None
     age_restricted: bool = False
+    searched: str = field(default="", compare=False, repr=False)
 
 
 Row = Mapping[str, Any]
@@ -198,4 +202,5 @@ def entry_from_row(row: Row) -> HistoryEntry:
         channel_id=row["channel_id"],
         message_id=row["message_id"],
         age_restricted=bool(row["age_restricted"]),
+        searched=f"{request['prompt']} {request.get('read_prompt') or ''}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import resource
@@ -22,6 +23,7 @@ from bot.cli import app
 from bot.config import Settings, load_settings
 from generation.locate import starter_folder
 from generation.metadata import read_png, to_png
+from storage.opening import open_storage
 from tests.generation.examples import EDGE, STARTER
 
 IMAGINE_BOT = str(Path(sys.executable).with_name("imagine-bot"))
@@ -103,7 +105,7 @@ def test_help_answers_without_loading_torch_or_discord(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert result.returncode == 0, result.stderr
-    for command in ("run", "demo", "generate", "replay", "doctor"):
+    for command in ("run", "demo", "generate", "replay", "doctor", "backup", "restore"):
         assert command in result.stdout
 
 
@@ -414,3 +416,24 @@ def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
         r"accepts no jobs\n  → make room",
         out,
     )
+
+
+def test_a_backup_is_made_and_restored_with_a_sentence_each(tmp_path: Path) -> None:
+    async def fill() -> None:
+        async with open_storage(tmp_path / "data"):
+            pass
+
+    asyncio.run(fill())
+    made = imagine_bot("backup", "copy", cwd=tmp_path)
+    assert made.stdout == (
+        "copy is a whole copy of data: the database and 0 pictures, 0 of them new.\n"
+    )
+    refused = imagine_bot("restore", "copy", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "with --replace they are put aside" in refused.stderr
+    done = imagine_bot("restore", "copy", "--replace", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "data is as copy has it: the database and 0 pictures." in done.stdout
+    assert "What was there before is in " in done.stdout
+    assert imagine_bot("backup", "data", cwd=tmp_path).returncode == 1
+    assert imagine_bot("restore", "nowhere", cwd=tmp_path).returncode == 1

@@ -59,11 +59,12 @@ async def test_a_rerun_and_a_variation_show_what_was_typed_too(stage: Stage) -> 
         assert (await read_by_the_model(made))[0] == "pizza on blue"
 
 
-async def test_a_picture_is_found_by_what_was_typed(stage: Stage) -> None:
-    await stage.imagine("🍕 on blue")
-    result = await stage.alice.slash(stage.channel, "history", search="🍕")
-    assert result.response is not None
-    assert "🍕 on blue" in result.response.content
+async def test_a_picture_is_found_by_what_was_typed_and_by_what_was_read(stage: Stage) -> None:
+    await stage.imagine("🍫 on blue")
+    for search in ("🍫", "chocolate", "on choco", "blue"):
+        result = await stage.alice.slash(stage.channel, "history", search=search)
+        assert result.response is not None
+        assert "🍫 on blue" in result.response.content
 
 
 async def test_a_prompt_of_invisible_characters_is_refused(stage: Stage) -> None:
