@@ -20,6 +20,7 @@ from .access import (
     check_may_see,
     is_age_restricted,
 )
+from .concurrency import NewestOnly
 from .errors import AgeRestricted, NotVisible
 from .memory import PictureMemory
 from .requests import ImageReference, Wishes
@@ -83,6 +84,7 @@ class Actions:
     def __init__(self, bot: ImagineBot, memory: PictureMemory) -> None:
         self._bot = bot
         self._memory = memory
+        self._typing = NewestOnly()
 
     async def check_button(
         self, interaction: discord.Interaction[ImagineBot], job_id: int, token: str | None
@@ -114,7 +116,16 @@ class Actions:
         return True
 
     async def suggestions(self, asker: Asker, query: str, limit: int) -> list[HistoryEntry]:
-        """Return at most `limit` of the asker's own jobs that match and may be shown here."""
+        """Return at most `limit` of the asker's own jobs that match and may be shown here.
+
+        None are returned for what the asker has typed on from before its turn came.
+        """
+        found = await self._typing.do(
+            asker.person.id, lambda: self._suggestions(asker, query, limit)
+        )
+        return found or []
+
+    async def _suggestions(self, asker: Asker, query: str, limit: int) -> list[HistoryEntry]:
         asked = limit
         while True:
             entries = await self._bot.service.jobs.history(asker.person.id, query, asked)

@@ -23,6 +23,7 @@ from storage.records import Job, NewJob
 from .access import check_may_use
 from .actions import asker_of
 from .answers import answering
+from .gate import Gated
 from .requests import ImageReference
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def remove_ids(job: Job) -> tuple[str, str]:
     return REMOVE_ID.format(job=JobKey.of(job)), REMOVE_ID.format(job=job.id)
 
 
-class RerunButton(DynamicItem[Button[Any]], template=rf"rerun:{_JOB}"):
+class RerunButton(Gated, DynamicItem[Button[Any]], template=rf"rerun:{_JOB}"):
     """🔁 makes new pictures from the same recipe."""
 
     def __init__(self, key: JobKey) -> None:
@@ -101,7 +102,7 @@ class RerunButton(DynamicItem[Button[Any]], template=rf"rerun:{_JOB}"):
         return await interaction.client.actions.rerun(asker_of(interaction), self.key.job_id)
 
 
-class VaryButton(DynamicItem[Button[Any]], template=rf"vary:{_JOB}:(?P<number>\d{{1,2}})"):
+class VaryButton(Gated, DynamicItem[Button[Any]], template=rf"vary:{_JOB}:(?P<number>\d{{1,2}})"):
     """🎲 makes a variation of one picture; with several pictures it is labelled by number."""
 
     def __init__(self, key: JobKey, number: int, *, numbered: bool = False, row: int = 0) -> None:
@@ -135,7 +136,7 @@ class VaryButton(DynamicItem[Button[Any]], template=rf"vary:{_JOB}:(?P<number>\d
         return await interaction.client.actions.vary(asker_of(interaction), picture)
 
 
-class RemoveButton(DynamicItem[Button[Any]], template=rf"remove:{_JOB}"):
+class RemoveButton(Gated, DynamicItem[Button[Any]], template=rf"remove:{_JOB}"):
     """❌ cancels a job or deletes its pictures."""
 
     def __init__(self, key: JobKey) -> None:

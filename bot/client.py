@@ -28,6 +28,7 @@ from .config import Settings
 from .delivery import DiscordCourier
 from .engines import start_engine
 from .errors import sentence
+from .gate import Gate, GatedTree
 from .intake import Intake
 from .memory import PictureMemory
 from .overrides import Integrations
@@ -71,6 +72,7 @@ class ImagineBot(commands.Bot):
             command_prefix=commands.when_mentioned,
             help_command=None,
             intents=INTENTS,
+            tree_cls=GatedTree,
             allowed_mentions=discord.AllowedMentions.none(),
             allowed_installs=app_commands.AppInstallationType(guild=True, user=False),
             allowed_contexts=app_commands.AppCommandContext(
@@ -80,6 +82,7 @@ class ImagineBot(commands.Bot):
         self.settings = settings
         self.profile = profile
         self.failure: Exception | None = None
+        self.gate = Gate()
         self._make_engine = make_engine
         self._stack = AsyncExitStack()
         self._background = Background()
@@ -111,7 +114,7 @@ class ImagineBot(commands.Bot):
         )
         space = Space(jobs.folder, self.settings.min_free_mb * 2**20)
         self.service = ImagineService(
-            jobs=jobs, queue=queue, courier=self.courier, room=Room(space)
+            jobs=jobs, queue=queue, courier=self.courier, room=Room(space, self.memory)
         )
         # Closed in the reverse order: the queue stops first, then what it made is delivered.
         self._stack.push_async_callback(self.courier.close)

@@ -7,7 +7,8 @@ BotError
 ├── UnknownButton        the clicked button is of a picture that is not stored here
 ├── NotAllowed           the person may not do that
 ├── PermissionMissing    the bot may not do in a channel what it has to
-└── MissingInput         something has to be added to the command
+├── MissingInput         something has to be added to the command
+└── StillAtWork          as much as may be is being done for this person
 """
 
 from __future__ import annotations
@@ -73,6 +74,15 @@ class PermissionMissing(BotError):
             f"{', '.join(names)}."
         )
         self.names = tuple(names)
+
+
+class StillAtWork(BotError):
+    """As much as may be is being done for this person."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"I am still looking up {most} things for you; please try again when they are here."
+        )
 
 
 class MissingInput(BotError):

@@ -27,14 +27,17 @@ class PictureMemory:
     """At most `limit` bytes of pictures at one time, whatever they are held for.
 
     Those who wait get their turn by who holds the least, then by who came first. What is larger
-    than all there is, or than an owner's part, gets its turn when that is not used otherwise.
+    than all there is, or than an owner's part, has its turn when nobody else has one, or when that
+    owner has none.
     """
 
     def __init__(self, limit: int = PICTURE_BYTES) -> None:
-        self._limit = limit
+        self.limit = limit
         self._held: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, deque[_Request]] = {}
         self._arrivals = itertools.count()
+        # How many hold what they waited for. What is only counted may stay for hours.
+        self._granted = 0
 
     @property
     def held(self) -> int:
@@ -58,20 +61,33 @@ class PictureMemory:
         finally:
             if request.granted.cancelled():
                 self._forget(owner, request)
+                self._grant()
             else:
-                self._count(owner, -expected)
-            self._grant()
+                self._granted -= 1
+                self.count(owner, -expected)
+
+    def held_by(self, owner: Hashable) -> int:
+        """Return how many bytes are held for `owner`."""
+        return self._held[owner]
+
+    def count(self, owner: Hashable, size: int) -> None:
+        """Count `size` bytes that are held already, below zero for bytes that are not any more."""
+        self._held[owner] += size
+        if not self._held[owner]:
+            del self._held[owner]
+        self._grant()
 
     def _grant(self) -> None:
         while (first := self._first()) is not None:
             owner, request = first
             # Those behind wait as well, or what is large would wait for ever.
-            if self._held and self.held + request.size > self._limit:
+            if self._granted and self.held + request.size > self.limit:
                 return
             self._forget(owner, request)
             if not request.granted.done():
-                self._count(owner, request.size)
                 request.granted.set_result(None)
+                self._granted += 1
+                self._held[owner] += request.size
 
     def _first(self) -> tuple[Hashable, _Request] | None:
         """Return whose turn it is among those who have not used up their part."""
@@ -79,7 +95,7 @@ class PictureMemory:
             (self._held[owner], requests[0].arrival, owner, requests[0])
             for owner, requests in self._waiting.items()
             if not self._held[owner]
-            or self._held[owner] + requests[0].size <= self._limit // _OWNERS_PART
+            or self._held[owner] + requests[0].size <= self.limit // _OWNERS_PART
         )
         first = min(heads, default=None, key=lambda head: head[:2])
         return None if first is None else (first[2], first[3])
@@ -91,8 +107,3 @@ class PictureMemory:
             requests.remove(request)
             if not requests:
                 del self._waiting[owner]
-
-    def _count(self, owner: Hashable, size: int) -> None:
-        self._held[owner] += size
-        if not self._held[owner]:
-            del self._held[owner]

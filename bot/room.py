@@ -16,10 +16,13 @@ from typing import Final, TypeVar
 from storage.errors import PASSING, DatabaseBusy, DiskFull, FolderUnusable, StorageError
 from storage.space import Space
 
+from .memory import PictureMemory
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PAUSES: Final = (1, 2, 5, 10, 30)
+# So many bytes of pictures wait in memory at most, and of what others share no more than half.
 _HELD_MAX: Final = 512 * 2**20
 # Discord may be out of reach while there is room again.
 _TELL_SECONDS: Final = 30.0
@@ -32,11 +35,11 @@ class Room:
     accepted again.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, memory: PictureMemory | None = None) -> None:
         self._space = space
+        self._memory = memory or PictureMemory(2 * _HELD_MAX)
         self._is_full = False
         self._unusable: set[str] = set()
-        self._held = 0
         self._returned = 0
         self._closing = asyncio.Event()
 
@@ -91,7 +94,7 @@ class Room:
             DatabaseBusy: the same of a locked database.
             FolderUnusable: the same of a folder, if that is `passing`.
         """
-        self._held += held
+        self._memory.count(self, held)
         met: set[str] = set()
         try:
             for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
@@ -108,13 +111,16 @@ class Room:
                     if on_wait is not None and not isinstance(error, DatabaseBusy):
                         await _tell(on_wait)
                         on_wait = None
-                    if self._closing.is_set() or self._held > _HELD_MAX:
+                    if self._closing.is_set() or self._is_too_much():
                         raise
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._closing.wait(), pause)
         finally:
-            self._held -= held
+            self._memory.count(self, -held)
         raise AssertionError("the pauses never end")
+
+    def _is_too_much(self) -> bool:
+        return self._memory.held_by(self) > min(_HELD_MAX, self._memory.limit // 2)
 
     def _say(self, error: FolderUnusable) -> None:
         """Tell the operator of a folder that cannot be used, once until it can."""

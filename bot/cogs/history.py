@@ -14,6 +14,7 @@ from .. import replies
 from ..actions import asker_of
 from ..answers import answering
 from ..buttons import finished_view
+from ..concurrency import AtWork
 from ..delivery import lent
 from ..errors import AgeRestricted, NotVisible
 from ..intake import within_deadline
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _CHOICES = 25
 _LISTED = 10
+# While they are looked for, read and sent.
+_AT_ONCE = 3
 
 
 class History(commands.Cog):
@@ -32,6 +35,7 @@ class History(commands.Cog):
     def __init__(self, bot: ImagineBot, memory: PictureMemory) -> None:
         self._bot = bot
         self._memory = memory
+        self._at_work = AtWork(_AT_ONCE)
 
     @app_commands.command()
     @app_commands.describe(search="Words from the prompt, or a job id; suggestions as you type")
@@ -42,17 +46,21 @@ class History(commands.Cog):
     ) -> None:
         """Find your own pictures again; only you see the answer."""
         async with answering(interaction, private=True):
-            entries = await within_deadline(
-                interaction,
-                self._bot.service.jobs.history(interaction.user.id, search or "", _LISTED),
-                ephemeral=True,
-            )
-            if len(entries) == 1 or (entries and search and _names(search, entries[0])):
-                await self._show(interaction, entries[0])
-            else:
-                asker, may_show = asker_of(interaction), self._bot.actions.may_show
-                hidden = {entry.job_id for entry in entries if not may_show(entry, asker)}
-                await self._say(interaction, replies.history(entries, search or "", hidden))
+            with self._at_work.one_for(interaction.user.id):
+                await self._answer(interaction, search or "")
+
+    async def _answer(self, interaction: discord.Interaction[ImagineBot], search: str) -> None:
+        entries = await within_deadline(
+            interaction,
+            self._bot.service.jobs.history(interaction.user.id, search, _LISTED),
+            ephemeral=True,
+        )
+        if len(entries) == 1 or (entries and search and _names(search, entries[0])):
+            await self._show(interaction, entries[0])
+        else:
+            asker, may_show = asker_of(interaction), self._bot.actions.may_show
+            hidden = {entry.job_id for entry in entries if not may_show(entry, asker)}
+            await self._say(interaction, replies.history(entries, search, hidden))
 
     async def _show(
         self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry

@@ -16,6 +16,7 @@ from ..actions import Asker
 from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
 from ..delivery_codes import FAULTS
 from ..errors import USER_ERRORS, sentence
+from ..gate import Gate
 from ..requests import ImageReference
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class Reactions(commands.Cog):
     reactions on messages that it remembers only, which after a restart is none.
     """
 
-    def __init__(self, bot: ImagineBot) -> None:
+    def __init__(self, bot: ImagineBot, gate: Gate) -> None:
         self._bot = bot
+        self._gate = gate
         # When each person was last told something, by where.
         self._told: dict[tuple[int, int], float] = {}
 
@@ -44,6 +46,8 @@ class Reactions(commands.Cog):
         """Act on 🔁, 🎲 and ❌ below our own messages; ignore all else."""
         emoji = str(payload.emoji)
         if emoji not in (RERUN_EMOJI, VARY_EMOJI, REMOVE_EMOJI):
+            return
+        if not self._gate.passes(payload.user_id):
             return
         person = payload.member or await self._person(payload)
         if person is None or person.bot:
@@ -130,4 +134,4 @@ class Reactions(commands.Cog):
 
 async def setup(bot: ImagineBot) -> None:
     """Add the cog; called by `load_extension`."""
-    await bot.add_cog(Reactions(bot))
+    await bot.add_cog(Reactions(bot, bot.gate))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.memory import PictureMemory
@@ -105,12 +105,26 @@ async def test_what_fails_or_is_cancelled_holds_nothing_any_more() -> None:
     assert not memory._waiting
 
 
+async def test_what_is_only_counted_keeps_nobody_waiting_for_ever() -> None:
+    memory = PictureMemory(100)
+    memory.count("disk", 50)
+    large, late = Holder(memory, 80, owner=1), Holder(memory, 10, owner=2)
+    await settled()
+    assert holding([large, late]) == [True, False]
+    await large.let_go()
+    assert late.holds
+    memory.count("disk", -50)
+    await late.let_go()
+    assert memory.held == 0
+
+
 Steps = st.lists(
     st.tuples(st.sampled_from(["hold", "let go", "cancel"]), st.integers(0, 3), st.integers(0, 60)),
     max_size=40,
 )
 
 
+@settings(max_examples=50)
 @given(Steps)
 def test_whatever_people_do_the_bound_holds_and_everybody_has_their_turn(
     steps: list[tuple[str, int, int]],
