@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test check clean
+.PHONY: install server demo test check clean
 
 # The stamp is newer than what it was made from, so a second `make` does nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -13,6 +13,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 install: $(VENV)/.installed
+
+# What a server needs and no more, each file by its hash. With TORCH=own another build of torch, which
+# is in $(VENV) already, is left as it is, and the libraries of CUDA are left out.
+TORCH ?= cuda
+LEAVE_OUT := $(if $(filter own,$(TORCH)),^(torch|triton|cuda-|nvidia-),^$$)
+
+server:
+	$(PYTHON) -m venv $(VENV)
+	awk '/^[a-z]/ {skip = ($$0 ~ /$(LEAVE_OUT)/)} !skip' requirements.txt > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
 
 demo: install
 	$(BIN)/imagine-bot demo
