@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.backup import Copied, back_up, restore
+from storage.rights import private_files
 
 from . import console
 from .config import load_settings
@@ -14,7 +15,8 @@ from .config import load_settings
 def back_up_folder(target: Path, *, config: Path | None, data: Path | None) -> int:
     """Copy the data folder to `target`; return 0 only if no picture was lost before."""
     source = load_settings(config, data=data).data
-    copied = back_up(source, target)
+    with private_files():
+        copied = back_up(source, target)
     console.out.print(
         f"{target} is a whole copy of {source}: the database and {copied.pictures:,} pictures, "
         f"{copied.added:,} of them new.",
@@ -27,7 +29,8 @@ def back_up_folder(target: Path, *, config: Path | None, data: Path | None) -> i
 def restore_folder(backup: Path, *, config: Path | None, data: Path | None, replace: bool) -> int:
     """Put a backup into the data folder; return 0 only if it has all of its pictures."""
     target = load_settings(config, data=data).data
-    copied = restore(backup, target, replace=replace)
+    with private_files():
+        copied = restore(backup, target, replace=replace)
     console.out.print(
         f"{target} is as {backup} has it: the database and {copied.pictures:,} pictures.",
         markup=False,

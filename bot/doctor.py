@@ -13,13 +13,17 @@ import aiohttp
 import discord
 
 from generation.errors import GenerationError
+from generation.request import SIZE_MIN
 from storage.errors import StorageError
+from storage.rights import others_may_enter
 from storage.space import free_bytes
 
 from . import console, storage_checks
 from .client import INTENTS
 from .config import Reading, Settings, read_settings
+from .engines import load_engine
 from .errors import ConfigError
+from .requests import RequestDesk, Wishes
 from .terminal import shows
 from .token import PORTAL, NoToken, find_token, readable_by_others
 
@@ -57,7 +61,9 @@ def _findings(reading: Reading) -> Iterator[Finding]:
         _intents,
         _model,
         _device,
+        _weights,
         _data,
+        _rights,
         _space,
     )
     for check in checks:
@@ -139,6 +145,21 @@ def _device(settings: Settings) -> Finding:
     return Finding("device", text)
 
 
+def _weights(settings: Settings) -> Finding:
+    """Load the model and take one step with it, as the bot does before it connects."""
+    if storage_checks.is_in_use(settings.data):
+        return Finding("weights", "left to the running bot, which has loaded them")
+    try:
+        profile = console.locate_model(settings.model)
+        # Compiling takes minutes, and says nothing about the weights.
+        engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
+        wishes = Wishes(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
+        engine.generate(RequestDesk(settings, profile).imagine(wishes))
+    except GenerationError as error:
+        return Finding("weights", "cannot be used", str(error))
+    return Finding("weights", "loaded, and one step was taken with them")
+
+
 def _data(settings: Settings) -> Finding:
     if not _is_there(settings.data):
         # It is looked at and not made: whoever asks may be another user than the bot's.
@@ -168,6 +189,21 @@ def _is_there(place: Path) -> bool:
     except OSError:
         # What is in a folder that may not be looked into cannot be told.
         return False
+
+
+def _rights(settings: Settings) -> Finding:
+    data = settings.data
+    try:
+        is_open = _is_there(data) and others_may_enter(data)
+    except OSError as error:
+        return Finding(
+            "rights", f"{data} cannot be looked at", f"{error.strerror}: run as its owner"
+        )
+    if is_open:
+        return Finding(
+            "rights", f"other users of this machine may look into {data}", f"chmod 700 {data}"
+        )
+    return Finding("rights", f"only its owner may look into {data}")
 
 
 def _space(settings: Settings) -> Finding:

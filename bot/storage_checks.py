@@ -28,7 +28,7 @@ def look_at(data: Path) -> tuple[str, str]:
         return f"a restore into {data} was cut short", "run `imagine-bot restore` once more"
     if refused := next(_unwritable(data), None):
         return "the data folder cannot be used", refused
-    usable = f"{data} is in use by a running bot" if _is_in_use(data) else f"{data} can be written"
+    usable = f"{data} is in use by a running bot" if is_in_use(data) else f"{data} can be written"
     refuse_vanished(data)
     path = data / DATABASE_NAME
     if not path.exists():
@@ -58,7 +58,7 @@ def _files(found: Comparison, usable: str) -> tuple[str, str]:
     return text, ""
 
 
-def _is_in_use(data: Path) -> bool:
+def is_in_use(data: Path) -> bool:
     """Tell whether the process that last held the folder is alive; the lock itself is not tried."""
     try:
         holder = int((data / LOCK_NAME).read_text("ascii"))

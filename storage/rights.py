@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -43,6 +45,16 @@ def make_private(folder: Path) -> Rights:
     except OSError as error:
         raise from_os_error(folder, error) from error
     return Rights.TIGHTENED
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Make files and folders that only their owner may read while inside."""
+    before = os.umask(_OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def others_may_enter(folder: Path) -> bool:

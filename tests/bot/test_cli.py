@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import os
 import re
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -378,25 +380,62 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     assert any(line.startswith("  → There is no Discord token; set") for line in lines)
     assert f"✓ model: starter, {EDGE}x{EDGE} pixels, {STARTER.prompt_limit} tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
+    assert "✓ weights: loaded, and one step was taken with them" in lines
     assert "✓ database: data is not there yet; the bot makes it when it starts" in lines
     assert any(line[2:].startswith("space: ") for line in lines)
     assert not any(tmp_path.iterdir())
 
 
-def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
+@pytest.fixture
+def doctor(shell: Shell) -> Iterator[Callable[..., str]]:
+    """The command in this process, which gets its log back afterwards."""
+    names = ("", "bot", "generation", "storage", "discord.client", "py.warnings")
+    levels = {name: logging.getLogger(name).level for name in names}
+    handlers = logging.getLogger().handlers[:]
+    yield lambda *arguments: shell("doctor", *arguments).stdout
+    logging.captureWarnings(capture=False)
+    logging.getLogger().handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(
+    doctor: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)
     (tmp_path / "file").write_text("in the way")
-    assert "✓ database: data can be written" in imagine_bot("doctor", cwd=tmp_path).stdout
-    out = imagine_bot("doctor", "--data", "file/data", cwd=tmp_path).stdout
+    out = doctor()
+    assert "✓ database: data can be written" in out
+    assert "✗ rights: other users of this machine may look into data\n  → chmod 700 data" in out
+    (tmp_path / "data").chmod(0o700)
+    out = doctor("--data", "file/data")
     assert "✗ database: file/data is not there and cannot be made" in out
     assert "or name another folder with --data" in out
 
 
-def test_doctor_tells_a_dtype_from_a_device(tmp_path: Path) -> None:
+def test_doctor_tells_a_dtype_from_a_device(doctor: Callable[..., str], tmp_path: Path) -> None:
     # As some editors on Windows write it, with a mark that says UTF-8.
     (tmp_path / "config.toml").write_text('device = "cpu"\ndtype = "float16"', "utf-8-sig")
-    out = imagine_bot("doctor", cwd=tmp_path).stdout
-    assert "✗ device: float16 cannot be used on cpu\n  → float16 is of no use on a CPU" in out
+    assert "✗ device: float16 cannot be used on cpu\n  → float16 is of no use on a CPU" in doctor()
+
+
+def test_doctor_tells_all_faults_of_a_config_and_looks_at_the_rest(
+    doctor: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(starter_folder(), tmp_path / "broken")
+    weights = tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1000)
+    (tmp_path / "config.toml").write_text('modle = "x"\nqueue_limit = 0\nmodel = "broken"')
+    monkeypatch.setenv("DISCORD_TOKEN", "'quoted'")
+    out = doctor()
+    assert out.count("✗ config: cannot be used") == 2
+    assert "unknown key 'modle'" in out
+    assert "sets queue_limit to 0" in out
+    assert "✗ token: cannot be used\n  → The Discord token stands in quotes" in out
+    assert "quoted'" not in out
+    # Some faults of a model are seen in its files, and the others when it is loaded.
+    assert "✗ weights: cannot be used\n  → " in out
+    assert "unet" in out
 
 
 def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
