@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from .catalog import bounds
 from .errors import ModelError
 from .model_files import (
     DEFAULTS,
@@ -27,7 +28,15 @@ from .model_files import (
     select_files,
     weights_sha256,
 )
-from .request import SIZE_MAX, SIZE_MIN, STRENGTH_MAX, STRENGTH_MIN
+from .request import (
+    GUIDANCE_MAX,
+    GUIDANCE_MIN,
+    SIZE_MAX,
+    SIZE_MIN,
+    STEPS_MAX,
+    STRENGTH_MAX,
+    STRENGTH_MIN,
+)
 
 __all__ = [
     "STARTER",
@@ -48,6 +57,12 @@ _NATIVE_TIMES: Final = 2
 
 # The start, the end, and one that says something.
 _FEWEST_TOKENS: Final = 3
+# CLIP has 77, and the longest one made of it 248.
+_MOST_TOKENS: Final = 1_024
+# Of the emoji there are about 4,000, the longest of them 10 characters.
+_EMOJI_MOST: Final = 10_000
+_EMOJI_LENGTH: Final = 32
+_EMOJI_NAME_LENGTH: Final = 80
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
 _CLASSES: Final = {
@@ -55,6 +70,13 @@ _CLASSES: Final = {
     "text_encoder": {"CLIPTextModel"},
     "unet": {"UNet2DConditionModel"},
     "vae": {"AutoencoderKL"},
+}
+_LIBRARIES: Final = {
+    "tokenizer": "transformers",
+    "text_encoder": "transformers",
+    "unet": "diffusers",
+    "vae": "diffusers",
+    "scheduler": "diffusers",
 }
 _PREDICTIONS = frozenset({"epsilon", "v_prediction"})
 # A UNet that sets one of these wants more than latents, a timestep and a prompt.
@@ -158,10 +180,13 @@ def _read_configs(folder: Path, name: str) -> ModelProfile:
     unet = _Config(folder, "unet/config.json")
     vae = _Config(folder, "vae/config.json")
     text_encoder = _Config(folder, "text_encoder/config.json")
+    for network in (unet, vae, text_encoder):
+        bounds.check_network(network.path, network.values)
     _check_networks(unet, vae, text_encoder)
     scheduler = _Config(folder, SCHEDULER_CONFIG)
+    bounds.check_scheduler(scheduler.path, scheduler.values)
     vae_factor = 2 ** (len(vae.sizes("block_out_channels")) - 1)
-    native_size = min(unet.sizes("sample_size")) * vae_factor
+    native_size = _native_size(unet, vae_factor)
     steps, guidance_scale, strength, max_size = _defaults(folder, native_size)
     token_limit, prompt_limit = _token_limits(folder, text_encoder)
     return ModelProfile(
@@ -181,12 +206,21 @@ def _read_configs(folder: Path, name: str) -> ModelProfile:
     )
 
 
+def _native_size(unet: _Config, vae_factor: int) -> int:
+    size = min(unet.sizes("sample_size")) * vae_factor
+    # Below that not even the largest size would be one that a request may have.
+    if not SIZE_MIN // _NATIVE_TIMES <= size <= SIZE_MAX:
+        raise unet.wrong("sample_size", f"one for pictures of {SIZE_MIN} to {SIZE_MAX} pixels")
+    return size
+
+
 class _Config:
     """One JSON file of a model, with sentences for values that are not what they must be."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
         self.values = read_config(folder, name)
+        bounds.check_harmless(self.path, self.values)
 
     def size(self, key: str, fallback: int | None = None) -> int:
         """Return a whole number from 1 up."""
@@ -205,10 +239,7 @@ class _Config:
 
     def wrong(self, key: str, expected: str) -> ModelError:
         """Return the error for a value that is not what was expected."""
-        return ModelError(
-            f"{self.path} says {key} = {self.values.get(key)!r} instead of {expected}; download "
-            "the model again or choose another one."
-        )
+        return bounds.wrong(self.path, key, self.values.get(key), expected)
 
 
 def _is_size(value: object) -> bool:
@@ -216,21 +247,32 @@ def _is_size(value: object) -> bool:
 
 
 def _check_classes(folder: Path) -> None:
-    index = read_config(folder, INDEX)
+    index = _Config(folder, INDEX).values
     kind = index.get("_class_name")
-    if kind not in _PIPELINES:
+    if not isinstance(kind, str) or kind not in _PIPELINES:
         raise ModelError(
-            f"The model in {folder} is made for {kind or 'an unnamed pipeline'}, which this engine "
-            "cannot run; choose a Stable Diffusion 1 or 2 model (StableDiffusionPipeline)."
+            f"The model in {folder} is made for {_named(kind) or 'an unnamed pipeline'}, which "
+            "this engine cannot run; choose a Stable Diffusion 1 or 2 model "
+            "(StableDiffusionPipeline)."
         )
-    for part, classes in _CLASSES.items():
+    for part, library in _LIBRARIES.items():
         entry = index.get(part)
-        found = entry[-1] if isinstance(entry, list) and entry else None
-        if found not in classes:
+        pair = entry if isinstance(entry, list) and len(entry) == 2 else [None, None]  # noqa: PLR2004
+        source, found = (str(item) if item else None for item in pair)
+        if part in _CLASSES and found not in _CLASSES[part]:
             raise ModelError(
-                f"The model in {folder} has {found or 'nothing'} as its {part} instead of "
-                f"{min(classes)}; choose a plain Stable Diffusion 1 or 2 model."
+                f"The model in {folder} has {_named(found) or 'nothing'} as its {part} instead of "
+                f"{min(_CLASSES[part])}; choose a plain Stable Diffusion 1 or 2 model."
             )
+        if found is not None and source != library:
+            raise ModelError(
+                f"The model in {folder} takes its {part} from {_named(source) or 'nowhere'} "
+                f"instead of {library}; choose a plain Stable Diffusion 1 or 2 model."
+            )
+
+
+def _named(value: object) -> str:
+    return str(value)[:80] if value else ""
 
 
 def _check_networks(unet: _Config, vae: _Config, text_encoder: _Config) -> None:
@@ -257,12 +299,14 @@ def _token_limits(folder: Path, text_encoder: _Config) -> tuple[int, int]:
     taught to write what it makes of a prompt over the tokens after those.
     """
     positions = text_encoder.size("max_position_embeddings", 77)
+    if positions > _MOST_TOKENS:
+        raise text_encoder.wrong("max_position_embeddings", f"at most {_MOST_TOKENS:,}")
     if not (folder / "tokenizer/tokenizer_config.json").is_file():
         return positions, positions
     tokenizer = _Config(folder, "tokenizer/tokenizer_config.json")
     # A tokenizer without a limit of its own says 10**30, as a float in some files.
     limit = tokenizer.values.get("model_max_length") or positions
-    if not isinstance(limit, int | float):
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < _FEWEST_TOKENS:
         raise tokenizer.wrong("model_max_length", "a whole number from 1 up")
     limit = int(min(limit, positions))
     filled: Any = tokenizer.values.get("prompt_tokens")
@@ -287,22 +331,38 @@ def _defaults(folder: Path, native_size: int) -> tuple[int, float, float, int]:
         return DEFAULT_STEPS, DEFAULT_GUIDANCE_SCALE, DEFAULT_STRENGTH, max_size
     config = _Config(folder, DEFAULTS)
     guidance_scale = config.values.get("guidance_scale", DEFAULT_GUIDANCE_SCALE)
-    if not isinstance(guidance_scale, int | float) or guidance_scale < 1:
-        raise config.wrong("guidance_scale", "a number from 1 up")
+    if not _is_within(guidance_scale, GUIDANCE_MIN, GUIDANCE_MAX):
+        raise config.wrong("guidance_scale", f"a number from {GUIDANCE_MIN:g} to {GUIDANCE_MAX:g}")
     strength = config.values.get("strength", DEFAULT_STRENGTH)
-    if not isinstance(strength, int | float) or not STRENGTH_MIN <= strength <= STRENGTH_MAX:
+    if not _is_within(strength, STRENGTH_MIN, STRENGTH_MAX):
         raise config.wrong("strength", f"a number from {STRENGTH_MIN:g} to {STRENGTH_MAX:g}")
     max_size = config.size("max_size", max_size)
     if "max_size" in config.values and not SIZE_MIN <= max_size <= SIZE_MAX:
         raise config.wrong("max_size", f"a whole number from {SIZE_MIN} to {SIZE_MAX}")
-    return config.size("steps", DEFAULT_STEPS), float(guidance_scale), float(strength), max_size
+    steps = config.size("steps", DEFAULT_STEPS)
+    if steps > STEPS_MAX:
+        raise config.wrong("steps", f"a whole number from 1 to {STEPS_MAX}")
+    return steps, float(guidance_scale), float(strength), max_size
+
+
+def _is_within(value: Any, least: float, most: float) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return least <= value <= most
 
 
 def _emoji(folder: Path) -> Mapping[str, str]:
     if not (folder / EMOJI).is_file():
         return {}
     config = _Config(folder, EMOJI)
+    if len(config.values) > _EMOJI_MOST:
+        raise ModelError(
+            f"{config.path} names {len(config.values):,} emoji, and {_EMOJI_MOST:,} are the most "
+            "that are read; remove some, or the file."
+        )
     for emoji, name in config.values.items():
-        if emoji.isascii() or not isinstance(name, str):
+        if emoji.isascii() or len(emoji) > _EMOJI_LENGTH or not isinstance(name, str):
             raise config.wrong(emoji, "the name of an emoji")
+        if len(name) > _EMOJI_NAME_LENGTH:
+            raise config.wrong(emoji, f"a name of at most {_EMOJI_NAME_LENGTH} characters")
     return config.values

@@ -8,7 +8,6 @@ of it is downloaded and a folder by the same rules.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -17,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from .catalog.json_reader import CONFIG_BYTES, LIST_BYTES, read_object
 from .errors import ModelError
 
 INDEX: Final = "model_index.json"
@@ -39,16 +39,36 @@ _STEMS: Final = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
-# The plain weights come first: a half-precision copy beside them holds less.
-_VARIANTS: Final = (None, "fp16")
+# The plain weights come first: a half-precision copy beside them holds less. After these comes any
+# other, and last what was not averaged over the training.
+_VARIANTS: Final = (None, "fp16", "fp32", "bf16", "ema")
+_LAST_VARIANT: Final = "non_ema"
+# Of everything that is read; what else lies in the folder does not matter.
+_SUFFIXES: Final = frozenset({".json", ".safetensors", ".txt"})
+_VARIANT: Final = r"[A-Za-z0-9_]{1,32}"
+# These list a thing a line, so they are larger than configs.
+_LONG_FILES: Final = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
 
 
 @dataclass(frozen=True, slots=True)
 class PartWeights:
-    """The safetensors of one part: `names` relative to the model, `variant` as in `fp16`."""
+    """The weights of one part: a file, or the index of several and these; `variant` as in `fp16`.
+
+    All names are relative to the model.
+    """
 
     variant: str | None
     names: tuple[str, ...]
+
+    @property
+    def index(self) -> str | None:
+        """Return the file that says which tensor is in which of several files."""
+        return self.names[0] if self.names[0].endswith(".json") else None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Return the files that hold tensors, all of them safetensors."""
+        return self.names[1:] if self.index else self.names
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +102,29 @@ class DownloadProgress:
 
 
 def list_folder(folder: Path) -> frozenset[str]:
-    """Return the names of the files in a model's folder and in the folders of its parts."""
-    files = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    """Return the names of the files in a model's folder and in the folders of its parts.
+
+    Raises:
+        ModelError: a file that may belong to the model is a link that leads out of the folder. The
+            hub's cache may: it keeps the files of all versions in one place and links to them.
+    """
+    home = _home(folder)
+    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
+    for path in files:
+        if path.suffix in _SUFFIXES and not path.resolve().is_relative_to(home):
+            raise ModelError(
+                f"The model in {folder} has {path.relative_to(folder)} as a link that leads out of "
+                "the folder, so it is refused; put the file itself there."
+            )
     return frozenset(path.relative_to(folder).as_posix() for path in files)
+
+
+def _home(folder: Path) -> Path:
+    """Return the folder that all files of the model in `folder` have to lie in."""
+    whole = folder.resolve()
+    store = whole.parent.parent
+    in_cache = whole.parent.name == "snapshots" and (store / "blobs").is_dir()
+    return store if in_cache else whole
 
 
 def select_files(names: Collection[str], where: str) -> ModelFiles:
@@ -136,7 +176,7 @@ def _tokenizer_files(names: Collection[str], where: str) -> list[str]:
 
 
 def _part_weights(names: Collection[str], part: str, where: str) -> PartWeights:
-    for variant in _VARIANTS:
+    for variant in _variants(names, part):
         if found := _variant_weights(names, part, variant, where):
             return PartWeights(variant, found)
     pickles = sorted(
@@ -152,26 +192,50 @@ def _part_weights(names: Collection[str], part: str, where: str) -> PartWeights:
     )
 
 
+def _variants(names: Collection[str], part: str) -> Iterator[str | None]:
+    """Yield those variants that `names` may hold a part in, the best first."""
+    yield from _VARIANTS
+    stem = re.escape(f"{part}/{_STEMS[part]}")
+    pattern = re.compile(rf"{stem}[.](?P<variant>{_VARIANT})[.]safetensors(?:[.]index[.]json)?")
+    index = re.compile(rf"{stem}[.]safetensors[.]index[.](?P<variant>{_VARIANT})[.]json")
+    matches = (pattern.fullmatch(name) or index.fullmatch(name) for name in names)
+    others = {match["variant"] for match in matches if match} - {*_VARIANTS}
+    yield from sorted(others, key=lambda variant: (variant == _LAST_VARIANT, variant))
+
+
 def _variant_weights(
     names: Collection[str], part: str, variant: str | None, where: str
 ) -> tuple[str, ...]:
-    dotted = f".{variant}" if variant else ""
     stem = f"{part}/{_STEMS[part]}"
+    dotted = f".{variant}" if variant else ""
     whole = f"{stem}{dotted}.safetensors"
     if whole in names:
         return (whole,)
-    index = f"{stem}.safetensors.index{dotted}.json"
-    if index not in names:
+    indexes = (f"{stem}.safetensors.index{dotted}.json", f"{stem}{dotted}.safetensors.index.json")
+    index = next((index for index in indexes if index in names), None)
+    if index is None:
         return ()
-    shard = re.compile(rf"{re.escape(stem + dotted)}-\d+-of-(\d+)\.safetensors")
-    found = sorted(name for name in names if shard.fullmatch(name))
-    total = max((int(m[1]) for name in found if (m := shard.fullmatch(name))), default=0)
+    number = r"-\d{1,6}-of-(\d{1,6})"
+    # Older versions of diffusers wrote the variant after the number.
+    ways = {
+        f"{re.escape(stem + dotted)}{number}[.]safetensors",
+        f"{re.escape(stem)}{number}{re.escape(dotted)}[.]safetensors",
+    }
+    counted = [_shards(names, re.compile(way)) for way in sorted(ways)]
+    found, total = max(counted, key=lambda shards: len(shards[0]))
     if not found or len(found) != total:
         raise ModelError(
             f"{where} has {len(found)} of the {total or 'several'} files that {index} splits its "
             f"{part} into; download it again."
         )
     return (index, *found)
+
+
+def _shards(names: Collection[str], way: re.Pattern[str]) -> tuple[list[str], int]:
+    """Return those names that are shards, and how many there should be."""
+    found = sorted(name for name in names if way.fullmatch(name))
+    totals = (int(match[1]) for name in found if (match := way.fullmatch(name)))
+    return found, max(totals, default=0)
 
 
 def pickle_sentence(subject: str) -> str:
@@ -187,17 +251,10 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     """Return the JSON object in the file `name` of a model's folder.
 
     Raises:
-        ModelError: the file cannot be read or holds something else.
+        ModelError: the file cannot be read, goes beyond a bound or holds something else.
     """
-    try:
-        config = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder / name} cannot be read as JSON ({error}); download the model again."
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{folder / name} holds no JSON object; download the model again.")
-    return config
+    is_long = PurePosixPath(name).name in _LONG_FILES or ".index." in name
+    return read_object(folder / name, most=LIST_BYTES if is_long else CONFIG_BYTES)
 
 
 def weights_sha256(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -13,25 +13,24 @@ import torch
 from accelerate import PartialState
 from accelerate.hooks import ModelHook, add_hook_to_module
 from accelerate.utils import send_to_device
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import kernels
+from .catalog.parts import find_tensors
 from .errors import ModelError
 from .locate import ModelProfile
 from .model_files import (
     SCHEDULER_CONFIG,
     ModelFiles,
-    PartWeights,
     list_folder,
     read_config,
     select_files,
     weights_sha256,
 )
+from .models.building import NETWORKS, build
 from .models.stable_diffusion import Components
+from .models.tokenizing import load_tokenizer
 from .request import SCHEDULERS
 from .samplers import Sampler
 
@@ -39,11 +38,6 @@ DTYPES: Final = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "float32": torch.float32,
-}
-_NETWORKS: Final = {
-    "text_encoder": CLIPTextModel,
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
 }
 _quietly = threading.Lock()
 
@@ -70,11 +64,18 @@ def load(
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
+    digest = weights_sha256(profile.folder)
     files = select_files(list_folder(profile.folder), f"The model in {profile.folder}")
     with quiet(), torch.random.fork_rng(devices=[]):
         _check_schedulers(profile)
-        tokenizer = _load_tokenizer(profile.folder / "tokenizer")
-        networks = {part: _load_network(profile.folder, part, files, kind) for part in _NETWORKS}
+        networks = {part: _load_network(profile.folder, part, files, kind) for part in NETWORKS}
+        vocab_size = networks["text_encoder"].config.vocab_size
+        tokenizer = load_tokenizer(profile.folder, files.configs, vocab_size)
+    if weights_sha256(profile.folder) != digest:
+        raise ModelError(
+            f"The files in {profile.folder} changed while they were read; start again when they "
+            "are complete."
+        )
     _place(networks, place, offload=offload and place.type != "cpu")
     kernels.prepare(networks["unet"], pack=not compiled)
     kernels.prepare(networks["vae"])
@@ -85,7 +86,7 @@ def load(
         device=place,
         dtype=kind,
         profile=profile,
-        weights_sha256=weights_sha256(profile.folder),
+        weights_sha256=digest,
     )
 
 
@@ -152,66 +153,11 @@ def _check_schedulers(profile: ModelProfile) -> None:
             ) from error
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    # The Rust tokenizers raise bare Exceptions, so there is no narrower class to name.
-    except Exception as error:
-        raise _broken(folder, error) from error
-
-
 def _load_network(folder: Path, part: str, files: ModelFiles, dtype: torch.dtype) -> Any:
     weights = files.weights[part]
-    _check_headers(folder, weights)
-    try:
-        network, report = _NETWORKS[part].from_pretrained(
-            folder / part,
-            variant=weights.variant,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            # What did not fit is reported below, in the same words for both libraries.
-            ignore_mismatched_sizes=True,
-        )
-    # A config can make the networks' constructors fail in any way.
-    except Exception as error:
-        raise _broken(folder / weights.names[0], error) from error
-    _check_report(folder / weights.names[0], part, report)
-    return network.eval().requires_grad_(False)
-
-
-def _check_headers(folder: Path, weights: PartWeights) -> None:
-    """Read where the tensors lie: that finds a file that was cut off, and costs nothing."""
-    for name in weights.names:
-        if not name.endswith(".safetensors"):
-            read_config(folder, name)
-            continue
-        try:
-            with safe_open(folder / name, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise _broken(folder / name, error) from error
-
-
-def _check_report(path: Path, part: str, report: Mapping[str, Any]) -> None:
-    """Refuse what the libraries would fill with random numbers."""
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(
-            f"{path} lacks {len(missing)} of the tensors that {part}/config.json asks for (such as "
-            f"{missing[0]}); download the model again."
-        )
-    if other := sorted(key for key, *_ in report["mismatched_keys"]):
-        raise ModelError(
-            f"{path} has {len(other)} tensors of another shape than {part}/config.json asks for "
-            f"(such as {other[0]}); download the model again."
-        )
-
-
-def _broken(path: Path, error: Exception) -> ModelError:
-    return ModelError(
-        f"{path} cannot be loaded ({_short(error)}); download the model again or choose another."
-    )
+    places = find_tensors(folder, part, weights)
+    config = read_config(folder, f"{part}/config.json")
+    return build(part, config, places, folder / weights.names[0], dtype)
 
 
 def _short(error: BaseException) -> str:

@@ -1,0 +1,117 @@
+"""Bounds for what a model's configs say, so that nothing is built from an absurd one.
+
+A config is a few hundred bytes of numbers, each of which may ask for gigabytes, and of names, some
+of which make a library import or download what they name.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import ModelError
+
+# Each of these makes transformers or diffusers run code from elsewhere, or load another kind of
+# weights than what the file holds.
+_FOREIGN: Final = (
+    "auto_map",
+    "custom_pipeline",
+    "custom_pipelines",
+    "quantization_config",
+    "trust_remote_code",
+)
+# These choose an implementation; the name of a repository makes transformers download one.
+_IMPLEMENTATIONS: Final = ("_attn_implementation", "attn_implementation", "experts_implementation")
+_BLOCKS_MOST: Final = 16
+_LAYERS_MOST: Final = 128
+_ITEMS_MOST: Final = 64
+_SIZE_MOST: Final = 1_000_000
+_TIMESTEPS_MOST: Final = 10_000
+_SCHEDULE: Final = ("num_train_timesteps", "original_inference_steps")
+_LAYERS: Final = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
+# All of Stable Diffusion 2 builds 24 of them, and SDXL 70.
+_LAYERS_IN_ALL_MOST: Final = 512
+
+
+def check_harmless(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config that makes a library import or download something.
+
+    Raises:
+        ModelError: a key of it does; the sentence names the file and the key.
+    """
+    for key in _FOREIGN:
+        # Falsy values, as in `"trust_remote_code": false`, switch it off.
+        if config.get(key):
+            raise _refused(path, key)
+    for key in _IMPLEMENTATIONS:
+        if "/" in str(config.get(key, "")):
+            raise _refused(path, key)
+
+
+def _refused(path: Path, key: str) -> ModelError:
+    return ModelError(
+        f"{path} sets {key}, which asks for code or weights from outside this file, so it is "
+        "refused; choose a plain model, or remove the key if you trust the rest."
+    )
+
+
+def check_network(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse the config of a network with a number far above that of any network of its kind.
+
+    Raises:
+        ModelError: there is one; the sentence names the file and the key.
+    """
+    for key, value in config.items():
+        if key in _LAYERS:
+            _check(path, key, value, _LAYERS_MOST)
+        else:
+            _check(path, key, value, _SIZE_MOST)
+    blocks = config.get("block_out_channels", ())
+    if isinstance(blocks, list) and len(blocks) > _BLOCKS_MOST:
+        raise wrong(path, "block_out_channels", blocks, f"at most {_BLOCKS_MOST} numbers")
+    layers = _most(blocks, whole=len) * _most(config.get("layers_per_block", 1))
+    if layers * _most(config.get("transformer_layers_per_block", 1)) > _LAYERS_IN_ALL_MOST:
+        raise wrong(path, "layers_per_block", config.get("layers_per_block"), "fewer layers")
+
+
+def _most(value: Any, whole: Any = None) -> int:
+    """Return the largest number in a value, or how many there are."""
+    if isinstance(value, list):
+        return whole(value) if whole else max((_most(item) for item in value), default=1)
+    return value if isinstance(value, int) else 1
+
+
+def check_scheduler(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a scheduler's config that asks for an absurd number of timesteps.
+
+    Raises:
+        ModelError: it does; the sentence names the file and the key.
+    """
+    for key, value in config.items():
+        most = _TIMESTEPS_MOST if key in _SCHEDULE else _SIZE_MOST
+        _check(path, key, value, most, items=_TIMESTEPS_MOST)
+
+
+def _check(path: Path, key: str, value: Any, most: int, items: int = _ITEMS_MOST) -> None:
+    if isinstance(value, int | float) and abs(value) > most:
+        raise wrong(path, key, value, f"a number of at most {most:,}")
+    if isinstance(value, list | dict) and len(value) > items:
+        raise wrong(path, key, value, f"at most {items:,} values")
+    inner: Sequence[Any] = [*value.values()] if isinstance(value, dict) else value
+    if isinstance(value, list | dict):
+        for item in inner:
+            _check(path, key, item, most, items)
+
+
+def wrong(path: Path, key: str, value: object, expected: str) -> ModelError:
+    """Return the error for a value that is not what was expected."""
+    return ModelError(
+        f"{path} says {key[:80]} = {_SHORT.repr(value)} instead of {expected}; download the model "
+        "again or choose another one."
+    )
+
+
+_SHORT: Final = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80

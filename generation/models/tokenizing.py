@@ -1,0 +1,103 @@
+"""The tokenizer of a model, from its vocabulary and merges and from little else.
+
+transformers looks through a folder by itself and compiles the regular expressions that it finds
+in `tokenizer.json`. So it is given a folder that holds what was chosen and nothing more; how CLIP
+splits text is in the library.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import CLIPTokenizer
+
+from ..catalog.json_reader import LIST_BYTES, read_bytes
+from ..errors import ModelError
+from ..model_files import read_config
+
+_CONFIG_KEYS: Final = frozenset(
+    {
+        "added_tokens_decoder",
+        "additional_special_tokens",
+        "bos_token",
+        "clean_up_tokenization_spaces",
+        "eos_token",
+        "extra_special_tokens",
+        "model_max_length",
+        "pad_token",
+        "split_special_tokens",
+        "truncation_side",
+        "unk_token",
+    }
+)
+_ADDED_MOST: Final = 10_000
+_CLASSES: Final = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
+_FOLDER: Final = "tokenizer"
+
+
+def load_tokenizer(folder: Path, files: tuple[str, ...], vocab_size: int) -> Any:
+    """Return the tokenizer of the model in `folder` from those of `files` that belong to it.
+
+    Raises:
+        ModelError: a file is broken, is for another kind of tokenizer, or has a token that the text
+            encoder, which knows `vocab_size`, does not.
+    """
+    names = [Path(name).name for name in files if name.startswith(f"{_FOLDER}/")]
+    with tempfile.TemporaryDirectory(prefix="imagine-bot-tokenizer-") as made:
+        for name in names:
+            (Path(made) / name).write_bytes(_cleaned(folder, name))
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(made, local_files_only=True)
+            largest = max(tokenizer.get_vocab().values())
+        # The Rust tokenizers raise bare Exceptions, so there is no narrower class to name.
+        except Exception as error:
+            raise _broken(folder / _FOLDER, str(error).replace(made, str(folder))) from error
+    if largest >= vocab_size:
+        raise _broken(
+            folder / _FOLDER, f"it has a token {largest}, and the text encoder knows {vocab_size}"
+        )
+    return tokenizer
+
+
+def _cleaned(folder: Path, name: str) -> bytes:
+    if not name.endswith(".json"):
+        return read_bytes(folder / _FOLDER / name, most=LIST_BYTES)
+    values = read_config(folder, f"{_FOLDER}/{name}")
+    if name == "tokenizer.json":
+        values = _vocabulary(folder / _FOLDER / name, values)
+    if name == "tokenizer_config.json":
+        kind = values.get("tokenizer_class", "CLIPTokenizer")
+        if str(kind) not in _CLASSES:
+            raise _broken(
+                folder / _FOLDER / name, f"tokenizer_class is {str(kind)[:80]!r} and not CLIP's"
+            )
+        values = {key: value for key, value in values.items() if key in _CONFIG_KEYS}
+    if len(str(values.get("added_tokens_decoder", ""))) > LIST_BYTES:
+        raise _broken(folder / _FOLDER / name, "it adds too many tokens")
+    return json.dumps(values, ensure_ascii=False).encode()
+
+
+def _vocabulary(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `tokenizer.json` with the vocabulary, the merges and the added tokens alone."""
+    model, added = values.get("model"), values.get("added_tokens", [])
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        raise _broken(path, "it holds no BPE model, as CLIP's is")
+    if not isinstance(added, list) or len(added) > _ADDED_MOST:
+        raise _broken(path, f"it adds no list of at most {_ADDED_MOST:,} tokens")
+    kept = {key: model[key] for key in ("vocab", "merges") if key in model}
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "model": {"type": "BPE", "vocab": {}, "merges": []} | kept,
+    }
+
+
+def _broken(path: Path, why: str) -> ModelError:
+    reason = " ".join(why.split())[:160].rstrip(".")
+    return ModelError(
+        f"{path} cannot be loaded ({reason}); download the model again or choose another."
+    )
