@@ -37,6 +37,7 @@ from .request import (
     STRENGTH_MAX,
     STRENGTH_MIN,
 )
+from .spelling import NAME_LENGTH
 
 __all__ = [
     "STARTER",
@@ -62,7 +63,6 @@ _MOST_TOKENS: Final = 1_024
 # Of the emoji there are about 4,000, the longest of them 10 characters.
 _EMOJI_MOST: Final = 10_000
 _EMOJI_LENGTH: Final = 32
-_EMOJI_NAME_LENGTH: Final = 80
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
 _CLASSES: Final = {
@@ -363,6 +363,6 @@ def _emoji(folder: Path) -> Mapping[str, str]:
     for emoji, name in config.values.items():
         if emoji.isascii() or len(emoji) > _EMOJI_LENGTH or not isinstance(name, str):
             raise config.wrong(emoji, "the name of an emoji")
-        if len(name) > _EMOJI_NAME_LENGTH:
-            raise config.wrong(emoji, f"a name of at most {_EMOJI_NAME_LENGTH} characters")
+        if len(name) > NAME_LENGTH:
+            raise config.wrong(emoji, f"a name of at most {NAME_LENGTH} characters")
     return config.values

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Final
 
+# Unicode's longest name of an emoji has 47 characters; a model's file may say anything.
+NAME_LENGTH: Final = 80
+
 _JOINER: Final = "\u200d"
 _VARIATIONS: Final = "\ufe0e\ufe0f"
 _KEYCAP: Final = "\u20e3"
@@ -141,7 +144,7 @@ def _name(emoji: str, names: Mapping[str, str]) -> str | None:
     genderless = _GENDERS.sub("", toneless)
     neutral = _MAN_OR_WOMAN.sub(_PERSON, genderless)
     found = (names.get(form) for form in (plain, toneless, genderless, neutral))
-    return next((name for name in found if name is not None), None)
+    return next((name[:NAME_LENGTH] for name in found if name is not None), None)
 
 
 def _emoji_end(text: str, start: int, names: Mapping[str, str]) -> int:
