@@ -28,6 +28,8 @@ from generation.metadata import read_png, to_png
 from storage.opening import open_storage
 from tests.generation.examples import EDGE, STARTER
 
+# Sets the title of the window, the colour, and the direction of what follows.
+ESCAPES = "\x1b]0;PWNED\x07\x9b31m\u202e\nrabbit.png: the same, every pixel."
 IMAGINE_BOT = str(Path(sys.executable).with_name("imagine-bot"))
 
 
@@ -202,6 +204,23 @@ def test_replay_looks_for_no_model_by_the_word_of_a_file(shell: Shell, tmp_path:
         "a .safetensors file or a hub id."
     )
     assert shell("replay", name, "--model", "mine").exit_code == 0
+
+
+def test_a_strangers_recipe_brings_no_escape_code_to_the_terminal(
+    shell: Shell, rabbit: Path
+) -> None:
+    texts = dict.fromkeys(("device", "dtype", "unread_prompt"), ESCAPES)
+    maps = {"versions": {"torch": ESCAPES}, "scheduler_settings": {ESCAPES: ESCAPES}}
+    before = torch.get_num_threads()
+    try:
+        # Of so many threads each would wait for all others.
+        result = shell("replay", altered(rabbit, seed=8, threads=1_024, **texts, **maps))
+        foreign = shell("replay", altered(rabbit, model=ESCAPES))
+    finally:
+        torch.set_num_threads(before)
+    assert (result.exit_code, foreign.exit_code) == (1, 1)
+    assert "device: \\x1b]0;PWNED\\x07\\x9b31m\\u202e\\nrabbit.png: the same" in result.output
+    assert not set("\x1b\x07\x9b\u202e") & set(result.output + foreign.output)
 
 
 def test_replay_refuses_a_tile_that_no_decoder_has(shell: Shell, rabbit: Path) -> None:
