@@ -215,6 +215,10 @@ def create_bot(
     Raises:
         ModelError: the model cannot be found or used.
     """
-    located = profile if profile is not None else locate(settings.model)
+    located = (
+        profile
+        if profile is not None
+        else locate(settings.model, prediction_type=settings.prediction_type)
+    )
     start = make_engine or partial(start_engine, settings, located)
     return ImagineBot(settings, located, start)

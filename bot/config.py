@@ -49,6 +49,7 @@ class Settings(BaseSettings):
     model: Annotated[str, Field(min_length=1)] = "starter"
     device: str | None = None
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None
     deterministic: bool = False
     compile: bool = False
     step_timeout: Annotated[float, Field(ge=5, le=86_400, allow_inf_nan=False)] = 120.0

@@ -110,8 +110,10 @@ def status(text: str) -> Iterator[None]:
         yield
 
 
-def locate_model(name: str) -> ModelProfile:
+def locate_model(name: str, prediction_type: str | None = None) -> ModelProfile:
     """Return the model `name`, showing progress if it has to be downloaded.
+
+    `prediction_type` overrules what the model says of its UNet.
 
     Raises:
         ModelError: it cannot be found or used.
@@ -125,4 +127,4 @@ def locate_model(name: str) -> ModelProfile:
                 task = bar.add_task(escape(harmless(f"Downloading {name}")))
             bar.update(task, completed=state.done, total=state.total)
 
-        return locate(name, on_download=on_download)
+        return locate(name, on_download=on_download, prediction_type=prediction_type)

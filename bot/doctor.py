@@ -117,7 +117,7 @@ def _intents(_: Settings) -> Finding:
 
 def _model(settings: Settings) -> Finding:
     try:
-        profile = console.locate_model(settings.model)
+        profile = console.locate_model(settings.model, settings.prediction_type)
     except GenerationError as error:
         return Finding("model", f"{settings.model} cannot be used", str(error))
     return Finding(
@@ -150,7 +150,7 @@ def _weights(settings: Settings) -> Finding:
     if storage_checks.is_in_use(settings.data):
         return Finding("weights", "left to the running bot, which has loaded them")
     try:
-        profile = console.locate_model(settings.model)
+        profile = console.locate_model(settings.model, settings.prediction_type)
         # Compiling takes minutes, and says nothing about the weights.
         engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
         wishes = Wishes(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)

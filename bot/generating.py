@@ -35,7 +35,7 @@ def generate_files(
     """Make pictures, write them into `out` and print their names; return the exit code."""
     # The limits are for the people on a server, not for the owner of the machine.
     settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
-    profile = console.locate_model(settings.model)
+    profile = console.locate_model(settings.model, settings.prediction_type)
     request = _request(RequestDesk(settings, profile), wishes, image)
     with open_folder(out) as folder:
         if max(request.width, request.height) > profile.default_max_size:

@@ -110,7 +110,7 @@ def _model_of(recipe: Recipe, settings: Settings, *, named: bool) -> ModelProfil
     Raises:
         MissingInput: the picture is of another model.
     """
-    configured = console.locate_model(settings.model)
+    configured = console.locate_model(settings.model, settings.prediction_type)
     if named or configured.name == recipe.model:
         return configured
     if recipe.model == STARTER:

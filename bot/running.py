@@ -52,7 +52,7 @@ def _start(config: Path | None, *, data: Path | None) -> int:
             "Other users may read the token file %s; chmod 600 keeps them out", settings.token_file
         )
     _keep_private(settings.data)
-    profile = console.locate_model(settings.model)
+    profile = console.locate_model(settings.model, settings.prediction_type)
     forget_secrets()
     return asyncio.run(_run(create_bot(settings, profile=profile), token))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # has no __al
 )
 
 from .errors import ModelError
-from .model_files import DownloadProgress, list_folder, select_configs, select_files
+from .model_files import DownloadProgress, list_folder, select_files
 
 log = logging.getLogger(__name__)
 
@@ -67,30 +67,14 @@ def download(
         _check_space(name, tracker.total - tracker.done)
         return _fetch(name, files.names, token, tracker.moved)
 
-    return _newest_or_cached(name, newest, select_files)
+    return _newest_or_cached(name, newest)
 
 
-def download_configs(name: str, *, token: str | None = None) -> Path:
-    """Return a folder with the configs and the tokenizer of the hub model `name`.
-
-    Raises:
-        ModelError: they cannot be had, or one is missing.
-    """
-
-    def newest() -> Path:
-        _, listed = _listing(name, token)
-        return _fetch(name, select_configs(listed, f"The model {name}"), token)
-
-    return _newest_or_cached(name, newest, select_configs)
-
-
-def _newest_or_cached(
-    name: str, newest: Callable[[], Path], select: Callable[[Collection[str], str], object]
-) -> Path:
+def _newest_or_cached(name: str, newest: Callable[[], Path]) -> Path:
     cached: Path | None = None
     try:
         # Before anything is fetched, since that moves what the cache calls the newest.
-        cached = _cached(name, select)
+        cached = _cached(name)
         return newest()
     # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
     except (ModelError, _HTTPError, OSError, RuntimeError) as error:
@@ -138,8 +122,8 @@ def _store(name: str) -> Path:
     return Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
 
 
-def _cached(name: str, select: Callable[[Collection[str], str], object]) -> Path | None:
-    """Return the newest version in the cache from which `select` can choose all that it needs.
+def _cached(name: str) -> Path | None:
+    """Return the newest version in the cache that has all files of a model.
 
     First comes what `refs/main` names, but an update moves that before it fetches a file, so
     it may be the one that was never completed. What only other branches name is another model.
@@ -152,7 +136,7 @@ def _cached(name: str, select: Callable[[Collection[str], str], object]) -> Path
     snapshots.sort(key=lambda path: (path.name == main, path.stat().st_mtime), reverse=True)
     for folder in snapshots:
         with suppress(ModelError):
-            select(list_folder(folder), f"The model {name}")
+            select_files(list_folder(folder), f"The model {name}")
             return folder
     return None
 

@@ -63,6 +63,7 @@ _MOST_TOKENS: Final = 1_024
 # Of the emoji there are about 4,000, the longest of them 10 characters.
 _EMOJI_MOST: Final = 10_000
 _EMOJI_LENGTH: Final = 32
+_SINGLE_FILES: Final = frozenset({".safetensors", ".sft"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
 _CLASSES: Final = {
@@ -123,48 +124,57 @@ def locate(
     *,
     on_download: Callable[[DownloadProgress], None] | None = None,
     token: str | None = None,
+    prediction_type: str | None = None,
 ) -> ModelProfile:
     """Return the model called `name`: `starter`, a folder, a file or a hub id as in `owner/name`.
 
-    A file is a checkpoint of Stable Diffusion 1 in one .safetensors; the first time it is
-    converted to a folder in the cache, with configs from the hub. A hub model that is not in
-    the cache is downloaded; `on_download` hears of it from other threads, one call at a time.
+    A file is a checkpoint of Stable Diffusion 1 in one .safetensors (or .sft, as some call it);
+    the first time it is converted to a folder in the cache. A hub model that is not in the
+    cache is downloaded; `on_download` hears of it from other threads, one call at a time.
     `token` is the hub's; without one the hub's own settings count (`HF_TOKEN`, or a login),
-    as do `HF_ENDPOINT` and `HF_HOME`.
+    as do `HF_ENDPOINT` and `HF_HOME`. `prediction_type` (`epsilon` or `v_prediction`) overrules
+    what the model says of its UNet.
 
     Raises:
         ModelError: there is no such model, or it cannot be downloaded, used or trusted.
     """
     if name == STARTER:
-        return profile(starter_folder(), STARTER)
+        return profile(starter_folder(), STARTER, prediction_type=prediction_type)
     path = Path(name).expanduser()
     if path.suffix.lower() in PICKLES:
         raise ModelError(pickle_sentence(f"The model {name}"))
     if name and path.is_dir():
-        return profile(path, path.resolve().name)
-    if path.suffix.lower() == ".safetensors":
+        return profile(path, path.resolve().name, prediction_type=prediction_type)
+    if path.suffix.lower() == ".gguf":
+        raise ModelError(
+            f"The model {name} is a GGUF file, which is not supported yet; choose a .safetensors "
+            "file of the same model."
+        )
+    if path.suffix.lower() in _SINGLE_FILES:
         # The hub's client takes a good part of a second to load: only who needs it waits.
         from .single_file import open_single_file  # noqa: PLC0415
 
-        return profile(open_single_file(path, token=token), path.stem)
+        return profile(open_single_file(path), path.stem, prediction_type=prediction_type)
     if _HUB_ID.fullmatch(name):
         from .hub import download  # noqa: PLC0415
 
         folder = download(
             name,
-            check=lambda configs: _read_configs(configs, name),
+            check=lambda configs: _read_configs(configs, name, prediction_type),
             on_download=on_download,
             token=token,
         )
-        return profile(folder, name)
+        return profile(folder, name, prediction_type=prediction_type)
     raise ModelError(
         f"There is no model {name!r}; use {STARTER!r}, a folder, a .safetensors file or a hub id "
         "as in owner/name."
     )
 
 
-def profile(folder: Path, name: str) -> ModelProfile:
+def profile(folder: Path, name: str, *, prediction_type: str | None = None) -> ModelProfile:
     """Return what the configs in `folder` say, after checking that the model can be used.
+
+    `prediction_type` is as in `locate`.
 
     Raises:
         ModelError: the folder holds no complete Stable Diffusion model with safetensors.
@@ -172,10 +182,10 @@ def profile(folder: Path, name: str) -> ModelProfile:
     if not folder.is_dir():
         raise ModelError(f"There is no folder {folder}; check the spelling of the model.")
     select_files(list_folder(folder), f"The model in {folder}")
-    return _read_configs(folder, name)
+    return _read_configs(folder, name, prediction_type)
 
 
-def _read_configs(folder: Path, name: str) -> ModelProfile:
+def _read_configs(folder: Path, name: str, prediction_type: str | None) -> ModelProfile:
     _check_classes(folder)
     unet = _Config(folder, "unet/config.json")
     vae = _Config(folder, "vae/config.json")
@@ -185,6 +195,8 @@ def _read_configs(folder: Path, name: str) -> ModelProfile:
     _check_networks(unet, vae, text_encoder)
     scheduler = _Config(folder, SCHEDULER_CONFIG)
     bounds.check_scheduler(scheduler.path, scheduler.values)
+    if prediction_type is not None:
+        scheduler.values["prediction_type"] = prediction_type
     vae_factor = 2 ** (len(vae.sizes("block_out_channels")) - 1)
     native_size = _native_size(unet, vae_factor)
     steps, guidance_scale, strength, max_size = _defaults(folder, native_size)
@@ -321,6 +333,12 @@ def _prediction_type(scheduler: _Config) -> str:
     found = str(scheduler.values.get("prediction_type", "epsilon"))
     if found not in _PREDICTIONS:
         raise scheduler.wrong("prediction_type", " or ".join(sorted(_PREDICTIONS)))
+    if found == "epsilon" and scheduler.values.get("rescale_betas_zero_snr"):
+        raise ModelError(
+            f"{scheduler.path} starts from noise alone (rescale_betas_zero_snr), where a UNet that "
+            'predicts epsilon says nothing; set prediction_type = "v_prediction" in the '
+            "configuration if the model was trained so, or choose another one."
+        )
     return found
 
 

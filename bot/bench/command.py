@@ -97,7 +97,7 @@ class Figures:
 def bench(config: Any, *, model: str | None, as_json: bool, quick: bool) -> int:
     """Measure and print; return the exit code, which is 0 whatever the figures are."""
     settings = load_settings(config, model=model)
-    profile = console.locate_model(settings.model)
+    profile = console.locate_model(settings.model, settings.prediction_type)
     with console.status("Measuring; nothing else should run now"):
         figures = _measure(settings, profile, _QUICK if quick else _FULL)
     if as_json:

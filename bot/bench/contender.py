@@ -249,7 +249,7 @@ def carry_out(
     given = json.loads((folder / "assignment.json").read_text("utf-8"))
     assignment = Assignment(**{**given, "steps": tuple(given["steps"])})
     settings = Settings(**assignment.settings)
-    profile = locate(settings.model)
+    profile = locate(settings.model, prediction_type=settings.prediction_type)
     contender = open_one(assignment.contender, settings, profile)
     try:
         report, together, alone = measure(contender, assignment, profile, threads=_threads())

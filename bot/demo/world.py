@@ -126,7 +126,7 @@ async def open_world() -> AsyncIterator[World]:
         settings = _DemoSettings(
             data=Path(folder), min_free_mb=0, model="starter", progress_seconds=_PROGRESS_SECONDS
         )
-        profile = locate(settings.model)
+        profile = locate(settings.model, prediction_type=settings.prediction_type)
         bot = create_bot(settings, profile=profile)
         # What goes wrong in the bot is in its log and in its answers.
         async with simcord.run(bot, check_errors=False) as env:

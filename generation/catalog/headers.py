@@ -57,19 +57,32 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def read_header(path: Path) -> Header:
-    """Return the header of the .safetensors file `path`.
+def read_header(path: Path, *, what: str = "the model") -> Header:
+    """Return the header of the .safetensors file `path`; sentences say to download `what` again.
 
     Raises:
         ModelError: the file is cut off, or its header contradicts itself or the file's size.
     """
+    try:
+        return _header(path)
+    except _Broken as error:
+        raise ModelError(
+            f"{path} cannot be loaded ({error}); download {what} again or choose another."
+        ) from error
+
+
+class _Broken(Exception):
+    """Why a header is refused, as the part of a sentence."""
+
+
+def _header(path: Path) -> Header:
     data, size = _header_bytes(path)
     entries = as_object(data, path, unique=True)
     metadata = entries.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise _broken(path, "its metadata is no list of texts")
-    spans = [(_span(path, name, entry), name) for name, entry in entries.items()]
-    _check_spans(path, sorted(spans), size)
+        raise _Broken("its metadata is no list of texts")
+    spans = [(_span(name, entry), name) for name, entry in entries.items()]
+    _check_spans(sorted(spans), size)
     tensors = {
         name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()
     }
@@ -84,25 +97,25 @@ def _header_bytes(path: Path) -> tuple[bytes, int]:
             file.seek(0)
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             if size < _LENGTH_BYTES or length > size - _LENGTH_BYTES:
-                raise _broken(path, "it is cut off, or no .safetensors file")
+                raise _Broken("it is cut off, or no .safetensors file")
             if length > HEADER_BYTES:
-                raise _broken(path, f"its header is larger than {HEADER_BYTES // 2**20} MiB")
+                raise _Broken(f"its header is larger than {HEADER_BYTES // 2**20} MiB")
             data = file.read(length)
     except OSError as error:
-        raise _broken(path, error.strerror or "it cannot be read") from error
+        raise _Broken(error.strerror or "it cannot be read") from error
     if data.count(b'"data_offsets"') > TENSORS_MOST:
-        raise _broken(path, f"it has more than {TENSORS_MOST:,} tensors")
+        raise _Broken(f"it has more than {TENSORS_MOST:,} tensors")
     return data, size - _LENGTH_BYTES - length
 
 
-def _span(path: Path, name: str, entry: Any) -> tuple[int, int]:
+def _span(name: str, entry: Any) -> tuple[int, int]:
     """Return where the bytes of a tensor start and end."""
-    wrong = _broken(path, f"its header is wrong about the tensor {name[:120]!r}")
+    wrong = _Broken(f"its header is wrong about the tensor {name[:120]!r}")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _SIZES:
-        raise _broken(path, f"the tensor {name[:120]!r} is of the unknown type {str(dtype)[:20]!r}")
+        raise _Broken(f"the tensor {name[:120]!r} is of the unknown type {str(dtype)[:20]!r}")
     if not _are_sizes(shape, _DIMENSIONS_MOST) or not _are_sizes(offsets, 2):
         raise wrong
     if len(offsets) != 2 or math.prod(shape) * _SIZES[dtype] != offsets[1] - offsets[0]:  # noqa: PLR2004
@@ -118,18 +131,12 @@ def _are_sizes(value: Any, most: int) -> bool:
     )
 
 
-def _check_spans(path: Path, spans: list[tuple[tuple[int, int], str]], size: int) -> None:
+def _check_spans(spans: list[tuple[tuple[int, int], str]], size: int) -> None:
     """Every byte belongs to exactly one tensor."""
     end = 0
     for (first, last), name in spans:
         if first != end:
-            raise _broken(path, f"the bytes of the tensor {name[:120]!r} are not its own")
+            raise _Broken(f"the bytes of the tensor {name[:120]!r} are not its own")
         end = last
     if end != size:
-        raise _broken(path, f"it has {size:,} bytes of tensors and its header says {end:,}")
-
-
-def _broken(path: Path, why: str) -> ModelError:
-    return ModelError(
-        f"{path} cannot be loaded ({why}); download the model again or choose another."
-    )
+        raise _Broken(f"it has {size:,} bytes of tensors and its header says {end:,}")

@@ -248,6 +248,8 @@ class Client:
 
     hub: Hub
     home: Path
+    # Code that runs before the model is looked up.
+    before: str = ""
 
     def run(self, code: str, *arguments: str, **environment: str) -> str:
         """Return what the code prints in a fresh process that may warn of nothing."""
@@ -263,7 +265,7 @@ class Client:
 
         The block begins when there is a file of the pattern `left` in the cache.
         """
-        with self._start(LOOK_UP, name) as process:
+        with self._start(self.before + LOOK_UP, name) as process:
             try:
                 yield self._appeared(process, left)
             finally:
@@ -288,7 +290,7 @@ class Client:
 
     def locate(self, name: str, **environment: str) -> Answer:
         """Locate the model in a fresh process with these settings of the hub's client."""
-        values = json.loads(self.run(LOOK_UP, name, **environment))
+        values = json.loads(self.run(self.before + LOOK_UP, name, **environment))
         folder = values.get("folder")
         error = values.get("error", "")
         assert error == "" or ("\n" not in error and error.endswith("."))

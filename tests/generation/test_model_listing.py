@@ -237,3 +237,76 @@ def test_a_file_that_changes_while_it_is_loaded_is_noticed(
 
     monkeypatch.setattr(weights, "load_tokenizer", meanwhile)
     assert "changed while they were read" in refusal(folder)
+
+
+def test_a_folder_may_hold_any_one_variant(folder: Path, tiny: StableDiffusionPipeline) -> None:
+    for variant in ("bf16", "non_ema", "pruned"):
+        for path in list(folder.glob("*/*.safetensors")):
+            stem = path.name.split(".")[0]
+            path.rename(path.with_name(f"{stem}.{variant}.safetensors"))
+        assert weights_sha256(folder) == by_hand(folder)
+    parts = loaded(folder)
+    for part in ("text_encoder", "unet", "vae"):
+        saved, found = getattr(tiny, part).state_dict(), getattr(parts, part).state_dict()
+        assert all(torch.equal(saved[key], found[key]) for key in saved)
+
+
+@pytest.mark.parametrize("index", ["safetensors.index.fp16.json", "fp16.safetensors.index.json"])
+@pytest.mark.parametrize("name", ["{stem}.fp16-{number}", "{stem}-{number}.fp16"])
+def test_shards_of_a_variant_are_found_under_both_orders_of_their_names(
+    folder: Path, tiny: StableDiffusionPipeline, index: str, name: str
+) -> None:
+    shard = split(folder, UNET)
+    stem = "diffusion_pytorch_model"
+    other = name.format(stem=stem, number="00001-of-00001") + ".safetensors"
+    shard.rename(shard.with_name(other))
+    listing = (folder / UNET_INDEX).read_text().replace(shard.name, other)
+    (folder / UNET_INDEX).unlink()
+    (folder / "unet" / f"{stem}.{index}").write_text(listing)
+    saved, found = tiny.unet.state_dict(), loaded(folder).unet.state_dict()
+    assert all(torch.equal(saved[key], found[key]) for key in saved)
+
+
+def test_older_names_in_a_folder_are_read(folder: Path, tiny: StableDiffusionPipeline) -> None:
+    text = load_file(folder / TEXT)
+    plain = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
+    older = {f"text_model.{name}": tensor for name, tensor in plain.items()}
+    older["text_model.embeddings.position_ids"] = torch.arange(32)[None]
+    save_file(older, folder / TEXT)
+    vae = folder / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(vae)
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for name in [name for name in tensors if ".attentions." in name]:
+        for new, old in names.items():
+            if f".{new}." in name:
+                tensor = tensors.pop(name)
+                as_conv = tensor[..., None, None] if name.endswith("weight") else tensor
+                tensors[name.replace(f".{new}.", f".{old}.")] = as_conv.contiguous()
+    assert any(".query." in name for name in tensors)
+    save_file(tensors, vae)
+    parts = loaded(folder)
+    for part in ("text_encoder", "vae"):
+        saved, found = getattr(tiny, part).state_dict(), getattr(parts, part).state_dict()
+        assert all(torch.equal(saved[key], found[key]) for key in saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_weight_that_is_not_finite_is_named_at_load(
+    folder: Path, dtype: torch.dtype, value: float
+) -> None:
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / UNET).items()}
+    tensors["conv_out.bias"][1] = value
+    save_file(tensors, folder / UNET)
+    assert "numbers in the tensor 'conv_out.bias' that are not finite" in refusal(folder)
+
+
+def test_zero_terminal_snr_with_epsilon_is_refused_and_the_operator_may_overrule(
+    folder: Path,
+) -> None:
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    edit(folder, "scheduler/scheduler_config.json", zero)
+    assert 'set prediction_type = "v_prediction" in the configuration' in refusal(folder)
+    found = profile(folder, "tiny", prediction_type="v_prediction")
+    assert found.prediction_type == "v_prediction"
+    assert load(found, device="cpu").scheduler_config["prediction_type"] == "v_prediction"

@@ -1,0 +1,187 @@
+"""What a checkpoint in one file says of itself: its tensors, and what its UNet predicts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import ModelError
+from .headers import Header, read_header
+from .json_reader import read_bytes
+from .parts import Place, file_tensors
+
+UNET: Final = "model.diffusion_model."
+VAE: Final = "first_stage_model."
+TEXT_ENCODER: Final = "cond_stage_model."
+_TEXT: Final = f"{TEXT_ENCODER}transformer."
+# The names that diffusers, too, knows the parts by.
+_FIRST_OF_UNET: Final = f"{UNET}input_blocks.0.0.weight"
+_FIRSTS: Final = {
+    _FIRST_OF_UNET: "UNet",
+    f"{VAE}decoder.conv_in.weight": "VAE",
+    f"{_TEXT}text_model.embeddings.position_embedding.weight": "text encoder",
+}
+_OTHER_TEXT_ENCODERS: Final = ("conditioner.", "cond_stage_model.model.", "text_encoders.")
+_CHANNELS: Final = 4
+_DTYPES: Final = {"F16": "float16", "BF16": "bfloat16"}
+
+# The VAE's attention by diffusers' newer and older names, and by those of a checkpoint.
+_ATTENTION: Final = re.compile(
+    r"(.*[.]mid[.]attn_1[.])(to_q|query|to_k|key|to_v|value|to_out[.]0|proj_attn|group_norm)([.]\w+)"
+)
+_ATTENTION_NAMES: Final = {
+    "to_q": "q",
+    "query": "q",
+    "to_k": "k",
+    "key": "k",
+    "to_v": "v",
+    "value": "v",
+    "to_out.0": "proj_out",
+    "proj_attn": "proj_out",
+    "group_norm": "norm",
+}
+
+# Tensors without a value: NoobAI and who trained after it mark a model by these, and ComfyUI and
+# forge read them.
+_V_MARKER: Final = "v_pred"
+_ZERO_SNR_MARKER: Final = "ztsnr"
+# https://github.com/Stability-AI/ModelSpec; kohya's sd-scripts write the first.
+_HEADER_KEYS: Final = ("modelspec.prediction_type", "modelspec.predict_key")
+_PREDICTIONS: Final = {
+    "v": "v_prediction",
+    "v_prediction": "v_prediction",
+    "vprediction": "v_prediction",
+    "vpred": "v_prediction",
+    "v_pred": "v_prediction",
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "noise": "epsilon",
+}
+# Stability's own configs say it so; the rest of them is of no use here, and no YAML is parsed.
+_YAML: Final = re.compile(
+    r"""^[^#\n]*?(?:^|[\s{,])["']?parameterization["']?\s*:\s*["']?([\w-]+)""", re.MULTILINE
+)
+_YAML_BYTES: Final = 256 * 2**10
+_ZERO_SNR: Final[Mapping[str, Any]] = {
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint of Stable Diffusion 1.
+
+    `places` are its tensors by the names of the first release, `scheduler` the settings that differ
+    from that release's, and `dtype` is the type of its UNet. It `is_plain` if those names are the
+    ones in the file and nothing has to be multiplied in.
+    """
+
+    places: Mapping[str, Place]
+    scheduler: Mapping[str, Any]
+    dtype: str
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether the file can be converted as it is."""
+        places = self.places.items()
+        return all(name == place.name and place.scale is None for name, place in places)
+
+    @property
+    def differences(self) -> str:
+        """Return a name for what makes the result another than that of the weights alone."""
+        parts = [] if self.is_plain else ["scaled"]
+        parts += [str(self.scheduler["prediction_type"])] if self.scheduler else []
+        parts += ["ztsnr"] if "rescale_betas_zero_snr" in self.scheduler else []
+        return "".join(f"-{part}" for part in parts)
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """Return what the header of a checkpoint says, and a yaml beside it.
+
+    Raises:
+        ModelError: the file is broken or no whole checkpoint of Stable Diffusion 1.
+    """
+    header = read_header(file, what="it")
+    if any(name.startswith(_OTHER_TEXT_ENCODERS) for name in header.tensors):
+        raise ModelError(
+            f"{file} is no checkpoint of Stable Diffusion 1, the only kind that is read from a "
+            "single file; name a Stable Diffusion 2 model by its folder or hub id."
+        )
+    places: dict[str, Place] = {}
+    for name, place in file_tensors(file).items():
+        if name.startswith((UNET, VAE, TEXT_ENCODER)):
+            if (known := _first_name(name)) in places:
+                raise ModelError(
+                    f"{file} has the tensor {known[:120]!r} under two names; download it again."
+                )
+            places[known] = place
+    _check_whole(file, places)
+    dtype = _DTYPES.get(places[_FIRST_OF_UNET].info.dtype, "float32")
+    return Checkpoint(places, _scheduler(file, header), dtype)
+
+
+def _first_name(name: str) -> str:
+    """Return the name that a tensor had in the first release."""
+    if name.startswith(_TEXT):
+        return f"{_TEXT}text_model.{name.removeprefix(_TEXT).removeprefix('text_model.')}"
+    if match := _ATTENTION.fullmatch(name):
+        return match[1] + _ATTENTION_NAMES[match[2]] + match[3]
+    return name
+
+
+def _check_whole(file: Path, places: Mapping[str, Place]) -> None:
+    for name, part in _FIRSTS.items():
+        if name not in places:
+            raise ModelError(
+                f"{file} holds no Stable Diffusion {part}, so it is no whole model (a LoRA or an "
+                "embedding is none); choose a full checkpoint."
+            )
+    shape = places[_FIRST_OF_UNET].info.shape
+    channels = shape[1] if len(shape) > 1 else 0
+    if channels != _CHANNELS:
+        raise ModelError(
+            f"{file} is made for inpainting ({channels} channels); choose a text-to-image model."
+        )
+
+
+def _scheduler(file: Path, header: Header) -> dict[str, Any]:
+    """Return the settings of the scheduler that a checkpoint is marked with."""
+    has_zero_snr = _ZERO_SNR_MARKER in header.tensors
+    if _V_MARKER in header.tensors:
+        prediction = "v_prediction"
+    else:
+        prediction = _said_beside(file) or _said_in_header(file, header) or "epsilon"
+    if prediction == "epsilon" and not has_zero_snr:
+        return {}
+    return {"prediction_type": prediction, **(_ZERO_SNR if has_zero_snr else {})}
+
+
+def _said_in_header(file: Path, header: Header) -> str | None:
+    for key in _HEADER_KEYS:
+        if said := header.metadata.get(key):
+            return _prediction(file, key, said)
+    return None
+
+
+def _said_beside(file: Path) -> str | None:
+    for suffix in (".yaml", ".yml"):
+        beside = file.with_suffix(suffix)
+        if beside.is_file():
+            text = read_bytes(beside, most=_YAML_BYTES).decode("utf-8-sig", errors="replace")
+            if match := _YAML.search(text):
+                return _prediction(beside, "parameterization", match[1])
+    return None
+
+
+def _prediction(file: Path, key: str, said: str) -> str:
+    found = _PREDICTIONS.get(said.strip().lower().replace("-", "_"))
+    if found is None:
+        raise ModelError(
+            f"{file} says {key} = {said[:40]!r}, and only epsilon and v are known; choose another "
+            "model, or correct it there."
+        )
+    return found
