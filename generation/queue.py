@@ -216,13 +216,14 @@ class GenerationQueue(Generic[I]):
         """Give turns for as long as there is room."""
         # Ahead of what the engine thread tells of them, so that the estimates are there by then.
         self._refresh_soon()
-        if not self._schedule.running:
-            # Nothing was expected of the engine until now.
-            self._silence.heard()
+        was_idle = not self._schedule.running
         while (ticket := self._schedule.start()) is not None:
             ticket.active = True
             self._worker.give(None if ticket.begun else ticket)
             ticket.begun = True
+        if was_idle:
+            # Nothing was expected of the engine until now.
+            self._silence.heard()
 
     def _refresh_soon(self) -> None:
         """Have places and times worked out anew, once for all that changes until then."""
