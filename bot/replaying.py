@@ -12,7 +12,7 @@ from PIL import Image
 
 from generation.errors import InvalidSource
 from generation.locate import STARTER, ModelProfile
-from generation.metadata import parameters, read_png
+from generation.metadata import parameters, read_png, read_png_outside
 from generation.pictures import enlarged, read_source, to_image, to_pixels
 from generation.request import Pixels, Recipe
 from storage.archive import Archive
@@ -85,7 +85,7 @@ def replay_picture(
 def _originals(picture: str, settings: Settings) -> list[Original]:
     if not picture.isdecimal():
         path = Path(picture)
-        pixels, recipe, text = read_png(read_file(path))
+        pixels, recipe, text = read_png_outside(read_file(path))
         return [Original(path.name, pixels, recipe, text)]
     with Archive(settings.data) as archive:
         images = archive.images(int(picture))

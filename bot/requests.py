@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from PIL import Image
 
 from generation.errors import InvalidRequest
+from generation.images.files import Fit
 from generation.locate import ModelProfile
 from generation.pictures import fitted_size, to_pixels
 from generation.prompts import spell_emoji
@@ -19,6 +20,7 @@ from generation.request import (
     SEED_MAX,
     SIZE_MULTIPLE,
     GenerationRequest,
+    Pixels,
     Recipe,
     SchedulerName,
 )
@@ -113,11 +115,9 @@ class RequestDesk:
 
     def similar(self, image: Image.Image, wishes: Wishes) -> GenerationRequest:
         """Return the request for pictures similar to a file from outside, in its own shape."""
+        fit = self.fit(wishes)
         width, height = fitted_size(
-            *image.size,
-            native=self._profile.native_size,
-            multiple=max(self._profile.size_multiple, SIZE_MULTIPLE),
-            most=min(self._largest, self._profile.default_max_size),
+            *image.size, native=fit.native, multiple=fit.multiple, most=fit.most
         )
         # Checked before the image is scaled: a wrong size must not cost memory first.
         plain = self.imagine(
@@ -127,11 +127,26 @@ class RequestDesk:
                 height=_or(wishes.height, height),
             )
         )
-        return dataclasses.replace(
-            plain,
-            source=to_pixels(image, plain.width, plain.height),
-            strength=_or(wishes.strength, self._profile.default_strength),
+        return self._from(to_pixels(image, plain.width, plain.height), plain, wishes)
+
+    def fit(self, wishes: Wishes) -> Fit:
+        """Return the size that a file from outside is brought to."""
+        return Fit(
+            native=self._profile.native_size,
+            multiple=max(self._profile.size_multiple, SIZE_MULTIPLE),
+            most=min(self._largest, self._profile.default_max_size),
+            width=wishes.width,
+            height=wishes.height,
         )
+
+    def similar_to(self, pixels: Pixels, wishes: Wishes) -> GenerationRequest:
+        """Return the request for pictures similar to one that has the size of `fit` already."""
+        sized = dataclasses.replace(wishes, width=pixels.width, height=pixels.height)
+        return self._from(pixels, self.imagine(sized), wishes)
+
+    def _from(self, source: Pixels, plain: GenerationRequest, wishes: Wishes) -> GenerationRequest:
+        strength = _or(wishes.strength, self._profile.default_strength)
+        return dataclasses.replace(plain, source=source, strength=strength)
 
     def variation(self, recipe: Recipe, picture: Image.Image, wishes: Wishes) -> GenerationRequest:
         """Return the request for a variation of one of our own pictures, by its own recipe."""

@@ -11,12 +11,15 @@ import dataclasses
 import io
 import json
 import re
+import struct
 from typing import Final
 
 from PIL import Image, PngImagePlugin
 
-from .errors import InvalidRequest, MetadataError
-from .pictures import SOURCE_PIXELS_MAX, decoding, enlarged, to_image
+from .errors import InvalidRequest, InvalidSource, MetadataError
+from .images.files import read_recipe
+from .images.limits import SOURCE_PIXELS_MAX
+from .pictures import decoding, enlarged, to_image
 from .request import Pixels, Recipe
 
 RECIPE_CHUNK: Final = "imagine-bot"
@@ -24,6 +27,10 @@ PARAMETERS_CHUNK: Final = "parameters"
 _SAMPLERS: Final = {"ddim": "DDIM", "lms": "LMS"}
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REASON_LENGTH: Final = 200
+# Behind the signature, and the length and the kind of the first chunk.
+_SIZE_AT: Final = 16
+# Image.MAX_IMAGE_PIXELS
+_WARNED_PIXELS: Final = 89_478_485
 
 
 def parameters(recipe: Recipe) -> str:
@@ -66,16 +73,30 @@ def to_png(pixels: Pixels, recipe: Recipe, *, factor: int = 1) -> bytes:
     return file.getvalue()
 
 
+def read_png_outside(data: bytes) -> tuple[Pixels, Recipe, str]:
+    """Do what `read_png` does for a file from anywhere: in a process of its own.
+
+    Raises:
+        MetadataError: as for `read_png`, or it takes too much time or memory.
+    """
+    try:
+        pixels, recipe, text = read_recipe(data)
+    except InvalidSource as error:
+        raise MetadataError(str(error)) from error
+    return pixels, _checked(recipe), text
+
+
 def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
     """Return the pixels of a PNG file, the recipe in it, and its `parameters` text.
+
+    For files that this bot wrote itself.
 
     Raises:
         MetadataError: it is no PNG, holds no recipe, or one that cannot be read.
     """
     with decoding(MetadataError("That file is not a PNG picture that can be read.")):
+        _check_size(data)
         image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.width * image.height > SOURCE_PIXELS_MAX:
-            raise MetadataError("That picture is far too large to be one of Imagine Bot's.")
         image.load()
         rgb = image.convert("RGB")
     if RECIPE_CHUNK not in image.info:
@@ -88,6 +109,13 @@ def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
         _checked(image.info[RECIPE_CHUNK]),
         str(image.info.get(PARAMETERS_CHUNK, "")),
     )
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse a picture before Pillow warns of its size; of one twice as large Pillow raises."""
+    width, height = struct.unpack_from(">II", data, _SIZE_AT)
+    if SOURCE_PIXELS_MAX < width * height <= 2 * _WARNED_PIXELS:
+        raise MetadataError("That picture is far too large to be one of Imagine Bot's.")
 
 
 def _checked(text: str) -> Recipe:

