@@ -1,0 +1,1 @@
+"""Input from outside, changed at random under limits of time and memory."""
