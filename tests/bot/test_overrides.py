@@ -176,7 +176,7 @@ async def test_a_thread_has_the_settings_of_its_channel(stage: Stage, server: Se
 async def test_administrators_may(stage: Stage, server: Server) -> None:
     message = await stage.imagine()
     admins = stage.guild.create_role("Admins", permissions=discord.Permissions(administrator=True))
-    stage.bob = stage.guild.add_member(stage.env.create_user("ann"), roles=[admins])
+    stage.bob = stage.join("ann", admins)
     server.set("imagine", ("everyone", False), ("here", False))
     assert await server.may_use("imagine", prompt="cat face")
     assert await server.may_press(message, "rerun:1")

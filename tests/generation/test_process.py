@@ -82,6 +82,7 @@ ERRORS: tuple[GenerationError, ...] = (
     errors.InvalidSource("The file is no picture."),
     QueueFull(7),
     MemberQueueFull(3),
+    errors.GroupQueueFull(5, direct=False),
     ModelError("There is no model."),
     EngineFailed("It broke."),
     OutOfMemory(),
