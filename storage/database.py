@@ -10,7 +10,7 @@ from typing import Final, Self, TypeVar
 
 import sqlite_utils
 
-from . import indexing, migrations
+from . import erasing, indexing, migrations
 from .checking import check_whole
 from .errors import DatabaseDamaged, DatabaseUnusable, DiskFull, from_os_error
 from .readonly import BUSY_SECONDS, open_readonly
@@ -82,6 +82,10 @@ class Database:
             self.damage = error
             raise
 
+    async def run_bare(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
+        """Return what `fn` returns, as `run` does, but outside of a transaction."""
+        return await self._writer.run(fn, bare=True)
+
     async def read(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
         """Return what `fn` returns, which sees all that was committed before and writes nothing.
 
@@ -115,6 +119,7 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
             check_whole(path, db, None if was_cut_short else _CHECK_SECONDS)
             migrations.apply(path, db)
             indexing.catch_up(path, db)
+            erasing.clean_once(path, db)
         except BaseException:
             connection.close()
             raise
@@ -132,6 +137,8 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> sqlite_utils.Databas
     # "Accepted" means on disk: the default of WAL mode may lose the last commits with the power.
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA foreign_keys = ON")
+    # What is deleted is overwritten with zeros.
+    db.execute("PRAGMA secure_delete = ON")
     return db
 
 

@@ -12,12 +12,22 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import queries, records, sweeping
+from . import erasing, queries, records, sweeping
 from .database import Database
+from .eraser import Eraser
 from .errors import DatabaseDamaged, JobUnreadable, StorageError
 from .pictures import PictureFiles
 from .queries import UNFINISHED
-from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Row, StoredImage
+from .records import (
+    HistoryEntry,
+    Job,
+    JobKind,
+    JobStatus,
+    NewJob,
+    Removal,
+    Row,
+    StoredImage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +49,11 @@ class JobStore:
         self._db = db
         self._pictures = pictures
         self._searching = weakref.WeakValueDictionary[int, asyncio.Lock]()
+        self._eraser = Eraser(db, pictures)
+
+    async def close(self) -> None:
+        """Erase from the files what was deleted."""
+        await self._eraser.close()
 
     @property
     def folder(self) -> Path:
@@ -57,6 +72,8 @@ class JobStore:
             sweeping.sweep_unknown(db, self._pictures)
 
         await self._db.run(sweep)
+        if not await self._db.run(erasing.is_clean):
+            self._eraser.want()
 
     async def add(self, new: NewJob) -> Job:
         """Store a new job, queued, with the picture that it starts from, and return it.
@@ -131,14 +148,19 @@ class JobStore:
         )
 
     async def fail(self, job_id: int, error: str) -> bool:
-        """Call an unfinished job failed, for the reason in that sentence."""
-        return await self._db.run(lambda db: _fail(db, job_id, error))
+        """Call an unfinished job failed, for the reason in that sentence.
 
-    async def cancel(self, job_id: int) -> bool:
-        """Call an unfinished job cancelled."""
-        return await self._db.run(
-            lambda db: queries.move(db, job_id, origins=UNFINISHED, to=JobStatus.CANCELLED)
-        )
+        Without pictures its source is not kept either, unless something else needs it.
+        """
+        moved = await self._db.run(lambda db: _fail(db, job_id, error))
+        await self._remove_files()
+        return moved
+
+    async def cancel(self, job_id: int, by: Removal | None = None) -> bool:
+        """Call an unfinished job cancelled; its source goes, unless something else needs it."""
+        moved = await self._db.run(lambda db: erasing.cancel(db, job_id, by))
+        await self._remove_files()
+        return moved
 
     async def withdrawn(self, job_id: int) -> None:
         """Remember that the message of a cancelled job says so, or that there is none to say it."""
@@ -153,7 +175,7 @@ class JobStore:
 
     async def message_removed(self, job_id: int) -> None:
         """Remember that the message of a deleted job is gone, or cannot be deleted."""
-        await self._db.run(lambda db: queries.set_message_removed(db, job_id))
+        await self._db.run(lambda db: erasing.forget_message(db, job_id))
 
     async def not_removed(self) -> list[Job]:
         """Return the deleted jobs whose messages may still be there, the oldest first."""
@@ -231,21 +253,37 @@ class JobStore:
         """
         return await self._db.run(lambda _: self._pictures.read(image.sha256))
 
-    async def delete(self, job_id: int) -> bool:
+    async def delete(self, job_id: int, by: Removal | None = None) -> bool:
         """Delete a job's images and take it out of the history; cancel it if it is unfinished.
 
-        Files that nothing else refers to are removed, now or, where that fails, with those of the
-        next job that is deleted, or at the next start. The job itself stays, marked deleted.
-        Returns False when there is no such job or it is deleted already.
+        Of the job itself it stays known that it was deleted, by whom, and what its message needs
+        to be removed. Files that nothing else refers to are removed, now or, where that fails,
+        with those of the next job that is deleted, or at the next start; their last bytes leave
+        the database a little later: see `storage.erasing`. Returns False when there is no such
+        job or it is deleted already.
         """
-        deleted = await self._db.run(lambda db: queries.mark_deleted(db, job_id))
-        # In a transaction of its own: a rollback brings rows back, but no files. Deleted it is by
-        # now, so what stands in the way of this is for the operator and not for who deletes.
+        return await self.delete_all([job_id], by) == 1
+
+    async def delete_all(self, job_ids: Sequence[int], by: Removal | None = None) -> int:
+        """Delete several jobs as `delete` does, in one transaction; return how many there were."""
+        count = await self._db.run(
+            lambda db: sum(erasing.forget(db, job_id, by) for job_id in job_ids)
+        )
+        # In transactions of their own: a rollback brings rows back, but no files. Deleted they are
+        # by now, so what stands in the way of this is for the operator and not for who deletes.
+        try:
+            await self._db.run(lambda db: erasing.strip_sources(db, self._pictures))
+        except StorageError as error:
+            log.error("The recipe of a deleted picture that was varied goes later. %s", error)
+        await self._remove_files()
+        self._eraser.want()
+        return count
+
+    async def _remove_files(self) -> None:
         try:
             await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
         except StorageError as error:
-            log.error("The files of job %s are to be removed later. %s", job_id, error)
-        return deleted
+            log.error("The files of deleted pictures are to be removed later. %s", error)
 
     async def history(self, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
         """Return at most `limit` of somebody's jobs with images, the newest first.
@@ -282,4 +320,5 @@ def _without_source(row: Row | None) -> Job | None:
 
 
 def _fail(db: sqlite_utils.Database, job_id: int, error: str) -> bool:
-    return queries.move(db, job_id, origins=UNFINISHED, to=JobStatus.FAILED, error=error)
+    moved = queries.move(db, job_id, origins=UNFINISHED, to=JobStatus.FAILED, error=error)
+    return moved and erasing.release_source(db, job_id)

@@ -266,6 +266,41 @@ def m008_tokens(db: sqlite_utils.Database) -> None:
     )
 
 
+def m009_forgetting(db: sqlite_utils.Database) -> None:
+    """Add who cancelled or deleted a job, and forget what the jobs deleted before were about."""
+    db.executescript(
+        """
+        -- 'owner', 'moderator' or 'discord'; of a moderator, who it was.
+        ALTER TABLE jobs ADD COLUMN ended_by TEXT;
+        ALTER TABLE jobs ADD COLUMN ended_by_id INTEGER;
+        CREATE INDEX images_deleted ON images (sha256) WHERE deleted;
+
+        -- The sources of jobs that came to nothing.
+        UPDATE pictures SET state = 'removing'
+        WHERE state = 'kept'
+            AND sha256 IN (SELECT source_sha256 FROM jobs WHERE status IN ('cancelled', 'failed'))
+            AND NOT EXISTS (
+                SELECT 1 FROM images WHERE images.sha256 = pictures.sha256 AND NOT deleted
+            )
+            AND NOT EXISTS (
+                SELECT 1 FROM jobs WHERE source_sha256 = pictures.sha256 AND NOT jobs.deleted
+                    AND jobs.status <> 'cancelled'
+                    AND (
+                        jobs.status <> 'failed'
+                        OR EXISTS (SELECT 1 FROM images AS made WHERE made.job_id = jobs.id)
+                    )
+            );
+
+        UPDATE images SET recipe = '{}' WHERE deleted;
+        UPDATE jobs SET user_id = 0, origin = NULL, request = '{}', error = NULL, weight = 1.0,
+            parent_image_id = NULL, source_sha256 = NULL
+        WHERE deleted;
+        UPDATE jobs SET message_id = NULL, channel_id = 0, guild_id = NULL
+        WHERE deleted AND message_removed;
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
@@ -275,6 +310,7 @@ STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m006_search_by_member,
     m007_age_restricted,
     m008_tokens,
+    m009_forgetting,
 )
 
 

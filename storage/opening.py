@@ -36,7 +36,10 @@ async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
         async with Database(data_dir / DATABASE_NAME) as db:
             store = JobStore(db, pictures)
             await store.tidy()
-            yield store
+            try:
+                yield store
+            finally:
+                await store.close()
 
 
 @contextmanager

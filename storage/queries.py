@@ -236,11 +236,6 @@ def unremoved_rows(db: sqlite_utils.Database) -> list[Row]:
     )
 
 
-def set_message_removed(db: sqlite_utils.Database, job_id: int) -> None:
-    """Remember that the message of a deleted job is gone, or cannot be deleted."""
-    db.execute("UPDATE jobs SET message_removed = 1 WHERE id = ?", (job_id,))
-
-
 def set_withdrawn(db: sqlite_utils.Database, job_id: int) -> None:
     """Remember that the message of a job says that it was cancelled."""
     db.execute("UPDATE jobs SET withdrawn = 1 WHERE id = ?", (job_id,))
@@ -378,39 +373,6 @@ def counts(db: sqlite_utils.Database) -> dict[JobStatus, int]:
     rows = db.execute("SELECT status, count(*) FROM jobs WHERE NOT deleted GROUP BY status")
     found = dict(rows.fetchall())
     return {status: found.get(status, 0) for status in JobStatus}
-
-
-def mark_deleted(db: sqlite_utils.Database, job_id: int) -> bool:
-    """Mark a job and its images deleted, and the pictures that nothing needs now for removal."""
-    deleted = _changed(
-        db,
-        f"""
-        UPDATE jobs SET deleted = 1,
-            status = iif(status IN ({_quoted(UNFINISHED)}), 'cancelled', status)
-        WHERE id = ? AND NOT deleted
-        """,  # noqa: S608 -- the statuses come from this program
-        (job_id,),
-    )
-    if deleted:
-        db.execute("UPDATE images SET deleted = 1 WHERE job_id = ?", (job_id,))
-        db.execute(
-            """
-            UPDATE pictures SET state = 'removing'
-            WHERE state = 'kept'
-                AND sha256 IN (
-                    SELECT sha256 FROM images WHERE job_id = :id
-                    UNION SELECT source_sha256 FROM jobs WHERE id = :id
-                )
-                AND NOT EXISTS (
-                    SELECT 1 FROM images WHERE images.sha256 = pictures.sha256 AND NOT deleted
-                )
-                AND NOT EXISTS (
-                    SELECT 1 FROM jobs WHERE source_sha256 = pictures.sha256 AND NOT deleted
-                )
-            """,
-            {"id": job_id},
-        )
-    return deleted
 
 
 def remove_marked_files(db: sqlite_utils.Database, pictures: PictureFiles) -> None:

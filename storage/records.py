@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from generation.errors import GenerationError
-from generation.request import GenerationRequest, Pixels, Recipe
+from generation.request import SIZE_MIN, GenerationRequest, Pixels, Recipe
 
 from .errors import JobUnreadable
 
@@ -25,6 +25,30 @@ class JobStatus(enum.StrEnum):
     DELIVERED = "delivered"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class Remover(enum.StrEnum):
+    """Who cancelled or deleted a job.
+
+    DISCORD stands for its own means: a message, a channel or a server that is gone from there.
+    """
+
+    OWNER = "owner"
+    MODERATOR = "moderator"
+    DISCORD = "discord"
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Who took a job away; `person_id` is the id of the person, if it is known."""
+
+    remover: Remover
+    person_id: int | None = None
+
+    def kept(self) -> dict[str, str | int | None]:
+        """Return what is kept of it: who a moderator was, but not whose data is deleted."""
+        is_moderator = self.remover is Remover.MODERATOR
+        return {"kind": self.remover.value, "person": self.person_id if is_moderator else None}
 
 
 class JobKind(enum.StrEnum):
@@ -64,7 +88,9 @@ class Job(NewJob):
     has: one for the whole database would be restored with the backup, and would say the same of
     two jobs with one id.
 
-    The request of a deleted job has lost its source, since that picture may be gone.
+    Nothing is known of a deleted job but what its message needs to be removed: its person is 0,
+    and its request is a stand-in. `ended_by` is who cancelled or deleted it. `has_upload` tells
+    that it started from a picture from outside.
     """
 
     id: int
@@ -75,13 +101,16 @@ class Job(NewJob):
     attempts: int
     created_at: datetime
     deleted: bool
+    ended_by: Removal | None = None
+    has_upload: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
     """One picture of a job; `index` counts from 0, `sha256` is the hash of its file.
 
-    `parent_image_id` is its lineage: the image that its job came from.
+    `parent_image_id` is its lineage: the image that its job came from. The recipe of a deleted
+    one is a stand-in.
     """
 
     id: int
@@ -117,6 +146,39 @@ class HistoryEntry:
 Row = Mapping[str, Any]
 
 
+FORGOTTEN: Final = "{}"
+"""What stands in a row for the request or the recipe of a deleted job."""
+_NO_REQUEST: Final = GenerationRequest(
+    prompt="(deleted)",
+    seed=0,
+    width=SIZE_MIN,
+    height=SIZE_MIN,
+    steps=1,
+    guidance_scale=1.0,
+    scheduler="ddim",
+)
+_NO_RECIPE: Final = Recipe(
+    prompt=_NO_REQUEST.prompt,
+    negative_prompt="",
+    seed=0,
+    width=SIZE_MIN,
+    height=SIZE_MIN,
+    steps=1,
+    guidance_scale=1.0,
+    scheduler="ddim",
+    scheduler_settings={},
+    model="",
+    model_sha256="",
+    dtype="",
+    device="",
+    source_sha256=None,
+    strength=None,
+    unread_prompt="",
+    versions={},
+    pixels_sha256="",
+)
+
+
 def request_to_json(request: GenerationRequest) -> str:
     """Return the request without its source as JSON in ASCII, which keeps any text as it is."""
     values = {
@@ -128,7 +190,9 @@ def request_to_json(request: GenerationRequest) -> str:
 
 
 def request_from_json(text: str, source: Pixels | None) -> GenerationRequest:
-    """Return the request that was stored, with its source put back."""
+    """Return the request that was stored, with its source put back; of a deleted job a stand-in."""
+    if text == FORGOTTEN:
+        return _NO_REQUEST
     values = json.loads(text)
     if source is None:
         values["strength"] = None
@@ -171,7 +235,13 @@ def _job_from_row(row: Row, source: Pixels | None) -> Job:
         error=row["error"],
         created_at=datetime.fromisoformat(row["created_at"]),
         deleted=bool(row["deleted"]),
+        ended_by=_removal(row["ended_by"], row["ended_by_id"]),
+        has_upload=row["source_sha256"] is not None and row["parent_image_id"] is None,
     )
+
+
+def _removal(kind: str | None, person_id: int | None) -> Removal | None:
+    return None if kind is None else Removal(Remover(kind), person_id)
 
 
 def image_from_row(row: Row) -> StoredImage:
@@ -181,7 +251,7 @@ def image_from_row(row: Row) -> StoredImage:
         job_id=row["job_id"],
         index=row["index"],
         sha256=row["sha256"],
-        recipe=Recipe.from_json(row["recipe"]),
+        recipe=_NO_RECIPE if row["recipe"] == FORGOTTEN else Recipe.from_json(row["recipe"]),
         parent_image_id=row["parent_image_id"],
         deleted=bool(row["deleted"]),
     )

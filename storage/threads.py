@@ -73,14 +73,17 @@ class ConnectionThread:
         # It has nothing left to do but to end.
         self._thread.join()
 
-    async def run(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
-        """Return what `fn` returns in a transaction of its own: see `Database.run`."""
+    async def run(self, fn: Callable[[sqlite_utils.Database], T], *, bare: bool = False) -> T:
+        """Return what `fn` returns in a transaction of its own: see `Database.run`.
+
+        With `bare` there is no transaction.
+        """
         with self._gate:
             if not self._open:
                 raise StorageError(
                     f"The database {self._path} is closed; start the bot again to use it."
                 )
-            task = _Task(fn, _Answer[T](), self._begin)
+            task = _Task(fn, _Answer[T](), None if bare else self._begin)
             self._tasks.put(task)
         return await task.answer.future
 
@@ -129,12 +132,13 @@ class _Answer(Generic[T]):
 class _Task(Generic[T]):
     fn: Callable[[sqlite_utils.Database], T]
     answer: _Answer[T]
-    begin: str
+    begin: str | None
 
     def carry_out(self, path: Path, db: sqlite_utils.Database) -> None:
         """Call the function in a transaction and send its result or its error back."""
+        bare = self.begin is None
         try:
-            with transaction(path, db, self.begin):
+            with translated(path) if bare else transaction(path, db, self.begin or WRITING):
                 result = self.fn(db)
         except StopIteration as error:
             # A future refuses to carry it.

@@ -131,8 +131,9 @@ async def test_the_rows_of_every_version_survive(tmp_path: Path, versions: int) 
         assert await db.run(lambda db: db.execute("PRAGMA foreign_key_check").fetchall()) == []
     for table, rows in before.items():
         common = rows[0].keys() & after[table][0].keys()
-        assert [{k: row[k] for k in common} for row in after[table]] == [
-            {k: row[k] for k in common} for row in rows
+        # What a deleted job was about is forgotten: see the test of that.
+        assert [{k: row[k] for k in common} for row in after[table] if not row.get("deleted")] == [
+            {k: row[k] for k in common} for row in rows if not row.get("deleted")
         ]
 
 

@@ -1,0 +1,86 @@
+"""Erases in the background what was deleted, so that nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import Final
+
+from . import erasing, queries
+from .database import Database
+from .errors import StorageError
+from .pictures import PictureFiles
+
+log = logging.getLogger(__name__)
+
+# Merging the index of a million prompts takes a minute: that is done once in a while then, after a
+# pause of so many times as long as it took, and not for each deletion.
+_REST: Final = 50.0
+_LEAST_REST_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 30.0
+_LAST_SECONDS: Final = 5.0
+
+
+class Eraser:
+    """Takes deleted words and recipes out of the bytes of the files, in small transactions.
+
+    It is done soon after a deletion, at the latest in `close`; what takes longer than a few
+    seconds there is finished after the next start.
+    """
+
+    def __init__(self, db: Database, pictures: PictureFiles) -> None:
+        self._db = db
+        self._pictures = pictures
+        self._wanted = False
+        self._task: asyncio.Task[None] | None = None
+
+    def want(self) -> None:
+        """Have erased what was deleted until now."""
+        self._wanted = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work(), name="erase what was deleted")
+
+    async def close(self) -> None:
+        """Erase what is left, if that takes no longer than a few seconds."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._wanted:
+            with contextlib.suppress(TimeoutError, StorageError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await self.erase()
+
+    async def erase(self) -> bool:
+        """Erase all that was deleted before; return False if somebody who reads is in the way.
+
+        Raises:
+            StorageError: it cannot be written now.
+        """
+        self._wanted = False
+        try:
+            await self._db.run(lambda db: erasing.strip_sources(db, self._pictures))
+            await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+            go_on = False
+            while await self._db.run(lambda db, go_on=go_on: erasing.merge_index(db, go_on=go_on)):
+                go_on = True
+            is_done = await self._db.run_bare(erasing.empty_log)
+        except BaseException:
+            self._wanted = True
+            raise
+        self._wanted |= not is_done
+        return is_done
+
+    async def _work(self) -> None:
+        while self._wanted:
+            start = time.monotonic()
+            try:
+                await self.erase()
+            except StorageError as error:
+                log.warning("What was deleted is erased from the files later. %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                taken = time.monotonic() - start
+                await asyncio.sleep(max(_LEAST_REST_SECONDS, _REST * taken))
