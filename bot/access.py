@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import discord
 
-from storage.records import HistoryEntry, Job
+from storage.records import HistoryEntry, Job, Removal, Remover
 
 from .config import Settings
 from .errors import AgeRestricted, NotAllowed, NotVisible, PermissionMissing, UnknownButton
@@ -190,6 +190,12 @@ def may_remove(
 ) -> bool:
     """Return whether `person` asked for the job or moderates its channel."""
     return job.user_id == person.id or permissions(bot, job, person, channel_id).manage_messages
+
+
+def removal_by(job: Job, person: discord.User | discord.Member) -> Removal:
+    """Return as whom `person`, who may, takes a job away."""
+    is_owner = job.user_id == person.id
+    return Removal(Remover.OWNER if is_owner else Remover.MODERATOR, person.id)
 
 
 def check_may_remove(

@@ -11,7 +11,8 @@ import discord
 from PIL import Image
 
 from generation.request import GenerationRequest
-from storage.records import HistoryEntry, Job, JobKind, NewJob, StoredImage
+from storage.errors import PictureMissing
+from storage.records import HistoryEntry, Job, JobKind, JobStatus, NewJob, StoredImage
 
 from .access import (
     check_age,
@@ -21,8 +22,9 @@ from .access import (
     is_age_restricted,
 )
 from .concurrency import NewestOnly
-from .errors import AgeRestricted, NotVisible
+from .errors import AgeRestricted, MissingInput, NotVisible
 from .memory import PictureMemory
+from .presence import is_gone
 from .requests import ImageReference, Wishes
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ class Actions:
 
     async def rerun(self, asker: Asker, job_id: int) -> NewJob:
         """Return the order for the same recipe with a new seed."""
-        job = await self.find_job(job_id, asker)
+        job = await self._find_rerunnable(job_id, asker)
         request = self._bot.desk.rerun(job.request)
         return asker.order(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
 
@@ -163,6 +165,37 @@ class Actions:
                 self._bot.desk.variation, stored.recipe, picture, wishes
             )
         return asker.order(JobKind.VARY, request, parent_image_id=stored.id)
+
+    async def _find_rerunnable(self, job_id: int, asker: Asker) -> Job:
+        try:
+            return await self.find_job(job_id, asker)
+        except PictureMissing as error:
+            job = await self._bot.service.jobs.record(job_id)
+            if job is None or job.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
+                raise
+            raise MissingInput(
+                f"The picture that job {job_id} started from was not kept, since nothing came of "
+                "it; send it again with /vary."
+            ) from error
+
+    async def check_is_there(self, job_id: int, what: str) -> None:
+        """Return only if the message of a job is not known to be deleted; if it is, so is the job.
+
+        It may have been deleted while the bot was away.
+
+        Raises:
+            NotVisible: it is gone.
+        """
+        job = await self._bot.service.jobs.record(job_id)
+        if job is not None and not job.deleted and await is_gone(self._bot, job):
+            await self._bot.service.removals.job_gone(job)
+            raise NotVisible(what)
+
+    async def pictures_of(self, job: Job) -> int:
+        """Return how many pictures a job has that is not under way."""
+        if job.status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED):
+            return 0
+        return len(await self._bot.service.jobs.images(job.id))
 
     async def find_removable(self, job_id: int, asker: Asker) -> Job:
         """Return a job that the asker may take away.

@@ -2,7 +2,8 @@
 
 rerun:TOKEN.JOB          🔁  the same recipe with a new seed
 vary:TOKEN.JOB:NUMBER    🎲  a variation of picture NUMBER
-remove:TOKEN.JOB         ❌  cancel it, or delete its message and pictures
+remove:TOKEN.JOB         ❌  cancel it, or ask whether its pictures are to be deleted
+delete:TOKEN.JOB             delete its message and pictures
 
 TOKEN tells the job from one of the same number in another database (`storage.records.Job`). The
 buttons of the first version are without it: they count below the job's own message only.
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import discord
+from discord import ButtonStyle
 from discord.ui import Button, DynamicItem, View
 
 from storage.records import Job, NewJob
 
-from .access import check_may_use
+from .access import check_may_use, removal_by
 from .actions import asker_of
 from .answers import answering
 from .gate import Gated
@@ -40,6 +42,7 @@ VARY_COMMAND: Final = "vary"
 RERUN_ID: Final = "rerun:{job}"
 VARY_ID: Final = "vary:{job}:{number}"
 REMOVE_ID: Final = "remove:{job}"
+DELETE_ID: Final = "delete:{job}"
 _JOB: Final = r"(?:(?P<token>[0-9a-f]{1,32})\.)?(?P<job>\d{1,19})"
 
 
@@ -137,7 +140,7 @@ class VaryButton(Gated, DynamicItem[Button[Any]], template=rf"vary:{_JOB}:(?P<nu
 
 
 class RemoveButton(Gated, DynamicItem[Button[Any]], template=rf"remove:{_JOB}"):
-    """❌ cancels a job or deletes its pictures."""
+    """❌ cancels a job at once, and deletes its pictures after a question."""
 
     def __init__(self, key: JobKey) -> None:
         super().__init__(Button(emoji=REMOVE_EMOJI, custom_id=REMOVE_ID.format(job=key)))
@@ -157,10 +160,43 @@ class RemoveButton(Gated, DynamicItem[Button[Any]], template=rf"remove:{_JOB}"):
             await interaction.response.defer()
             await self.key.check(interaction)
             job = await bot.actions.find_removable(self.key.job_id, asker_of(interaction))
-            await bot.service.cancel_or_remove(job)
+            if count := await bot.actions.pictures_of(job):
+                question = f"Delete {count} picture{'' if count == 1 else 's'}?"
+                view = _view(DeleteButton(JobKey.of(job)))
+                await interaction.followup.send(question, view=view, ephemeral=True)
+            else:
+                await bot.service.cancel_or_remove(job, removal_by(job, interaction.user))
 
 
-DYNAMIC_ITEMS: Final = (RerunButton, VaryButton, RemoveButton)
+class DeleteButton(Gated, DynamicItem[Button[Any]], template=rf"delete:{_JOB}"):
+    """Deletes the pictures of a job, which ❌ asks about before; only who clicked that sees it."""
+
+    def __init__(self, key: JobKey) -> None:
+        button = Button[Any](
+            label="Delete", style=ButtonStyle.danger, custom_id=DELETE_ID.format(job=key)
+        )
+        super().__init__(button)
+        self.key = key
+
+    @classmethod
+    async def from_custom_id(
+        cls, _interaction: discord.Interaction[Any], _item: Any, match: re.Match[str], /
+    ) -> Self:
+        """Return the button that was clicked."""
+        return cls(JobKey.read(match))
+
+    async def callback(self, interaction: discord.Interaction[Any]) -> None:
+        """Delete what may still be deleted by this person."""
+        async with answering(interaction):
+            bot: ImagineBot = interaction.client
+            await interaction.response.defer()
+            await self.key.check(interaction)
+            job = await bot.actions.find_removable(self.key.job_id, asker_of(interaction))
+            await bot.service.cancel_or_remove(job, removal_by(job, interaction.user))
+            await interaction.edit_original_response(content="Deleted.", view=None)
+
+
+DYNAMIC_ITEMS: Final = (RerunButton, VaryButton, RemoveButton, DeleteButton)
 
 
 def waiting_view(job: Job) -> View:
@@ -169,8 +205,14 @@ def waiting_view(job: Job) -> View:
 
 
 def cancelled_view(job: Job) -> View:
-    """Return the buttons of a job that came to nothing."""
-    return _view(RerunButton(key := JobKey.of(job)), RemoveButton(key))
+    """Return the buttons of a job that came to nothing.
+
+    What it was made from is not kept then, if it was sent for it alone: it cannot be made again.
+    """
+    key = JobKey.of(job)
+    if job.has_upload:
+        return _view(RemoveButton(key))
+    return _view(RerunButton(key), RemoveButton(key))
 
 
 def finished_view(job: Job, numbers: Sequence[int]) -> View:

@@ -40,10 +40,13 @@ from .service import ImagineService
 
 log = logging.getLogger(__name__)
 
-# None of these is privileged: nothing has to be switched on in Discord's developer portal.
-INTENTS: Final = discord.Intents(guilds=True, guild_reactions=True, dm_reactions=True)
+# None of these is privileged: nothing has to be switched on in Discord's developer portal. Those on
+# messages tell which are deleted; of new ones the bot learns no content, and looks at none.
+INTENTS: Final = discord.Intents(
+    guilds=True, guild_messages=True, dm_messages=True, guild_reactions=True, dm_reactions=True
+)
 _RESUME_SECONDS: Final = 60.0
-_COGS: Final = ("imagine", "vary", "history", "reactions")
+_COGS: Final = ("imagine", "vary", "history", "reactions", "removals")
 
 MakeEngine = Callable[[], EngineLike[Any]]
 
@@ -73,6 +76,8 @@ class ImagineBot(commands.Bot):
             help_command=None,
             intents=INTENTS,
             tree_cls=GatedTree,
+            # Nothing of what people write is kept, not even in memory.
+            max_messages=None,
             allowed_mentions=discord.AllowedMentions.none(),
             allowed_installs=app_commands.AppInstallationType(guild=True, user=False),
             allowed_contexts=app_commands.AppCommandContext(
@@ -163,6 +168,9 @@ class ImagineBot(commands.Bot):
         log.info("Logged in as %s in %s servers", self.user, len(self.guilds))
         # What changed while there was no connection was not told.
         self.integrations.forget()
+
+    async def on_message(self, _message: discord.Message, /) -> None:
+        """Look at nothing that people write: there are no text commands."""
 
     async def on_raw_app_command_permissions_update(
         self, event: discord.RawAppCommandPermissionsUpdateEvent

@@ -13,7 +13,7 @@ from PIL import Image
 from generation.metadata import read_png, to_png
 from generation.pictures import shown_factor, to_image
 from generation.request import Event, Pixels, Recipe
-from storage.records import HistoryEntry, Job, JobKind, StoredImage
+from storage.records import HistoryEntry, Job, JobKind, Remover, StoredImage
 
 from .markup import inert, plain, visible
 from .states import state
@@ -52,7 +52,9 @@ def nonce(job: Job) -> str:
 
 def cancelled(job: Job) -> str:
     """Return the message of a job that was cancelled."""
-    return f"{headline(job)}\ncancelled · job {job.id}"
+    is_others = job.ended_by is not None and job.ended_by.remover is Remover.MODERATOR
+    who = " by a moderator" if is_others else ""
+    return f"{headline(job)}\ncancelled{who} · job {job.id}"
 
 
 def postponed(job: Job) -> str:

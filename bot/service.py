@@ -22,10 +22,11 @@ from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
 from generation.request import Event, GeneratedImage, Interruption
 from storage.errors import PASSING, UNWRITABLE, PictureMissing, StorageError
 from storage.jobs import JobStore
-from storage.records import Job, JobStatus, NewJob, StoredImage
+from storage.records import Job, JobStatus, NewJob, Removal, Remover, StoredImage
 
 from .background import Background
 from .errors import sentence
+from .removals import Removals
 from .room import Room
 
 log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class ImagineService:
         self._background = Background()
         self._resumed = asyncio.Event()
         self._waits_for_room = False
+        self.removals = Removals(jobs=jobs, cancel=queue.cancel, shown_in=self.shown_in, room=room)
 
     @contextlib.contextmanager
     def place(self, user_id: int, guild_id: int | None) -> Iterator[Place]:
@@ -209,32 +211,36 @@ class ImagineService:
         images = [image for image in await self.jobs.images(job.id) if not image.deleted]
         return [Picture(image=image, png=await self.jobs.read(image)) for image in images]
 
-    async def cancel_or_remove(self, job: Job) -> None:
+    async def cancel_or_remove(self, job: Job, by: Removal | None = None) -> None:
         """Cancel a job that is not finished, or delete the message and pictures of one that is.
+
+        `by` is who wants it, which is kept.
 
         Raises:
             StorageError: that could not be written.
         """
         with self._room.noticing():
-            await self._cancel_or_remove(job)
+            await self._cancel_or_remove(job, by)
 
     def message_gone(self, job: Job) -> None:
-        """Cancel a job whose message was found to be deleted: nobody would see its pictures."""
-        self._background.start(self._let_go(job), f"cancel job {job.id}, whose message is gone")
+        """Delete a job whose message was found to be deleted: nobody would see its pictures."""
+        self._background.start(self._let_go(job), f"delete job {job.id}, whose message is gone")
 
     async def _let_go(self, job: Job) -> None:
-        with contextlib.suppress(*PASSING), self._room.noticing():
-            await self._cancel_or_remove(job)
+        with contextlib.suppress(*PASSING):
+            await self.removals.job_gone(job)
 
-    async def _cancel_or_remove(self, job: Job) -> None:
+    async def _cancel_or_remove(self, job: Job, by: Removal | None) -> None:
         if (
             job.status in (JobStatus.QUEUED, JobStatus.RUNNING)
-            and await self.jobs.cancel(job.id)
+            and await self.jobs.cancel(job.id, by)
             # Not if its pictures were finished just now: then they have to go as well.
             and self._queue.cancel(job.id)
         ):
+            log.info("Job %s was cancelled by %s", job.id, by)
             return
-        await self.jobs.delete(job.id)
+        await self.jobs.delete(job.id, by)
+        log.info("Job %s was deleted by %s", job.id, by)
         if job.message_id is not None:
             await self._remove_message(job, job.message_id)
 
@@ -476,7 +482,8 @@ class ImagineService:
             # Whoever deleted it does not want the pictures to be seen, and without it there is no
             # button to take them away with.
             log.info("Job %s: its message was deleted, and so are its pictures", job.id)
-            await self._room.insist(lambda: self.jobs.delete(job.id))
+            by = Removal(Remover.DISCORD)
+            await self._room.insist(lambda: self.jobs.delete(job.id, by))
             with contextlib.suppress(*PASSING), self._room.noticing():
                 await self.jobs.message_removed(job.id)
         except UNWRITABLE:
@@ -531,6 +538,10 @@ class ImagineService:
 
         A cancelled job whose message is gone, or cannot be edited, is not tried again either.
         """
+        job = await self._as_stored(job)
+        if job.deleted:
+            # Its message is gone, or on its way.
+            return
         try:
             await self._courier.withdraw(job, await self._message_of(job))
         except Unanswered:
@@ -539,6 +550,12 @@ class ImagineService:
         except (MessageGone, Undeliverable) as error:
             log.info("Job %s was cancelled and its message is gone: %s", job.id, error)
         await self._record_withdrawal(job)
+
+    async def _as_stored(self, job: Job) -> Job:
+        """Return a job as the store has it, which knows who cancelled it, if that can be read."""
+        with contextlib.suppress(StorageError):
+            return await self.jobs.record(job.id) or job
+        return job
 
     async def _record_withdrawal(self, job: Job) -> None:
         # Without room for it, it is said once more after the next start, which changes nothing.

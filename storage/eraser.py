@@ -63,9 +63,9 @@ class Eraser:
         try:
             await self._db.run(lambda db: erasing.strip_sources(db, self._pictures))
             await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
-            go_on = False
-            while await self._db.run(lambda db, go_on=go_on: erasing.merge_index(db, go_on=go_on)):
-                go_on = True
+            merging = erasing.begin_merging
+            while await self._db.run(merging):
+                merging = erasing.go_on_merging
             is_done = await self._db.run_bare(erasing.empty_log)
         except BaseException:
             self._wanted = True

@@ -6,7 +6,7 @@ A deletion has steps with a transaction each, since a rollback brings rows back,
    pictures that nothing needs for removal.
 2. `strip_sources` writes a picture that others have varied once more, without its recipe.
 3. `queries.remove_marked_files` removes the files.
-4. `merge_index` and `empty_log` take the deleted words out of the index and the write-ahead log;
+4. `begin_merging` and `empty_log` take the deleted words out of the index and the write-ahead log;
    `PRAGMA secure_delete` has overwritten them everywhere else.
 
 The header of the database says whether the last two steps are done (`user_version`), so they are
@@ -25,7 +25,7 @@ import sqlite_utils
 from . import queries
 from .errors import PictureMissing, StorageError
 from .pictures import PictureFiles, to_png
-from .records import FORGOTTEN, JobStatus, Removal
+from .records import FORGOTTEN, UNSTRIPPED, JobStatus, Removal
 from .threads import transaction
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def forget(db: sqlite_utils.Database, job_id: int, by: Removal | None) -> bool:
         return False
     files = [sha256 for (sha256,) in db.execute(_FILES_OF, {"id": job_id}).fetchall()]
     db.execute(_FORGET_JOB, {"id": job_id, **_who(by)})
-    db.execute("UPDATE images SET deleted = 1, recipe = ? WHERE job_id = ?", (FORGOTTEN, job_id))
+    db.execute("UPDATE images SET deleted = 1, recipe = ? WHERE job_id = ?", (UNSTRIPPED, job_id))
     for sha256 in files:
         _mark_unneeded(db, sha256)
     if _state(db) == _CLEAN:
@@ -138,23 +138,38 @@ def strip_sources(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
     Raises:
         DiskFull: there is no room for the new file; the old one stays.
     """
-    rows = db.execute(
-        """
-        SELECT DISTINCT sha256, pixels_sha256 FROM images JOIN pictures USING (sha256)
-        WHERE images.deleted AND state = 'kept' AND NOT EXISTS (
-            SELECT 1 FROM images AS other WHERE other.sha256 = pictures.sha256 AND NOT other.deleted
+    # In the very words of the index `images_unstripped`.
+    rows = db.execute("SELECT DISTINCT sha256 FROM images WHERE recipe = '[]'")
+    for (sha256,) in rows.fetchall():
+        if _is_bare_source(db, sha256):
+            _strip(db, pictures, sha256)
+        db.execute(
+            "UPDATE images SET recipe = ? WHERE sha256 = ? AND recipe = '[]'",
+            (FORGOTTEN, sha256),
         )
+
+
+def _is_bare_source(db: sqlite_utils.Database, sha256: str) -> bool:
+    """Return whether a picture is kept for what was made from it only, and for no image."""
+    (is_bare,) = db.execute(
         """
-    )
-    for sha256, pixels_sha256 in rows.fetchall():
-        try:
-            bare = to_png(queries.read_pixels(pictures, sha256))
-        except PictureMissing:
-            continue
-        new = queries.keep_file(db, pictures, bare, pixels_sha256)
-        if new != sha256:
-            db.execute("UPDATE jobs SET source_sha256 = ? WHERE source_sha256 = ?", (new, sha256))
-            _mark_unneeded(db, sha256)
+            SELECT EXISTS (SELECT 1 FROM pictures WHERE sha256 = :it AND state = 'kept')
+                AND NOT EXISTS (SELECT 1 FROM images WHERE sha256 = :it AND NOT deleted)
+            """,
+        {"it": sha256},
+    ).fetchone()
+    return bool(is_bare)
+
+
+def _strip(db: sqlite_utils.Database, pictures: PictureFiles, sha256: str) -> None:
+    try:
+        pixels = queries.read_pixels(pictures, sha256)
+    except PictureMissing:
+        return
+    new = queries.keep_file(db, pictures, to_png(pixels), pixels.sha256)
+    if new != sha256:
+        db.execute("UPDATE jobs SET source_sha256 = ? WHERE source_sha256 = ?", (new, sha256))
+        _mark_unneeded(db, sha256)
 
 
 def is_clean(db: sqlite_utils.Database) -> bool:
@@ -162,17 +177,25 @@ def is_clean(db: sqlite_utils.Database) -> bool:
     return _state(db) == _CLEAN
 
 
-def merge_index(db: sqlite_utils.Database, *, go_on: bool) -> bool:
-    """Write a part of the index anew, without what was deleted; return whether more is left.
+def begin_merging(db: sqlite_utils.Database) -> bool:
+    """Begin to write the index anew, without what was deleted; return whether some is left to do.
 
-    To begin with, all its parts are to be merged into one, which alone leaves no deleted word
-    (sqlite.org/fts5.html, section 6.8); with `go_on` that is continued.
+    All its parts are merged into one: only then no deleted word is left
+    (sqlite.org/fts5.html, section 6.8).
     """
+    return _merge(db, -_PAGES)
+
+
+def go_on_merging(db: sqlite_utils.Database) -> bool:
+    """Go on with what `begin_merging` began; return whether some is left to do."""
+    return _merge(db, _PAGES)
+
+
+def _merge(db: sqlite_utils.Database, pages: int) -> bool:
     before = db.conn.total_changes
-    pages = _PAGES if go_on else -_PAGES
     db.execute("INSERT INTO prompt_search (prompt_search, rank) VALUES ('merge', ?)", (pages,))
     # FTS5's own sign that nothing was left to do.
-    is_more = db.conn.total_changes - before > 1
+    is_more = bool(db.conn.total_changes - before > 1)
     if not is_more and _state(db) == _TO_CLEAN:
         _set_state(db, _CLEAN)
     return is_more

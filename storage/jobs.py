@@ -109,6 +109,18 @@ class JobStore:
     def _job(self, row: Row | None) -> Job | None:
         return None if row is None else queries.job_of(self._pictures, row)
 
+    async def ids_shown_in(self, message_ids: Sequence[int]) -> list[int]:
+        """Return the ids of the jobs that are shown in any of these messages, and not deleted."""
+        return await self._db.read(lambda db: queries.ids_shown_in(db, message_ids))
+
+    async def ids_in_channel(self, channel_id: int) -> list[int]:
+        """Return the ids of the jobs of a channel that are not deleted; it walks through all."""
+        return await self._db.read(lambda db: queries.ids_where(db, "channel_id", channel_id))
+
+    async def ids_in_guild(self, guild_id: int) -> list[int]:
+        """Return the ids of the jobs of a server that are not deleted; it walks through all."""
+        return await self._db.read(lambda db: queries.ids_where(db, "guild_id", guild_id))
+
     async def set_message(self, job_id: int, message_id: int) -> None:
         """Remember the Discord message that shows a job."""
         await self._db.run(lambda db: queries.set_message(db, job_id, message_id))
@@ -264,11 +276,26 @@ class JobStore:
         """
         return await self.delete_all([job_id], by) == 1
 
-    async def delete_all(self, job_ids: Sequence[int], by: Removal | None = None) -> int:
-        """Delete several jobs as `delete` does, in one transaction; return how many there were."""
-        count = await self._db.run(
-            lambda db: sum(erasing.forget(db, job_id, by) for job_id in job_ids)
-        )
+    async def delete_all(
+        self,
+        job_ids: Sequence[int],
+        by: Removal | None = None,
+        *,
+        without_messages: bool = False,
+    ) -> int:
+        """Delete several jobs as `delete` does, in one transaction; return how many there were.
+
+        `without_messages` says that their messages are gone.
+        """
+
+        def forget(db: sqlite_utils.Database) -> int:
+            count = sum(erasing.forget(db, job_id, by) for job_id in job_ids)
+            if without_messages:
+                for job_id in job_ids:
+                    erasing.forget_message(db, job_id)
+            return count
+
+        count = await self._db.run(forget)
         # In transactions of their own: a rollback brings rows back, but no files. Deleted they are
         # by now, so what stands in the way of this is for the operator and not for who deletes.
         try:

@@ -273,7 +273,8 @@ def m009_forgetting(db: sqlite_utils.Database) -> None:
         -- 'owner', 'moderator' or 'discord'; of a moderator, who it was.
         ALTER TABLE jobs ADD COLUMN ended_by TEXT;
         ALTER TABLE jobs ADD COLUMN ended_by_id INTEGER;
-        CREATE INDEX images_deleted ON images (sha256) WHERE deleted;
+        -- The deleted images whose files may still hold their recipes.
+        CREATE INDEX images_unstripped ON images (sha256) WHERE recipe = '[]';
 
         -- The sources of jobs that came to nothing.
         UPDATE pictures SET state = 'removing'
@@ -291,7 +292,10 @@ def m009_forgetting(db: sqlite_utils.Database) -> None:
                     )
             );
 
-        UPDATE images SET recipe = '{}' WHERE deleted;
+        UPDATE images SET recipe = iif(
+            sha256 IN (SELECT sha256 FROM pictures WHERE state = 'kept'), '[]', '{}'
+        )
+        WHERE deleted;
         UPDATE jobs SET user_id = 0, origin = NULL, request = '{}', error = NULL, weight = 1.0,
             parent_image_id = NULL, source_sha256 = NULL
         WHERE deleted;

@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import sqlite_utils
 
@@ -198,6 +198,27 @@ def job_row_by_message(db: sqlite_utils.Database, message_id: int) -> Row | None
     return _first(
         db, "SELECT * FROM jobs WHERE message_id = ? ORDER BY id DESC LIMIT 1", (message_id,)
     )
+
+
+def ids_shown_in(db: sqlite_utils.Database, message_ids: Sequence[int]) -> list[int]:
+    """Return the ids of the jobs that any of these messages shows, without deleted ones."""
+    marks = ", ".join("?" * len(message_ids))
+    rows = db.execute(
+        f"SELECT id FROM jobs WHERE message_id IN ({marks}) AND NOT deleted ORDER BY id",  # noqa: S608
+        tuple(message_ids),
+    )
+    return [job_id for (job_id,) in rows.fetchall()]
+
+
+def ids_where(
+    db: sqlite_utils.Database, column: Literal["channel_id", "guild_id"], value: int
+) -> list[int]:
+    """Return the ids of the jobs of a channel or server, without deleted ones."""
+    rows = db.execute(
+        f"SELECT id FROM jobs WHERE {column} = ? AND NOT deleted ORDER BY id",  # noqa: S608
+        (value,),
+    )
+    return [job_id for (job_id,) in rows.fetchall()]
 
 
 def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:

@@ -45,6 +45,11 @@ class Removal:
     remover: Remover
     person_id: int | None = None
 
+    def __str__(self) -> str:
+        """Return it as the log says it; who deleted their own data is not said."""
+        is_moderator = self.remover is Remover.MODERATOR
+        return f"moderator {self.person_id}" if is_moderator else f"the {self.remover}"
+
     def kept(self) -> dict[str, str | int | None]:
         """Return what is kept of it: who a moderator was, but not whose data is deleted."""
         is_moderator = self.remover is Remover.MODERATOR
@@ -148,6 +153,8 @@ Row = Mapping[str, Any]
 
 FORGOTTEN: Final = "{}"
 """What stands in a row for the request or the recipe of a deleted job."""
+UNSTRIPPED: Final = "[]"
+"""The same for a recipe that may still stand in the file of the picture."""
 _NO_REQUEST: Final = GenerationRequest(
     prompt="(deleted)",
     seed=0,
@@ -251,7 +258,9 @@ def image_from_row(row: Row) -> StoredImage:
         job_id=row["job_id"],
         index=row["index"],
         sha256=row["sha256"],
-        recipe=_NO_RECIPE if row["recipe"] == FORGOTTEN else Recipe.from_json(row["recipe"]),
+        recipe=_NO_RECIPE
+        if row["recipe"] in (FORGOTTEN, UNSTRIPPED)
+        else Recipe.from_json(row["recipe"]),
         parent_image_id=row["parent_image_id"],
         deleted=bool(row["deleted"]),
     )

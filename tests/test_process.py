@@ -150,7 +150,12 @@ async def test_buttons_order_more_and_take_away(room: Room) -> None:
     [told] = refused.followups
     assert told.ephemeral
     assert told.content.startswith("Only the person who asked for this picture or a moderator")
-    await room.world.click(again.message, "❌", who="bob")
+    asked = await room.world.click(again.message, "❌", who="bob")
+    await room.world.until(lambda: asked.followups, what="the question")
+    [question] = asked.followups
+    assert question.content == "Delete 1 picture?"
+    assert again.message
+    await room.world.click(question, "Delete", who="bob")
     await room.world.until(lambda: again.message is None, what="the removal")
     assert [message.id for message in room.messages()] == [first.id, vary.message.id]
 

@@ -72,6 +72,7 @@ class History(commands.Cog):
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
         job = await self._bot.actions.find_job(entry.job_id, asker_of(interaction))
+        await self._bot.actions.check_is_there(entry.job_id, str(entry.job_id))
         async with self._memory.hold(replies.bytes_to_show(job), interaction.user.id):
             pictures = await self._bot.service.pictures(job)
             if not pictures:

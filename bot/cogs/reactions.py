@@ -11,7 +11,7 @@ from discord.ext import commands
 
 from storage.records import Job, JobStatus
 
-from ..access import is_place_age_restricted, may_remove, may_use
+from ..access import is_place_age_restricted, may_remove, may_use, removal_by
 from ..actions import Asker
 from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
 from ..delivery_codes import FAULTS
@@ -78,7 +78,8 @@ class Reactions(commands.Cog):
     ) -> None:
         if emoji == REMOVE_EMOJI:
             if may_remove(self._bot, job, person, payload.channel_id):
-                await self._bot.service.cancel_or_remove(job)
+                # At once: it is chosen from a list, and there is no private way to ask.
+                await self._bot.service.cancel_or_remove(job, removal_by(job, person))
             return
         command = RERUN_COMMAND if emoji == RERUN_EMOJI else VARY_COMMAND
         if not await may_use(self._bot, job, person, command):

@@ -80,7 +80,10 @@ class Vary(commands.Cog):
         wishes: Wishes,
     ) -> NewJob:
         if image is not None and attachment is None:
-            return await self._bot.actions.vary(asker, ImageReference.parse(image), wishes)
+            reference = ImageReference.parse(image)
+            ordering = await self._bot.actions.vary(asker, reference, wishes)
+            await self._bot.actions.check_is_there(reference.job_id, str(reference))
+            return ordering
         if attachment is not None and image is None:
             return await self._from_outside(asker, attachment, wishes)
         raise MissingInput(

@@ -122,6 +122,13 @@ class Stage:
         assert result.response is not None, self.env.transcript()
         return await self.finished(result.response.id)
 
+    async def remove(self, person: Person, message: discord.Message, job_id: int = 1) -> None:
+        """Have somebody press ❌ below finished pictures, and Delete when they are asked."""
+        asked = await person.click(message, custom_id=f"remove:{job_id}")
+        (question,) = asked.followups
+        assert question.content.startswith("Delete ")
+        await person.click(question, custom_id=f"delete:{job_id}")
+
     async def restart(self) -> None:
         """Stop the bot and start another on the same data, as an operator does."""
         await self.bot.close()

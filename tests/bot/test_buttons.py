@@ -56,7 +56,7 @@ async def test_remove_deletes_the_message_and_the_picture(stage: Stage) -> None:
     message = await stage.imagine("rabbit face")
     files = [p for p in (stage.settings.data / "pictures").rglob("*") if p.is_file()]
     assert len(files) == 1
-    await stage.alice.click(message, custom_id="remove:1")
+    await stage.remove(stage.alice, message)
     await stage.until(lambda: not stage.messages())
     assert not files[0].exists()
     gone = await stage.alice.slash(stage.channel, "vary", image="1-1")
@@ -108,7 +108,7 @@ async def test_only_the_person_who_asked_or_a_moderator_removes(stage: Stage) ->
         "Only the person who asked for this picture or a moderator can take it away."
     )
     assert len(stage.messages()) == 1
-    await stage.mo.click(message, custom_id="remove:1")
+    await stage.remove(stage.mo, message)
     await stage.until(lambda: not stage.messages())
 
 
@@ -153,6 +153,7 @@ async def test_buttons_work_after_a_restart(stage: Stage, button: str) -> None:
     result = await stage.alice.click(stage.look(message.id), custom_id=button)
     assert result.acknowledged
     if button.startswith("remove"):
+        await stage.alice.click(result.followups[0], custom_id="delete:1")
         await stage.until(lambda: not stage.messages())
     else:
         assert (await stage.finished(result.response.id)).attachments

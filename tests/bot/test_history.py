@@ -56,7 +56,7 @@ async def test_buttons_in_the_private_answer_make_public_pictures(stage: Stage) 
 
 async def test_a_removed_picture_is_out_of_the_history(stage: Stage) -> None:
     message = await stage.imagine("rabbit face")
-    await stage.alice.click(message, custom_id="remove:1")
+    await stage.remove(stage.alice, message)
     await stage.until(lambda: not stage.messages())
     result = await stage.alice.slash(stage.channel, "history", search="rabbit")
     assert "None of your pictures match" in result.response.content

@@ -223,7 +223,7 @@ async def test_a_message_whose_removal_a_crash_came_upon_is_removed_after_the_re
 ) -> None:
     message = await stage.imagine()
     stage.env.inject_error("DELETE", "/channels/*/messages/*", status=500, times=None)
-    clicking = asyncio.ensure_future(stage.alice.click(message, custom_id="remove:1"))
+    clicking = asyncio.ensure_future(stage.remove(stage.alice, message))
     await stage.eventually(stage.bot.service.jobs.not_removed)
     assert stage.look(message.id)
     clicking.cancel()

@@ -15,6 +15,7 @@ from typing import Final, Self
 
 from PIL import Image
 
+from bot.replies import is_finished
 from storage.database import open_readonly
 from storage.opening import DATABASE_NAME
 from tests.rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
@@ -150,7 +151,17 @@ class Killing:
         if theirs:
             latest = latest or self.random.random() < _REGRETS
             message_id, who = theirs[-1] if latest else self.random.choice(theirs)
-            await self.world.click(message_id, "❌", who=who)
+            asked = await self.world.click(message_id, "❌", who=who)
+            # Of finished pictures the bot asks whether they are to be deleted.
+            with suppress(NeverHappened):
+                await self.world.until(
+                    lambda: asked.followups or not _has_pictures(self.world, message_id),
+                    within=2,
+                    what="a question or no pictures",
+                )
+            for question in asked.followups:
+                if question.buttons:
+                    await self.world.click(question, "Delete", who=who)
 
     async def step_seconds(self) -> float:
         """Return how long a load takes for each step of its pictures; at first, measure it.
@@ -271,6 +282,11 @@ class Killing:
         self._asked_by[asked.record.id] = who
         self.asked.append(asked)
         return asked
+
+
+def _has_pictures(world: Discord, message_id: int) -> bool:
+    message = next((seen for seen in world.messages() if seen.id == message_id), None)
+    return message is not None and is_finished(file.name for file in message.attachments)
 
 
 def _removable(message: MessageView | None) -> bool:

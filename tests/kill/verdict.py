@@ -46,7 +46,8 @@ class Figures:
 def judge(run: Killing, reference: Reference) -> Figures:
     """Return what became of the jobs of a finished run."""
     jobs = _jobs(run)
-    by_origin = Counter(job.origin for job in jobs)
+    # A deleted job has forgotten who asked for it.
+    by_origin = Counter(job.origin for job in jobs if job.origin is not None)
     answers = {job.id: _answers(job, run) for job in jobs}
     forgotten = [asked for asked in run.asked if _promised(asked) and not by_origin[_name(asked)]]
     strays = {message.id for message in run.answers()}.difference(

@@ -20,7 +20,7 @@ from .test_search import show
 
 TABLES = {"jobs", "images", "pictures", "search_members"}
 # Indexes that hold the few rows that are asked for.
-SHORT = ("jobs_unremoved", "jobs_unwithdrawn", "pictures_removing")
+SHORT = ("jobs_unremoved", "jobs_unwithdrawn", "pictures_removing", "images_unstripped")
 
 
 def plan(db: sqlite_utils.Database, sql: str) -> str:

@@ -1,0 +1,69 @@
+"""Messages, channels and servers that are gone: what was shown there is deleted here as well."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+import discord
+from discord.ext import commands
+
+from storage.errors import StorageError
+
+from ..removals import Removals
+
+if TYPE_CHECKING:
+    from ..client import ImagineBot
+
+log = logging.getLogger(__name__)
+
+
+class TakenAway(commands.Cog):
+    """Follows what is deleted by Discord's own means.
+
+    Discord tells of every message that is deleted where the bot is, by its number alone; most are
+    not the bot's. It does not tell of what happened while there was no connection: that is found
+    when the picture is asked for (`bot.presence`).
+    """
+
+    def __init__(self, removals: Removals) -> None:
+        self._removals = removals
+
+    @commands.Cog.listener()
+    async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
+        """Delete what a message showed."""
+        await _noting(self._removals.message_gone(payload.message_id))
+
+    @commands.Cog.listener()
+    async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
+        """Delete what several messages showed."""
+        await _noting(self._removals.messages_gone(sorted(payload.message_ids)))
+
+    @commands.Cog.listener()
+    async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
+        """Delete what was shown in a channel; of its threads Discord's library tells apart."""
+        await _noting(self._removals.channel_gone(channel.id))
+
+    @commands.Cog.listener()
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        """Delete what was shown in a thread."""
+        await _noting(self._removals.channel_gone(payload.thread_id))
+
+    @commands.Cog.listener()
+    async def on_guild_remove(self, guild: discord.Guild) -> None:
+        """Delete what was shown in a server that the bot left; an outage comes by another event."""
+        await _noting(self._removals.guild_gone(guild.id))
+
+
+async def _noting(deleting: Coroutine[Any, Any, None]) -> None:
+    try:
+        await deleting
+    except StorageError as error:
+        # It is found again when the picture is asked for.
+        log.error("What is gone from Discord cannot be deleted here now. %s", error)
+
+
+async def setup(bot: ImagineBot) -> None:
+    """Add the cog; called by `load_extension`."""
+    await bot.add_cog(TakenAway(bot.service.removals))

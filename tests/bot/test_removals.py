@@ -1,0 +1,293 @@
+"""What is gone from Discord, by whatever means, is gone here as well, to the last byte."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import discord
+import pytest
+import simcord
+
+from bot.client import INTENTS, create_bot
+from storage.records import Job, JobStatus, Removal, Remover
+
+from .stage import GatedEngine, Person, Stage, deeds, pictures
+
+PROMPT = "zyzzogeton rabbit"
+MESSAGE = "/channels/*/messages/*"
+
+
+def files(stage: Stage) -> list[Path]:
+    return [path for path in (stage.settings.data / "pictures").rglob("*") if path.is_file()]
+
+
+async def record(stage: Stage, job_id: int = 1) -> Job:
+    job = await stage.bot.service.jobs.record(job_id)
+    assert job is not None
+    return job
+
+
+async def deleted(stage: Stage, job_id: int = 1) -> Job:
+    """Wait until a job is deleted, and return what is left of it."""
+
+    async def is_deleted() -> bool:
+        return (await record(stage, job_id)).deleted
+
+    await stage.eventually(is_deleted, seconds=10)
+    return await record(stage, job_id)
+
+
+async def is_shown_nowhere(stage: Stage, image: str = "1-1") -> bool:
+    """Return whether neither /vary nor /history knows a picture of Alice's."""
+    vary = await stage.alice.slash(stage.channel, "vary", image=image)
+    history = await stage.alice.slash(stage.channel, "history", search="zyzzogeton")
+    return (
+        f"There is no picture {image}" in vary.response.content
+        and "None of your pictures match" in history.response.content
+    )
+
+
+async def thread_with_picture(stage: Stage) -> simcord.ChannelHandle:
+    channel = stage.bot.get_channel(stage.channel.id)
+    assert isinstance(channel, discord.TextChannel)
+    made = await channel.create_thread(name="owls", type=discord.ChannelType.public_thread)
+    (thread,) = [thread for thread in stage.channel.threads if thread.id == made.id]
+    await picture_in(stage, thread)
+    return thread
+
+
+async def picture_in(
+    stage: Stage, channel: simcord.ChannelHandle, who: Person | None = None
+) -> None:
+    await (who or stage.alice).slash(channel, "imagine", prompt=PROMPT)
+    await stage.until(lambda: [m for m in channel.history() if pictures(m)])
+
+
+def test_the_bot_hears_of_deleted_messages_and_keeps_no_messages_of_others(stage: Stage) -> None:
+    assert INTENTS.guild_messages
+    assert INTENTS.dm_messages
+    privileged = discord.Intents(message_content=True, members=True, presences=True)
+    assert not INTENTS & privileged
+    assert stage.bot._connection.max_messages is None
+    assert not stage.bot.cached_messages
+
+
+async def test_a_message_that_a_moderator_deletes_takes_its_picture_along(stage: Stage) -> None:
+    message = await stage.imagine(PROMPT)
+    kept = await stage.imagine("red apple")
+    await stage.mo.delete(message)
+    job = await deleted(stage)
+    assert job.ended_by == Removal(Remover.DISCORD)
+    assert await is_shown_nowhere(stage)
+    assert len(files(stage)) == 1
+    assert [seen.id for seen in stage.messages()] == [kept.id]
+    assert not await stage.bot.service.jobs.not_removed()
+
+
+async def test_messages_that_are_deleted_together_take_their_pictures_along(stage: Stage) -> None:
+    gone = [await stage.imagine(PROMPT), await stage.imagine(PROMPT, count=2)]
+    await stage.imagine("red apple")
+    others = [7, 8, 9]
+    stage.env.backend.bulk_delete_messages(
+        stage.channel.id, [*others, *(message.id for message in gone)]
+    )
+    for job_id in (1, 2):
+        assert (await deleted(stage, job_id)).ended_by == Removal(Remover.DISCORD)
+    assert await is_shown_nowhere(stage, "2-2")
+    assert len(files(stage)) == 1
+    assert not (await record(stage, 3)).deleted
+
+
+async def test_a_deleted_channel_takes_its_pictures_along_with_those_of_its_threads(
+    stage: Stage,
+) -> None:
+    other = stage.guild.create_text_channel("owls")
+    await picture_in(stage, other)
+    thread = await thread_with_picture(stage)
+    await picture_in(stage, stage.channel, stage.bob)
+    stage.env.backend.delete_channel(other.id)
+    await deleted(stage, 1)
+    assert not (await record(stage, 2)).deleted
+    stage.env.backend.delete_channel(stage.channel.id)
+    await deleted(stage, 2)
+    await deleted(stage, 3)
+    assert thread.id != stage.channel.id
+    await stage.until(lambda: not files(stage))
+
+
+async def test_a_deleted_thread_takes_its_pictures_along(stage: Stage) -> None:
+    await stage.imagine("red apple")
+    thread = await thread_with_picture(stage)
+    stage.env.backend.delete_channel(thread.id)
+    await deleted(stage, 2)
+    assert await is_shown_nowhere(stage, "2-1")
+    assert not (await record(stage, 1)).deleted
+
+
+async def test_a_server_that_the_bot_left_takes_its_pictures_along(stage: Stage) -> None:
+    await stage.imagine(PROMPT)
+    elsewhere = stage.env.create_guild("Owls")
+    channel = elsewhere.create_text_channel("pictures")
+    member = elsewhere.add_member(stage.env.create_user("carol"))
+    await picture_in(stage, channel, Person(stage.env, elsewhere, member.user))
+    stage.env.backend.remove_guild(elsewhere.id)
+    assert (await deleted(stage, 2)).guild_id is None
+    assert not (await record(stage, 1)).deleted
+    assert len(files(stage)) == 1
+
+
+async def test_an_outage_of_a_server_takes_nothing_away(stage: Stage) -> None:
+    await stage.imagine(PROMPT)
+    stage.env.backend.emit("GUILD_DELETE", {"id": str(stage.guild.id), "unavailable": True})
+    known = stage.bot.get_guild(stage.guild.id)
+    await stage.until(lambda: known is not None and known.unavailable)
+    await stage.env.settle()
+    assert not (await record(stage)).deleted
+    assert len(files(stage)) == 1
+
+
+async def test_what_was_about_to_be_made_is_not_made_once_its_message_is_deleted(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    running = await stage.alice.slash(stage.channel, "imagine", prompt=PROMPT)
+    waiting = await stage.bob.slash(stage.channel, "imagine", prompt="red apple")
+    for result in (running, waiting):
+        assert result.response is not None
+        await stage.mo.delete(result.response)
+    for job_id in (1, 2):
+        assert (await deleted(stage, job_id)).status is JobStatus.CANCELLED
+    gate.open()
+    assert await stage.imagine("rabbit face")
+    assert len(files(stage)) == 1
+    assert len(stage.messages()) == 1
+
+
+@pytest.mark.parametrize("command", ["vary", "history"])
+async def test_what_was_deleted_while_the_bot_was_away_is_found_when_it_is_asked_for(
+    stage: Stage, command: str
+) -> None:
+    message = await stage.imagine(PROMPT)
+    await stage.bot.close()
+    del stage.env.backend.messages[stage.channel.id][message.id]
+    await stage.env.restart_bot(create_bot(stage.settings, make_engine=stage.make_engine))
+    options = {"image": "1-1"} if command == "vary" else {"search": "zyzzogeton"}
+    result = await stage.alice.slash(stage.channel, command, **options)
+    told = [result.response, *result.followups]
+    assert any("There is no picture 1" in answer.content for answer in told if answer)
+    assert (await record(stage)).deleted
+    assert files(stage) == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, 0), (403, 50001), (403, 0), (500, 0)])
+async def test_an_answer_that_does_not_say_that_a_message_is_gone_deletes_nothing(
+    stage: Stage, status: int, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.presence._SECONDS", 0.2)
+    await stage.imagine(PROMPT)
+    stage.env.inject_error("GET", MESSAGE, status=status, code=code, times=None)
+    result = await stage.alice.slash(stage.channel, "vary", image="1-1")
+    assert result.response is not None
+    assert (await stage.finished(result.response.id)).attachments
+    assert not (await record(stage)).deleted
+
+
+@pytest.mark.parametrize(
+    ("count", "question"), [(1, "Delete 1 picture?"), (2, "Delete 2 pictures?")]
+)
+async def test_finished_pictures_are_deleted_only_after_a_private_question(
+    stage: Stage, count: int, question: str
+) -> None:
+    message = await stage.imagine(PROMPT, count=count)
+    asked = await stage.alice.click(message, custom_id="remove:1")
+    (shown,) = asked.followups
+    assert shown.ephemeral
+    assert shown.content == question
+    assert deeds(shown.message) == ["delete:1"]
+    assert not (await record(stage)).deleted
+    assert len(pictures(stage.look(message.id))) == count
+    assert len(files(stage)) == count
+    await stage.alice.click(shown, custom_id="delete:1")
+    assert (await deleted(stage)).ended_by == Removal(Remover.OWNER)
+    await stage.until(lambda: not stage.messages())
+    assert files(stage) == []
+
+
+async def test_who_was_asked_may_no_longer_delete_without_the_right_to(stage: Stage) -> None:
+    message = await stage.imagine(PROMPT)
+    asked = await stage.mo.click(message, custom_id="remove:1")
+    stage.env.backend.guilds[stage.guild.id].members[stage.mo.id].role_ids.clear()
+    known = stage.bot.get_guild(stage.guild.id)
+    assert known is not None
+    result = await stage.mo.click(asked.followups[0], custom_id="delete:1")
+    (told,) = result.followups
+    assert told.content.startswith("Only the person who asked for this picture or a moderator")
+    assert not (await record(stage)).deleted
+
+
+async def test_a_moderator_who_deletes_is_kept_and_named_in_the_log(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="bot.service")
+    message = await stage.imagine(PROMPT)
+    await stage.remove(stage.mo, message)
+    job = await deleted(stage)
+    assert job.ended_by == Removal(Remover.MODERATOR, stage.mo.id)
+    assert f"Job 1 was deleted by moderator {stage.mo.id}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("who", "words"),
+    [("alice", "\ncancelled · job 1"), ("mo", "\ncancelled by a moderator · job 1")],
+)
+async def test_cancelling_needs_no_question_and_the_message_says_if_a_moderator_did_it(
+    stage: Stage, gate: GatedEngine, who: str, words: str
+) -> None:
+    gate.shut()
+    result = await stage.alice.slash(stage.channel, "imagine", prompt=PROMPT)
+    assert result.response is not None
+    message_id = result.response.id
+    person: Person = getattr(stage, who)
+    clicked = await person.click(stage.look(message_id), custom_id="remove:1")
+    assert not clicked.followups
+    await stage.until(lambda: words in stage.look(message_id).content)
+    assert (await record(stage)).status is JobStatus.CANCELLED
+
+
+def traces(folder: Path, person: int) -> list[str]:
+    """Return the files that hold a word of the prompt or the person's id, in any form."""
+    secrets = (b"zyzzogeton", str(person).encode(), person.to_bytes(8, "big"))
+    return [
+        path.name
+        for path in folder.rglob("*")
+        if path.is_file() and any(secret in path.read_bytes() for secret in secrets)
+    ]
+
+
+def by_button(stage: Stage) -> Callable[[discord.Message], Any]:
+    return lambda message: stage.remove(stage.alice, message)
+
+
+def by_discord(stage: Stage) -> Callable[[discord.Message], Any]:
+    return stage.mo.delete
+
+
+@pytest.mark.parametrize("means", [by_button, by_discord])
+async def test_no_byte_of_a_deleted_picture_is_left_while_the_bot_runs_or_after_it(
+    stage: Stage, means: Callable[[Stage], Callable[[discord.Message], Any]]
+) -> None:
+    folder, alice = stage.settings.data, stage.alice.id
+    message = await stage.imagine(PROMPT)
+    bobs = await stage.bob.slash(stage.channel, "imagine", prompt="red apple")
+    assert bobs.response is not None
+    await stage.finished(bobs.response.id)
+    assert traces(folder, alice)
+    await means(stage)(message)
+    await deleted(stage)
+    await stage.until(lambda: not traces(folder, alice), seconds=10)
+    assert traces(folder, stage.bob.id)
+    await stage.bot.close()
+    assert traces(folder, alice) == []
