@@ -23,7 +23,11 @@ def _target(name: str) -> Any:
         from .models import Models  # noqa: PLC0415
 
         return Models()
-    raise SystemExit(f"There is no target {name!r}; use models.")
+    if name in ("pictures", "png"):
+        from .pictures import Pictures  # noqa: PLC0415
+
+        return Pictures.uploads() if name == "pictures" else Pictures.recipes()
+    raise SystemExit(f"There is no target {name!r}; use models, pictures or png.")
 
 
 def _too_long(*_: Any) -> None:
