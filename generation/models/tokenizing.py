@@ -49,7 +49,7 @@ def load_tokenizer(folder: Path, files: tuple[str, ...], vocab_size: int) -> Any
     names = [Path(name).name for name in files if name.startswith(f"{_FOLDER}/")]
     with tempfile.TemporaryDirectory(prefix="imagine-bot-tokenizer-") as made:
         for name in names:
-            (Path(made) / name).write_bytes(_cleaned(folder, name))
+            _write(Path(made) / name, _cleaned(folder, name))
         try:
             tokenizer = CLIPTokenizer.from_pretrained(made, local_files_only=True)
             largest = max(tokenizer.get_vocab().values())
@@ -61,6 +61,16 @@ def load_tokenizer(folder: Path, files: tuple[str, ...], vocab_size: int) -> Any
             folder / _FOLDER, f"it has a token {largest}, and the text encoder knows {vocab_size}"
         )
     return tokenizer
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise ModelError(
+            f"{file.parent.parent} takes no file of the tokenizer ({error.strerror}); make room "
+            "there, or set TMPDIR to another folder."
+        ) from error
 
 
 def _cleaned(folder: Path, name: str) -> bytes:
@@ -78,7 +88,7 @@ def _cleaned(folder: Path, name: str) -> bytes:
         values = {key: value for key, value in values.items() if key in _CONFIG_KEYS}
     if len(str(values.get("added_tokens_decoder", ""))) > LIST_BYTES:
         raise _broken(folder / _FOLDER / name, "it adds too many tokens")
-    return json.dumps(values, ensure_ascii=False).encode()
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _vocabulary(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:

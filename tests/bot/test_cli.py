@@ -238,9 +238,9 @@ def test_a_size_that_the_model_makes_nothing_good_of_is_made_and_said(shell: She
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """A system that lets no file grow beyond 100 bytes."""
+    """A system that lets no file grow beyond 130 kB, which the tokenizer's does not need."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (130_000, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -248,7 +248,10 @@ def small_files() -> Iterator[None]:
 def test_a_picture_for_which_there_is_no_room_is_not_left_half_written(
     shell: Shell, tmp_path: Path, small_files: None
 ) -> None:
-    said = sentence(shell("generate", "owl", "--steps", "1", "--out", "made"))
+    size = ("--width", "416", "--height", "416")
+    result = shell("generate", "owl", "--steps", "1", *size, "--out", "made")
+    said = result.stderr.splitlines()[-1]
+    assert result.exit_code == 1
     assert said.endswith("cannot be written (File too large); name another folder with --out.")
     assert list((tmp_path / "made").iterdir()) == []
 
