@@ -10,7 +10,7 @@ from typing import Final
 import discord
 from PIL import Image
 
-from generation.metadata import read_png, to_png
+from generation.metadata import read_origin, read_png, to_png
 from generation.pictures import shown_factor, to_image
 from generation.request import Event, Pixels, Recipe
 from storage.records import HistoryEntry, Job, JobKind, Remover, StoredImage
@@ -233,7 +233,9 @@ def bytes_to_show(job: Job) -> int:
 
 def _as_shown(recipe: Recipe, png: bytes) -> bytes:
     factor = shown_factor(recipe.width, recipe.height)
-    return png if factor == 1 else to_png(read_png(png)[0], recipe, factor=factor)
+    if factor == 1:
+        return png
+    return to_png(read_png(png)[0], recipe, factor=factor, origin=read_origin(png))
 
 
 def _jpeg(png: bytes, quality: int) -> bytes:

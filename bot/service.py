@@ -433,7 +433,10 @@ class ImagineService:
         """
         # Compressing large pictures takes a good part of a second: not on the event loop.
         files = await asyncio.to_thread(
-            lambda: [(image, to_png(image.pixels, image.recipe)) for image in images]
+            lambda: [
+                (image, to_png(image.pixels, image.recipe, origin=job.origin_of(image.index)))
+                for image in images
+            ]
         )
 
         async def store() -> bool:

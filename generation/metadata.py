@@ -2,7 +2,9 @@
 
 The chunk `parameters` holds the prompt, a line `Negative prompt: ...` and one line
 `Steps: 20, Sampler: DDIM, ...` (AUTOMATIC1111's `modules/infotext_utils.py`); the chunk
-`imagine-bot` holds the whole recipe as JSON and is the one that is read back.
+`imagine-bot` holds the whole recipe as JSON and is the one that is read back. The chunk
+`imagine-bot-origin` says which picture of which job it is; no other picture has the same, although
+the numbers of jobs start again with another database.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from .request import Pixels, Recipe
 
 RECIPE_CHUNK: Final = "imagine-bot"
 PARAMETERS_CHUNK: Final = "parameters"
+ORIGIN_CHUNK: Final = "imagine-bot-origin"
 _SAMPLERS: Final = {"ddim": "DDIM", "lms": "LMS"}
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REASON_LENGTH: Final = 200
@@ -63,14 +66,27 @@ def _quoted(value: object) -> str:
     return text
 
 
-def to_png(pixels: Pixels, recipe: Recipe, *, factor: int = 1) -> bytes:
-    """Return a PNG file of `pixels` that carries `recipe`, enlarged by a whole `factor`."""
+def to_png(pixels: Pixels, recipe: Recipe, *, factor: int = 1, origin: str | None = None) -> bytes:
+    """Return a PNG file of `pixels` that carries `recipe`, enlarged by a whole `factor`.
+
+    `origin` is text that names this very picture, whatever its recipe: see `read_origin`.
+    """
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt(PARAMETERS_CHUNK, parameters(recipe))
     chunks.add_itxt(RECIPE_CHUNK, recipe.to_json())
+    if origin is not None:
+        chunks.add_itxt(ORIGIN_CHUNK, origin)
     file = io.BytesIO()
     enlarged(to_image(pixels), factor).save(file, "PNG", pnginfo=chunks)
     return file.getvalue()
+
+
+def read_origin(data: bytes) -> str | None:
+    """Return the `origin` that a PNG file of our own was written with; older ones have none."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        image.load()
+        text = image.info.get(ORIGIN_CHUNK)
+    return None if text is None else str(text)
 
 
 def read_png_outside(data: bytes) -> tuple[Pixels, Recipe, str]:

@@ -109,6 +109,10 @@ class Job(NewJob):
     ended_by: Removal | None = None
     has_upload: bool = False
 
+    def origin_of(self, index: int) -> str:
+        """Return what its file says of an image: which of which job, in which database."""
+        return f"{self.token}.{self.id}-{index + 1}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:

@@ -13,6 +13,7 @@ from simcord.components import walk_components
 
 from bot.buttons import finished_view
 from bot.client import create_bot
+from generation.metadata import read_origin
 from storage.records import JobStatus
 
 from .stage import Stage, buttons, deeds, pictures
@@ -116,6 +117,21 @@ async def test_a_button_below_a_copy_of_the_message_elsewhere_does_nothing(stage
     await stage.bot.service.jobs.set_message(1, message.id + 1)
     assert await is_refused(stage, message.id, "remove:1")
     assert pictures(stage.look(message.id))
+
+
+async def test_a_picture_s_file_names_its_job_as_no_other_database_does(stage: Stage) -> None:
+    async def origin(number: int) -> str | None:
+        message = stage.messages()[number]
+        return read_origin(await message.attachments[1].read())
+
+    await stage.imagine("rabbit face", seed=1, count=2)
+    job = await stage.bot.service.jobs.record(1)
+    assert job is not None
+    assert await origin(0) == f"{job.token}.1-2"
+    await start_anew(stage, lambda: shutil.rmtree(stage.settings.data))
+    await stage.imagine("rabbit face", seed=1, count=2)
+    assert (await origin(1) or "").endswith(".1-2")
+    assert await origin(1) != await origin(0)
 
 
 def test_custom_ids_are_no_longer_than_discord_takes() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import discord
 import pytest
 import simcord
+from PIL import Image
 
 from bot.client import INTENTS, create_bot
 from storage.records import Job, JobStatus, Removal, Remover
@@ -291,3 +294,53 @@ async def test_no_byte_of_a_deleted_picture_is_left_while_the_bot_runs_or_after_
     assert traces(folder, stage.bob.id)
     await stage.bot.close()
     assert traces(folder, alice) == []
+
+
+async def test_what_people_write_is_neither_kept_nor_logged(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await stage.alice.send(stage.channel, f"<@{stage.bot.user.id}> imagine zyzzogeton")
+    sent = await stage.alice.send(stage.channel, "zyzzogeton")
+    await stage.alice.delete(sent)
+    assert list(stage.bot.cached_messages) == []
+    assert "zyzzogeton" not in caplog.text
+    assert "Command" not in caplog.text
+
+
+async def test_a_question_about_pictures_that_are_gone_meanwhile_is_answered_so(
+    stage: Stage,
+) -> None:
+    message = await stage.imagine("rabbit face")
+    asked = await stage.alice.click(message, custom_id="remove:1")
+    await stage.mo.delete(message)
+    await deleted(stage)
+    late = await stage.alice.click(asked.followups[0], custom_id="delete:1")
+    assert late.followups[0].content.startswith("There is no picture 1")
+
+
+async def test_uploads_of_cancelled_jobs_are_kept_nowhere_and_cannot_be_run_again(
+    stage: Stage, gate: GatedEngine
+) -> None:
+    gate.shut()
+    await stage.bob.slash(stage.channel, "imagine", prompt="cat face")
+    file = io.BytesIO()
+    picture = Image.frombytes("RGB", (96, 96), random.Random(1).randbytes(3 * 96 * 96))
+    picture.save(file, "PNG")
+    result = await stage.alice.slash(
+        stage.channel, "vary", attachment=("a.png", file.getvalue()), prompt="x"
+    )
+    assert list((stage.settings.data / "pictures").rglob("*.png"))
+    message_id = result.response.id
+    await stage.alice.react(stage.look(message_id), "❌")
+    await stage.until(lambda: "cancelled ·" in stage.look(message_id).content)
+    assert deeds(stage.look(message_id)) == ["remove:2"]
+    assert not list((stage.settings.data / "pictures").rglob("*.png"))
+    job = await record(stage, 2)
+    assert (job.status, job.has_upload) == (JobStatus.CANCELLED, True)
+    # The reaction is always there.
+    await stage.alice.react(stage.look(message_id), "🔁")
+    await stage.until(
+        lambda: any("send it again with /vary" in m.content for m in stage.messages())
+    )
+    assert await stage.bot.service.jobs.record(3) is None

@@ -15,7 +15,7 @@ from sd_parsers import ParserManager
 from sd_parsers.data import PromptInfo
 
 from generation.errors import MetadataError
-from generation.metadata import parameters, read_png, to_png
+from generation.metadata import parameters, read_origin, read_png, to_png
 from generation.pictures import to_image
 from generation.request import PROMPT_LENGTH, Pixels, Recipe
 
@@ -277,6 +277,14 @@ class TestWhatIsRefused:
 
 
 WRITTEN = to_png(gradient(), a_recipe(source_sha256=gradient().sha256, strength=0.5))
+
+
+def test_a_file_says_where_it_is_from_and_is_read_with_and_without_that() -> None:
+    pixels = gradient()
+    recipe = a_recipe(pixels_sha256=pixels.sha256)
+    bare, named = to_png(pixels, recipe), to_png(pixels, recipe, origin="abc123.42-1")
+    assert (read_origin(bare), read_origin(named)) == (None, "abc123.42-1")
+    assert read_png(bare) == read_png(named) == (pixels, recipe, parameters(recipe))
 
 
 @settings(max_examples=400)
