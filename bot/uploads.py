@@ -73,7 +73,7 @@ class Uploads:
 
 
 async def _read(data: bytes, fit: Fit) -> Source:
-    reading = await asyncio.to_thread(SourceReading, data, fit)
+    reading = SourceReading(data, fit)
     del data
     try:
         return await asyncio.to_thread(reading.result)

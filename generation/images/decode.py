@@ -36,6 +36,11 @@ _STRIP_PIXELS: Final = 2**20
 _TELLING_PIXELS_MAX: Final = 178_956_970
 _ORIENTATION: Final = 0x0112
 _SIXTEEN_BITS: Final = 16
+_PIXELS_MAX: Final[Mapping[Format, int]] = {
+    "JPEG": JPEG_PIXELS_MAX,
+    "HEIF": HEIF_PIXELS_MAX,
+    "AVIF": HEIF_PIXELS_MAX,
+}
 # How a picture that is stored under an orientation is turned upright (Exif 2.32, 4.6.4).
 _TURNS: Final[Mapping[object, Image.Transpose]] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,7 +94,7 @@ def _check(container: Container) -> None:
 
 
 def _check_size(format_: Format, width: int, height: int) -> None:
-    most = {"JPEG": JPEG_PIXELS_MAX, "HEIF": HEIF_PIXELS_MAX}.get(format_, SOURCE_PIXELS_MAX)
+    most = _PIXELS_MAX.get(format_, SOURCE_PIXELS_MAX)
     if width * height <= most:
         return
     what = f"{width:,} x {height:,}" if width * height <= _TELLING_PIXELS_MAX else "too many"
@@ -109,7 +114,7 @@ class Decoded:
 def decode(container: Container) -> Decoded:
     """Return the picture in a file.
 
-    One of more pixels than a decoder may need is a half, a quarter or an eighth of its size.
+    One of more than 40 million pixels is a half, a quarter or an eighth of its size.
 
     Raises:
         InvalidSource: it is damaged, too large, or more than half of it is missing.
@@ -118,6 +123,8 @@ def decode(container: Container) -> Decoded:
         image = _load(container)
         exif = _exif(container, image)
         turn = _turn(container, exif)
+        if image.width * image.height > SOURCE_PIXELS_MAX:
+            image = image.reduce(2)
         upright = image if turn is None else image.transpose(turn)
         return Decoded(_rgb(container, upright), exif)
     except InvalidSource:
@@ -236,7 +243,7 @@ def _mend_transparency(container: Container, image: Image.Image) -> None:
         if isinstance(transparent, tuple):
             image.info["transparency"] = tuple(level >> 8 for level in transparent)
         elif isinstance(transparent, int):
-            image.info["transparency"] = transparent >> 8
+            image.info["transparency"] = transparent // 257
 
 
 def _on_white(strip: Image.Image, to_srgb: Callable[[str], Convert | None]) -> Image.Image:
@@ -259,4 +266,7 @@ def _on_white(strip: Image.Image, to_srgb: Callable[[str], Convert | None]) -> I
 
 def _eight_bits(grey: Image.Image) -> Image.Image:
     """Return a 16-bit picture in 8 bits; Pillow's own conversion cuts off at 255 instead."""
-    return grey.convert("I").point(lambda level: level / 257).convert("L")
+    levels = grey.convert("I").point(lambda level: level / 257).convert("L")
+    if (transparent := grey.info.get("transparency")) is not None:
+        levels.info["transparency"] = transparent
+    return levels

@@ -210,22 +210,32 @@ class SourceReading:
     """
 
     def __init__(self, data: bytes, fit: Fit) -> None:
-        self._reader = Reader(data, "fitted", fit=dataclasses.asdict(fit))
+        check_bytes(len(data))
+        self._data = data
+        self._fit = fit
+        self._reader: Reader | None = None
+        self._given_up = False
 
     def result(self) -> Source:
-        """Wait for the picture.
+        """Start the process, and wait for the picture; once.
 
         Raises:
             InvalidSource: as for `read_image`.
         """
+        self._reader = Reader(self._data, "fitted", fit=dataclasses.asdict(self._fit))
+        self._data = b""
         with self._reader as reader:
+            if self._given_up:
+                reader.kill()
             said = reader.answer()
             pixels = _pixels(reader, reader.size(said, SIZE_MAX**2))
             return Source(pixels, _prompts(said))
 
     def kill(self) -> None:
-        """Give it up at once; any thread may call this."""
-        self._reader.kill()
+        """Give it up at once, whether it has begun or not; any thread may call this."""
+        self._given_up = True
+        if self._reader is not None:
+            self._reader.kill()
 
 
 def _pixels(reader: Reader, size: tuple[int, int]) -> Pixels:

@@ -8,12 +8,14 @@ from unittest import mock
 
 import aiohttp
 import discord
+import psutil
 import pytest
 from PIL import Image, PngImagePlugin
 
 from bot import uploads
 from bot.actions import Asker
 from bot.requests import Wishes
+from generation.images import files
 from generation.images.files import Fit, Source
 from generation.metadata import read_png
 from generation.request import Pixels
@@ -126,6 +128,26 @@ async def test_stalled_downloads_hold_up_nobody(stage: Stage) -> None:
         assert (await third).request.prompt == "red apple"
     stalled.set()
     await asyncio.gather(*stuck)
+
+
+async def test_a_file_that_nobody_waits_for_any_more_is_not_read_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files, "_START", "import time; time.sleep(60)")
+    picture = _file(Image.new("RGB", (64, 64), "orange"))
+    fit = Fit(native=64, multiple=8, most=64)
+    reading = asyncio.create_task(uploads._read(picture, fit))
+
+    def reads() -> bool:
+        children = psutil.Process().children()
+        return any("sleep(60)" in " ".join(child.cmdline()) for child in children)
+
+    async with asyncio.timeout(30):
+        while not reads():  # noqa: ASYNC110 - it is told by another process
+            await asyncio.sleep(0.01)
+        reading.cancel()
+        while reads():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import struct
 import subprocess
@@ -18,7 +19,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from generation.errors import InvalidSource
+from generation.images import decode as decode_module
 from generation.images import files
+from generation.images.decode import decode, open_file
 from generation.images.files import Fit, SourceReading
 from generation.pictures import read_source
 
@@ -121,7 +124,61 @@ def test_a_heic_picture_is_turned_upright_once(orientation: int) -> None:
     assert red > 200 > blue
 
 
-def test_colors_of_another_profile_become_those_of_a_screen() -> None:
+def display_p3() -> bytes:
+    """Return a profile as photos of iPhones have: the primaries of P3, and a plain gamma."""
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + b"".join(struct.pack(">i", round(v * 65_536)) for v in values)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(2.2 * 256)) + bytes(2)
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 3) + b"p3\0" + bytes(79),
+        b"wtpt": xyz(0.9642, 1, 0.8249),
+        b"rXYZ": xyz(0.5151, 0.2412, -0.0011),
+        b"gXYZ": xyz(0.2919, 0.6922, 0.0419),
+        b"bXYZ": xyz(0.1572, 0.0666, 0.7841),
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
+    }
+    start = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    head = struct.pack(">I4xI", start + len(body), 0x02400000) + b"mntrRGB XYZ " + bytes(12)
+    head += b"acsp" + bytes(28) + xyz(0.9642, 1, 0.8249)[8:]
+    return head.ljust(128, b"\0") + table + body
+
+
+@pytest.mark.parametrize(
+    ("format_", "mode"),
+    [("JPEG", "RGB"), *itertools.product(["PNG", "WEBP", "HEIF", "AVIF"], ["RGB", "RGBA"])],
+)
+def test_colors_of_display_p3_become_those_of_a_screen(format_: str, mode: str) -> None:
+    pillow_heif.register_heif_opener()
+    green = Image.new(mode, (32, 32), (80, 160, 90))
+    data = saved(green, format_, icc_profile=display_p3(), quality=100)
+    # As Little CMS says; without the profile it would stay as dull as 80, 160, 90.
+    red, rest_green, blue = decode(open_file(data)).image.getpixel((16, 16))
+    assert (abs(red - 33) < 8, abs(rest_green - 164) < 4, abs(blue - 81) < 4) == (True,) * 3
+
+
+@pytest.mark.parametrize("format_", ["HEIF", "AVIF"])
+def test_a_picture_too_large_to_come_whole_comes_at_half(
+    format_: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pillow_heif.register_heif_opener()
+    monkeypatch.setattr(decode_module, "SOURCE_PIXELS_MAX", 64 * 48 - 1)
+    assert decode(open_file(saved(STILL, format_))).image.size == (32, 24)
+
+
+def test_the_transparent_shade_of_sixteen_bits_is_shown_on_white() -> None:
+    rows = (b"\0" + 8 * struct.pack(">H", 0x8000)) * 8
+    header, *rest = png.split(png.picture(8, 8, rows, depth=16, colors=0))
+    data = png.join([header, (b"tRNS", struct.pack(">H", 0x8000)), *rest])
+    assert decode(open_file(data)).image.getpixel((4, 4)) == (255, 255, 255)
+
+
+def test_a_profile_of_other_colors_than_the_picture_has_is_left_out() -> None:
     linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     assert read_source(saved(STILL, "PNG", icc_profile=linear)).getpixel((0, 0)) == ORANGE
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
