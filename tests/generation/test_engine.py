@@ -756,7 +756,7 @@ class TestSameAgain:
     ) -> None:
         half = Engine(load(starter.profile, device="cpu", dtype="bfloat16"))
         # Guided by more, LMS makes much of every small difference with this model.
-        plain = a_request(scheduler=scheduler, guidance_scale=2.0, steps=12)
+        plain = a_request(scheduler=scheduler, guidance_scale=2.0, steps=6)
         for request in (plain, dataclasses.replace(plain, source=source, strength=0.5)):
             [image] = begin(half, request)
             while not image.done:

@@ -289,6 +289,7 @@ class TestDecoderMemory:
         assert len(engine.generate(a_request(steps=1))) == 1
 
 
+# A CPU without units for it takes seconds for a step in bfloat16, so these take few.
 class TestOverflow:
     @pytest.fixture
     def cautious(self, half: Components, starter: Components) -> Engine:
@@ -297,7 +298,7 @@ class TestOverflow:
     def test_latents_that_are_no_numbers_are_made_again_in_float32(
         self, cautious: Engine, half: Components, plain: Engine
     ) -> None:
-        request = a_request(count=2)
+        request = a_request(count=2, steps=2)
         signs: list[str] = []
         cautious.on_sign = signs.append
         with spoiled(half.unet.conv_out, lambda: True):
@@ -311,7 +312,7 @@ class TestOverflow:
     def test_a_picture_that_is_none_is_made_again_in_float32(
         self, cautious: Engine, half: Components, plain: Engine
     ) -> None:
-        request = a_request(source=gradient(), strength=0.6, steps=4)
+        request = a_request(source=gradient(), strength=0.6, steps=3)
         with spoiled(half.vae.decoder, lambda: True):
             made = cautious.generate(request)
         assert made == plain.generate(request)
@@ -319,7 +320,7 @@ class TestOverflow:
     def test_only_the_one_that_overflowed_starts_anew(
         self, cautious: Engine, plain: Engine
     ) -> None:
-        sound, hot = a_request(), a_request(seed=8)
+        sound, hot = a_request(steps=2), a_request(seed=8, steps=2)
         images = begin(cautious, sound, hot)
         while not all(image.done for image in images):
             cautious.step(images)
@@ -334,15 +335,15 @@ class TestOverflow:
         assert [second] == plain.generate(hot)
 
     def test_images_of_both_precisions_share_a_step(self, cautious: Engine) -> None:
-        hot = begin(cautious, a_request(seed=8))
+        hot = begin(cautious, a_request(seed=8, steps=2))
         while not hot[0].done:
             cautious.step(hot)
         hot[0].latents = hot[0].latents * torch.inf
         assert cautious.finish(hot) == [None]
-        fresh = begin(cautious, a_request())
+        fresh = begin(cautious, a_request(steps=2))
         made = run(cautious, [*hot, *fresh])
         assert [image.recipe.dtype for image in made if image] == ["float32", "bfloat16"]
-        assert made[1:] == cautious.generate(a_request())
+        assert made[1:] == cautious.generate(a_request(steps=2))
 
     def test_in_float32_too_it_is_reported(
         self, cautious: Engine, half: Components, starter: Components
