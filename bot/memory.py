@@ -12,6 +12,8 @@ from typing import Final
 
 # Beside what the bot needs itself, about 90 MB, and what the allocator keeps of what was freed.
 PICTURE_BYTES: Final = 64 * 2**20
+# Of files from outside, which may come slowly; while one is read it is there twice.
+UPLOAD_BYTES: Final = 24 * 2**20
 # Of one person at most this part, so that others have theirs at once.
 _OWNERS_PART: Final = 4
 

@@ -21,6 +21,7 @@ from ..actions import Asker, asker_of
 from ..answers import answering
 from ..downloading import download
 from ..errors import MissingInput
+from ..memory import UPLOAD_BYTES, PictureMemory
 from ..mentions import named
 from ..replies import choice_name
 from ..requests import ImageReference, Wishes
@@ -117,4 +118,5 @@ async def _download(attachment: discord.Attachment) -> bytes:
 
 async def setup(bot: ImagineBot) -> None:
     """Add the cog; called by `load_extension`."""
-    await bot.add_cog(Vary(bot, Uploads(bot.desk, bot.memory)))
+    # Not of what deliveries share: a slow download would have pictures wait that are finished.
+    await bot.add_cog(Vary(bot, Uploads(bot.desk, PictureMemory(UPLOAD_BYTES))))
