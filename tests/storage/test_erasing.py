@@ -284,7 +284,9 @@ async def test_what_an_older_version_deleted_is_forgotten_at_the_first_start(
                 picture,
             ),
         )
-    # As that version did it.
+    # As that version did it, which left what it no longer needed in free pages.
+    for error in (f"{PROMPT} " * 1_000, None):
+        db.execute("UPDATE jobs SET error = ? WHERE user_id = ?", (error, USER))
     db.execute("UPDATE jobs SET deleted = 1, message_removed = 1 WHERE user_id = ?", (USER,))
     db.close()
     assert list(remnants(tmp_path))
