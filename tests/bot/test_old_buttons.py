@@ -91,6 +91,13 @@ async def test_a_button_of_the_first_version_works_below_its_own_job(
     assert not await says_unknown(stage, message.id, button)
 
 
+async def test_the_cross_of_the_first_version_deletes_after_the_question(stage: Stage) -> None:
+    message = await stage.imagine("rabbit face")
+    as_before_tokens(stage, message.id)
+    await stage.remove(stage.alice, stage.look(message.id))
+    await stage.until(lambda: not stage.messages())
+
+
 async def says_unknown(stage: Stage, message_id: int, button: str) -> bool:
     result = await stage.alice.click(stage.look(message_id), custom_id=button)
     assert result.acknowledged
