@@ -31,7 +31,7 @@ async def download(
     most: int,
     origins: frozenset[str] | None = None,
     seconds: float = _SECONDS,
-) -> bytes:
+) -> bytes | bytearray:
     """Return the bytes of an attachment, of which there are `most` and no more than it said.
 
     It comes from one of `origins` (Discord's own where none are given), by no detour.
@@ -55,7 +55,7 @@ def _comes_by_network(attachment: discord.Attachment) -> bool:
     return getattr(type(http), "get_from_cdn", None) is HTTPClient.get_from_cdn
 
 
-async def _fetch(url: URL, most: int, origins: frozenset[str]) -> bytes:
+async def _fetch(url: URL, most: int, origins: frozenset[str]) -> bytearray:
     if str(url.origin()) not in origins:
         raise ValueError(f"{url.host} is no server of Discord")
     async with (
@@ -67,9 +67,18 @@ async def _fetch(url: URL, most: int, origins: frozenset[str]) -> bytes:
             raise ValueError(f"its server answered {answer.status}")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             raise ValueError("its server compressed it")
-        data = bytearray()
-        async for chunk in answer.content.iter_chunked(_CHUNK):
+        return await _collected(answer.content, most)
+
+
+async def _collected(content: aiohttp.StreamReader, most: int) -> bytearray:
+    data = bytearray()
+    try:
+        async for chunk in content.iter_chunked(_CHUNK):
             data += chunk
             if len(data) > most:
                 raise ValueError(f"it has more than the {most} bytes that were said")
-        return bytes(data)
+    except BaseException:
+        # The error holds this frame until the person has their answer.
+        data.clear()
+        raise
+    return data

@@ -20,7 +20,7 @@ from .requests import RequestDesk, Wishes
 # Each is a process that may take a gigabyte.
 _READ_AT_ONCE: Final = 2
 
-Download = Callable[[discord.Attachment], Awaitable[bytes]]
+Download = Callable[[discord.Attachment], Awaitable[bytes | bytearray]]
 
 
 class Uploads:
@@ -67,14 +67,13 @@ class Uploads:
         # The file, and the pixels that come of it.
         held = min(attachment.size, SOURCE_BYTES_MAX) + 3 * fit.most**2
         async with self._memory.hold(held, owner):
-            data = await download(attachment)
+            # Kept by nothing else: what fails is answered after this, with its frames still there.
+            reading = SourceReading(await download(attachment), fit)
             async with self._turns.hold(1, owner):
-                return await _read(data, fit)
+                return await _read(reading)
 
 
-async def _read(data: bytes, fit: Fit) -> Source:
-    reading = SourceReading(data, fit)
-    del data
+async def _read(reading: SourceReading) -> Source:
     try:
         return await asyncio.to_thread(reading.result)
     except asyncio.CancelledError:

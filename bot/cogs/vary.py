@@ -112,7 +112,7 @@ class Vary(commands.Cog):
         return choices[:_CHOICES]
 
 
-async def _download(attachment: discord.Attachment) -> bytes:
+async def _download(attachment: discord.Attachment) -> bytes | bytearray:
     return await download(attachment, most=SOURCE_BYTES_MAX)
 
 

@@ -76,7 +76,7 @@ class Reader:
         InvalidSource: the file has too many bytes.
     """
 
-    def __init__(self, data: bytes, task: Task, **options: object) -> None:
+    def __init__(self, data: bytes | bytearray, task: Task, **options: object) -> None:
         check_bytes(len(data))
         self._data = data
         self._order = json.dumps({"task": task, "length": len(data), **options})
@@ -209,7 +209,7 @@ class SourceReading:
         InvalidSource: the file has too many bytes.
     """
 
-    def __init__(self, data: bytes, fit: Fit) -> None:
+    def __init__(self, data: bytes | bytearray, fit: Fit) -> None:
         check_bytes(len(data))
         self._data = data
         self._fit = fit

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
@@ -15,8 +16,9 @@ from PIL import Image, PngImagePlugin
 from bot import uploads
 from bot.actions import Asker
 from bot.requests import Wishes
+from generation.errors import InvalidSource
 from generation.images import files
-from generation.images.files import Fit, Source
+from generation.images.files import Fit, Source, SourceReading
 from generation.metadata import read_png
 from generation.request import Pixels
 from storage.records import NewJob
@@ -94,10 +96,10 @@ async def test_files_are_read_two_at_a_time_and_nobody_waits_for_all_of_another(
     begun: list[int] = []
     alive = most = 0
 
-    async def read(data: bytes, fit: Fit) -> Source:
+    async def read(reading: SourceReading) -> Source:
         nonlocal alive, most
         alive += 1
-        begun.append(len(data))
+        begun.append(alive)
         most = max(most, alive)
         await asyncio.sleep(0.02)
         alive -= 1
@@ -136,7 +138,7 @@ async def test_a_file_that_nobody_waits_for_any_more_is_not_read_on(
     monkeypatch.setattr(files, "_START", "import time; time.sleep(60)")
     picture = _file(Image.new("RGB", (64, 64), "orange"))
     fit = Fit(native=64, multiple=8, most=64)
-    reading = asyncio.create_task(uploads._read(picture, fit))
+    reading = asyncio.create_task(uploads._read(SourceReading(picture, fit)))
 
     def reads() -> bool:
         children = psutil.Process().children()
@@ -148,6 +150,24 @@ async def test_a_file_that_nobody_waits_for_any_more_is_not_read_on(
         reading.cancel()
         while reads():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+class File(bytearray):
+    """Bytes that can be watched being forgotten."""
+
+
+async def test_a_file_that_was_refused_is_forgotten_before_its_answer_is_sent(stage: Stage) -> None:
+    files_read: list[weakref.ref[File]] = []
+
+    async def read() -> bytes:
+        file = File(b"no picture")
+        files_read.append(weakref.ref(file))
+        return file  # type: ignore[return-value]
+
+    # It holds the frames of all that it came through, as while it is answered.
+    with pytest.raises(InvalidSource, match="not an image"):
+        await order(stage, 1, attached(read))
+    assert [file() for file in files_read] == [None]
 
 
 @pytest.mark.parametrize(
