@@ -205,13 +205,22 @@ class OwnShare:
         return self
 
     def __exit__(self, *_: object) -> None:
-        after = self._seconds()
-        if self._thread in after:
-            own = after[self._thread] - self._before.get(self._thread, 0.0)
-            self.share = own / max(sum(after.values()) - sum(self._before.values()), 1e-9)
+        own, whole = (
+            None if before is None or after is None else after - before
+            for before, after in zip(self._before, self._seconds(), strict=True)
+        )
+        if own is not None and whole is not None:
+            self.share = own / max(whole, 1e-9)
 
-    def _seconds(self) -> dict[int, float]:
-        return {one.id: one.user_time + one.system_time for one in self._process.threads()}
+    def _seconds(self) -> tuple[float | None, float]:
+        """Return what the thread and the whole process have computed.
+
+        The process's own count has the threads that have ended too; a sum over those that it has
+        now would leave out the very thread that did the work, once it is gone.
+        """
+        threads = {one.id: one.user_time + one.system_time for one in self._process.threads()}
+        taken = self._process.cpu_times()
+        return threads.get(self._thread), taken.user + taken.system
 
 
 def measure(

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +23,24 @@ settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: at this size, waiting for a second costs more.
-
-    On a machine that others use as well it is twenty times more.
-    """
+def one_thread() -> None:
+    """Load torch, and let it compute on one thread: see `each_module_on_one_thread`."""
     import torch
 
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_module_on_one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: at this size, waiting for a second costs more.
+
+    On a machine that others use as well it is twenty times more. The last bits of a picture
+    depend on the number, so it is set for each module, whatever the modules before it left.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

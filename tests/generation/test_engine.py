@@ -767,7 +767,7 @@ class TestSameAgain:
             away = np.abs(pixels(rough).astype(int) - pixels(fine).astype(int)).mean()
             [other] = engine.generate(dataclasses.replace(request, seed=request.seed + 1))
             of_other_noise = np.abs(pixels(other).astype(int) - pixels(fine).astype(int)).mean()
-            assert of_other_noise > 30
+            assert of_other_noise > 15
             # Each kind of CPU sums bfloat16 in an order of its own, and LMS makes much of it.
             assert away < of_other_noise / 4
 
