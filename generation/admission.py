@@ -83,7 +83,7 @@ class Limits:
 
     @property
     def last(self) -> int:
-        """Return how many jobs may wait at most, whoever asks."""
+        """Return how many jobs may wait at most, in all."""
         return self.shared + _SERVERS
 
     def check(self, owner: Owner, taken: Taken) -> None:

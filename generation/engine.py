@@ -5,8 +5,8 @@ Read it next to "High-Resolution Image Synthesis with Latent Diffusion Models"
 noise in the autoencoder's latent space is denoised step by step by the UNet under
 classifier-free guidance, and the autoencoder's decoder turns the latents into pixels.
 
-An engine belongs to one thread. `begin`, `step` and `finish` are the seam for whoever
-drives it: images of several requests may be on their way at once, each at its own step, and
+An engine belongs to one thread. `begin`, `step` and `finish` are the seam for the code
+that drives it: images of several requests may be on their way at once, each at its own step, and
 share the calls of all three networks.
 """
 
@@ -346,7 +346,7 @@ class Engine:
             torch.cuda.synchronize(self._device)
 
     def _check_latents(self, image: Denoising) -> bool:
-        """Return whether the latents of `image` are numbers; else start it anew or fail it."""
+        """Return whether the latents of `image` are numbers; else start it again or fail it."""
         if bool(torch.isfinite(image.latents).all()):
             return True
         self._start_in_float32(image)
@@ -372,11 +372,11 @@ class Engine:
     def _set_back(self, image: Denoising, networks: Networks) -> None:
         request = image.request
         embedded = networks.text.embed(_texts(request))
-        anew = self._begin_image(
+        fresh = self._begin_image(
             request, image.index, networks, embedded, _posterior(request, networks)
         )
-        image.networks, image.sampler, image.latents = networks, anew.sampler, anew.latents
-        image.conditional, image.unconditional = anew.conditional, anew.unconditional
+        image.networks, image.sampler, image.latents = networks, fresh.sampler, fresh.latents
+        image.conditional, image.unconditional = fresh.conditional, fresh.unconditional
 
     def _networks_in_float32(self, load: Callable[[], Components]) -> Networks:
         networks = None if self._float32 is None else self._float32()
@@ -395,7 +395,7 @@ class Engine:
         self._networks.regrow()
 
     def _decode(self, images: Sequence[Denoising]) -> list[Pixels | None]:
-        """Return the pictures of images of one key; None where one failed or starts anew."""
+        """Return the pictures of images of one key; None where one failed or starts again."""
         whole = [image for image in images if image.decoder_tile is None]
         pictures = self._decode_whole(whole)
         for image in images:

@@ -96,7 +96,7 @@ class GroupQueueFull(QueueFull):
 
 
 class ModelError(GenerationError):
-    """A model that cannot be loaded; the sentence names it and the mend."""
+    """A model that cannot be loaded; the sentence names it and says what to do."""
 
 
 class EngineFailed(GenerationError):

@@ -15,7 +15,7 @@ having had the engine to themselves: the virtual time rises with their tag.
 Nobody starves. While a flow waits its tag stays where it is. Each job that is served in its
 stead raises another flow's tag by at least the smallest cost over the largest weight, and the
 virtual time by that over the number of flows that wait, which is bounded. So after finitely
-many jobs whoever comes starts above the waiting flow's tag, however many new ones come, and of
+many jobs anyone who comes starts above the waiting flow's tag, however many new ones come, and of
 those who were there before only finitely many jobs have tags below it. In particular 200 jobs
 of one member delay the first job of another by the one job that is being served when it comes.
 """
@@ -120,7 +120,7 @@ class Turns:
         """
         while True:
             tag, arrival, flow = self._heads[0]
-            # What was served or withdrawn, and may be waiting anew, left an entry behind.
+            # What was served or withdrawn, and may be waiting again, left an entry behind.
             if self._waiting.get(flow) == arrival and self._tags[flow] == tag:
                 return flow
             heapq.heappop(self._heads)

@@ -1,6 +1,6 @@
 """How many rows fit into a call, measured on the device at hand.
 
-Three things bound a call: the memory, the patience of whoever wants to join (a call is not
+Three things bound a call: the memory, the patience of anyone who wants to join (a call is not
 broken off), and, where pictures have to be the same to the last bit, the sizes for which the
 kernels of this device sum in the same order.
 """

@@ -144,7 +144,7 @@ def _cached(name: str) -> Path | None:
 def _sweep(name: str) -> None:
     """Remove the files that a killed process left half downloaded.
 
-    The hub's client gives each a name of its own and takes none up again. Whoever downloads
+    The hub's client gives each a name of its own and takes none up again. Anyone who downloads
     holds the lock of the blob, and the kernel lets go of it when the process dies, however it
     dies: a file whose lock is free is nobody's. SIGTERM kills, too, on purpose: the client's
     threads cannot be interrupted, so an orderly exit would wait for gigabytes.
@@ -236,7 +236,7 @@ class _Tracker:
         self._lock = threading.Lock()
 
     def moved(self, bar: object, unit: str, n: float) -> None:
-        """Take note that `bar` stands at `n` bytes or files and tell whoever asked."""
+        """Take note that `bar` stands at `n` bytes or files and tell the listener."""
         with self._lock:
             if unit == "B":
                 # One bar counts what the network brought, the other what the disk took.

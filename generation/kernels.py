@@ -2,7 +2,7 @@
 
 Libraries choose a kernel by the shape of its input, and another kernel sums in another
 order. On a CPU three places depend on the number of rows: convolutions, which oneDNN plans
-anew for each shape, linear layers on `[rows, channels]`, where the rows are a dimension
+again for each shape, linear layers on `[rows, channels]`, where the rows are a dimension
 of the matrix product itself, and the normalisation of groups, where threads may share a row.
 They are replaced here by modules whose row `k` is the same whatever rows are beside it, and a
 picture then depends neither on load nor on neighbours.
@@ -74,7 +74,7 @@ class RowwiseLinear(nn.Module):
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
-        # As it was for whoever looks, but laid out for the product that is made of it.
+        # As it was for anyone who looks, but laid out for the product that is made of it.
         laid_out = plain.weight.detach().t().contiguous().t()
         self.weight = nn.Parameter(laid_out, requires_grad=False)
         self.bias: torch.Tensor | None = plain.bias

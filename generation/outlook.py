@@ -12,7 +12,7 @@ from .events import Loading, Progress, Waiting
 from .pace import Measured
 from .tickets import Ticket
 
-# By what part of the time that is left an estimate has to be wrong before it is given anew.
+# By what part of the time that is left an estimate has to be wrong before it is given again.
 _IS_NEWS: Final = 0.2
 # A silence of so many times what may take the engine so long, but never of less than so many
 # seconds, is longer than anybody should be told a time.
@@ -69,7 +69,7 @@ class Outlook:
         return max(_SILENCE_SECONDS, _SILENCE_RATIO * (step + decoding))
 
     def refresh(self, running: Sequence[Ticket], waiting: Sequence[Ticket]) -> None:
-        """Work out anew what lies ahead, `waiting` given in its order, and tell what is news."""
+        """Work out again what lies ahead, `waiting` given in its order, and tell what is news."""
         if self._pace is None:
             self.tell_of_loading([*running, *waiting])
             return

@@ -27,7 +27,7 @@ class Pipe:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        # Whoever ends a process closes nothing: another thread may be waiting for it here.
+        # The code that ends a process closes no pipe: another thread may be waiting for it here.
         weakref.finalize(self, end.close)
 
     @classmethod

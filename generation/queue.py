@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 30.0
 _PREVIEW_SECONDS: Final = 1.0
 _ESTIMATE_SECONDS: Final = 0.5
-# With so many waiting, places and times are worked out anew only so often: it takes the event
+# With so many waiting, places and times are worked out again only so often: it takes the event
 # loop milliseconds, and nobody would see the difference.
 _MANY: Final = 100
 _REFRESH_SECONDS: Final = 0.25
@@ -226,7 +226,7 @@ class GenerationQueue(Generic[I]):
             self._silence.heard()
 
     def _refresh_soon(self) -> None:
-        """Have places and times worked out anew, once for all that changes until then."""
+        """Have places and times worked out again, once for all that changes until then."""
         if self._closed or self._refreshing is not None:
             return
         if self._schedule.waiting <= _MANY:
@@ -358,6 +358,6 @@ class _Reports:
 
 
 def _retrieve(future: asyncio.Future[Any]) -> None:
-    """Mark a failure as seen: whoever holds the ticket may be gone by then."""
+    """Mark a failure as seen: the code that holds the ticket may be gone by then."""
     if not future.cancelled():
         future.exception()

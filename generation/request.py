@@ -104,7 +104,7 @@ class GenerationRequest:
     """One request for `count` images, checked when it is made.
 
     Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from
-    it (similar images): `strength` is the share of the denoising that is done anew, from
+    it (similar images): `strength` is the share of the denoising that is done, from
     almost none (0.05) to all of it (1.0), and the source has the size of the images.
 
     `prompt` and `negative_prompt` are what the person typed. `read_prompt` and

@@ -172,7 +172,7 @@ def _place(networks: dict[str, Any], device: torch.device, *, offload: bool) -> 
             add_hook_to_module(network, _OneAtATime(device, others), append=True)
         return
     if not _moved(networks, device):
-        # Whoever keeps the error must not keep what is on the device by then: others need the room.
+        # The kept error must not keep what is on the device by then: others need the room.
         networks.clear()
         raise ModelError(
             f"The model does not fit into the memory of {device}; use float16, a smaller model, "

@@ -203,7 +203,7 @@ class Worker(Generic[I]):
         return failure
 
     def _died(self, failure: GenerationError) -> None:
-        # Whoever stops has broken it off.
+        # `stop` has broken it off.
         if not self._stopping.is_set():
             self._reports.died(failure)
 
@@ -379,7 +379,7 @@ class Worker(Generic[I]):
     def _over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
         self._jobs.pop(ticket, None)
         if isinstance(outcome, GenerationError):
-            # Its traceback holds the latents, and whoever has the ticket holds the error.
+            # Its traceback holds the latents, and anyone who has the ticket holds the error.
             outcome = outcome.with_traceback(None)
         self._reports.over(ticket, outcome)
 

@@ -43,7 +43,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 def main() -> None:
     """Read the one file."""
     _limit()
-    # Sizes are checked here anyway, and what is mended in a damaged file is nobody's concern.
+    # Sizes are checked here anyway, and what is repaired in a damaged file is nobody's concern.
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None
     source, answer = sys.stdin.buffer, sys.stdout.buffer

@@ -230,7 +230,7 @@ def reading(
     if (work / "diffusion.pt").is_file():
         _console.print(
             f"{work / 'diffusion.pt'} has its own text encoder and keeps it; for another one move "
-            "that file away, and train the UNet anew."
+            "that file away, and train the UNet again."
         )
     _train(task, settings, work, until)
 

@@ -78,7 +78,7 @@ def _write_counts(work: Path, folder: Path, *names: str) -> None:
 def adopt(folder: Path, work: Path, shape: Shape) -> None:
     """Write what was exported or parked in `folder` to `work`, as checkpoints to go on from.
 
-    They hold what a model holds: the averaged weights. The optimizers begin anew, and the
+    They hold what a model holds: the averaged weights. The optimizers begin again, and the
     learning rate is warmed up again.
 
     Raises:

@@ -20,7 +20,7 @@ from .scenes import HeldOut, Scene, compose, draw_scene
 
 SHARD: Final = 1_000
 _MADE_BY: Final = "encoder.json"
-# Large layers are given back to the system and fetched anew each time: 64 at once took 1.8 times
+# Large layers are given back to the system and fetched again each time: 64 at once took 1.8 times
 # as long as 16 on two cores. A GPU waits for anything that small.
 _BATCH: Final = 20
 _BATCH_ON_GPU: Final = 250
