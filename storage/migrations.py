@@ -305,6 +305,16 @@ def m009_forgetting(db: sqlite_utils.Database) -> None:
     )
 
 
+def m010_places(db: sqlite_utils.Database) -> None:
+    """Index the jobs that are there by channel and by server, for when one of those is deleted."""
+    db.executescript(
+        """
+        CREATE INDEX jobs_in_channel ON jobs (channel_id) WHERE NOT deleted;
+        CREATE INDEX jobs_in_guild ON jobs (guild_id) WHERE NOT deleted;
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
@@ -315,6 +325,7 @@ STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m007_age_restricted,
     m008_tokens,
     m009_forgetting,
+    m010_places,
 )
 
 

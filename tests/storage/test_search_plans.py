@@ -50,6 +50,9 @@ async def test_no_question_of_the_bot_walks_through_all_jobs(
     await store.not_withdrawn()
     await store.unfinished()
     await store.by_message(5)
+    await store.ids_shown_in([5, 6])
+    await store.ids_in_channel(3)
+    await store.ids_in_guild(2)
     await store.delete(job.id)
     selects = [sql for sql in asked if sql.lstrip().upper().startswith(("SELECT", "UPDATE"))]
     plans = {sql: await store._db.run(lambda db, sql=sql: plan(db, sql)) for sql in selects}
@@ -58,6 +61,24 @@ async def test_no_question_of_the_bot_walks_through_all_jobs(
         for step in steps.split("; "):
             is_whole = step.startswith("SCAN") and step.split()[1] in TABLES
             assert not is_whole or step.endswith(SHORT), f"{step} in {sql}"
+
+
+async def test_the_jobs_of_a_channel_or_a_server_are_found_by_an_index_and_need_no_sorting(
+    store: JobStore, asked: list[str]
+) -> None:
+    first, second = await store.add(new_job()), await store.add(new_job())
+    await store.add(new_job(guild_id=20, channel_id=30))
+    gone = await store.add(new_job())
+    await store.delete(gone.id)
+    asked.clear()
+    assert await store.ids_in_channel(3) == [first.id, second.id]
+    assert await store.ids_in_guild(2) == [first.id, second.id]
+    statements = [sql for sql in asked if sql.startswith("SELECT id FROM jobs WHERE")]
+    plans = [await store._db.read(lambda db, sql=sql: plan(db, sql)) for sql in statements]
+    assert plans == [
+        "SEARCH jobs USING INDEX jobs_in_channel (channel_id=?)",
+        "SEARCH jobs USING INDEX jobs_in_guild (guild_id=?)",
+    ]
 
 
 async def test_a_search_walks_through_the_newest_first_and_sorts_nothing(store: JobStore) -> None:
