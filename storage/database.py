@@ -38,7 +38,7 @@ class Database:
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self.path = path
-        # What was met first, or nothing: whoever would add to a damaged database looks here.
+        # The first damage that was met, or None: nobody may add a job to a damaged database.
         self.damage: DatabaseDamaged | None = None
         self._writer = ConnectionThread(path, lambda: _open(path, busy_seconds), name="database")
         self._reader = ConnectionThread(

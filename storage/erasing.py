@@ -178,7 +178,7 @@ def is_clean(db: sqlite_utils.Database) -> bool:
 
 
 def begin_merging(db: sqlite_utils.Database) -> bool:
-    """Begin to write the index anew, without what was deleted; return whether some is left to do.
+    """Begin to write the index again, without what was deleted; return whether some is left to do.
 
     All its parts are merged into one: only then no deleted word is left
     (sqlite.org/fts5.html, section 6.8).
@@ -216,7 +216,7 @@ def empty_log(db: sqlite_utils.Database) -> bool:
 
 
 def clean_once(path: Path, db: sqlite_utils.Database) -> None:
-    """Write the file anew if a version before `secure_delete` has deleted in it.
+    """Write the file again if a version before `secure_delete` has deleted in it.
 
     A million jobs take about a minute, once. Where that cannot be done now, such as on a full
     disk, the next start tries it again.
@@ -225,7 +225,7 @@ def clean_once(path: Path, db: sqlite_utils.Database) -> None:
         return
     try:
         if db.execute("SELECT EXISTS (SELECT 1 FROM jobs)").fetchone()[0]:
-            log.info("Writing %s anew, once, without what was deleted before", path)
+            log.info("Writing %s again, once, without what was deleted before", path)
         db.execute("VACUUM")
         with transaction(path, db):
             _set_state(db, _CLEAN)

@@ -126,7 +126,7 @@ class PictureDamaged(PictureMissing):
 
 # What goes by itself, or when the operator has done something: it need not end a job.
 PASSING: Final = (DiskFull, DatabaseBusy)
-# The same of what keeps pictures from being written, whose folder can be mended.
+# The same of what keeps pictures from being written, whose folder can be fixed.
 UNWRITABLE: Final = (*PASSING, FolderUnusable)
 
 _ROOM_MIN: Final = 64 * 2**10

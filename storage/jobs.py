@@ -114,11 +114,11 @@ class JobStore:
         return await self._db.read(lambda db: queries.ids_shown_in(db, message_ids))
 
     async def ids_in_channel(self, channel_id: int) -> list[int]:
-        """Return the ids of the jobs of a channel that are not deleted; it walks through all."""
+        """Return the ids of the jobs of a channel that are not deleted."""
         return await self._db.read(lambda db: queries.ids_where(db, "channel_id", channel_id))
 
     async def ids_in_guild(self, guild_id: int) -> list[int]:
-        """Return the ids of the jobs of a server that are not deleted; it walks through all."""
+        """Return the ids of the jobs of a server that are not deleted."""
         return await self._db.read(lambda db: queries.ids_where(db, "guild_id", guild_id))
 
     async def set_message(self, job_id: int, message_id: int) -> None:
@@ -318,7 +318,7 @@ class JobStore:
         Their prompts have every word of `query`, or a word that begins with it; a number also
         finds the job of that number, and a query without any word finds all.
         """
-        # One at a time for each, so that whoever sends many stands in nobody's way.
+        # One at a time for each, so that a member who sends many delays nobody else.
         async with self._turn(user_id):
             return await self._db.read(lambda db: queries.history(db, user_id, query, limit))
 

@@ -18,8 +18,8 @@ from .errors import StorageError, from_sqlite_error
 
 T = TypeVar("T")
 
-# SQLite does not wait for a lock that a reader asks for in the middle of its transaction, so
-# whoever means to write takes it at once.
+# SQLite does not wait for a lock that a reader asks for in the middle of its transaction, so a
+# transaction that will write takes the lock at once.
 WRITING: Final = "BEGIN IMMEDIATE"
 READING: Final = "BEGIN DEFERRED"
 

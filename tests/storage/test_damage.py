@@ -75,13 +75,13 @@ async def test_a_damaged_database_is_refused_with_what_to_do(
         async with open_storage(tmp_path):
             pass
     assert path.read_bytes()[PAGE:] == spoilt[PAGE:]
-    text, mend = doctor.storage_checks.sentence(tmp_path)
+    text, fix = doctor.storage_checks.sentence(tmp_path)
     assert text == "the data folder cannot be used"
-    assert "`imagine-bot restore` with your backup" in mend
+    assert "`imagine-bot restore` with your backup" in fix
 
 
 @pytest.mark.parametrize("is_removed", [True, False])
-async def test_a_database_that_vanished_is_not_begun_anew_in_silence(
+async def test_a_database_that_vanished_is_not_begun_again_in_silence(
     tmp_path: Path, sample: Sample, is_removed: bool
 ) -> None:
     data = Path(shutil.copytree(sample.live, tmp_path / "data"))
@@ -127,7 +127,7 @@ async def test_files_that_a_crash_left_go_and_no_others(
     async with open_storage(tmp_path):
         pass
     assert there(tmp_path) == kept | {old, foreign}
-    # Whoever moves the database away keeps the pictures.
+    # An operator who moves the database away keeps the pictures.
     (tmp_path / DATABASE_NAME).rename(tmp_path / "away.db")
     for _ in range(2):
         async with open_storage(tmp_path) as store:
@@ -146,18 +146,18 @@ async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_pat
     )
     files = PictureFiles(tmp_path / "pictures")
     files.write(b"left")
-    text, mend = doctor.storage_checks.sentence(tmp_path)
-    assert ("1 picture files that no job has go at the next start" in text, mend) == (True, "")
+    text, fix = doctor.storage_checks.sentence(tmp_path)
+    assert ("1 picture files that no job has go at the next start" in text, fix) == (True, "")
     for number in range(3):
         files.write(b"%d" % number)
-    text, mend = doctor.storage_checks.sentence(tmp_path)
+    text, fix = doctor.storage_checks.sentence(tmp_path)
     assert "knows 2 picture files and 4 others are there" in text
-    assert mend
+    assert fix
     for path in there(tmp_path):
         path.unlink()
-    text, mend = doctor.storage_checks.sentence(tmp_path)
+    text, fix = doctor.storage_checks.sentence(tmp_path)
     assert "2 of 2 pictures that it names are missing" in text
-    assert "backup" in mend
+    assert "backup" in fix
 
 
 @pytest.mark.parametrize("is_running", [True, False])
