@@ -334,12 +334,17 @@ def _prediction_type(scheduler: _Config) -> str:
     if found not in _PREDICTIONS:
         raise scheduler.wrong("prediction_type", " or ".join(sorted(_PREDICTIONS)))
     if found == "epsilon" and scheduler.values.get("rescale_betas_zero_snr"):
-        raise ModelError(
-            f"{scheduler.path} starts from noise alone (rescale_betas_zero_snr), where a UNet that "
-            'predicts epsilon says nothing; set prediction_type = "v_prediction" in the '
-            "configuration if the model was trained so, or choose another one."
-        )
+        raise noise_alone(scheduler.path, "rescale_betas_zero_snr")
     return found
+
+
+def noise_alone(path: Path, reason: str) -> ModelError:
+    """Return the error for a schedule with zero terminal SNR and a UNet that predicts epsilon."""
+    return ModelError(
+        f"{path} starts from noise alone ({reason}), where a UNet that predicts epsilon says "
+        'nothing; set prediction_type = "v_prediction" in the configuration if the model was '
+        "trained so, or choose another one."
+    )
 
 
 def _defaults(folder: Path, native_size: int) -> tuple[int, float, float, int]:

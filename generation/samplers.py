@@ -13,6 +13,9 @@ from diffusers import DDIMScheduler, LMSDiscreteScheduler
 
 from .request import SchedulerName, start_step
 
+# What diffusers' Euler schedulers put in place of zero: the smallest number of a float16.
+_SMALLEST_SIGNAL: Final = 2.0**-24
+
 
 class _LMSScheduler(LMSDiscreteScheduler):  # type: ignore[misc]  # diffusers has no types
     """diffusers' scheduler, which integrates each coefficient once for a schedule.
@@ -22,6 +25,9 @@ class _LMSScheduler(LMSDiscreteScheduler):  # type: ignore[misc]  # diffusers ha
     """
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        # Where nothing of the image is left, sigma would be infinite.
+        if self.alphas_cumprod[-1] == 0:
+            self.alphas_cumprod[-1] = _SMALLEST_SIGNAL
         super().set_timesteps(*args, **kwargs)
         self._coefficients: dict[tuple[int, int, int], float] = {}
 
@@ -85,6 +91,16 @@ class Sampler:
     def predicted(self) -> torch.Tensor | None:
         """Return the finished latents as the last step saw them; None before the first."""
         return self._predicted
+
+    @property
+    def signal(self) -> torch.Tensor:
+        """Return the image's share of the variance at each training timestep, from 1 to 0.
+
+        It is diffusers' `alphas_cumprod`. With "ddim" a zero means that the UNet is shown noise
+        alone; "lms" has a tiny share there.
+        """
+        shares: torch.Tensor = self._scheduler.alphas_cumprod
+        return shares
 
     @property
     def settings(self) -> dict[str, Any]:

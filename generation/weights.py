@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from . import kernels
 from .catalog.parts import find_tensors
 from .errors import ModelError
-from .locate import ModelProfile
+from .locate import ModelProfile, noise_alone
 from .model_files import (
     SCHEDULER_CONFIG,
     ModelFiles,
@@ -142,15 +142,33 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 def _check_schedulers(profile: ModelProfile) -> None:
     """Make each scheduler once: what its file cannot say would else fail everybody's pictures."""
+    path = profile.folder / SCHEDULER_CONFIG
     for name in SCHEDULERS:
         try:
-            Sampler(name, profile.scheduler_config, steps=profile.default_steps)
+            signal = _signal(Sampler(name, profile.scheduler_config, steps=profile.default_steps))
         # Each value is used as it is, in whatever arithmetic or comparison.
         except Exception as error:
             raise ModelError(
-                f"{profile.folder / SCHEDULER_CONFIG} cannot be used ({_short(error)}); download "
-                "the model again, or correct it there."
+                f"{path} cannot be used ({_short(error)}); download the model again, or correct it "
+                "there."
             ) from error
+        # A file may say so by its betas alone, without the flag that `locate` refuses.
+        if signal[-1] == 0 and profile.prediction_type == "epsilon":
+            raise noise_alone(path, "alphas_cumprod ends at 0")
+
+
+def _signal(sampler: Sampler) -> torch.Tensor:
+    """Return the signal of a schedule.
+
+    Raises:
+        ValueError: it is none.
+    """
+    signal = sampler.signal
+    if not bool(((signal >= 0) & (signal <= 1)).all()):
+        raise ValueError("its betas are not all from 0 to 1")
+    if bool((signal[:-1] == 0).any()):
+        raise ValueError("its betas leave nothing of an image before the last timestep")
+    return signal
 
 
 def _load_network(folder: Path, part: str, files: ModelFiles, dtype: torch.dtype) -> Any:

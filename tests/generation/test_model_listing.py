@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from generation.errors import ModelError
 from generation.locate import locate, profile, weights_sha256
 from generation.models.stable_diffusion import Components
+from generation.request import SCHEDULERS
+from generation.samplers import Sampler
 from generation.weights import load
 
 from .tiny import tiny_pipeline
@@ -310,3 +312,40 @@ def test_zero_terminal_snr_with_epsilon_is_refused_and_the_operator_may_overrule
     found = profile(folder, "tiny", prediction_type="v_prediction")
     assert found.prediction_type == "v_prediction"
     assert load(found, device="cpu").scheduler_config["prediction_type"] == "v_prediction"
+
+
+# 1,000 numbers in a file whose last one takes what is left of the image away.
+TO_NOISE = [0.001 + n * 1e-5 for n in range(999)] + [1.0]
+
+
+def test_zero_terminal_snr_is_seen_in_the_betas_themselves(folder: Path) -> None:
+    betas = {"trained_betas": TO_NOISE, "timestep_spacing": "trailing"}
+    edit(folder, "scheduler/scheduler_config.json", betas)
+    sentence = refusal(folder)
+    assert "starts from noise alone (alphas_cumprod ends at 0)" in sentence
+    assert 'set prediction_type = "v_prediction" in the configuration' in sentence
+    parts = load(profile(folder, "tiny", prediction_type="v_prediction"), device="cpu")
+    for name in SCHEDULERS:
+        latents = torch.ones(1, 4, 2, 2)
+        course = Sampler(name, parts.scheduler_config, steps=8)
+        latents = course.start_from_noise(latents)
+        while course.taken < course.steps:
+            latents = course.step(course.scale(latents) * 0.5, latents)
+            assert latents.isfinite().all()
+        assert latents.abs().max() < 10
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("betas", "reason"),
+    [
+        ({"trained_betas": [*TO_NOISE[:-1], 1.5]}, "its betas are not all from 0 to 1"),
+        ({"trained_betas": [*TO_NOISE[:-2], 1.0, 1.0]}, "nothing of an image before the last"),
+        ({"beta_schedule": "linear", "beta_end": 1.0}, "nothing of an image before the last"),
+    ],
+)
+def test_betas_that_no_sampler_can_follow_are_refused(
+    folder: Path, betas: dict[str, Any], reason: str, prediction_type: str
+) -> None:
+    edit(folder, "scheduler/scheduler_config.json", betas | {"prediction_type": prediction_type})
+    assert reason in refusal(folder)
