@@ -77,7 +77,7 @@ def asker_of(interaction: discord.Interaction[ImagineBot]) -> Asker:
 
 
 class Actions:
-    """Turns "again", "vary" and "away" into orders and deeds, for whoever asks and may.
+    """Turns "again", "vary" and "away" into orders and deeds, for anyone who asks and may.
 
     All methods raise NotVisible for a picture that does not exist, was deleted, or is not for
     the person, and all but `find_removable` AgeRestricted for one that is not for the channel.

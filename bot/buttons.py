@@ -35,7 +35,7 @@ RERUN_EMOJI: Final = "🔁"
 VARY_EMOJI: Final = "🎲"
 REMOVE_EMOJI: Final = "❌"
 
-# Whoever may not use the command may not use what does the same.
+# A person who may not use the command may not use the button that does the same.
 RERUN_COMMAND: Final = "imagine"
 VARY_COMMAND: Final = "vary"
 

@@ -129,7 +129,7 @@ def replay(
 
 @app.command()
 def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
-    """Say what is wrong with the set-up, and how to mend it."""
+    """Say what is wrong with the set-up, and how to fix it."""
     from .doctor import examine  # noqa: PLC0415
 
     raise typer.Exit(examine(config, data=data))

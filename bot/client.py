@@ -215,7 +215,7 @@ def create_bot(
     profile: ModelProfile | None = None,
     make_engine: MakeEngine | None = None,
 ) -> ImagineBot:
-    """Return the whole bot for `settings`, whoever runs it: Discord, the demo or a test.
+    """Return the whole bot for `settings`, as Discord, the demo and the tests run it.
 
     `profile` is the model if it was located already; `make_engine` builds the engine, on the
     engine's thread; without it that is one in a process of its own.

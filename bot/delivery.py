@@ -89,7 +89,7 @@ class DiscordCourier:
 
     async def _search(self, job: Job) -> int | None:
         channel = self._channel(job)
-        # Usually it comes right after what asked for it; one that was posted anew is among the
+        # Usually it comes right after what asked for it; one that was posted again is among the
         # latest. A reaction has no id, only our own time, which need not be Discord's.
         asked_at = job.created_at - _CLOCKS_DIFFER
         after = discord.Object(_interaction_of(job) or discord.utils.time_snowflake(asked_at))
@@ -141,7 +141,7 @@ class DiscordCourier:
     ) -> None:
         """Put the pictures into the message, unless `read` finds none any more.
 
-        They are read anew for each attempt: between two, which may be hours while Discord is out
+        They are read again for each attempt: between two, which may be hours while Discord is out
         of reach, nothing of them is in memory.
 
         Raises:

@@ -310,5 +310,5 @@ def refusal_of(error: Exception) -> Refusal:
         return _BY_CODE[code]
     if error.status in (401, 408, 429):
         return PASSING
-    # Whoever said so, what is smaller can only do better.
+    # Even if Discord did not say so, what is smaller can only do better.
     return _BY_CODE[40005] if error.status == _TOO_LARGE_STATUS else UNPROVEN

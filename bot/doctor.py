@@ -1,4 +1,4 @@
-"""`imagine-bot doctor`: what is wrong with the set-up, and the mend."""
+"""`imagine-bot doctor`: what is wrong with the set-up, and the fix."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _SPACE_MIN: Final = 2 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; `mend` is empty when it is well."""
+    """One thing looked at; `fix` is empty when it is well."""
 
     subject: str
     text: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(config: Path | None, *, data: Path | None) -> int:
@@ -47,7 +47,7 @@ def examine(config: Path | None, *, data: Path | None) -> int:
     for finding in _findings(reading):
         _print(finding)
         findings.append(finding)
-    return 1 if any(finding.mend for finding in findings) else 0
+    return 1 if any(finding.fix for finding in findings) else 0
 
 
 def _findings(reading: Reading) -> Iterator[Finding]:
@@ -72,11 +72,11 @@ def _findings(reading: Reading) -> Iterator[Finding]:
 
 def _print(finding: Finding) -> None:
     bad, good, arrow = "✗✓→" if shows(console.out, "✗✓→") else "x+>"
-    mark = f"[yellow]{bad}[/]" if finding.mend else f"[green]{good}[/]"
+    mark = f"[yellow]{bad}[/]" if finding.fix else f"[green]{good}[/]"
     console.out.print(f"{mark} [bold]{finding.subject}[/]:", end=" ")
     console.say(finding.text)
-    if finding.mend:
-        console.say(f"  {arrow} {finding.mend}")
+    if finding.fix:
+        console.say(f"  {arrow} {finding.fix}")
 
 
 def _token(settings: Settings) -> Finding:
@@ -89,8 +89,8 @@ def _token(settings: Settings) -> Finding:
     try:
         name = asyncio.run(_log_in(token))
     except discord.LoginFailure:
-        mend = f"copy it again from the Bot page of {PORTAL}; resetting it makes a new one"
-        return Finding("token", "Discord refused it", mend)
+        fix = f"copy it again from the Bot page of {PORTAL}; resetting it makes a new one"
+        return Finding("token", "Discord refused it", fix)
     except (aiohttp.ClientError, OSError, discord.HTTPException) as error:
         return Finding(
             "token", "could not be tried", f"Discord cannot be reached ({error}): check the network"
@@ -162,7 +162,7 @@ def _weights(settings: Settings) -> Finding:
 
 def _data(settings: Settings) -> Finding:
     if not _is_there(settings.data):
-        # It is looked at and not made: whoever asks may be another user than the bot's.
+        # It is looked at and not made: the person who asks may be another user than the bot's.
         return _folder_to_be(settings.data)
     return Finding("database", *storage_checks.sentence(settings.data))
 
@@ -211,14 +211,14 @@ def _space(settings: Settings) -> Finding:
         free = free_bytes(_nearest(settings.data))
     except StorageError as error:
         return Finding("space", "cannot be told", str(error))
-    mend = "make room, or name a folder on another disk with --data"
+    fix = "make room, or name a folder on another disk with --data"
     if free < settings.min_free_mb * 2**20:
         return Finding(
             "space",
             f"{settings.data} has only {free // 2**20} MB left, and below "
             f"{settings.min_free_mb} MB (min_free_mb) the bot accepts no jobs",
-            mend,
+            fix,
         )
     if free < _SPACE_MIN:
-        return Finding("space", f"{settings.data} has only {free // 2**20} MB left", mend)
+        return Finding("space", f"{settings.data} has only {free // 2**20} MB left", fix)
     return Finding("space", f"{free // 2**30} GB are free for {settings.data}")

@@ -24,7 +24,7 @@ _ROOT: Final = 0
 class OutputFolder:
     """A folder that files are written to; made by `open_folder`.
 
-    It is held open, so whoever exchanges the folder or a part of its path changes nothing.
+    It is held open, so exchanging the folder or a part of its path changes nothing.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:

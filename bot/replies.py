@@ -61,7 +61,7 @@ def postponed(job: Job) -> str:
     """Return the message of a job whose pictures cannot be stored now."""
     return (
         f"{headline(job)}\nMy disk does not take these pictures now; they come as soon as the "
-        f"operator has made room for them, or mended it · job {job.id}"
+        f"operator has made room for them, or fixed it · job {job.id}"
     )
 
 
@@ -159,7 +159,7 @@ def _cut(text: str, length: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file to send: made anew into a `discord.File` for each attempt, since those are used up."""
+    """A file to send: made into a new `discord.File` for each attempt, since those are used up."""
 
     filename: str
     data: bytes

@@ -149,7 +149,7 @@ class _Pursuit:
         return False
 
     async def _confirm(self, error: Exception) -> None:
-        """Raise MessageGone if it is certain; one answer may be wrong, whoever gave it."""
+        """Raise MessageGone if it is certain; one answer may be wrong, even Discord's own."""
         self._said_gone += 1
         exists = await self._place.exists()
         if exists is False or (exists is None and self._said_gone > 1):

@@ -1,6 +1,6 @@
 """A full disk: it is said once, nothing new is accepted, and what was accepted waits for room.
 
-So does what meets a folder that cannot be written, which the operator can mend, or a database that
+So does what meets a folder that cannot be written, which the operator can fix, or a database that
 another program holds, which will be free again.
 """
 

@@ -291,7 +291,7 @@ class ImagineService:
         if fault is not None:
             log.error("Job %s cannot go on: %s", job.id, fault)
         if isinstance(fault, StorageError) and not isinstance(fault, PictureMissing):
-            # The operator can mend what keeps its file from being read.
+            # The operator can fix what keeps its file from being read.
             return False
         if fault is not None:
             self._begin(job)
@@ -305,7 +305,7 @@ class ImagineService:
             self._background.start(self._withdraw_late(job), f"withdraw job {job.id}")
         else:
             is_suspect = job.status is JobStatus.RUNNING and job.attempts >= _SUSPECT_ATTEMPTS
-            # Whoever is taken up later waited for room on the disk, in this process.
+            # A job that is taken up later waited for room on the disk, in this process.
             after: Interruption | None = None if self._resumed.is_set() else "bot"
             self._enqueue(job, alone=is_suspect, after=after)
         return True
@@ -396,7 +396,7 @@ class ImagineService:
     async def _take_up_again(self) -> None:
         """Have the pictures made once more that there was no room for, when there is some."""
         while await self._room.returns():
-            # Whoever gives up from here on is not seen by this call any more.
+            # A job that gives up from here on is not seen by this call any more.
             self._waits_for_room = False
             try:
                 count = await self.resume()
@@ -428,7 +428,7 @@ class ImagineService:
 
         Raises:
             DiskFull: there is no room; made again when there is they will be the same.
-            FolderUnusable: the same of a folder that the operator has to mend.
+            FolderUnusable: the same of a folder that the operator has to fix.
             DatabaseBusy: another program holds the database while the bot stops.
         """
         # Compressing large pictures takes a good part of a second: not on the event loop.
@@ -482,8 +482,8 @@ class ImagineService:
             parent = await self._room.insist(lambda: self.jobs.parent(job))
             await self._courier.deliver(job, message_id, lambda: self._read(job), parent)
         except MessageGone:
-            # Whoever deleted it does not want the pictures to be seen, and without it there is no
-            # button to take them away with.
+            # The person who deleted it does not want the pictures to be seen, and without it there
+            # is no button to take them away with.
             log.info("Job %s: its message was deleted, and so are its pictures", job.id)
             by = Removal(Remover.DISCORD)
             await self._room.insist(lambda: self.jobs.delete(job.id, by))

@@ -19,7 +19,7 @@ _READ_WRITE: Final = stat.S_IRUSR | stat.S_IWUSR
 
 
 def look_at(data: Path) -> tuple[str, str]:
-    """Return what is the matter with a data folder that is there, and the mend, "" if it is well.
+    """Return what is the matter with a data folder that is there, and the fix, "" if it is well.
 
     Raises:
         StorageError: the database is damaged or cannot be read.
@@ -102,7 +102,7 @@ def _unwritable_place(place: Path, owner: int) -> Iterator[str]:
 
 
 def sentence(data: Path) -> tuple[str, str]:
-    """Return what `look_at` does, with the sentence of an error as the mend."""
+    """Return what `look_at` does, with the sentence of an error as the fix."""
     try:
         return look_at(data)
     except StorageError as error:

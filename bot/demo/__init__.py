@@ -45,6 +45,6 @@ def _prepare() -> None:
     if importlib.util.find_spec("simcord") is None:
         raise DemoNotInstalled
     console.set_up_logging("WARNING")
-    # Whoever looks at a demo can do nothing about a deprecation, or the codecs of voice bots.
+    # A person who looks at a demo can do nothing about a deprecation, or the codecs of voice bots.
     for name in ("discord", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)

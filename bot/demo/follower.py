@@ -17,7 +17,7 @@ Controls = dict[int, list[dict[str, Any]]]
 
 
 class Follower:
-    """Publishes the page anew when one of the bot's messages has changed, at most twice a second.
+    """Publishes the page again when one of the bot's messages has changed, at most twice a second.
 
     Never on a timer: the page refuses a click that was aimed at an older revision of it.
     """

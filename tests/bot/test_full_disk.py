@@ -27,7 +27,7 @@ SAID = "My disk is full, so I can take nothing on; ask the operator to make room
 
 WAITS = (
     "My disk does not take these pictures now; they come as soon as the operator has made room for "
-    "them, or mended it · job"
+    "them, or fixed it · job"
 )
 
 
