@@ -286,6 +286,10 @@ class ImagineService:
 
         Returns False if perhaps it can at the next start.
         """
+        if job.error is not None:
+            # It failed before the restart, and Discord did not answer to that.
+            self._give_up(job, job.error)
+            return True
         if job.status is JobStatus.RUNNING and job.attempts >= _ATTEMPTS:
             fault = SetAside()
         if fault is not None:
@@ -294,9 +298,7 @@ class ImagineService:
             # The operator can fix what keeps its file from being read.
             return False
         if fault is not None:
-            self._begin(job)
-            giving_up = self._apologise_late(job, str(fault))
-            self._background.start(giving_up, f"give up job {job.id}")
+            self._give_up(job, str(fault))
         elif job.status is JobStatus.GENERATED:
             self._begin(job)
             self._background.start(self._redeliver(job), f"deliver job {job.id}")
@@ -309,6 +311,10 @@ class ImagineService:
             after: Interruption | None = None if self._resumed.is_set() else "bot"
             self._enqueue(job, alone=is_suspect, after=after)
         return True
+
+    def _give_up(self, job: Job, text: str) -> None:
+        self._begin(job)
+        self._background.start(self._apologise_late(job, text), f"give up job {job.id}")
 
     async def close(self) -> None:
         """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
@@ -462,7 +468,7 @@ class ImagineService:
             self._under_way.pop(job.id, None)
 
     async def _apologise_late(self, job: Job, text: str) -> None:
-        """Apologise for a job that a restart found to be impossible."""
+        """Apologise for a job that a restart found to be impossible, or to have failed before."""
         try:
             await self._apologise(job, text)
         finally:
@@ -522,9 +528,17 @@ class ImagineService:
         await self._remove_message(job, message_id)
 
     async def _apologise(self, job: Job, text: str) -> None:
-        """Say that a job failed, then record it: after a crash in between it is said again."""
+        """Say that a job failed, then record it: after a crash in between it is said again.
+
+        Without an answer nobody knows whether it is said, so the next start says it again, or
+        delivers the pictures of a job that has some.
+        """
         try:
             await self._courier.apologise(job, await self._message_of(job), text)
+        except Unanswered:
+            log.warning("Job %s failed, and the next start says so: no answer", job.id)
+            await self._room.insist(lambda: self.jobs.tell_later(job.id, text))
+            return
         except (MessageGone, Undeliverable) as gone:
             log.info("Job %s failed and nobody can be told: %s", job.id, gone)
         await self._room.insist(lambda: self.jobs.fail(job.id, text))

@@ -168,6 +168,13 @@ class JobStore:
         await self._remove_files()
         return moved
 
+    async def tell_later(self, job_id: int, error: str) -> None:
+        """Keep why an unfinished job came to nothing, which nobody could be told yet.
+
+        Its status stays. A generated job keeps no reason: its pictures are delivered later.
+        """
+        await self._db.run(lambda db: queries.set_error(db, job_id, error))
+
     async def cancel(self, job_id: int, by: Removal | None = None) -> bool:
         """Call an unfinished job cancelled; its source goes, unless something else needs it."""
         moved = await self._db.run(lambda db: erasing.cancel(db, job_id, by))

@@ -257,6 +257,14 @@ def unremoved_rows(db: sqlite_utils.Database) -> list[Row]:
     )
 
 
+def set_error(db: sqlite_utils.Database, job_id: int, error: str) -> None:
+    """Remember why a job without pictures failed, until it is called failed."""
+    db.execute(
+        "UPDATE jobs SET error = ? WHERE id = ? AND status IN ('queued', 'running')",
+        (error, job_id),
+    )
+
+
 def set_withdrawn(db: sqlite_utils.Database, job_id: int) -> None:
     """Remember that the message of a job says that it was cancelled."""
     db.execute("UPDATE jobs SET withdrawn = 1 WHERE id = ?", (job_id,))

@@ -86,7 +86,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job(NewJob):
-    """One accepted request. `error` is the sentence of a failed one; `created_at` is in UTC.
+    """One accepted request; `created_at` is in UTC.
+
+    `error` is the sentence of a failed one. An unfinished one with a sentence failed too, and its
+    person could not be told yet.
 
     Ids start again with a new database, and after a backup is restored those that were given
     since it was made are given again. So each job has a random `token` too, which no other job

@@ -151,6 +151,59 @@ async def test_a_cancellation_without_an_answer_is_said_at_the_next_start(
     await stage.until(lambda: "cancelled" in struck.content)
 
 
+async def stays(stage: Stage, status: JobStatus) -> None:
+    """Wait until nothing is under way; job 1 has this status then."""
+    await stage.until(lambda: not stage.bot.service._under_way)
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    assert job.status is status
+
+
+@pytest.mark.parametrize("path", [MESSAGE, MESSAGES])
+async def test_pictures_without_any_answer_are_delivered_at_the_next_start(
+    stage: Stage, gate: GatedEngine, path: str
+) -> None:
+    gate.shut()
+    if path == MESSAGES:
+        # There is no message to put them into, and none can be posted.
+        stage.env.inject_error("POST", "/interactions/*", status=404, code=0, times=None)
+    stage.env.inject_error("PATCH", MESSAGE, status=403, code=0, times=None)
+    stage.env.inject_error("POST", MESSAGES, status=403, code=0, times=None)
+    await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    gate.open()
+    await stays(stage, JobStatus.GENERATED)
+    # As often as it takes.
+    await stage.restart()
+    await stays(stage, JobStatus.GENERATED)
+    stage.env.backend.faults.clear()
+    await stage.restart()
+    await stage.until(lambda: [m for m in stage.messages() if pictures(m)])
+    await stays(stage, JobStatus.DELIVERED)
+    assert len(stage.messages()) == 1
+
+
+async def test_a_failure_without_an_answer_is_told_at_the_next_start(
+    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(_: object) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(gate, "step", break_down)
+    stage.env.inject_error("PATCH", MESSAGE, status=404, code=0, times=None)
+    asked = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+    await stays(stage, JobStatus.RUNNING)
+    await stage.restart()
+    await stays(stage, JobStatus.RUNNING)
+    stage.env.backend.faults.clear()
+    await stage.restart()
+    await stage.until(lambda: "out of order" in stage.look(asked.response.id).content)
+    await stays(stage, JobStatus.FAILED)
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    # What failed is told, and not made again.
+    assert job.attempts == 1
+
+
 @pytest.mark.parametrize(("status", "code"), [(404, 0), (403, 0), (404, 10062), (400, 40060)])
 async def test_a_job_whose_first_answer_went_astray_gets_its_pictures(
     stage: Stage, status: int, code: int

@@ -153,6 +153,24 @@ async def test_a_failed_job_keeps_the_sentence(store: JobStore) -> None:
     assert (failed.status, failed.error) == (JobStatus.FAILED, "The model broke; try again.")
 
 
+async def test_a_sentence_for_later_changes_no_status_and_waits_for_no_pictures(
+    store: JobStore,
+) -> None:
+    untold, made = await store.add(new_job()), await generated(store)
+    over = await store.add(new_job())
+    assert await store.cancel(over.id)
+    for job in (untold, made, over):
+        await store.tell_later(job.id, "It broke.")
+    found = [await store.record(job.id) for job in (untold, made, over)]
+    assert [(job.status, job.error) for job in found if job] == [
+        (JobStatus.QUEUED, "It broke."),
+        (JobStatus.GENERATED, None),
+        (JobStatus.CANCELLED, None),
+    ]
+    assert [job.id for job in await store.unfinished()] == [untold.id, made.id]
+    assert await store.fail(untold.id, "It broke.")
+
+
 async def test_images_come_back_byte_for_byte_with_their_recipes(store: JobStore) -> None:
     job = await store.add(new_job(request=request(count=4)))
     await store.start(job.id)
