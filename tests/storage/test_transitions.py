@@ -112,7 +112,8 @@ class Jobs(RuleBasedStateMachine):
         deletes = job is not None and not job.deleted
         if job is not None:
             self.moved(job_id, UNFINISHED, JobStatus.CANCELLED)
-            job.deleted = True
+            # What an error says may name the prompt.
+            job.deleted, job.error = True, None
         assert self.runner.run(self.store.delete(job_id)) is deletes
 
     @rule()
