@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 from typing import Final
 
-from . import erasing, queries
+from . import erasing, queries, stripping
 from .database import Database
 from .errors import StorageError
 from .pictures import PictureFiles
@@ -34,20 +35,26 @@ class Eraser:
         self._db = db
         self._pictures = pictures
         self._wanted = False
+        self._files_wanted = False
+        self._files_lock = asyncio.Lock()
+        self._files_task: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def want(self) -> None:
         """Have erased what was deleted until now."""
-        self._wanted = True
+        self._wanted = self._files_wanted = True
+        if self._files_task is None or self._files_task.done():
+            self._files_task = asyncio.create_task(self._work_on_files(), name="erase recipes")
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name="erase what was deleted")
 
     async def close(self) -> None:
         """Erase what is left, if that takes no longer than a few seconds."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in (self._files_task, self._task):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self._wanted:
             with contextlib.suppress(TimeoutError, StorageError):
                 async with asyncio.timeout(_LAST_SECONDS):
@@ -61,17 +68,39 @@ class Eraser:
         """
         self._wanted = False
         try:
-            await self._db.run(lambda db: erasing.strip_sources(db, self._pictures))
-            await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+            await self._erase_files()
             merging = erasing.begin_merging
             while await self._db.run(merging):
                 merging = erasing.go_on_merging
             is_done = await self._db.run_bare(erasing.empty_log)
+            if is_done:
+                await self._db.run(erasing.end_merging)
         except BaseException:
             self._wanted = True
             raise
         self._wanted |= not is_done
         return is_done
+
+    async def _erase_files(self) -> None:
+        async with self._files_lock:
+            self._files_wanted = False
+            while await self._db.run(stripping.pass_over):
+                pass
+            while (sha256 := await self._db.run(stripping.next_picture)) is not None:
+                bare = await asyncio.to_thread(stripping.without_recipe, self._pictures, sha256)
+                await self._db.run(
+                    partial(stripping.replace, pictures=self._pictures, sha256=sha256, bare=bare)
+                )
+            await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+
+    async def _work_on_files(self) -> None:
+        """Erase the recipes in the files at once, also while the index is left alone."""
+        while self._files_wanted:
+            try:
+                await self._erase_files()
+            except StorageError:
+                # `_work` meets the same error, says so and tries again.
+                return
 
     async def _work(self) -> None:
         while self._wanted:

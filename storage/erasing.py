@@ -4,13 +4,13 @@ A deletion has steps with a transaction each, since a rollback brings rows back,
 
 1. `forget` marks the job deleted, takes prompt, person and recipe out of its rows, and marks the
    pictures that nothing needs for removal.
-2. `strip_sources` writes a picture that others have varied once more, without its recipe.
-3. `queries.remove_marked_files` removes the files.
+2. `stripping` writes the pictures that others have varied again, without their recipes.
+3. `queries.remove_marked_files` removes the files, the ones that were written again included.
 4. `begin_merging` and `empty_log` take the deleted words out of the index and the write-ahead log;
    `PRAGMA secure_delete` has overwritten them everywhere else.
 
-The header of the database says whether the last two steps are done (`user_version`), so they are
-done after a crash as well.
+The rows tell what is left of steps 2 and 3, and the header of the database (`user_version`) whether
+step 4 is done, so all of them are done after a crash as well.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from typing import Final
 import sqlite_utils
 
 from . import queries
-from .errors import PictureMissing, StorageError
-from .pictures import PictureFiles, to_png
+from .errors import StorageError
 from .records import FORGOTTEN, UNSTRIPPED, JobStatus, Removal
 from .threads import transaction
 
 log = logging.getLogger(__name__)
 
 # What `user_version` says: a file may hold remnants of what was deleted before `secure_delete`;
-# nothing that was deleted is left; the index may hold words of what was deleted.
+# nothing that was deleted is left; the index may hold words of what was deleted; the index is
+# being merged, and nothing was deleted since that began.
 _NEVER_CLEANED: Final = 0
 _CLEAN: Final = 1
 _TO_CLEAN: Final = 2
+_MERGING: Final = 3
 # So many pages of the index are written in one transaction: milliseconds.
 _PAGES: Final = 100
 
@@ -69,8 +70,9 @@ def forget(db: sqlite_utils.Database, job_id: int, by: Removal | None) -> bool:
     db.execute(_FORGET_JOB, {"id": job_id, **_who(by)})
     db.execute("UPDATE images SET deleted = 1, recipe = ? WHERE job_id = ?", (UNSTRIPPED, job_id))
     for sha256 in files:
-        _mark_unneeded(db, sha256)
-    if _state(db) == _CLEAN:
+        mark_unneeded(db, sha256)
+    # Also during a merge, which does not reach the words that are deleted after it began.
+    if _state(db) != _NEVER_CLEANED:
         _set_state(db, _TO_CLEAN)
     return True
 
@@ -117,63 +119,20 @@ def release_source(db: sqlite_utils.Database, job_id: int) -> bool:
     """Mark the source of a job that came to nothing for removal, unless it is needed."""
     row = queries.job_row(db, job_id)
     if row is not None and row["source_sha256"] is not None:
-        _mark_unneeded(db, row["source_sha256"])
+        mark_unneeded(db, row["source_sha256"])
     return True
 
 
-def _mark_unneeded(db: sqlite_utils.Database, sha256: str) -> None:
+def mark_unneeded(db: sqlite_utils.Database, sha256: str) -> None:
+    """Mark a picture for removal, unless a job or an image that is there needs it."""
     db.execute(
         f"UPDATE pictures SET state = 'removing' WHERE sha256 = ? AND {UNNEEDED}",  # noqa: S608
         (sha256,),
     )
 
 
-def strip_sources(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
-    """Write pictures of deleted jobs that others have varied once more, without their recipes.
-
-    The jobs that came from them refer to the new files, and the old ones are marked for removal.
-    The new ones are on disk before the rows are; what a crash leaves in between belongs to no
-    row. One that cannot be read is left as it is.
-
-    Raises:
-        DiskFull: there is no room for the new file; the old one stays.
-    """
-    # In the very words of the index `images_unstripped`.
-    rows = db.execute("SELECT DISTINCT sha256 FROM images WHERE recipe = '[]'")
-    for (sha256,) in rows.fetchall():
-        if _is_bare_source(db, sha256):
-            _strip(db, pictures, sha256)
-        db.execute(
-            "UPDATE images SET recipe = ? WHERE sha256 = ? AND recipe = '[]'",
-            (FORGOTTEN, sha256),
-        )
-
-
-def _is_bare_source(db: sqlite_utils.Database, sha256: str) -> bool:
-    """Return whether a picture is kept for what was made from it only, and for no image."""
-    (is_bare,) = db.execute(
-        """
-            SELECT EXISTS (SELECT 1 FROM pictures WHERE sha256 = :it AND state = 'kept')
-                AND NOT EXISTS (SELECT 1 FROM images WHERE sha256 = :it AND NOT deleted)
-            """,
-        {"it": sha256},
-    ).fetchone()
-    return bool(is_bare)
-
-
-def _strip(db: sqlite_utils.Database, pictures: PictureFiles, sha256: str) -> None:
-    try:
-        pixels = queries.read_pixels(pictures, sha256)
-    except PictureMissing:
-        return
-    new = queries.keep_file(db, pictures, to_png(pixels), pixels.sha256)
-    if new != sha256:
-        db.execute("UPDATE jobs SET source_sha256 = ? WHERE source_sha256 = ?", (new, sha256))
-        _mark_unneeded(db, sha256)
-
-
 def is_clean(db: sqlite_utils.Database) -> bool:
-    """Return whether no word of what was deleted is left in the index."""
+    """Return whether no word of what was deleted is left in the index and the log."""
     return _state(db) == _CLEAN
 
 
@@ -181,8 +140,10 @@ def begin_merging(db: sqlite_utils.Database) -> bool:
     """Begin to write the index again, without what was deleted; return whether some is left to do.
 
     All its parts are merged into one: only then no deleted word is left
-    (sqlite.org/fts5.html, section 6.8).
+    (sqlite.org/fts5.html, section 6.8). It begins again where a crash cut it short.
     """
+    if _state(db) == _TO_CLEAN:
+        _set_state(db, _MERGING)
     return _merge(db, -_PAGES)
 
 
@@ -195,10 +156,16 @@ def _merge(db: sqlite_utils.Database, pages: int) -> bool:
     before = db.conn.total_changes
     db.execute("INSERT INTO prompt_search (prompt_search, rank) VALUES ('merge', ?)", (pages,))
     # FTS5's own sign that nothing was left to do.
-    is_more = bool(db.conn.total_changes - before > 1)
-    if not is_more and _state(db) == _TO_CLEAN:
+    return bool(db.conn.total_changes - before > 1)
+
+
+def end_merging(db: sqlite_utils.Database) -> None:
+    """Remember that nothing is left of what was deleted, unless a job was deleted meanwhile.
+
+    To be called once the whole index is merged and `empty_log` has returned True.
+    """
+    if _state(db) == _MERGING:
         _set_state(db, _CLEAN)
-    return is_more
 
 
 def empty_log(db: sqlite_utils.Database) -> bool:
@@ -224,11 +191,13 @@ def clean_once(path: Path, db: sqlite_utils.Database) -> None:
     if _state(db) != _NEVER_CLEANED:
         return
     try:
-        if db.execute("SELECT EXISTS (SELECT 1 FROM jobs)").fetchone()[0]:
+        (has_jobs,) = db.execute("SELECT EXISTS (SELECT 1 FROM jobs)").fetchone()
+        if has_jobs:
             log.info("Writing %s again, once, without what was deleted before", path)
         db.execute("VACUUM")
         with transaction(path, db):
-            _set_state(db, _CLEAN)
+            # VACUUM does not merge the index.
+            _set_state(db, _TO_CLEAN if has_jobs else _CLEAN)
         empty_log(db)
     except (sqlite3.Error, StorageError) as error:
         log.warning("What was deleted by an older version may still stand in %s: %s", path, error)

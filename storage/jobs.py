@@ -12,7 +12,7 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import erasing, queries, records, sweeping
+from . import erasing, queries, records, stripping, sweeping
 from .database import Database
 from .eraser import Eraser
 from .errors import DatabaseDamaged, JobUnreadable, StorageError
@@ -72,7 +72,7 @@ class JobStore:
             sweeping.sweep_unknown(db, self._pictures)
 
         await self._db.run(sweep)
-        if not await self._db.run(erasing.is_clean):
+        if await self._db.run(lambda db: stripping.is_any_left(db) or not erasing.is_clean(db)):
             self._eraser.want()
 
     async def add(self, new: NewJob) -> Job:
@@ -303,17 +303,13 @@ class JobStore:
             return count
 
         count = await self._db.run(forget)
-        # In transactions of their own: a rollback brings rows back, but no files. Deleted they are
-        # by now, so what stands in the way of this is for the operator and not for who deletes.
-        try:
-            await self._db.run(lambda db: erasing.strip_sources(db, self._pictures))
-        except StorageError as error:
-            log.error("The recipe of a deleted picture that was varied goes later. %s", error)
         await self._remove_files()
         self._eraser.want()
         return count
 
     async def _remove_files(self) -> None:
+        # In a transaction of its own: a rollback brings rows back, but no files. The rows say
+        # already that the files go, so an error here is for the operator and not for a member.
         try:
             await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
         except StorageError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,15 +14,15 @@ import pytest
 import sqlite_utils
 
 from generation.metadata import to_png as to_png_with_recipe
-from generation.request import GeneratedImage
-from storage import erasing, migrations
+from generation.request import GeneratedImage, Pixels
+from storage import eraser, erasing, migrations, stripping
 from storage.archive import Archive
 from storage.database import open_readonly
 from storage.errors import DiskFull, PictureMissing
 from storage.jobs import Job, JobStatus, JobStore
 from storage.opening import DATABASE_NAME, open_storage
 from storage.pictures import PictureFiles, to_png
-from storage.records import JobKind, Removal, Remover, request_to_json
+from storage.records import JobKind, Removal, Remover, recipe_to_json, request_to_json
 
 from .samples import new_job, pixels, recipe, request
 
@@ -34,7 +36,7 @@ ORIGIN = "interaction:912345678901234567"
 
 
 def asked(**values: Any) -> Any:
-    return request(PROMPT, negative_prompt=NEGATIVE, seed=SEED, **values)
+    return request(PROMPT, **{"negative_prompt": NEGATIVE, "seed": SEED, **values})
 
 
 async def made(store: JobStore, **values: Any) -> Job:
@@ -183,6 +185,179 @@ async def test_a_picture_that_others_varied_is_kept_without_its_recipe(
     assert [path for path in (tmp_path / "pictures").glob("??/*") if path.is_file()] == []
 
 
+async def varied(store: JobStore, *, seed: int = SEED) -> tuple[Job, Pixels]:
+    """Return a job of which somebody else has varied the picture, and that picture."""
+    parent = await made(store, request=asked(seed=seed))
+    source = pixels(seed)
+    (image,) = await store.images(parent.id)
+    await made(
+        store,
+        user_id=1,
+        origin=None,
+        kind=JobKind.VARY,
+        parent_image_id=image.id,
+        request=request("a fox", source=source, strength=0.5, seed=5),
+    )
+    return parent, source
+
+
+async def test_the_bot_goes_on_storing_while_a_picture_is_written_again_without_its_recipe(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent, source = await varied(store)
+    reading, go_on = threading.Event(), threading.Event()
+    without_recipe = stripping.without_recipe
+
+    def slow(*values: Any) -> Any:
+        reading.set()
+        assert go_on.wait(10)
+        return without_recipe(*values)
+
+    monkeypatch.setattr(stripping, "without_recipe", slow)
+    async with asyncio.timeout(10):
+        await store.delete(parent.id)
+        assert await asyncio.to_thread(reading.wait, 10)
+        job = await store.add(new_job())
+        assert await store.get(job.id) == job
+    go_on.set()
+    await store.message_removed(parent.id)
+    await store._eraser.erase()
+    assert list(remnants(tmp_path)) == []
+    assert await store.source_pixels(source.sha256) == source
+
+
+async def test_a_picture_that_somebody_makes_again_while_it_is_written_keeps_its_recipe(
+    store: JobStore,
+) -> None:
+    parent, source = await varied(store)
+    (image,) = await store.images(parent.id)
+    await store._db.run(lambda db: erasing.forget(db, parent.id, None))
+    bare = stripping.without_recipe(store._pictures, image.sha256)
+    again = await made(store)
+    files = set(store.folder.glob("??/*.png"))
+    await store._db.run(lambda db: stripping.replace(db, store._pictures, image.sha256, bare))
+    assert await store._db.run(stripping.next_picture) is None
+    (kept,) = await store.images(again.id)
+    assert kept.sha256 == image.sha256
+    assert await store.read(kept)
+    assert set(store.folder.glob("??/*.png")) == files
+    assert await store.source_pixels(source.sha256) == source
+
+
+async def test_each_picture_is_written_again_in_a_transaction_of_its_own(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parents = [await varied(store, seed=SEED + 10 * number) for number in range(3)]
+    for parent, _ in parents:
+        await store._db.run(lambda db, job_id=parent.id: erasing.forget(db, job_id, None))
+    write = PictureFiles.write
+    written = 0
+
+    def write_one(files: PictureFiles, data: bytes) -> str:
+        nonlocal written
+        written += 1
+        if written > 1:
+            raise DiskFull(tmp_path)
+        return write(files, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureFiles, "write", write_one)
+        with pytest.raises(DiskFull):
+            await store._eraser.erase()
+    left = await store._db.run(
+        lambda db: db.execute("SELECT count(*) FROM images WHERE recipe = '[]'").fetchone()
+    )
+    assert left == (2,)
+    await store._eraser.erase()
+    assert await store._db.run(stripping.next_picture) is None
+    for _, source in parents:
+        assert await store.source_pixels(source.sha256) == source
+
+
+async def test_images_whose_files_are_gone_are_passed_over_in_portions(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stripping, "_ROWS", 2)
+    jobs = [await made(store, request=asked(seed=SEED + 10 * number)) for number in range(3)]
+    for job in jobs:
+        await store._db.run(lambda db, job_id=job.id: erasing.forget(db, job_id, None))
+    assert await store._db.run(stripping.pass_over)
+    assert await store._db.run(stripping.is_any_left)
+    assert not await store._db.run(stripping.pass_over)
+    assert not await store._db.run(stripping.is_any_left)
+
+
+async def test_the_file_of_a_picture_does_not_wait_until_the_index_is_merged_once_more(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eraser, "_LEAST_REST_SECONDS", 60.0)
+    first = await made(store, request=asked(seed=7))
+    await store.delete(first.id)
+    async with asyncio.timeout(10):
+        while not await store._db.run(erasing.is_clean):
+            await store.counts()
+        parent, source = await varied(store)
+        (image,) = await store.images(parent.id)
+        await store.delete(parent.id)
+        while store._pictures.path(image.sha256).exists():
+            await store.counts()
+    assert await store.source_pixels(source.sha256) == source
+    assert not await store._db.run(erasing.is_clean)
+
+
+async def test_a_word_that_is_deleted_during_a_merge_is_merged_away_by_the_next(
+    store: JobStore, tmp_path: Path
+) -> None:
+    first, second = await made(store), await made(store)
+    run = store._db.run
+    await run(lambda db: erasing.forget(db, first.id, None))
+    merging = erasing.begin_merging
+    while await run(merging):
+        merging = erasing.go_on_merging
+    # It comes between the last step of the merge and the note that the merge is done.
+    await run(lambda db: erasing.forget(db, second.id, None))
+    assert await store._db.run_bare(erasing.empty_log)
+    await run(erasing.end_merging)
+    assert not await run(erasing.is_clean)
+    for job in (first, second):
+        await store.message_removed(job.id)
+    assert await store._eraser.erase()
+    assert await run(erasing.is_clean)
+    assert list(remnants(tmp_path)) == []
+
+
+async def test_a_merge_counts_once_the_log_is_empty(store: JobStore, tmp_path: Path) -> None:
+    job = await made(store)
+    with closing(open_readonly(tmp_path / DATABASE_NAME)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM jobs").fetchall()
+        await store._db.run(lambda db: erasing.forget(db, job.id, None))
+        assert not await store._eraser.erase()
+        assert not await store._db.run(erasing.is_clean)
+    assert await store._eraser.erase()
+    assert await store._db.run(erasing.is_clean)
+
+
+async def test_a_merge_that_a_crash_cut_short_is_begun_again_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_storage(tmp_path) as store:
+        await made(store, user_id=1, origin=None, request=request("an owl"))
+        job = await made(store)
+    db = sqlite_utils.Database(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None))
+    db.execute("PRAGMA secure_delete = ON")
+    assert erasing.forget(db, job.id, None)
+    erasing.forget_message(db, job.id)
+    monkeypatch.setattr(erasing, "_PAGES", 1)
+    erasing.begin_merging(db)
+    assert not erasing.is_clean(db)
+    db.close()
+    async with open_storage(tmp_path):
+        pass
+    assert list(remnants(tmp_path)) == []
+    assert erasing.is_clean(open_readonly(tmp_path / DATABASE_NAME))
+
+
 async def test_on_a_full_disk_a_job_is_deleted_all_the_same_and_its_recipe_goes_later(
     store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,3 +472,57 @@ async def test_what_an_older_version_deleted_is_forgotten_at_the_first_start(
         assert job is not None
         assert (job.deleted, job.user_id) == (True, 0)
     assert not list((tmp_path / "pictures").glob("??/*"))
+
+
+@pytest.mark.parametrize("is_called_clean", [False, True])
+async def test_the_recipe_of_a_picture_that_an_older_version_deleted_goes_at_the_next_start(
+    tmp_path: Path, is_called_clean: bool
+) -> None:
+    result = pixels(SEED)
+    made_of = recipe(asked(), 0, result)
+    file = to_png_with_recipe(result, made_of)
+    sha256 = PictureFiles(tmp_path / "pictures").write(file)
+    db = sqlite_utils.Database(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None))
+    db.execute("PRAGMA journal_mode = WAL")
+    migrations.migrations().apply(db, stop_before=["m009_forgetting"])
+    db["pictures"].insert({"sha256": sha256, "pixels_sha256": result.sha256})
+    job = {
+        "kind": "imagine",
+        "status": "delivered",
+        "channel_id": 1,
+        "created_at": "2026-01-02T03:04:05+00:00",
+        "token": "0" * 12,
+    }
+    db["jobs"].insert(
+        {
+            **job,
+            "id": 1,
+            "user_id": USER,
+            "request": request_to_json(asked()),
+            "deleted": 1,
+            "message_removed": 1,
+        }
+    )
+    db["images"].insert(
+        {
+            "id": 1,
+            "job_id": 1,
+            "index": 0,
+            "sha256": sha256,
+            "recipe": recipe_to_json(made_of),
+            "deleted": 1,
+        }
+    )
+    varied = request_to_json(request("a fox", source=result, strength=0.5))
+    db["jobs"].insert({**job, "id": 2, "user_id": 1, "request": varied, "source_sha256": sha256})
+    if is_called_clean:
+        db.execute("PRAGMA secure_delete = ON")
+        migrations.migrations().apply(db)
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    assert list(remnants(tmp_path))
+    async with open_storage(tmp_path) as store:
+        assert await store.source_pixels(result.sha256) == result
+    assert list(remnants(tmp_path)) == []
+    async with open_storage(tmp_path) as store:
+        assert await store.source_pixels(result.sha256) == result
