@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import discord
 
-from storage.records import HistoryEntry, Job, Removal, Remover
+from storage.records import Job, Removal, Remover
 
 from .config import Settings
-from .errors import AgeRestricted, NotAllowed, NotVisible, PermissionMissing, UnknownButton
+from .errors import NotAllowed, NotVisible, PermissionMissing, UnknownButton
 
 if TYPE_CHECKING:
     from .client import ImagineBot
@@ -44,36 +44,6 @@ def may_see(
         return True
     allowed = permissions(bot, job, person, channel_id)
     return allowed.view_channel and allowed.read_message_history
-
-
-def is_age_restricted(channel: object) -> bool:
-    """Return whether only adults may open a channel; a thread is what its parent is.
-
-    Direct messages are open, and so is what nothing is known of.
-    """
-    ask = getattr(channel, "is_nsfw", None)
-    return ask is not None and bool(ask())
-
-
-def is_place_age_restricted(bot: ImagineBot, guild_id: int | None, channel_id: int) -> bool:
-    """Return whether only adults may open the channel now."""
-    guild = bot.get_guild(guild_id) if guild_id is not None else None
-    return guild is not None and is_age_restricted(guild.get_channel_or_thread(channel_id))
-
-
-def check_age(bot: ImagineBot, made: Job | HistoryEntry, *, is_restricted_here: bool) -> None:
-    """Return only if what was made may be shown or used here, as far as ages go.
-
-    What was made in an age-restricted channel may be in such a channel only. Channels change, and
-    jobs of the first versions have no mark: what the channel is now counts as well.
-
-    Raises:
-        AgeRestricted: this channel is an open one.
-    """
-    if is_restricted_here:
-        return
-    if made.age_restricted or is_place_age_restricted(bot, made.guild_id, made.channel_id):
-        raise AgeRestricted
 
 
 def weight(settings: Settings, person: discord.User | discord.Member) -> float:

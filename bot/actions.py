@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,15 +15,10 @@ from generation.request import GenerationRequest
 from storage.errors import PictureMissing
 from storage.records import HistoryEntry, Job, JobKind, JobStatus, NewJob, StoredImage
 
-from .access import (
-    check_age,
-    check_clicked,
-    check_may_remove,
-    check_may_see,
-    is_age_restricted,
-)
+from .access import check_clicked, check_may_remove, check_may_see
+from .ages import Made, restriction
 from .concurrency import NewestOnly
-from .errors import AgeRestricted, MissingInput, NotVisible
+from .errors import MissingInput, NotVisible
 from .memory import PictureMemory
 from .presence import is_gone
 from .requests import ImageReference, Wishes
@@ -40,7 +36,7 @@ _LOOKED_THROUGH: Final = 400
 class Asker:
     """Who asks for something, where, and by which interaction or reaction.
 
-    `age_restricted` says whether only adults may open that channel.
+    `age_restricted` says whether only adults may open that channel, as far as that is known.
     """
 
     person: Person
@@ -72,7 +68,7 @@ def asker_of(interaction: discord.Interaction[ImagineBot]) -> Asker:
         guild_id=interaction.guild_id,
         channel_id=interaction.channel_id or interaction.user.id,
         origin=f"interaction:{interaction.id}",
-        age_restricted=is_age_restricted(interaction.channel),
+        age_restricted=restriction(interaction.channel) is True,
     )
 
 
@@ -102,20 +98,28 @@ class Actions:
     async def find_job(self, job_id: int, asker: Asker) -> Job:
         """Return a job that the asker may see."""
         found = await self._bot.service.jobs.get(job_id)
-        return self._visible(found, asker, str(job_id))
+        return await self._visible(found, asker, str(job_id))
 
-    def _visible(self, job: Job | None, asker: Asker, what: str) -> Job:
+    async def _visible(self, job: Job | None, asker: Asker, what: str) -> Job:
         found = check_may_see(self._bot, job, asker.person, asker.channel_id, what)
-        check_age(self._bot, found, is_restricted_here=asker.age_restricted)
+        await self.check_age(found, asker)
         return found
 
-    def may_show(self, entry: HistoryEntry, asker: Asker) -> bool:
-        """Return whether a line of the asker's own history may be read where they ask."""
-        try:
-            check_age(self._bot, entry, is_restricted_here=asker.age_restricted)
-        except AgeRestricted:
-            return False
-        return True
+    async def check_age(self, made: Made, asker: Asker) -> None:
+        """Return only if what was made may be shown or used where the asker is."""
+        await self._learn_ages([made], asker)
+        self._bot.ages.check(made, is_restricted_here=asker.age_restricted)
+
+    async def shown(self, entries: Sequence[HistoryEntry], asker: Asker) -> list[HistoryEntry]:
+        """Return the lines of the asker's own history that may be read where they ask."""
+        await self._learn_ages(entries, asker)
+        may_show, is_restricted = self._bot.ages.may_show, asker.age_restricted
+        return [entry for entry in entries if may_show(entry, is_restricted_here=is_restricted)]
+
+    async def _learn_ages(self, made: Sequence[Made], asker: Asker) -> None:
+        if not asker.age_restricted:
+            places = ((one.guild_id, one.channel_id) for one in made if not one.age_restricted)
+            await self._bot.ages.learn(places)
 
     async def suggestions(self, asker: Asker, query: str, limit: int) -> list[HistoryEntry]:
         """Return at most `limit` of the asker's own jobs that match and may be shown here.
@@ -131,7 +135,7 @@ class Actions:
         asked = limit
         while True:
             entries = await self._bot.service.jobs.history(asker.person.id, query, asked)
-            shown = [entry for entry in entries if self.may_show(entry, asker)]
+            shown = await self.shown(entries, asker)
             if len(shown) >= limit or len(entries) < asked or asked >= _LOOKED_THROUGH:
                 return shown[:limit]
             asked = min(asked * 4, _LOOKED_THROUGH)
@@ -139,7 +143,7 @@ class Actions:
     async def find_image(self, reference: ImageReference, asker: Asker) -> StoredImage:
         """Return the record of the picture that `reference` names."""
         jobs = self._bot.service.jobs
-        self._visible(await jobs.get(reference.job_id), asker, str(reference))
+        await self._visible(await jobs.get(reference.job_id), asker, str(reference))
         stored = await jobs.image(reference.job_id, reference.number)
         if stored is None:
             raise NotVisible(str(reference))

@@ -21,6 +21,7 @@ from storage.opening import open_storage
 from storage.space import Space
 
 from .actions import Actions
+from .ages import Ages
 from .answers import tell
 from .background import Background
 from .buttons import DYNAMIC_ITEMS
@@ -54,14 +55,15 @@ MakeEngine = Callable[[], EngineLike[Any]]
 class ImagineBot(commands.Bot):
     """Imagine Bot on Discord; made by `create_bot`.
 
-    `service`, `courier`, `intake`, `actions`, `desk`, `integrations` and `memory` are there from
-    `setup_hook` until `close`. `failure` holds what made it stop by itself.
+    `service`, `courier`, `intake`, `actions`, `ages`, `desk`, `integrations` and `memory` are there
+    from `setup_hook` until `close`. `failure` holds what made it stop by itself.
     """
 
     service: ImagineService
     courier: DiscordCourier
     intake: Intake
     actions: Actions
+    ages: Ages
     desk: RequestDesk
     integrations: Integrations
     memory: PictureMemory
@@ -125,6 +127,7 @@ class ImagineBot(commands.Bot):
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
         self.intake = Intake(self.service, self.settings)
+        self.ages = Ages(self, self._invalid)
         self.actions = Actions(self, self.memory)
         self.desk = RequestDesk(self.settings, self.profile)
         self.add_dynamic_items(*DYNAMIC_ITEMS)

@@ -46,10 +46,18 @@ class NotVisible(BotError):
 
 
 class AgeRestricted(BotError):
-    """A picture that was made in an age-restricted channel is asked for in another."""
+    """A picture that was made in an age-restricted channel is asked for in another.
 
-    def __init__(self) -> None:
-        super().__init__("That picture was made in an age-restricted channel; use it in one.")
+    With `is_known` false it may be one: Discord does not say so now.
+    """
+
+    def __init__(self, *, is_known: bool = True) -> None:
+        super().__init__(
+            "That picture was made in an age-restricted channel; use it in one."
+            if is_known
+            else "Discord does not tell me now whether the channel of that picture is "
+            "age-restricted; use the picture in an age-restricted channel, or try again later."
+        )
 
 
 class UnknownButton(BotError):

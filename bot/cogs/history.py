@@ -16,7 +16,7 @@ from ..answers import answering
 from ..buttons import finished_view
 from ..concurrency import AtWork
 from ..delivery import lent
-from ..errors import AgeRestricted, NotVisible
+from ..errors import NotVisible
 from ..intake import within_deadline
 from ..memory import PictureMemory
 
@@ -58,16 +58,15 @@ class History(commands.Cog):
         if len(entries) == 1 or (entries and search and _names(search, entries[0])):
             await self._show(interaction, entries[0])
         else:
-            asker, may_show = asker_of(interaction), self._bot.actions.may_show
-            hidden = {entry.job_id for entry in entries if not may_show(entry, asker)}
+            shown = await self._bot.actions.shown(entries, asker_of(interaction))
+            hidden = {entry.job_id for entry in entries if entry not in shown}
             await self._say(interaction, replies.history(entries, search, hidden))
 
     async def _show(
         self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry
     ) -> None:
         """Show one job again, with its pictures and buttons."""
-        if not self._bot.actions.may_show(entry, asker_of(interaction)):
-            raise AgeRestricted
+        await self._bot.actions.check_age(entry, asker_of(interaction))
         # Reading, enlarging and sending several pictures may take longer than Discord waits.
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)

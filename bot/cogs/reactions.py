@@ -11,7 +11,7 @@ from discord.ext import commands
 
 from storage.records import Job, JobStatus
 
-from ..access import is_place_age_restricted, may_remove, may_use, removal_by
+from ..access import may_remove, may_use, removal_by
 from ..actions import Asker
 from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
 from ..delivery_codes import FAULTS
@@ -84,12 +84,14 @@ class Reactions(commands.Cog):
         command = RERUN_COMMAND if emoji == RERUN_EMOJI else VARY_COMMAND
         if not await may_use(self._bot, job, person, command):
             return
+        here = (payload.guild_id, payload.channel_id)
+        await self._bot.ages.learn([here])
         asker = Asker(
             person=person,
             guild_id=payload.guild_id,
             channel_id=payload.channel_id,
             origin=f"reaction:{payload.message_id}:{payload.user_id}:{emoji}",
-            age_restricted=is_place_age_restricted(self._bot, payload.guild_id, payload.channel_id),
+            age_restricted=self._bot.ages.is_restricted(*here) is True,
         )
         if emoji == RERUN_EMOJI:
             ordering = self._bot.actions.rerun(asker, job.id)

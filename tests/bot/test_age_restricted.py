@@ -10,8 +10,10 @@ import discord
 import pytest
 import simcord
 
-from bot.access import check_age, is_age_restricted
+from bot import ages
+from bot.ages import Ages, restriction
 from bot.errors import AgeRestricted
+from bot.retry import InvalidRequests
 
 from .stage import Stage, buttons, pictures
 
@@ -153,21 +155,83 @@ async def test_a_thread_is_what_its_channel_is(stage: Stage, adults: Any) -> Non
     assert not await refused(stage, inside, "history", search="1")
 
 
-@pytest.mark.parametrize("channel", [None, mock.Mock(spec_set=discord.DMChannel)])
-def test_direct_messages_and_unknown_channels_are_open(channel: Any) -> None:
-    assert not is_age_restricted(channel)
+def forget(stage: Stage, thread: Any) -> None:
+    """Have discord.py forget a thread, as it does with one that is archived."""
+    stage.bot.guilds[0]._remove_thread(discord.Object(thread.id))  # type: ignore[arg-type]
+    assert stage.bot.guilds[0].get_channel_or_thread(thread.id) is None
+
+
+async def test_a_thread_that_is_archived_is_still_what_its_channel_is(
+    stage: Stage, adults: Any
+) -> None:
+    stage.restrict(adults, is_restricted=False)
+    inside, outside = await thread_below(stage, adults), await thread_below(stage, stage.channel)
+    for thread in (inside, outside):
+        await made_in(stage, thread)
+        forget(stage, thread)
+    # Only the channel says so: the job was asked for before.
+    stage.restrict(adults)
+    for image, is_refused in (("1-1", True), ("2-1", False)):
+        job = image[0]
+        assert await refused(stage, stage.channel, "vary", image=image) == is_refused
+        assert await refused(stage, stage.channel, "history", search=job) == is_refused
+    suggested = await stage.alice.autocomplete(stage.channel, "vary", "image", "")
+    assert {choice["value"] for choice in suggested} >= {"2-1"}
+    assert "1-1" not in {choice["value"] for choice in suggested}
+
+
+async def test_where_discord_does_not_say_what_a_thread_is_its_pictures_stay_there(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ages, "_SECONDS", 0.1)
+    thread = await thread_below(stage, stage.channel)
+    await made_in(stage, thread)
+    forget(stage, thread)
+    asked = f"/channels/{thread.id}"
+    stage.env.inject_error("GET", asked, status=503, code=0, times=None)
+    told = await stage.alice.slash(stage.channel, "vary", image="1-1")
+    assert "Discord does not tell me now" in told.response.content
+    assert told.ephemeral
+    assert await stage.alice.autocomplete(stage.channel, "history", "search", "") == []
+    stage.env.backend.faults.clear()
+    assert await stage.alice.autocomplete(stage.channel, "history", "search", "") != []
+    # Its parent is known by now.
+    stage.env.inject_error("GET", asked, status=503, code=0, times=None)
+    assert "seed 7" in (await stage.alice.slash(stage.channel, "history")).response.content
+
+
+async def test_a_thread_that_the_bot_may_not_see_is_not_asked_for_again_and_again(
+    stage: Stage,
+) -> None:
+    thread = await thread_below(stage, stage.channel)
+    await made_in(stage, thread)
+    forget(stage, thread)
+    stage.env.inject_error("GET", f"/channels/{thread.id}", status=403, code=50001, times=1)
+    for _ in range(2):
+        assert await stage.alice.autocomplete(stage.channel, "history", "search", "") == []
+
+
+def test_direct_messages_are_open_and_unknown_channels_are_not_known_to_be() -> None:
+    assert restriction(mock.Mock(spec_set=discord.DMChannel)) is False
+    assert restriction(None) is None
+    thread = mock.Mock(spec=discord.Thread)
+    thread.parent = None
+    assert restriction(thread) is None
 
 
 @pytest.mark.parametrize(
-    ("marked", "now", "here"), list(itertools.product((False, True), repeat=3))
+    ("marked", "now", "here"),
+    list(itertools.product((False, True), (False, True, None), (False, True))),
 )
-def test_the_rule_has_no_other_case(marked: bool, now: bool, here: bool) -> None:
-    channel = mock.Mock(is_nsfw=lambda: now)
+def test_the_rule_has_no_other_case(marked: bool, now: bool | None, here: bool) -> None:
+    channel = None if now is None else mock.Mock(is_nsfw=lambda: now)
     guild = mock.Mock(get_channel_or_thread=lambda _: channel)
     bot: Any = mock.Mock(get_guild=lambda _: guild)
     made: Any = mock.Mock(age_restricted=marked, guild_id=1, channel_id=2)
-    if (marked or now) and not here:
-        with pytest.raises(AgeRestricted, match=SENTENCE):
-            check_age(bot, made, is_restricted_here=here)
+    known_ages = Ages(bot, InvalidRequests())
+    if not here and (marked or now is not False):
+        known = "made in an age-restricted channel" if marked or now else "does not tell me now"
+        with pytest.raises(AgeRestricted, match=known):
+            known_ages.check(made, is_restricted_here=here)
     else:
-        check_age(bot, made, is_restricted_here=here)
+        known_ages.check(made, is_restricted_here=here)
