@@ -32,7 +32,7 @@ demo: install
 TEST_PROCESSES ?= 2
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .
