@@ -84,7 +84,7 @@ class Ages:
     async def _ask(self, channel_id: int) -> None:
         try:
             found = await understood(self._bot.fetch_channel(channel_id))
-        except (*FAULTS, discord.InvalidData) as error:
+        except FAULTS as error:
             log.info("Whether channel %s is age-restricted is not known: %s", channel_id, error)
             if isinstance(error, discord.Forbidden | discord.NotFound):
                 _remember(self._refused_at, channel_id, time.monotonic())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+from unittest import mock
 
+import discord
 import pytest
 
 from bot import delivery, delivery_codes
@@ -102,6 +105,125 @@ async def test_a_message_is_deleted(struck: Struck) -> None:
         assert struck.stage.messages() == []
 
 
+@pytest.fixture
+async def in_thread(stage: Stage, gate: GatedEngine) -> tuple[Job, discord.Thread]:
+    """A job that waits behind the gate, and the thread where it was asked for."""
+    gate.shut()
+    channel = stage.bot.get_channel(stage.channel.id)
+    assert isinstance(channel, discord.TextChannel)
+    made = await channel.create_thread(name="owls", type=discord.ChannelType.public_thread)
+    (thread,) = [thread for thread in stage.channel.threads if thread.id == made.id]
+    asked = await stage.alice.slash(thread, "imagine", prompt="rabbit face")
+    stage.bot.courier._pacer.show = lambda *_: None  # type: ignore[method-assign]
+
+    async def announced() -> Job | None:
+        return await stage.bot.service.jobs.by_message(asked.response.id)
+
+    job = await stage.eventually(announced)
+    assert job is not None
+    return job, made
+
+
+async def is_archived(stage: Stage, thread: discord.Thread) -> bool:
+    found = await stage.bot.fetch_channel(thread.id)
+    assert isinstance(found, discord.Thread)
+    return found.archived
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_a_thread_is_opened_whatever_is_answered_at_first(
+    stage: Stage, in_thread: tuple[Job, discord.Thread], method: str
+) -> None:
+    job, thread = in_thread
+    assert job.message_id is not None
+    for status, code in STRAY:
+        await thread.edit(archived=True)
+        # Discord edits nothing in an archived thread; SimCord would.
+        stage.env.inject_error("PATCH", MESSAGE, status=400, code=50083)
+        path = f"/channels/{thread.id}"
+        stage.env.inject_error(method, path, status=status, code=code, times=2)
+        await stage.bot.courier.apologise(job, job.message_id, f"Broken by {status}.{code}.")
+        assert not stage.env.backend.faults
+        assert not await is_archived(stage, thread)
+        message = await thread.fetch_message(job.message_id)
+        assert f"Broken by {status}.{code}." in message.content
+
+
+async def test_a_thread_is_opened_although_it_is_called_something_else_at_first(
+    stage: Stage, in_thread: tuple[Job, discord.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, thread = in_thread
+    assert job.message_id is not None
+    await thread.edit(archived=True)
+    stage.env.inject_error("PATCH", MESSAGE, status=400, code=50083)
+    get_channel, asked = stage.bot.http.get_channel, 0
+
+    async def garble(channel_id: int) -> Any:
+        nonlocal asked
+        asked += 1
+        found = await get_channel(channel_id)
+        return {**found, "type": 99} if asked == 1 else found
+
+    monkeypatch.setattr(stage.bot.http, "get_channel", garble)
+    await stage.bot.courier.apologise(job, job.message_id, "It broke.")
+    assert asked == 2
+    assert not await is_archived(stage, thread)
+
+
+@pytest.mark.parametrize(("status", "code"), STRAY)
+async def test_a_thread_that_opens_although_the_answer_says_otherwise_gets_its_pictures_once(
+    stage: Stage,
+    gate: GatedEngine,
+    in_thread: tuple[Job, discord.Thread],
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    code: int,
+) -> None:
+    job, thread = in_thread
+    edit, opened = discord.Thread.edit, 0
+
+    async def open_and_deny(self: discord.Thread, **changes: bool) -> discord.Thread:
+        nonlocal opened
+        opened += 1
+        edited = await edit(self, **changes)
+        if opened > 1:
+            return edited
+        response: Any = mock.Mock(status=status, reason="stray")
+        kind = {403: discord.Forbidden, 404: discord.NotFound}.get(status, discord.HTTPException)
+        raise kind(response, {"code": code, "message": "stray"})
+
+    await thread.edit(archived=True)
+    stage.env.inject_error("PATCH", MESSAGE, status=400, code=50083)
+    monkeypatch.setattr(discord.Thread, "edit", open_and_deny)
+    gate.open()
+    await stays(stage, JobStatus.DELIVERED)
+    assert opened == 2
+    shown = [message async for message in thread.history() if pictures(message)]
+    assert [message.id for message in shown] == [job.message_id]
+
+
+async def test_pictures_for_a_thread_that_is_never_seen_to_open_are_delivered_after_a_restart(
+    stage: Stage, gate: GatedEngine, in_thread: tuple[Job, discord.Thread]
+) -> None:
+    _, thread = in_thread
+    await thread.edit(archived=True)
+    stage.env.inject_error("PATCH", MESSAGE, status=400, code=50083, times=None)
+    stage.env.inject_error("PATCH", f"/channels/{thread.id}", status=403, code=0, times=None)
+    gate.open()
+    await stays(stage, JobStatus.GENERATED)
+    stage.env.backend.faults.clear()
+    await stage.restart()
+    await stays(stage, JobStatus.DELIVERED)
+
+
+async def stays(stage: Stage, status: JobStatus) -> None:
+    """Wait until nothing is under way; job 1 has this status then."""
+    await stage.until(lambda: not stage.bot.service._under_way)
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    assert job.status is status
+
+
 async def test_a_preview_is_tried_again_with_the_next_progress(struck: Struck) -> None:
     for step, _ in enumerate(struck.each("PATCH", MESSAGE)):
         event = Progress(step + 1, 20, preview=Pixels(8, 8, bytes(192)))
@@ -149,14 +271,6 @@ async def test_a_cancellation_without_an_answer_is_said_at_the_next_start(
     assert "cancelled" not in struck.content
     await stage.restart()
     await stage.until(lambda: "cancelled" in struck.content)
-
-
-async def stays(stage: Stage, status: JobStatus) -> None:
-    """Wait until nothing is under way; job 1 has this status then."""
-    await stage.until(lambda: not stage.bot.service._under_way)
-    job = await stage.bot.service.jobs.get(1)
-    assert job is not None
-    assert job.status is status
 
 
 @pytest.mark.parametrize("path", [MESSAGE, MESSAGES])
