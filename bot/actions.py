@@ -191,7 +191,7 @@ class Actions:
             NotVisible: it is gone.
         """
         job = await self._bot.service.jobs.record(job_id)
-        if job is not None and not job.deleted and await is_gone(self._bot, job):
+        if job is not None and not job.deleted and await is_gone(self._bot.http, job):
             await self._bot.service.removals.job_gone(job)
             raise NotVisible(what)
 

@@ -25,6 +25,7 @@ from .buttons import cancelled_view, finished_view, remove_ids, waiting_view
 from .delivery_codes import FAULTS, Course, refusal_of, understood
 from .memory import PictureMemory
 from .pacing import ProgressPacer
+from .presence import exists
 from .retry import FEW_TRIES, TRIES, InvalidRequests, Place, Retry
 from .service import MessageGone, Picture, Unanswered, Undeliverable
 
@@ -278,7 +279,8 @@ class DiscordCourier:
     async def _progress_refused(self, job: Job, message_id: int, error: Exception) -> None:
         """Give up what is certain; else the next event says it all again."""
         course = refusal_of(error).course
-        if course is Course.GONE and await self._exists(job, message_id) is False:
+        is_there = partial(exists, self._bot.http, job.channel_id, message_id)
+        if course is Course.GONE and await is_there() is False:
             log.info("Job %s: its message was deleted", job.id)
             self._bot.service.message_gone(job)
         elif course in _LASTING:
@@ -330,22 +332,9 @@ class DiscordCourier:
 
         If the job's thread was archived meanwhile, it is opened once.
         """
-        place = Place(partial(self._exists, job, message_id), partial(self._open_thread, job))
+        is_there = partial(exists, self._bot.http, job.channel_id, message_id)
+        place = Place(is_there, partial(self._open_thread, job))
         return await self._retry.insist(attempt, place, tries=tries)
-
-    async def _exists(self, job: Job, message_id: int | None) -> bool | None:
-        """Return whether a message, or without one its channel, is there; None if unknown."""
-        http = self._bot.http
-        asking: Awaitable[object] = (
-            http.get_channel(job.channel_id)
-            if message_id is None
-            else http.get_message(job.channel_id, message_id)
-        )
-        try:
-            found = await understood(asking)
-        except FAULTS as error:
-            return False if refusal_of(error).course is Course.GONE else None
-        return True if isinstance(found, dict) else None
 
     async def _open_thread(self, job: Job) -> None:
         thread = await understood(self._bot.fetch_channel(job.channel_id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from storage.jobs import JobStore
@@ -21,8 +21,9 @@ _BY_DISCORD: Final = Removal(Remover.DISCORD)
 class Removals:
     """Deletes the jobs whose messages are gone, with their pictures; no message is left to delete.
 
-    `cancel` takes a job out of the queue, and `shown_in` finds the one that a message shows, also
-    when that was sent just now. All methods raise StorageError where it cannot be written.
+    `cancel` takes a job out of the queue, and `sent_in` returns the jobs under way in a channel by
+    the ids of their messages, which the store need not know yet. All methods raise StorageError
+    where it cannot be written.
     """
 
     def __init__(
@@ -30,23 +31,26 @@ class Removals:
         *,
         jobs: JobStore,
         cancel: Callable[[int], bool],
-        shown_in: Callable[[int], Awaitable[Job | None]],
+        sent_in: Callable[[int], Awaitable[Mapping[int, int]]],
         room: Room,
     ) -> None:
         self._jobs = jobs
         self._cancel = cancel
-        self._shown_in = shown_in
+        self._sent_in = sent_in
         self._room = room
 
-    async def message_gone(self, message_id: int) -> None:
-        """Delete the job that was shown in a message, which may be anybody's."""
-        job = await self._shown_in(message_id)
-        if job is not None and not job.deleted:
-            await self.job_gone(job)
+    async def messages_gone(self, message_ids: Sequence[int], channel_id: int) -> None:
+        """Delete the jobs that were shown in these messages of a channel, which may be anybody's.
 
-    async def messages_gone(self, message_ids: Sequence[int]) -> None:
-        """Delete the jobs that were shown in any of these messages."""
-        await self._delete(await self._jobs.ids_shown_in(message_ids), "their messages are gone")
+        Most are: in a large server they cost one look into the store, and no wait for its writes.
+        """
+        shown = await self._jobs.ids_shown_in(message_ids)
+        await self._delete(shown, "their messages are gone")
+        if len(shown) < len(message_ids):
+            # A message may be deleted before it is known here that it was sent.
+            sent = await self._sent_in(channel_id)
+            just_sent = [sent[message_id] for message_id in message_ids if message_id in sent]
+            await self._delete(just_sent, "their messages are gone")
 
     async def channel_gone(self, channel_id: int) -> None:
         """Delete the jobs of a channel or thread."""

@@ -114,8 +114,13 @@ class Courier(Protocol):
 class _UnderWay:
     """A job between acceptance and delivery: its message, once that is known, and the news."""
 
+    channel_id: int
     message_id: asyncio.Future[int | None]
     latest: Event | None = None
+
+
+def _under_way(job: Job) -> _UnderWay:
+    return _UnderWay(job.channel_id, asyncio.get_running_loop().create_future())
 
 
 class ImagineService:
@@ -132,7 +137,7 @@ class ImagineService:
         self._background = Background()
         self._resumed = asyncio.Event()
         self._waits_for_room = False
-        self.removals = Removals(jobs=jobs, cancel=queue.cancel, shown_in=self.shown_in, room=room)
+        self.removals = Removals(jobs=jobs, cancel=queue.cancel, sent_in=self.sent_in, room=room)
 
     @contextlib.contextmanager
     def place(self, user_id: int, guild_id: int | None) -> Iterator[Place]:
@@ -201,6 +206,19 @@ class ImagineService:
                 unknown = [one.message_id for one in self._under_way.values()]
                 await asyncio.gather(*map(asyncio.shield, unknown))
         return await self.jobs.by_message(message_id)
+
+    async def sent_in(self, channel_id: int) -> dict[int, int]:
+        """Return the jobs under way in a channel: the ids of their messages with their own.
+
+        Messages that are just being sent are waited for, some seconds at most.
+        """
+        here = [
+            (job_id, one) for job_id, one in self._under_way.items() if one.channel_id == channel_id
+        ]
+        if unknown := [one.message_id for _, one in here if not one.message_id.done()]:
+            await asyncio.wait(unknown, timeout=_ANNOUNCED_SECONDS)
+        known = [(one.message_id.result(), job_id) for job_id, one in here if one.message_id.done()]
+        return {message_id: job_id for message_id, job_id in known if message_id is not None}
 
     async def pictures(self, job: Job) -> list[Picture]:
         """Return the pictures of a job that are not deleted, in order.
@@ -322,10 +340,10 @@ class ImagineService:
         await self._background.close(patience=_CLOSE_SECONDS)
 
     def _begin(self, job: Job) -> None:
-        self._under_way[job.id] = _UnderWay(asyncio.get_running_loop().create_future())
+        self._under_way[job.id] = _under_way(job)
 
     def _enqueue(self, job: Job, *, alone: bool = False, after: Interruption | None = None) -> None:
-        under_way = _UnderWay(asyncio.get_running_loop().create_future())
+        under_way = _under_way(job)
 
         def listener(event: Event) -> None:
             under_way.latest = event

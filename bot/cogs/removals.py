@@ -33,12 +33,14 @@ class TakenAway(commands.Cog):
     @commands.Cog.listener()
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Delete what a message showed."""
-        await _noting(self._removals.message_gone(payload.message_id))
+        gone = [payload.message_id]
+        await _noting(self._removals.messages_gone(gone, payload.channel_id))
 
     @commands.Cog.listener()
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Delete what several messages showed."""
-        await _noting(self._removals.messages_gone(sorted(payload.message_ids)))
+        gone = sorted(payload.message_ids)
+        await _noting(self._removals.messages_gone(gone, payload.channel_id))
 
     @commands.Cog.listener()
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,9 @@ import simcord
 from PIL import Image
 
 from bot.client import INTENTS, create_bot
-from storage.records import Job, JobStatus, Removal, Remover
+from bot.requests import Wishes
+from storage.database import Database
+from storage.records import Job, JobKind, JobStatus, NewJob, Removal, Remover
 
 from .stage import GatedEngine, Person, Stage, deeds, pictures
 
@@ -196,6 +200,83 @@ async def test_an_answer_that_does_not_say_that_a_message_is_gone_deletes_nothin
     assert result.response is not None
     assert (await stage.finished(result.response.id)).attachments
     assert not (await record(stage)).deleted
+
+
+async def test_one_answer_that_a_message_is_gone_deletes_nothing(stage: Stage) -> None:
+    await stage.imagine(PROMPT)
+    stage.env.inject_error("GET", MESSAGE, status=404, code=10008, times=1)
+    result = await stage.alice.slash(stage.channel, "vary", image="1-1")
+    assert result.response is not None
+    assert (await stage.finished(result.response.id)).attachments
+    assert not (await record(stage)).deleted
+
+
+@pytest.fixture
+def uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return how the database was used: "run" for each transaction that writes, and "read"."""
+    noted: list[str] = []
+
+    def note(name: str) -> None:
+        use = getattr(Database, name)
+
+        async def noting(db: Database, fn: Callable[[Any], Any]) -> Any:
+            noted.append(name)
+            return await use(db, fn)
+
+        monkeypatch.setattr(Database, name, noting)
+
+    for name in ("run", "read"):
+        note(name)
+    return noted
+
+
+async def unannounced(stage: Stage) -> Job:
+    """Have a job accepted of whose message nothing is known yet."""
+    order = NewJob(
+        kind=JobKind.IMAGINE,
+        user_id=stage.alice.id,
+        guild_id=stage.guild.id,
+        channel_id=stage.channel.id,
+        request=stage.bot.desk.imagine(Wishes(prompt=PROMPT)),
+    )
+    return await stage.bot.service.submit(order)
+
+
+async def test_deleted_messages_of_others_cost_one_look_and_wait_for_no_other_channel(
+    stage: Stage, gate: GatedEngine, uses: list[str]
+) -> None:
+    gate.shut()
+    job = await unannounced(stage)
+    other = stage.guild.create_text_channel("owls")
+    await asyncio.sleep(0.1)
+    uses.clear()
+    began = time.monotonic()
+    await stage.bot.service.removals.messages_gone([7], other.id)
+    assert uses == ["read"]
+    await stage.bot.service.removals.messages_gone(range(1, 101), other.id)
+    assert uses == ["read", "read"]
+    assert time.monotonic() - began < 1
+    assert not (await record(stage, job.id)).deleted
+    gate.open()
+    await stage.bot.service.announced(job, None)
+
+
+@pytest.mark.parametrize("others", [[], [7, 8]])
+async def test_a_message_that_is_deleted_while_it_is_being_sent_takes_its_job_along(
+    stage: Stage, gate: GatedEngine, others: list[int]
+) -> None:
+    gate.shut()
+    job = await unannounced(stage)
+    deleting = asyncio.create_task(
+        stage.bot.service.removals.messages_gone([*others, 4711], stage.channel.id)
+    )
+    await asyncio.sleep(0.1)
+    assert not deleting.done()
+    await stage.bot.service.announced(job, 4711)
+    await deleting
+    assert (await record(stage, job.id)).status is JobStatus.CANCELLED
+    assert (await record(stage, job.id)).deleted
+    gate.open()
 
 
 @pytest.mark.parametrize(
