@@ -33,6 +33,7 @@ from .gate import Gate, GatedTree
 from .intake import Intake
 from .memory import PictureMemory
 from .overrides import Integrations
+from .presence import has_left
 from .publishing import Publisher
 from .requests import RequestDesk
 from .retry import InvalidRequests
@@ -171,6 +172,13 @@ class ImagineBot(commands.Bot):
         log.info("Logged in as %s in %s servers", self.user, len(self.guilds))
         # What changed while there was no connection was not told.
         self.integrations.forget()
+        if self.user is not None:
+            # Servers with an outage are among them.
+            guild_ids = [guild.id for guild in self.guilds]
+            looking = self.service.removals.guilds_are(
+                self.user.id, guild_ids, partial(has_left, self, self.courier.retry)
+            )
+            self._background.start(looking, "look for servers that the bot has left")
 
     async def on_message(self, _message: discord.Message, /) -> None:
         """Look at nothing that people write: there are no text commands."""

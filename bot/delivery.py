@@ -51,7 +51,10 @@ _ABOUT_FILES: Final = _LASTING | {Course.SMALLER}
 
 
 class DiscordCourier:
-    """Shows jobs in Discord; the `Courier` of the application service."""
+    """Shows jobs in Discord; the `Courier` of the application service.
+
+    `retry` repeats its requests, and others that take as long as they need.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class DiscordCourier:
         self._bot = bot
         self._memory = memory
         self._invalid = invalid or InvalidRequests()
-        self._retry = Retry(_pauses, self._invalid)
+        self.retry = Retry(_pauses, self._invalid)
         self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
         self._previews = previews
         # The jobs whose previews Discord did not take, and those whose progress it did not.
@@ -334,7 +337,7 @@ class DiscordCourier:
         """
         is_there = partial(exists, self._bot.http, job.channel_id, message_id)
         place = Place(is_there, partial(self._open_thread, job))
-        return await self._retry.insist(attempt, place, tries=tries)
+        return await self.retry.insist(attempt, place, tries=tries)
 
     async def _open_thread(self, job: Job) -> None:
         thread = await understood(self._bot.fetch_channel(job.channel_id))

@@ -78,13 +78,21 @@ _VERIFICATION: Final = (
     "This server asks for more verification than I have; ask an admin to let me write here."
 )
 
+# What Discord says of a server, among others, to a bot that is not in it.
+MISSING_ACCESS: Final = 50001
+
 TABLE: Final = (
     # What is gone.
     Refusal(code=10003, meaning="Unknown channel", course=Course.GONE),
     Refusal(code=10004, meaning="Unknown guild", course=Course.GONE),
     Refusal(code=10008, meaning="Unknown message", course=Course.GONE),
     # What the bot may not do.
-    Refusal(code=50001, meaning="Missing access", course=Course.FORBIDDEN, sentence=_PERMISSIONS),
+    Refusal(
+        code=MISSING_ACCESS,
+        meaning="Missing access",
+        course=Course.FORBIDDEN,
+        sentence=_PERMISSIONS,
+    ),
     Refusal(
         code=50013, meaning="Missing permissions", course=Course.FORBIDDEN, sentence=_PERMISSIONS
     ),

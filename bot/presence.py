@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
+from functools import partial
 from typing import Final
 
+import discord
 from discord.http import HTTPClient
 
 from storage.records import Job
 
-from .delivery_codes import FAULTS, Course, refusal_of, understood
+from .delivery_codes import FAULTS, MISSING_ACCESS, Course, refusal_of, understood
+from .retry import Place, Retry
+from .service import MessageGone, Unanswered, Undeliverable
+
+log = logging.getLogger(__name__)
 
 _SECONDS: Final = 2.0
 
@@ -20,11 +27,14 @@ async def exists(http: HTTPClient, channel_id: int, message_id: int | None) -> b
 
     This is one answer, which may be wrong: what is deleted for it has to be asked for twice.
     """
-    asking: Awaitable[object] = (
+    return await _is_found(
         http.get_channel(channel_id)
         if message_id is None
         else http.get_message(channel_id, message_id)
     )
+
+
+async def _is_found(asking: Awaitable[object]) -> bool | None:
     try:
         found = await understood(asking)
     except FAULTS as error:
@@ -48,3 +58,34 @@ async def is_gone(http: HTTPClient, job: Job) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
+    """Return whether the bot is no longer in a server.
+
+    It is if its connection names the server, also one that has an outage, and if Discord does not
+    confirm that it is not. This takes as long as Discord is out of reach.
+    """
+
+    async def ask() -> None:
+        await understood(client.http.get_guild(guild_id, with_counts=False))
+
+    if client.get_guild(guild_id) is not None:
+        return False
+    asked_again = partial(_is_found_guild, client.http, guild_id)
+    try:
+        await retry.insist(ask, Place(asked_again))
+    except MessageGone:
+        # The bot may have been let in again meanwhile.
+        return client.get_guild(guild_id) is None
+    except Unanswered:
+        log.warning("Discord does not say whether the bot is in server %s", guild_id)
+    except Undeliverable as error:
+        cause = error.__cause__
+        is_shut_out = isinstance(cause, discord.HTTPException) and cause.code == MISSING_ACCESS
+        return is_shut_out and client.get_guild(guild_id) is None
+    return False
+
+
+async def _is_found_guild(http: HTTPClient, guild_id: int) -> bool | None:
+    return await _is_found(http.get_guild(guild_id, with_counts=False))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -239,6 +239,10 @@ class ImagineService:
         """
         with self._room.noticing():
             await self._cancel_or_remove(job, by)
+
+    def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do `work` beside the rest; when the bot stops it has a moment to end."""
+        self._background.start(work, name)
 
     def message_gone(self, job: Job) -> None:
         """Delete a job whose message was found to be deleted: nobody would see its pictures."""

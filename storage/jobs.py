@@ -12,7 +12,7 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import erasing, queries, records, stripping, sweeping
+from . import erasing, guilds, queries, records, stripping, sweeping
 from .database import Database
 from .eraser import Eraser
 from .errors import DatabaseDamaged, JobUnreadable, StorageError
@@ -120,6 +120,18 @@ class JobStore:
     async def ids_in_guild(self, guild_id: int) -> list[int]:
         """Return the ids of the jobs of a server that are not deleted."""
         return await self._db.read(lambda db: queries.ids_where(db, "guild_id", guild_id))
+
+    async def joined_guilds(self, account_id: int, guild_ids: Collection[int]) -> None:
+        """Remember that a bot account is in these servers."""
+        await self._db.run(lambda db: guilds.join(db, account_id, guild_ids))
+
+    async def missing_guilds(self, account_id: int, guild_ids: Collection[int]) -> list[int]:
+        """Return the servers that a bot account was in and that are not among these."""
+        return await self._db.read(lambda db: guilds.missing(db, account_id, guild_ids))
+
+    async def left_guild(self, guild_id: int) -> None:
+        """Forget a server that the bot has left, once its jobs are deleted."""
+        await self._db.run(lambda db: guilds.forget(db, guild_id))
 
     async def set_message(self, job_id: int, message_id: int) -> None:
         """Remember the Discord message that shows a job."""

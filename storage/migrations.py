@@ -315,6 +315,21 @@ def m010_places(db: sqlite_utils.Database) -> None:
     )
 
 
+def m011_guilds(db: sqlite_utils.Database) -> None:
+    """Add the servers that the bot is in: those where it was so far are those of the jobs."""
+    db.executescript(
+        """
+        CREATE TABLE guilds (
+            guild_id INTEGER PRIMARY KEY,
+            -- The bot's account that is there; NULL where it is not known.
+            account_id INTEGER
+        );
+        INSERT INTO guilds (guild_id)
+            SELECT DISTINCT guild_id FROM jobs WHERE guild_id IS NOT NULL AND NOT deleted;
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
@@ -326,6 +341,7 @@ STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m008_tokens,
     m009_forgetting,
     m010_places,
+    m011_guilds,
 )
 
 

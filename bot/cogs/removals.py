@@ -11,7 +11,7 @@ from discord.ext import commands
 
 from storage.errors import StorageError
 
-from ..removals import Removals
+from ..service import ImagineService
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
@@ -24,48 +24,58 @@ class TakenAway(commands.Cog):
 
     Discord tells of every message that is deleted where the bot is, by its number alone; most are
     not the bot's. It does not tell of what happened while there was no connection: that is found
-    when the picture is asked for (`bot.presence`).
+    when the picture is asked for (`bot.presence`), and servers are compared at the next connection.
     """
 
-    def __init__(self, removals: Removals) -> None:
-        self._removals = removals
+    def __init__(self, service: ImagineService) -> None:
+        self._service = service
+        self._removals = service.removals
+
+    def _start(self, writing: Coroutine[Any, Any, None]) -> None:
+        # Not in the event itself: it may have to wait until the disk has room.
+        self._service.in_background(_noting(writing), "follow a deletion in Discord")
 
     @commands.Cog.listener()
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
         """Delete what a message showed."""
         gone = [payload.message_id]
-        await _noting(self._removals.messages_gone(gone, payload.channel_id))
+        self._start(self._removals.messages_gone(gone, payload.channel_id))
 
     @commands.Cog.listener()
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
         """Delete what several messages showed."""
         gone = sorted(payload.message_ids)
-        await _noting(self._removals.messages_gone(gone, payload.channel_id))
+        self._start(self._removals.messages_gone(gone, payload.channel_id))
 
     @commands.Cog.listener()
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
         """Delete what was shown in a channel; of its threads Discord's library tells apart."""
-        await _noting(self._removals.channel_gone(channel.id))
+        self._start(self._removals.channel_gone(channel.id))
 
     @commands.Cog.listener()
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
         """Delete what was shown in a thread."""
-        await _noting(self._removals.channel_gone(payload.thread_id))
+        self._start(self._removals.channel_gone(payload.thread_id))
 
     @commands.Cog.listener()
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         """Delete what was shown in a server that the bot left; an outage comes by another event."""
-        await _noting(self._removals.guild_gone(guild.id))
+        self._start(self._removals.guild_gone(guild.id))
+
+    @commands.Cog.listener()
+    async def on_guild_join(self, guild: discord.Guild) -> None:
+        """Remember the server, which the bot may leave while it has no connection."""
+        self._start(self._removals.guild_joined(guild.me.id, guild.id))
 
 
-async def _noting(deleting: Coroutine[Any, Any, None]) -> None:
+async def _noting(writing: Coroutine[Any, Any, None]) -> None:
     try:
-        await deleting
+        await writing
     except StorageError as error:
-        # It is found again when the picture is asked for.
-        log.error("What is gone from Discord cannot be deleted here now. %s", error)
+        # It is found again when the picture is asked for, and a server at the next connection.
+        log.error("What happened in Discord cannot be recorded here now. %s", error)
 
 
 async def setup(bot: ImagineBot) -> None:
     """Add the cog; called by `load_extension`."""
-    await bot.add_cog(TakenAway(bot.service.removals))
+    await bot.add_cog(TakenAway(bot.service))

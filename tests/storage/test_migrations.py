@@ -182,6 +182,15 @@ async def test_each_job_from_before_is_given_a_token_of_its_own(tmp_path: Path) 
     assert all(len(token) == 12 for token in tokens)
 
 
+async def test_the_bot_was_in_the_servers_of_the_jobs_from_before(tmp_path: Path) -> None:
+    make_version(tmp_path / DATABASE_NAME, NAMES.index("m011_guilds"))
+    async with open_storage(tmp_path) as store:
+        # By which account is not known, so it is whichever asks first.
+        assert await store.missing_guilds(99, []) == [20]
+        await store.joined_guilds(98, [20])
+        assert await store.missing_guilds(99, []) == []
+
+
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     async with Database(path):
