@@ -1,16 +1,20 @@
-"""Publishing the slash commands; where Discord refuses that, those of yesterday stay in force."""
+"""Publishing the slash commands, unless Discord has them already.
+
+Where Discord refuses that, those of yesterday stay in force.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import discord
 from discord import app_commands
 
 from .connecting import UNREACHABLE, pause_after, reason
+from .delivery_codes import Garbled, understood
 from .errors import BotError
 
 log = logging.getLogger(__name__)
@@ -19,6 +23,19 @@ Commands = Sequence[app_commands.AppCommand]
 
 # discord.py waits for the end of a limit by itself, and that for new commands lasts a day.
 _DEADLINE: Final = 45.0
+_LOOK_DEADLINE: Final = 10.0
+# What Discord adds to a command, and fields that it calls deprecated; `contexts` says it now.
+_NOT_COMPARED: Final = frozenset(
+    {
+        "id",
+        "application_id",
+        "version",
+        "name_localized",
+        "description_localized",
+        "dm_permission",
+        "default_permission",
+    }
+)
 # The first pause is of 8 s: nobody waits for this.
 _PATIENCE: Final = 3
 _RATE_LIMITED: Final = 429
@@ -37,7 +54,10 @@ class Publisher:
         self._may_help = False
 
     async def publish(self) -> Commands:
-        """Return the commands that are in force: published now, or those from before.
+        """Return the commands that are in force: published now or before.
+
+        Those that Discord has are compared with ours first, so that a restart publishes nothing,
+        and what somebody else changed is set right.
 
         There may be none yet if only a fault of Discord, or of the network, stands in the way.
 
@@ -70,8 +90,29 @@ class Publisher:
                 return
 
     async def _sync(self) -> Commands:
+        try:
+            async with asyncio.timeout(_LOOK_DEADLINE):
+                there = await understood(self._in_force())
+        except (*UNREACHABLE, Garbled) as error:
+            log.info("Which commands Discord has is not known: %s", reason(error))
+            there = None
+        if there is not None:
+            return there
         async with asyncio.timeout(_DEADLINE):
             return await self._tree.sync()
+
+    async def _in_force(self) -> Commands | None:
+        """Return the commands that Discord has, if they are ours."""
+        client = self._tree.client
+        if client.application_id is None:
+            raise app_commands.MissingApplicationID
+        # discord.py's own class for a command misreads where it may be used.
+        there = await client.http.get_global_commands(client.application_id)
+        ours = [command.to_dict(self._tree) for command in self._tree.get_commands()]
+        if _by_name(there) != _by_name(ours):
+            return None
+        state = client._connection
+        return [app_commands.AppCommand(data=command, state=state) for command in there]
 
     async def _from_before(self, why: str) -> Commands:
         try:
@@ -91,6 +132,21 @@ class Publisher:
                 "ask for pictures; look that up in Discord's documentation, or report it."
             )
         return commands
+
+
+def _by_name(commands: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{command['type']} {command['name']}": _said(command) for command in commands}
+
+
+def _said(value: Any) -> Any:
+    """Return a part of a command without what says nothing: Discord may leave it out or add it."""
+    if isinstance(value, Mapping):
+        return {
+            key: _said(inner)
+            for key, inner in value.items()
+            if key not in _NOT_COMPARED and inner not in (None, [], {}) and inner is not False
+        }
+    return [_said(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def is_temporary(error: Exception) -> bool:

@@ -195,9 +195,11 @@ async def said(bot: BotProcess, words: str, *, within: float = 30.0) -> None:
 
 @pytest.fixture
 async def yesterday(world: Discord, data: Path) -> None:
-    """A bot has published its commands, and has gone."""
+    """A bot of another version has published its commands, and has gone."""
     async with imagine_bot(world, data):
         await world.until(world.commands, what="the bot's commands", within=30)
+    for command in world.backend.commands[None].values():
+        command["description"] = "As it was yesterday"
 
 
 async def test_commands_that_discord_refuses_leave_those_of_yesterday_in_force(
