@@ -63,8 +63,8 @@ async def is_gone(http: HTTPClient, job: Job) -> bool:
 async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
     """Return whether the bot is no longer in a server.
 
-    It is if its connection names the server, also one that has an outage, and if Discord does not
-    confirm that it is not. This takes as long as Discord is out of reach.
+    The bot counts as there while its connection names the server, even one with an outage, and until
+    Discord itself says that the bot has no access to it. While Discord is out of reach this waits.
     """
 
     async def ask() -> None:
