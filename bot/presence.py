@@ -63,8 +63,9 @@ async def is_gone(http: HTTPClient, job: Job) -> bool:
 async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
     """Return whether the bot is no longer in a server.
 
-    The bot counts as there while its connection names the server, even one with an outage, and until
-    Discord itself says that the bot has no access to it. While Discord is out of reach this waits.
+    The bot counts as there while its connection names the server, even one with an outage, and
+    until Discord itself says that the bot has no access to it. While Discord is out of reach this
+    waits.
     """
 
     async def ask() -> None:
