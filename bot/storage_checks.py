@@ -13,7 +13,6 @@ from storage.errors import StorageError
 from storage.opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME, refuse_vanished
 from storage.pictures import PictureFiles
 from storage.readonly import looking
-from storage.sweeping import are_leftovers
 
 _READ_WRITE: Final = stat.S_IRUSR | stat.S_IWUSR
 
@@ -47,14 +46,12 @@ def _files(found: Comparison, usable: str) -> tuple[str, str]:
             f"that it names are missing, {found.missing[0][:12]} among them",
             "copy them from the pictures folder of a backup",
         )
-    if count and not are_leftovers(found):
+    if count:
         return (
             f"{text}, but it knows {found.known:,} picture files and {count:,} others are there",
-            "if you put a new or an older database in place, `imagine-bot restore --replace` a "
-            "backup that has them; else move those files away",
+            "if you put a new or an older database in place, put the right one back, or "
+            "`imagine-bot restore --replace` a backup that has them; else move those files away",
         )
-    if count:
-        return f"{text}; {count:,} picture files that no job has go at the next start", ""
     return text, ""
 
 

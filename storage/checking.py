@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import sqlite3
@@ -17,6 +18,8 @@ import sqlite_utils
 from .errors import DatabaseDamaged, from_os_error
 from .pictures import PictureFiles
 from .threads import translated
+
+log = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"([0-9a-f]{64})\.png")
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
@@ -90,6 +93,23 @@ def compare(db: sqlite_utils.Database, pictures: PictureFiles) -> Comparison:
         missing += sorted(kept - there)
         unknown += sorted(there - {sha for sha, state in rows.items() if state != "removed"})
     return Comparison(known, tuple(missing), tuple(unknown))
+
+
+def warn_of_unknown(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
+    """Log how many picture files no row knows. They are left alone.
+
+    The bot leaves none, also where it crashes, so they belong to another database: perhaps an
+    older one was put in the place of theirs, which may come back.
+
+    Raises:
+        FolderUnusable: the folder cannot be read.
+    """
+    if unknown := compare(db, pictures).unknown:
+        log.warning(
+            "The database does not know %s of the picture files. They are kept. "
+            "`imagine-bot doctor` says what to do.",
+            f"{len(unknown):,}",
+        )
 
 
 def files(folder: Path, shard: str) -> Iterator[str]:

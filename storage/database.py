@@ -18,6 +18,7 @@ from .threads import READING, ConnectionThread, transaction, translated
 
 __all__ = ["Database", "open_readonly", "transaction"]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # How long a start may look for damage: everything where the last run was cut short.
@@ -84,7 +85,30 @@ class Database:
 
     async def run_bare(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
         """Return what `fn` returns, as `run` does, but outside of a transaction."""
-        return await self._writer.run(fn, bare=True)
+        try:
+            return await self._writer.run(fn, bare=True)
+        except DatabaseDamaged as error:
+            self.damage = error
+            raise
+
+    async def run_both(
+        self,
+        first: Callable[[sqlite_utils.Database], S],
+        then: Callable[[sqlite_utils.Database, S], T],
+    ) -> T:
+        """Return what `then` returns, which is given what `first` has returned.
+
+        Both are called as `run` does it, each in a transaction of its own. `first` is on disk
+        before `then` is called, and no other transaction comes in between.
+        """
+
+        def both(db: sqlite_utils.Database) -> T:
+            with transaction(self.path, db):
+                found = first(db)
+            with transaction(self.path, db):
+                return then(db, found)
+
+        return await self.run_bare(both)
 
     async def read(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
         """Return what `fn` returns, which sees all that was committed before and writes nothing.

@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from functools import partial
 from typing import Final
 
-from . import erasing, queries, stripping
+from . import erasing, keeping, stripping
 from .database import Database
 from .errors import StorageError
-from .pictures import PictureFiles
+from .pictures import NewFile, PictureFiles
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +87,14 @@ class Eraser:
                 pass
             while (sha256 := await self._db.run(stripping.next_picture)) is not None:
                 bare = await asyncio.to_thread(stripping.without_recipe, self._pictures, sha256)
-                await self._db.run(
-                    partial(stripping.replace, pictures=self._pictures, sha256=sha256, bare=bare)
-                )
-            await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+                await self._replace(sha256, bare)
+            await self._db.run(lambda db: keeping.remove_marked_files(db, self._pictures))
+
+    async def _replace(self, sha256: str, bare: NewFile | None) -> None:
+        await self._db.run_both(
+            lambda db: keeping.announce_files(db, [] if bare is None else [bare]),
+            lambda db, _: stripping.replace(db, self._pictures, sha256, bare),
+        )
 
     async def _work_on_files(self) -> None:
         """Erase the recipes in the files at once, also while the index is left alone."""

@@ -5,7 +5,7 @@ A deletion has steps with a transaction each, since a rollback brings rows back,
 1. `forget` marks the job deleted, takes prompt, person and recipe out of its rows, and marks the
    pictures that nothing needs for removal.
 2. `stripping` writes the pictures that others have varied again, without their recipes.
-3. `queries.remove_marked_files` removes the files, the ones that were written again included.
+3. `keeping.remove_marked_files` removes the files, the ones that were written again included.
 4. `begin_merging` and `empty_log` take the deleted words out of the index and the write-ahead log;
    `PRAGMA secure_delete` has overwritten them everywhere else.
 

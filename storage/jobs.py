@@ -12,7 +12,8 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import erasing, guilds, queries, records, stripping, sweeping
+from . import erasing, guilds, keeping, queries, records, stripping
+from .checking import warn_of_unknown
 from .database import Database
 from .eraser import Eraser
 from .errors import DatabaseDamaged, JobUnreadable, StorageError
@@ -61,15 +62,15 @@ class JobStore:
         return self._pictures.folder
 
     async def tidy(self) -> None:
-        """Finish what a crash cut short: half-written and unknown files, and removals.
+        """Finish what a crash cut short, half-written files and removals, and report unknown files.
 
         Only for the start, when nobody else works on the folder.
         """
 
         def sweep(db: sqlite_utils.Database) -> None:
             self._pictures.sweep()
-            queries.remove_marked_files(db, self._pictures)
-            sweeping.sweep_unknown(db, self._pictures)
+            keeping.remove_marked_files(db, self._pictures)
+            warn_of_unknown(db, self._pictures)
 
         await self._db.run(sweep)
         if await self._db.run(lambda db: stripping.is_any_left(db) or not erasing.is_clean(db)):
@@ -83,7 +84,10 @@ class JobStore:
         """
         if self._db.damage is not None:
             raise DatabaseDamaged(self._db.path, self._db.damage.fault)
-        return await self._db.run(lambda db: queries.insert_job(db, self._pictures, new))
+        return await self._db.run_both(
+            lambda db: keeping.announce_source(db, self._pictures, new.request.source),
+            lambda db, file: queries.insert_job(db, self._pictures, new, file),
+        )
 
     async def get(self, job_id: int) -> Job | None:
         """Return a job, deleted or not, or None when there is none.
@@ -151,13 +155,19 @@ class JobStore:
         After a crash at any instant either all of it is there or the job is still running.
         """
 
-        def store(db: sqlite_utils.Database) -> bool:
-            if not queries.has_status(db, job_id, JobStatus.RUNNING):
+        def announce(db: sqlite_utils.Database) -> bool:
+            is_running = queries.has_status(db, job_id, JobStatus.RUNNING)
+            if is_running:
+                keeping.announce_files(db, keeping.files_of(images))
+            return is_running
+
+        def store(db: sqlite_utils.Database, is_running: bool) -> bool:
+            if not is_running:
                 return False
             queries.insert_images(db, self._pictures, job_id, images)
             return queries.move(db, job_id, origins=(JobStatus.RUNNING,), to=JobStatus.GENERATED)
 
-        return await self._db.run(store)
+        return await self._db.run_both(announce, store)
 
     async def delivered(self, job_id: int, message_id: int) -> bool:
         """Call a generated job delivered, by that Discord message."""
@@ -323,7 +333,7 @@ class JobStore:
         # In a transaction of its own: a rollback brings rows back, but no files. The rows say
         # already that the files go, so an error here is for the operator and not for a member.
         try:
-            await self._db.run(lambda db: queries.remove_marked_files(db, self._pictures))
+            await self._db.run(lambda db: keeping.remove_marked_files(db, self._pictures))
         except StorageError as error:
             log.error("The files of deleted pictures are to be removed later. %s", error)
 

@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +20,18 @@ from .errors import PictureDamaged, PictureMissing, from_os_error
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """The bytes of a PNG file that is to be written, and the hash of its pixels."""
+
+    data: bytes
+    pixels_sha256: str
+
+
 class PictureFiles:
     """The picture files below `folder`, each at `ab/abcdef….png`.
 
-    Its methods block on the disk, so they are called from the database thread. A file that
+    Its methods block on the disk, so they are not called from the event loop. A file that
     is there is whole: it gets its name only when all of its bytes are on disk.
     """
 
@@ -45,7 +55,7 @@ class PictureFiles:
             DiskFull: there is no room.
             FolderUnusable: the folder cannot be written.
         """
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = name_of(data)
         path = self.path(sha256)
         try:
             if not path.exists() or path.stat().st_size != len(data):
@@ -76,7 +86,7 @@ class PictureFiles:
             raise PictureMissing(sha256) from error
         except OSError as error:
             raise from_os_error(path, error) from error
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if name_of(data) != sha256:
             raise PictureDamaged(sha256)
         return data
 
@@ -92,6 +102,19 @@ class PictureFiles:
         except OSError as error:
             raise from_os_error(path, error) from error
 
+    def sync_names(self, names: Iterable[str]) -> None:
+        """Put on disk which of the files with these SHA-256 are there.
+
+        Raises:
+            FolderUnusable: the disk refuses.
+        """
+        for folder in {self.path(name).parent for name in names}:
+            try:
+                if folder.exists():
+                    _sync_folder(folder)
+            except OSError as error:
+                raise from_os_error(folder, error) from error
+
     def sweep(self) -> None:
         """Remove what writes that a crash cut short have left, and make the folder if need be.
 
@@ -106,6 +129,11 @@ class PictureFiles:
                 leftover.unlink()
         except OSError as error:
             raise from_os_error(self.folder, error) from error
+
+
+def name_of(data: bytes) -> str:
+    """Return the SHA-256 of the bytes, by which their file is named."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -7,7 +7,6 @@ same ones (`storage.database.open_readonly`) as the bot's store.
 from __future__ import annotations
 
 import contextlib
-import logging
 import secrets
 import sqlite3
 import time
@@ -19,12 +18,10 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import records, search
-from .errors import PictureDamaged, StorageError
-from .pictures import PictureFiles, from_png, to_png
+from . import keeping, records, search
+from .errors import PictureDamaged
+from .pictures import NewFile, PictureFiles, from_png
 from .records import HistoryEntry, Job, JobStatus, NewJob, Row, StoredImage
-
-log = logging.getLogger(__name__)
 
 UNFINISHED: Final = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED)
 # The largest number that SQLite takes: a person may type a longer one.
@@ -60,10 +57,15 @@ SEARCH_SECONDS: Final = 0.012
 _STEPS_BETWEEN_LOOKS: Final = 200
 
 
-def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -> Job:
-    """Store a new job, its source as a picture file first, and return it."""
-    source = new.request.source
-    source_sha256 = None if source is None else keep_pixels(db, pictures, source)
+def insert_job(
+    db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob, file: NewFile | None
+) -> Job:
+    """Store a new job and return it; first its source, as `keeping.announce_source` returned it."""
+    source, source_sha256 = new.request.source, None
+    if file is not None:
+        source_sha256 = keeping.keep_file(db, pictures, file)
+    elif source is not None:
+        source_sha256 = keeping.kept_file(db, pictures, source)
     (row,) = db.query(
         """
         INSERT INTO jobs (token, kind, user_id, guild_id, channel_id, origin, weight,
@@ -89,37 +91,14 @@ def insert_job(db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob) -
     return records.job_from_row(row, source)
 
 
-def keep_pixels(db: sqlite_utils.Database, pictures: PictureFiles, pixels: Pixels) -> str:
-    """Return the hash of a picture file with these pixels, which is written unless there is one."""
-    known = _kept_picture(db, pixels.sha256)
-    if known is not None and pictures.path(known).exists():
-        return known
-    return keep_file(db, pictures, to_png(pixels), pixels.sha256)
-
-
-def keep_file(
-    db: sqlite_utils.Database, pictures: PictureFiles, data: bytes, pixels_sha256: str
-) -> str:
-    """Write a picture file and its row, whichever of the two is not there, and return its hash."""
-    sha256 = pictures.write(data)
-    db.execute(
-        """
-        INSERT INTO pictures (sha256, pixels_sha256) VALUES (?, ?)
-        ON CONFLICT (sha256) DO UPDATE SET state = 'kept'
-        """,
-        (sha256, pixels_sha256),
-    )
-    return sha256
-
-
 def insert_images(
     db: sqlite_utils.Database,
     pictures: PictureFiles,
     job_id: int,
     images: Sequence[tuple[GeneratedImage, bytes]],
 ) -> None:
-    """Store the finished images of a job: every file first, then the rows."""
-    files = [keep_file(db, pictures, data, image.pixels.sha256) for image, data in images]
+    """Store the finished images of a job, whose files are announced: the files, then the rows."""
+    files = [keeping.keep_file(db, pictures, file) for file in keeping.files_of(images)]
     db.conn.executemany(
         'INSERT INTO images (job_id, "index", sha256, recipe) VALUES (?, ?, ?, ?)',
         [
@@ -324,7 +303,7 @@ def source_pixels(
     Raises:
         PictureMissing: it is kept, but its file is gone or damaged.
     """
-    sha256 = _kept_picture(db, pixels_sha256)
+    sha256 = keeping.kept_picture(db, pixels_sha256)
     if sha256 is None:
         return None
     pixels = read_pixels(pictures, sha256)
@@ -402,30 +381,6 @@ def counts(db: sqlite_utils.Database) -> dict[JobStatus, int]:
     rows = db.execute("SELECT status, count(*) FROM jobs WHERE NOT deleted GROUP BY status")
     found = dict(rows.fetchall())
     return {status: found.get(status, 0) for status in JobStatus}
-
-
-def remove_marked_files(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
-    """Remove the files of pictures that were marked for removal.
-
-    One that cannot be removed stays marked, and is tried again with the next.
-    """
-    rows = db.execute("SELECT sha256 FROM pictures WHERE state = 'removing'")
-    for (sha256,) in rows.fetchall():
-        try:
-            pictures.remove(sha256)
-        except StorageError as error:
-            log.error("A deleted picture is still there. %s", error)
-            continue
-        db.execute("UPDATE pictures SET state = 'removed' WHERE sha256 = ?", (sha256,))
-
-
-def _kept_picture(db: sqlite_utils.Database, pixels_sha256: str) -> str | None:
-    row = _first(
-        db,
-        "SELECT sha256 FROM pictures WHERE pixels_sha256 = ? AND state = 'kept' LIMIT 1",
-        (pixels_sha256,),
-    )
-    return None if row is None else str(row["sha256"])
 
 
 def _first(db: sqlite_utils.Database, sql: str, parameters: Sequence[Any]) -> Row | None:

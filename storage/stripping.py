@@ -6,14 +6,13 @@ no write of the bot waits for that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 import sqlite_utils
 
-from . import erasing, queries
+from . import erasing, keeping, queries
 from .errors import PictureMissing
-from .pictures import PictureFiles, to_png
+from .pictures import NewFile, PictureFiles, to_png
 from .records import FORGOTTEN
 
 # So many rows are looked at in one transaction: milliseconds.
@@ -24,14 +23,6 @@ _IS_BARE_SOURCE: Final = """
     EXISTS (SELECT 1 FROM pictures WHERE pictures.sha256 = picture AND state = 'kept')
     AND NOT EXISTS (SELECT 1 FROM images WHERE images.sha256 = picture AND NOT images.deleted)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Bare:
-    """A PNG file without metadata, and the hash of its pixels."""
-
-    data: bytes
-    pixels_sha256: str
 
 
 def is_any_left(db: sqlite_utils.Database) -> bool:
@@ -63,7 +54,7 @@ def pass_over(db: sqlite_utils.Database) -> bool:
     return bool(rows.rowcount == _ROWS)
 
 
-def without_recipe(pictures: PictureFiles, sha256: str) -> Bare | None:
+def without_recipe(pictures: PictureFiles, sha256: str) -> NewFile | None:
     """Return a file with the pixels of that one only, or None if that one cannot be read.
 
     Raises:
@@ -73,22 +64,22 @@ def without_recipe(pictures: PictureFiles, sha256: str) -> Bare | None:
         pixels = queries.read_pixels(pictures, sha256)
     except PictureMissing:
         return None
-    return Bare(to_png(pixels), pixels.sha256)
+    return NewFile(to_png(pixels), pixels.sha256)
 
 
 def replace(
-    db: sqlite_utils.Database, pictures: PictureFiles, sha256: str, bare: Bare | None
+    db: sqlite_utils.Database, pictures: PictureFiles, sha256: str, bare: NewFile | None
 ) -> None:
     """Let the jobs that came from a picture refer to its bare file, and mark the old one.
 
-    The picture stays where meanwhile an image has the same file, and so does one without a bare
-    file.
+    The picture stays if meanwhile an image has the same file, and so does one without a bare
+    file. The bare file has to be announced: see `keeping.announce_files`.
 
     Raises:
         DiskFull: there is no room for the new file; the old one stays.
     """
     if bare is not None and _is_bare_source(db, sha256):
-        new = queries.keep_file(db, pictures, bare.data, bare.pixels_sha256)
+        new = keeping.keep_file(db, pictures, bare)
         if new != sha256:
             db.execute("UPDATE jobs SET source_sha256 = ? WHERE source_sha256 = ?", (new, sha256))
             erasing.mark_unneeded(db, sha256)

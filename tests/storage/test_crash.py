@@ -6,10 +6,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from generation.metadata import to_png as to_png_with_recipe
+from generation.request import GeneratedImage
+from storage import erasing
+from storage.checking import compare
+from storage.errors import DiskFull
 from storage.jobs import Job, JobStatus, JobStore
 from storage.opening import open_storage
+from storage.pictures import PictureFiles
 
-from .samples import finished, pixels
+from .samples import finished, new_job, pixels, recipe, request
 
 REPOSITORY = Path(__file__).parents[2]
 ROUNDS = 8
@@ -28,6 +36,16 @@ def work_and_die(folder: Path, first_seed: int, chance: random.Random) -> list[i
             process.kill()
         seen += map(int, process.stdout.read().split())
     return seen
+
+
+class Crash(Exception):
+    """What stands for the end of a process."""
+
+
+def pixels_with_recipe() -> list[tuple[GeneratedImage, bytes]]:
+    result = pixels(42)
+    image = GeneratedImage(index=0, pixels=result, recipe=recipe(request(), 0, result))
+    return [(image, to_png_with_recipe(result, image.recipe))]
 
 
 async def check(store: JobStore, job: Job) -> None:
@@ -64,3 +82,73 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
                     assert await store.complete(job.id, finished(job.request))
                 assert await store.delivered(job.id, 5)
             assert await store.unfinished() == []
+            found = await store._db.run(lambda db: compare(db, PictureFiles(store.folder)))
+            assert (found.missing, found.unknown) == ((), ())
+
+
+@pytest.mark.parametrize("step", ["add", "complete", "erase"])
+async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The transaction that follows the file is rolled back, as SQLite does it after a crash."""
+    written: list[str] = []
+    write = PictureFiles.write
+
+    def write_and_die(files: PictureFiles, data: bytes) -> str:
+        written.append(write(files, data))
+        raise Crash
+
+    async with open_storage(tmp_path) as store:
+        uploaded = new_job(request=request(source=pixels(70), strength=0.5))
+        job = await store.add(uploaded)
+        await store.start(job.id)
+        if step == "erase":
+            png = pixels_with_recipe()
+            await store.complete(job.id, png)
+            source = request(source=png[0][0].pixels, strength=0.5)
+            await store.add(new_job(request=source, parent_image_id=1))
+            await store._db.run(lambda db: erasing.forget(db, job.id, None))
+        other = new_job(request=request(source=pixels(71), strength=0.5))
+        act = {
+            "add": lambda: store.add(other),
+            "complete": lambda: store.complete(job.id, finished(job.request)),
+            "erase": store._eraser.erase,
+        }[step]
+        with monkeypatch.context() as patch:
+            patch.setattr(PictureFiles, "write", write_and_die)
+            with pytest.raises(Crash):
+                await act()
+        files = PictureFiles(store.folder)
+        assert [files.path(name).exists() for name in written] == [True]
+        assert await store._db.run(lambda db: db["pictures"].get(written[0])["state"] == "removing")
+        # What a process that dies does not do.
+        store._eraser._wanted = False
+    async with open_storage(tmp_path) as store:
+        # The eraser may have written its file again.
+        assert step == "erase" or not files.path(written[0]).exists()
+        found = await store._db.run(lambda db: compare(db, files))
+        assert (found.missing, found.unknown) == ((), ())
+
+
+async def test_a_full_disk_leaves_no_file_that_no_row_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_storage(tmp_path) as store:
+        job = await store.add(new_job(request=request(count=3)))
+        await store.start(job.id)
+        write = PictureFiles.write
+        written: list[str] = []
+
+        def write_two(files: PictureFiles, data: bytes) -> str:
+            if len(written) == 2:
+                raise DiskFull(tmp_path)
+            written.append(write(files, data))
+            return written[-1]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PictureFiles, "write", write_two)
+            with pytest.raises(DiskFull):
+                await store.complete(job.id, finished(job.request))
+        assert len(list(store.folder.glob("??/*.png"))) == 2
+        await store.cancel(job.id)
+        assert list(store.folder.glob("??/*.png")) == []

@@ -18,7 +18,7 @@ from generation.request import GeneratedImage, Pixels
 from storage import eraser, erasing, migrations, stripping
 from storage.archive import Archive
 from storage.database import open_readonly
-from storage.errors import DiskFull, PictureMissing
+from storage.errors import DiskFull, FolderUnusable, PictureMissing
 from storage.jobs import Job, JobStatus, JobStore
 from storage.opening import DATABASE_NAME, open_storage
 from storage.pictures import PictureFiles, to_png
@@ -382,6 +382,27 @@ async def test_on_a_full_disk_a_job_is_deleted_all_the_same_and_its_recipe_goes_
     await store._eraser.erase()
     assert list(remnants(tmp_path)) == []
     assert await store.source_pixels(source.sha256) == source
+
+
+async def test_a_file_counts_as_removed_once_that_is_on_disk(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(files: PictureFiles, names: list[str]) -> None:
+        if names:
+            raise FolderUnusable(tmp_path, "cannot be written")
+
+    job = await made(store)
+    (image,) = await store.images(job.id)
+    with monkeypatch.context() as patch:
+        patch.setattr(PictureFiles, "sync_names", refuse)
+        assert await store.delete(job.id)
+        assert await state_of(store, image.sha256) == "removing"
+    await store._eraser.erase()
+    assert await state_of(store, image.sha256) == "removed"
+
+
+async def state_of(store: JobStore, sha256: str) -> str:
+    return await store._db.run(lambda db: str(db["pictures"].get(sha256)["state"]))
 
 
 async def test_the_same_picture_of_somebody_else_keeps_its_recipe(store: JobStore) -> None:
