@@ -178,6 +178,8 @@ def _snapshot(source: Path, target: Path) -> Path:
             # It counts as writing, though the source is open for reading only.
             db.execute("PRAGMA query_only = OFF")
             db.execute("VACUUM INTO ?", (str(new),))
+        # The copy takes no such files along. Beside other pictures it must not have any removed.
+        _change(new, "UPDATE pictures SET state = 'removed' WHERE state = 'removing'")
         with looking(new) as copy:
             check_whole(source, copy)
     except BaseException:
@@ -268,10 +270,14 @@ def _remove_unknown(target: Path) -> None:
 
 
 def _skip_ids(database: Path) -> None:
+    _change(database, "UPDATE sqlite_sequence SET seq = seq + ?", _IDS_SKIPPED)
+
+
+def _change(database: Path, statement: str, *values: int) -> None:
     with translated(database):
         db = sqlite_utils.Database(database, execute_plugins=False)
         try:
-            db.execute("UPDATE sqlite_sequence SET seq = seq + ?", (_IDS_SKIPPED,))
+            db.execute(statement, values)
             db.conn.commit()
         finally:
             db.close()

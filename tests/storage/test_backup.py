@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from storage import backup
+from storage import backup, keeping
 from storage.backup import back_up, restore
 from storage.errors import BackupRefused, DatabaseDamaged, FolderInUse, StorageError
 from storage.jobs import JobStore
@@ -15,8 +16,10 @@ from storage.opening import DATABASE_NAME, open_storage
 from storage.pictures import PictureFiles
 
 from .disks import fill, small_disk
-from .samples import request
+from .samples import finished, new_job, request
 from .test_search import show
+
+KEPT = "SELECT sha256 FROM pictures WHERE state = 'kept'"
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -54,7 +57,8 @@ async def test_a_backup_of_a_running_bot_is_whole_and_comes_back(
             await asyncio.to_thread(back_up, data, tmp_path / "copy")
             db = sqlite3.connect(tmp_path / "copy" / DATABASE_NAME)
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            kept = {sha for (sha,) in db.execute("SELECT sha256 FROM pictures")}
+            kept = {sha for (sha,) in db.execute(KEPT)}
+            assert db.execute("SELECT * FROM pictures WHERE state = 'removing'").fetchall() == []
             db.close()
             assert kept == pictures(tmp_path / "copy")
         stop = True
@@ -66,6 +70,22 @@ async def test_a_backup_of_a_running_bot_is_whole_and_comes_back(
             (image,) = await store.images(job_id)
             assert await store.read(image)
         assert ids[0] in [entry.job_id for entry in await store.history(1, "owl 0", 5)]
+
+
+async def test_the_database_of_a_backup_that_is_put_in_place_by_hand_costs_no_picture(
+    data: Path, tmp_path: Path
+) -> None:
+    async with open_storage(data) as store:
+        job = await store.add(new_job(request=request("an owl")))
+        await store.start(job.id)
+        images = finished(job.request)
+        await store._db.run(lambda db: keeping.announce_files(db, keeping.files_of(images)))
+        back_up(data, tmp_path / "copy")
+        await store.complete(job.id, images)
+        (image,) = await store.images(job.id)
+    shutil.copy(tmp_path / "copy" / DATABASE_NAME, data / DATABASE_NAME)
+    async with open_storage(data):
+        assert pictures(data) == {image.sha256}
 
 
 async def test_an_id_that_was_given_after_the_backup_is_not_given_again(
