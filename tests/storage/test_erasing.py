@@ -120,9 +120,9 @@ async def test_the_log_is_emptied_soon_after_a_deletion_while_the_bot_runs(
     await store.message_removed(job.id)
     task = store._eraser._task
     assert task is not None
-    while not erasing.is_clean(open_readonly(tmp_path / DATABASE_NAME)):
+    # A question to the reading connection could be in the way of emptying the log.
+    while not await store._db.run(erasing.is_clean):
         assert not task.done()
-        await store.counts()
     await store._eraser.erase()
     assert list(remnants(tmp_path)) == []
 
@@ -295,12 +295,12 @@ async def test_the_file_of_a_picture_does_not_wait_until_the_index_is_merged_onc
     await store.delete(first.id)
     async with asyncio.timeout(10):
         while not await store._db.run(erasing.is_clean):
-            await store.counts()
+            pass
         parent, source = await varied(store)
         (image,) = await store.images(parent.id)
         await store.delete(parent.id)
         while store._pictures.path(image.sha256).exists():
-            await store.counts()
+            await store.record(parent.id)
     assert await store.source_pixels(source.sha256) == source
     assert not await store._db.run(erasing.is_clean)
 
