@@ -19,7 +19,7 @@ from generation.errors import SetAside
 from generation.fairness import Share
 from generation.metadata import to_png
 from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
-from generation.request import Event, GeneratedImage, Interruption
+from generation.request import Event, GeneratedImage, Interruption, Pixels
 from storage.errors import PASSING, UNWRITABLE, PictureMissing, StorageError
 from storage.jobs import JobStore
 from storage.records import Job, JobStatus, NewJob, Removal, Remover, StoredImage
@@ -163,7 +163,7 @@ class ImagineService:
         if isinstance(order, NewJob):
             with self.place(order.user_id, order.guild_id) as place:
                 return await self.submit(Placed(order, place))
-        job = await self._room.admit(lambda: self.jobs.add(order.order))
+        job = (await self._room.admit(lambda: self.jobs.add(order.order))).without_pixels()
         self._enqueue(job)
         # Nothing is awaited in between: nobody sees both, or neither.
         order.place.release()
@@ -357,9 +357,26 @@ class ImagineService:
 
         # All direct messages together share the engine like one server.
         share = Share(group=job.guild_id, member=job.user_id, weight=job.weight)
-        ticket = self._queue.submit(job.id, job.request, listener, share, alone=alone, after=after)
+        ticket = self._queue.submit(
+            job.id,
+            job.request,
+            listener,
+            share,
+            read_source=self._source_reader(job),
+            alone=alone,
+            after=after,
+        )
         self._under_way[job.id] = under_way
         self._background.start(self._carry(job, ticket), f"carry job {job.id}")
+
+    def _source_reader(self, job: Job) -> Callable[[], Pixels]:
+        """Return what reads the pixels that a job starts from, for the engine thread."""
+        loop = asyncio.get_running_loop()
+
+        def read() -> Pixels:
+            return asyncio.run_coroutine_threadsafe(self.jobs.source_of(job.id), loop).result()
+
+        return read
 
     async def _find_message(self, job: Job) -> None:
         """Announce the message of a job from before a restart, if it ever had one."""

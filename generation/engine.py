@@ -476,7 +476,7 @@ class Engine:
             model_sha256=parts.weights_sha256,
             dtype=str(parts.dtype).removeprefix("torch."),
             device=parts.device.type,
-            source_sha256=request.source.sha256 if request.source else None,
+            source_sha256=request.pixels.sha256 if request.pixels else None,
             strength=request.strength,
             unread_prompt=image.unread_prompt,
             versions=self._versions,
@@ -512,7 +512,7 @@ def _fail_shapes(images: Iterable[Denoising], failure: OutOfMemory) -> list[Deno
 
 def _posterior(request: GenerationRequest, networks: Networks) -> Posterior | None:
     """Return the encoder's view of the picture that a request starts from, if there is one."""
-    return None if request.source is None else networks.autoencoder.posterior(request.source)
+    return None if request.pixels is None else networks.autoencoder.posterior(request.pixels)
 
 
 def _first_latents(

@@ -22,7 +22,7 @@ from .events import Interruption
 from .fairness import Share
 from .outlook import Outlook
 from .pace import Measured
-from .request import GeneratedImage, GenerationRequest
+from .request import GeneratedImage, GenerationRequest, Pixels
 from .schedule import Schedule
 from .silence import SilenceWatch
 from .tickets import JobCancelled, Listener, QueueClosed, Ticket
@@ -154,6 +154,7 @@ class GenerationQueue(Generic[I]):
         listener: Listener,
         share: Share = _NOBODYS_SHARE,
         *,
+        read_source: Callable[[], Pixels] | None = None,
         alone: bool = False,
         after: Interruption | None = None,
     ) -> Ticket:
@@ -161,7 +162,9 @@ class GenerationQueue(Generic[I]):
 
         It takes any job: the bound is kept by `reserve`, and what was accepted before a
         restart has to fit again. `listener` is called on the event loop, and at once while the
-        engine is loading. A job that has to run `alone` is made ahead of all others, with nobody
+        engine is loading. With `read_source` the pixels that the request starts from are not kept
+        while it waits: the engine thread reads them, and the job ends with what that raises, if it
+        does. A job that has to run `alone` is made ahead of all others, with nobody
         beside it. `after` says why one waits again that was accepted before.
         """
         if self._closed:
@@ -173,6 +176,7 @@ class GenerationQueue(Generic[I]):
             share=share,
             started=self._loop.create_future(),
             images=self._loop.create_future(),
+            read_source=read_source,
             after=after,
         )
         ticket.images.add_done_callback(_retrieve)
@@ -290,11 +294,11 @@ class GenerationQueue(Generic[I]):
                 ticket.active = False
                 self._admit()
 
-    def _is_over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+    def _is_over(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
         self._has_spoken()
         if ticket.cancelled.is_set():
             ticket.fail(JobCancelled())
-        elif isinstance(outcome, GenerationError):
+        elif isinstance(outcome, Exception):
             ticket.fail(outcome)
         elif not ticket.images.done():
             ticket.images.set_result(outcome)
@@ -350,7 +354,7 @@ class _Reports:
     def stepped(self, step: Stepped) -> None:
         self._owner.post(self._owner._has_stepped, step)
 
-    def over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+    def over(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
         self._owner.post(self._owner._is_over, ticket, outcome)
 
     def again(self, ticket: Ticket, *, alone: bool) -> None:

@@ -87,6 +87,19 @@ class Pixels:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPixels:
+    """The size of a picture whose pixels are stored, and not held in memory."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, pixels: Pixels | StoredPixels) -> StoredPixels:
+        """Return what is known of `pixels` without them."""
+        return cls(pixels.width, pixels.height)
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
     """A text for the model; `keeps_unknown` is whether what its tokenizer does not know stays."""
 
@@ -105,7 +118,8 @@ class GenerationRequest:
 
     Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from
     it (similar images): `strength` is the share of the denoising that is done, from
-    almost none (0.05) to all of it (1.0), and the source has the size of the images.
+    almost none (0.05) to all of it (1.0), and the source has the size of the images. While the
+    request waits its source may be StoredPixels; an engine needs the pixels themselves.
 
     `prompt` and `negative_prompt` are what the person typed. `read_prompt` and
     `read_negative_prompt` are what the model is told instead: the same in plain letters, with emoji
@@ -125,7 +139,7 @@ class GenerationRequest:
     scheduler: SchedulerName
     negative_prompt: str = ""
     count: int = 1
-    source: Pixels | None = None
+    source: Pixels | StoredPixels | None = None
     strength: float | None = None
     read_prompt: str | None = None
     read_negative_prompt: str | None = None
@@ -178,6 +192,23 @@ class GenerationRequest:
     def seed_of(self, index: int) -> int:
         """Return the seed of image `index`, counted from 0."""
         return (self.seed + index) % (SEED_MAX + 1)
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """Return the pixels that the images start from; None if they start from noise.
+
+        Raises:
+            TypeError: the request is without them.
+        """
+        if isinstance(self.source, StoredPixels):
+            raise TypeError("the pixels that this request starts from have not been read")
+        return self.source
+
+    def without_pixels(self) -> Self:
+        """Return the request with the size of its source alone."""
+        if not isinstance(self.source, Pixels):
+            return self
+        return dataclasses.replace(self, source=StoredPixels.of(self.source))
 
     def alone(self, index: int) -> Self:
         """Return the request that makes image `index` of this one, and nothing else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from .errors import GenerationError
 from .eta import Work
 from .events import Event, Interruption
 from .fairness import Share, cost
-from .request import GeneratedImage, GenerationRequest, start_step
+from .request import GeneratedImage, GenerationRequest, Pixels, start_step
 
 Listener = Callable[[Event], None]
 
@@ -36,7 +37,11 @@ class Ticket:
     """One job in the queue.
 
     `started` is done when the engine takes the job up; `images` holds its pictures, or
-    JobCancelled, QueueClosed or another GenerationError.
+    JobCancelled, QueueClosed, another GenerationError, or what `read_source` raised.
+
+    The pixels that a job starts from may take more memory than all else together. So `request`
+    is without them where there is a `read_source`, which the engine thread calls when it takes the
+    job up.
 
     The event loop writes all fields but `breaks`, which only the engine thread touches: how many
     engines were lost with the job in hand. That thread also reads `cancelled` and `active`:
@@ -52,6 +57,7 @@ class Ticket:
     share: Share
     started: asyncio.Future[None]
     images: asyncio.Future[list[GeneratedImage]]
+    read_source: Callable[[], Pixels] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     active: bool = False
     begun: bool = False
@@ -70,6 +76,18 @@ class Ticket:
         request = self.request
         self.steps = request.steps - start_step(request.steps, request.strength)
         self.load = cost(request) / self.steps
+        if self.read_source is not None:
+            self.request = request.without_pixels()
+
+    def whole_request(self) -> GenerationRequest:
+        """Return the request with the pixels that it starts from.
+
+        Raises:
+            Exception: whatever `read_source` raises.
+        """
+        if self.read_source is None or self.request.source is None:
+            return self.request
+        return dataclasses.replace(self.request, source=self.read_source())
 
     @property
     def left(self) -> Work:
@@ -89,7 +107,7 @@ class Ticket:
         over: list[asyncio.Future[Any]] = [self.started, self.images]
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
 
-    def fail(self, error: GenerationError) -> None:
+    def fail(self, error: Exception) -> None:
         """End the job without pictures, unless it is over."""
         if not self.images.done():
             self.images.set_exception(error)

@@ -104,7 +104,7 @@ class Reports(Protocol):
     def stepped(self, step: Stepped) -> None:
         """Take note of a step."""
 
-    def over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+    def over(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
         """Take note that a job is finished, or will not be."""
 
     def again(self, ticket: Ticket, *, alone: bool) -> None:
@@ -255,11 +255,13 @@ class Worker(Generic[I]):
         return others
 
     def _begin(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
-        if not tickets:
+        requests = self._read_sources(tickets)
+        if not requests:
             return
-        self._in_call = list(tickets)
+        tickets = list(requests)
+        self._in_call = tickets
         try:
-            begun = engine.begin([ticket.request for ticket in tickets])
+            begun = engine.begin(list(requests.values()))
         except EngineLost:
             raise
         except Exception as error:
@@ -276,6 +278,16 @@ class Worker(Generic[I]):
         self._reports.stepped(
             Stepped([(t, self._jobs[t].images[0].progress) for t in started], 0, 0)
         )
+
+    def _read_sources(self, tickets: Sequence[Ticket]) -> dict[Ticket, GenerationRequest]:
+        """Return whole requests; a job whose source cannot be read ends with the reason."""
+        requests = dict[Ticket, GenerationRequest]()
+        for ticket in tickets:
+            try:
+                requests[ticket] = ticket.whole_request()
+            except Exception as error:
+                self._over(ticket, error)
+        return requests
 
     def _whose_turn(self) -> list[Ticket]:
         """Return the active jobs that take the next step together: those of one size."""
@@ -376,9 +388,9 @@ class Worker(Generic[I]):
         elif not job.unfinished:
             self._over(ticket, [job.pictures[number] for number in range(len(job.images))])
 
-    def _over(self, ticket: Ticket, outcome: list[GeneratedImage] | GenerationError) -> None:
+    def _over(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
         self._jobs.pop(ticket, None)
-        if isinstance(outcome, GenerationError):
+        if isinstance(outcome, Exception):
             # Its traceback holds the latents, and anyone who has the ticket holds the error.
             outcome = outcome.with_traceback(None)
         self._reports.over(ticket, outcome)

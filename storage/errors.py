@@ -124,6 +124,15 @@ class PictureDamaged(PictureMissing):
         super().__init__(sha256, "is damaged")
 
 
+class SourceGone(StorageError):
+    """The picture that a job starts from is not kept any more."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(
+            f"The picture that job {job_id} starts from is not kept any more; send it again."
+        )
+
+
 # What goes by itself, or when the operator has done something: it need not end a job.
 PASSING: Final = (DiskFull, DatabaseBusy)
 # The same of what keeps pictures from being written, whose folder can be fixed.

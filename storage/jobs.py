@@ -16,7 +16,7 @@ from . import erasing, guilds, keeping, queries, records, stripping
 from .checking import warn_of_unknown
 from .database import Database
 from .eraser import Eraser
-from .errors import DatabaseDamaged, JobUnreadable, StorageError
+from .errors import DatabaseDamaged, JobUnreadable, SourceGone, StorageError
 from .pictures import PictureFiles
 from .queries import UNFINISHED
 from .records import (
@@ -85,7 +85,7 @@ class JobStore:
         if self._db.damage is not None:
             raise DatabaseDamaged(self._db.path, self._db.damage.fault)
         return await self._db.run_both(
-            lambda db: keeping.announce_source(db, self._pictures, new.request.source),
+            lambda db: keeping.announce_source(db, self._pictures, new.request.pixels),
             lambda db, file: queries.insert_job(db, self._pictures, new, file),
         )
 
@@ -96,6 +96,19 @@ class JobStore:
             PictureMissing: the picture that it starts from is gone or damaged.
         """
         return await self._db.run(lambda db: self._job(queries.job_row(db, job_id)))
+
+    async def source_of(self, job_id: int) -> Pixels:
+        """Return the pixels that a job starts from.
+
+        Raises:
+            PictureMissing: their file is gone or damaged.
+            SourceGone: the job was deleted, or starts from noise.
+        """
+        job = await self.get(job_id)
+        source = None if job is None else job.request.source
+        if not isinstance(source, Pixels):
+            raise SourceGone(job_id)
+        return source
 
     async def record(self, job_id: int) -> Job | None:
         """Return a job as `get` does, without the picture that it starts from, gone or not."""
@@ -235,8 +248,8 @@ class JobStore:
         """Return the queued, running and generated jobs, the oldest first, and what stops them.
 
         That is the fault by which a job's source cannot be read; its request is without it then.
-        Those with `known` ids are left out, and so is one whose row cannot be read, of which the
-        log tells.
+        Of a source that can be read the request has the size: see `source_of`. Jobs with `known`
+        ids are left out, and so is one whose row cannot be read, of which the log tells.
         """
         return await self._db.run(lambda db: self._unfinished(db, known))
 
@@ -248,7 +261,7 @@ class JobStore:
             if row["id"] in known:
                 continue
             try:
-                jobs.append((queries.job_of(self._pictures, row), None))
+                jobs.append((queries.job_of(self._pictures, row).without_pixels(), None))
             except StorageError as error:
                 # What is made already needs no source any more.
                 is_made = row["status"] == JobStatus.GENERATED

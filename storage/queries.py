@@ -60,8 +60,12 @@ _STEPS_BETWEEN_LOOKS: Final = 200
 def insert_job(
     db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob, file: NewFile | None
 ) -> Job:
-    """Store a new job and return it; first its source, as `keeping.announce_source` returned it."""
-    source, source_sha256 = new.request.source, None
+    """Store a new job and return it; first its source, as `keeping.announce_source` returned it.
+
+    Raises:
+        TypeError: the request is without the pixels of its source.
+    """
+    source, source_sha256 = new.request.pixels, None
     if file is not None:
         source_sha256 = keeping.keep_file(db, pictures, file)
     elif source is not None:

@@ -112,6 +112,11 @@ class Job(NewJob):
     ended_by: Removal | None = None
     has_upload: bool = False
 
+    def without_pixels(self) -> Job:
+        """Return the job with the size of its source alone."""
+        request = self.request.without_pixels()
+        return self if request is self.request else dataclasses.replace(self, request=request)
+
     def origin_of(self, index: int) -> str:
         """Return what its file says of an image: which of which job, in which database."""
         return f"{self.token}.{self.id}-{index + 1}"

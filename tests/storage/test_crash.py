@@ -77,7 +77,9 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
                 job = await store.get(job_id)
                 assert job is not None
                 await check(store, job)
-            for job in await store.unfinished():
+            for left in await store.unfinished():
+                job = await store.get(left.id)
+                assert job is not None
                 if await store.start(job.id):
                     assert await store.complete(job.id, finished(job.request))
                 assert await store.delivered(job.id, 5)
