@@ -103,7 +103,7 @@ def expect_answer(page: Page, index: int, act: Callable[[], None]) -> None:
     raise AssertionError(f"nothing came of it: there is no message {index}")
 
 
-# Looked up anew each time: the page puts new elements in the place of old ones as it follows.
+# Looked up again each time: the page puts new elements in the place of old ones as it follows.
 DRAWN = """([messages, index]) => {
     const image = document.querySelectorAll(messages)[index]?.querySelector('img:not([alt=""])');
     image?.scrollIntoView();

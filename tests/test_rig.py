@@ -88,7 +88,7 @@ async def test_an_attached_picture_is_downloaded_and_known_by_its_size(discord: 
 
 
 @pytest.mark.usefixtures("bot")
-async def test_buttons_answer_to_whoever_presses_them(discord: Discord) -> None:
+async def test_buttons_answer_to_anyone_who_presses_them(discord: Discord) -> None:
     message = await drawn(discord)
     again = await (await discord.click(message, "🔄", who="bob")).answered()
     assert again.message

@@ -129,7 +129,7 @@ async def test_an_emoji_is_read_by_its_name(stage: Stage) -> None:
     assert read == ("owl on a blue background", "red heart")
 
 
-async def test_an_answer_that_discord_refuses_is_posted_anew(stage: Stage) -> None:
+async def test_an_answer_that_discord_refuses_is_posted_again(stage: Stage) -> None:
     stage.env.inject_error("POST", "/interactions/*", status=404, code=10062, times=None)
     await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
     await stage.until(lambda: [m for m in stage.messages() if pictures(m)])

@@ -23,7 +23,7 @@ UNKNOWN = "That button is of a picture that I no longer know; make a new one wit
 EVERY_BUTTON = pytest.mark.parametrize("button", ["rerun:1", "vary:1:1", "remove:1"])
 
 
-async def start_anew(stage: Stage, change: Any) -> None:
+async def start_again(stage: Stage, change: Any) -> None:
     """Stop the bot, let `change` be done to the data folder, and start it again."""
     await stage.bot.close()
     change()
@@ -49,7 +49,7 @@ async def is_refused(stage: Stage, message_id: int, button: str) -> bool:
 @EVERY_BUTTON
 async def test_a_button_from_before_a_new_database_does_nothing(stage: Stage, button: str) -> None:
     old = await stage.imagine("rabbit face")
-    await start_anew(stage, lambda: shutil.rmtree(stage.settings.data))
+    await start_again(stage, lambda: shutil.rmtree(stage.settings.data))
     new = await stage.imagine("pizza")
     assert deeds(old) == deeds(new)
     assert await is_refused(stage, old.id, button)
@@ -65,14 +65,14 @@ async def test_a_button_of_a_job_that_a_backup_did_not_have_does_nothing_after_i
     stage: Stage, tmp_path: Path, button: str
 ) -> None:
     kept = await stage.imagine("rabbit face")
-    await start_anew(stage, lambda: shutil.copytree(stage.settings.data, tmp_path / "backup"))
+    await start_again(stage, lambda: shutil.copytree(stage.settings.data, tmp_path / "backup"))
     lost = await stage.imagine("red apple")
 
     def restore() -> None:
         shutil.rmtree(stage.settings.data)
         shutil.copytree(tmp_path / "backup", stage.settings.data)
 
-    await start_anew(stage, restore)
+    await start_again(stage, restore)
     new = await stage.imagine("pizza")
     assert deeds(lost) == deeds(new)
     assert await is_refused(stage, lost.id, button)
@@ -111,7 +111,7 @@ async def test_a_button_of_the_first_version_does_nothing_below_another_message(
 ) -> None:
     old = await stage.imagine("rabbit face")
     as_before_tokens(stage, old.id)
-    await start_anew(stage, lambda: shutil.rmtree(stage.settings.data))
+    await start_again(stage, lambda: shutil.rmtree(stage.settings.data))
     new = await stage.imagine("pizza")
     assert await is_refused(stage, old.id, button)
     assert [message.id for message in stage.messages()] == [old.id, new.id]
@@ -135,7 +135,7 @@ async def test_a_picture_s_file_names_its_job_as_no_other_database_does(stage: S
     job = await stage.bot.service.jobs.record(1)
     assert job is not None
     assert await origin(0) == f"{job.token}.1-2"
-    await start_anew(stage, lambda: shutil.rmtree(stage.settings.data))
+    await start_again(stage, lambda: shutil.rmtree(stage.settings.data))
     await stage.imagine("rabbit face", seed=1, count=2)
     assert (await origin(1) or "").endswith(".1-2")
     assert await origin(1) != await origin(0)

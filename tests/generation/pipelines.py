@@ -55,7 +55,7 @@ class Pipelines:
         pipeline = self.text if request.source is None else self.image
         kept = pipeline.scheduler
         config = {**kept.config, **settings}
-        # What diffusers filled in by itself it would fill in anew, over the settings.
+        # What diffusers filled in by itself it would fill in again, over the settings.
         config["_use_default_values"] = [
             key for key in config.get("_use_default_values", ()) if key not in settings
         ]

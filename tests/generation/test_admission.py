@@ -60,7 +60,7 @@ def test_ten_accounts_of_one_server_leave_half_of_the_queue_to_others() -> None:
     assert all(jobs.ask(2, member) for member in range(100, 105) for _ in range(10))
     with pytest.raises(QueueFull, match=r"The queue is full \(100 pictures are waiting\)"):
         jobs.places.take(Owner(1, 0), jobs)
-    # Full for those who have something waiting, whoever they are; not for who has nothing.
+    # Full for those who have something waiting; not for those who have nothing.
     assert jobs.ask(3, 200)
     assert jobs.ask(2, 201)
     assert jobs.ask(1, 202)

@@ -543,7 +543,7 @@ class TestManyAtOnce:
 
 
 class TestWhatIsRemembered:
-    def test_a_text_is_encoded_once_whoever_asks_for_it(self, starter: Components) -> None:
+    def test_a_text_is_encoded_once_for_all_who_ask(self, starter: Components) -> None:
         engine = Engine(starter)
         seen: collections.Counter[tuple[int, ...]] = collections.Counter()
 

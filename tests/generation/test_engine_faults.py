@@ -283,7 +283,7 @@ class TestDecoderMemory:
         assert made == [None, *expected]
         assert isinstance(images[0].failure, OutOfMemory)
 
-    def test_whoever_asks_for_it_alone_is_told(self, engine: Engine, parts: Components) -> None:
+    def test_anyone_who_asks_for_it_alone_is_told(self, engine: Engine, parts: Components) -> None:
         with decoder_without_room(parts, lambda _: True), pytest.raises(OutOfMemory):
             engine.generate(a_request(steps=1))
         assert len(engine.generate(a_request(steps=1))) == 1
@@ -317,7 +317,7 @@ class TestOverflow:
             made = cautious.generate(request)
         assert made == plain.generate(request)
 
-    def test_only_the_one_that_overflowed_starts_anew(
+    def test_only_the_one_that_overflowed_starts_again(
         self, cautious: Engine, plain: Engine
     ) -> None:
         sound, hot = a_request(steps=2), a_request(seed=8, steps=2)

@@ -275,7 +275,7 @@ class TestCancelling:
         assert stage.told[1].events[-1] == Progress(3, 50)
         assert stage.engine.calls.count([1]) == 4
 
-    async def test_whoever_cancelled_gets_no_pictures_even_if_they_are_made(self) -> None:
+    async def test_a_person_who_cancelled_gets_no_pictures_even_if_they_are_made(self) -> None:
         async with a_stage(FakeEngine(gate_of_finish=True)) as stage:
             ticket, following = stage.submit(1, steps=1), stage.submit(2, steps=1)
             stage.engine.allow()

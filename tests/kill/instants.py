@@ -119,7 +119,7 @@ async def during_start_up(run: Killing) -> None:
 
 
 async def after_the_engine_died(run: Killing) -> None:
-    """The engine alone was killed at its work; the bot began that anew and answered everything."""
+    """The engine alone was killed at its work; the bot began that again and answered everything."""
     await run.settle()
     await run.load()
     await run.world.until(

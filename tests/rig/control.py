@@ -127,7 +127,7 @@ class Discord(PeopledWorld):
     def drop_sockets(self, *, resumable: bool = True) -> int:
         """Cut the bot's gateway connections and return how many there were.
 
-        The bot may RESUME, or without `resumable` has to identify anew, for which discord.py
+        The bot may RESUME, or without `resumable` has to identify again, for which discord.py
         takes five seconds.
         """
         return self.gateway.drop_sockets(resumable=resumable)

@@ -75,7 +75,7 @@ class BotProcess:
         return self.output[-_LAST_WORDS:]
 
     async def start(self) -> None:
-        """Start the process, the first time or anew."""
+        """Start the process, the first time or again."""
         if self.running:
             raise RuntimeError("the bot is running already")
         self._identified = self._world.gateway.identified

@@ -185,7 +185,7 @@ CEILINGS = ("names-ceiling", "pairs-ceiling", "styles-baseline")
 
 class TestMeasures:
     @pytest.mark.parametrize("name", CEILINGS)
-    def test_what_training_shows_is_known_whoever_paints(
+    def test_what_training_shows_is_known_with_any_painter(
         self, name: str, recogniser: Recogniser
     ) -> None:
         found = figures(name, Deaf(), recogniser)

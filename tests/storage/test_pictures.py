@@ -39,7 +39,7 @@ def test_a_picture_that_is_there_is_not_written_again(pictures: PictureFiles) ->
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_truncated_picture_is_written_anew(pictures: PictureFiles) -> None:
+def test_a_truncated_picture_is_written_again(pictures: PictureFiles) -> None:
     sha256 = pictures.write(b"picture")
     pictures.path(sha256).write_bytes(b"pic")
     pictures.write(b"picture")
