@@ -28,7 +28,7 @@ from .model_files import (
     select_files,
     weights_sha256,
 )
-from .models.building import NETWORKS, build
+from .models.building import NETWORKS, build, made_from
 from .models.stable_diffusion import Components
 from .models.tokenizing import load_tokenizer
 from .request import SCHEDULERS
@@ -77,8 +77,10 @@ def load(
             "are complete."
         )
     _place(networks, place, offload=offload and place.type != "cpu")
-    kernels.prepare(networks["unet"], pack=not compiled)
-    kernels.prepare(networks["vae"])
+    for part in ("unet", "vae"):
+        # What is none of a convolution's numbers is accepted by its constructor.
+        with made_from(part, profile.folder / part / "config.json"):
+            kernels.prepare(networks[part], pack=part == "vae" or not compiled)
     return Components(
         tokenizer=tokenizer,
         **networks,

@@ -6,7 +6,8 @@ Nothing is looked for here: neither library reads a file, so what is loaded is w
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,17 +86,26 @@ def expected_shapes(part: str, config: Mapping[str, Any], file: Path) -> dict[st
     Raises:
         ModelError: the config makes no network.
     """
+    with made_from(part, file.parent / "config.json"), torch.device("meta"):
+        state = NETWORKS[part](config).state_dict()
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+@contextmanager
+def made_from(part: str, config: Path) -> Iterator[None]:
+    """Do inside what a config can make fail in any way: each value reaches a library's code.
+
+    Raises:
+        ModelError: it failed, so the config makes no network.
+    """
     try:
-        with torch.device("meta"):
-            state = NETWORKS[part](config).state_dict()
-    # A config can make the networks' constructors fail in any way.
+        yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
-            f"{file.parent / 'config.json'} makes no {part} ({reason[:100].rstrip('.')}); download "
-            "the model again or choose another."
+            f"{config} makes no {part} ({reason[:100].rstrip('.')}); download the model again or "
+            "choose another."
         ) from error
-    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def check_fit(
