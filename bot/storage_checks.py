@@ -13,6 +13,7 @@ from storage.errors import StorageError
 from storage.opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME, refuse_vanished
 from storage.pictures import PictureFiles
 from storage.readonly import looking
+from storage.sweeping import KEPT_DAYS, UNKNOWN_NAME, set_aside
 
 _READ_WRITE: Final = stat.S_IRUSR | stat.S_IWUSR
 
@@ -35,22 +36,32 @@ def look_at(data: Path) -> tuple[str, str]:
     with looking(path) as db:
         check_whole(path, db)
         found = compare(db, PictureFiles(data / PICTURES_NAME))
-    return _files(found, usable)
+    return _files(found, frozenset(set_aside(data)), usable)
 
 
-def _files(found: Comparison, usable: str) -> tuple[str, str]:
-    count, text = len(found.unknown), f"{usable}; it is sound"
-    if found.missing:
+def _files(found: Comparison, aside: frozenset[str], usable: str) -> tuple[str, str]:
+    """Return what is the matter with the picture files, those `aside` in their own folder too."""
+    missing = [sha256 for sha256 in found.missing if sha256 not in aside]
+    text = f"{usable}; it is sound"
+    if aside:
+        text += (
+            f"; {len(aside):,} picture files lie in {UNKNOWN_NAME}, and each is removed "
+            f"{KEPT_DAYS} days after it was moved there"
+        )
+    if returning := len(found.missing) - len(missing):
+        text += f"; {returning:,} of them are known and come back at the next start"
+    if missing:
         return (
-            f"{text}, but {len(found.missing):,} of {len(found.missing) + found.known:,} pictures "
-            f"that it names are missing, {found.missing[0][:12]} among them",
+            f"{text}, but {len(missing):,} of {len(found.missing) + found.known:,} pictures "
+            f"that it names are missing, {missing[0][:12]} among them",
             "copy them from the pictures folder of a backup",
         )
-    if count:
+    if count := len(found.unknown):
         return (
-            f"{text}, but it knows {found.known:,} picture files and {count:,} others are there",
+            f"{text}, but it knows {found.known:,} picture files and {count:,} others are there, "
+            f"which are moved to {UNKNOWN_NAME} at the next start",
             "if you put a new or an older database in place, put the right one back, or "
-            "`imagine-bot restore --replace` a backup that has them; else move those files away",
+            "`imagine-bot restore --replace` a backup that has them; else there is nothing to do",
         )
     return text, ""
 
@@ -75,7 +86,7 @@ def _unwritable(data: Path) -> Iterator[str]:
             return
         owner = data.stat().st_uid
         names = (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", LOCK_NAME)
-        places = [data, data / PICTURES_NAME, *(data / name for name in names)]
+        places = [data, data / PICTURES_NAME, data / UNKNOWN_NAME, *(data / name for name in names)]
         for place in places:
             if place.exists():
                 yield from _unwritable_place(place, owner)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,10 +18,8 @@ from .errors import DatabaseDamaged, from_os_error
 from .pictures import PictureFiles
 from .threads import translated
 
-log = logging.getLogger(__name__)
-
 _NAME: Final = re.compile(r"([0-9a-f]{64})\.png")
-_SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
+SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,36 +77,31 @@ def compare(db: sqlite_utils.Database, pictures: PictureFiles) -> Comparison:
         FolderUnusable: the folder cannot be read.
     """
     known, missing, unknown = 0, list[str](), list[str]()
-    for shard in _SHARDS:
+    for shard in SHARDS:
         there = set(files(pictures.folder, shard))
-        rows = dict(
-            db.execute(
-                "SELECT sha256, state FROM pictures WHERE sha256 >= ? AND sha256 < ?",
-                (shard, f"{shard}g"),
-            ).fetchall()
-        )
+        rows = states(db, shard)
         kept = {sha256 for sha256, state in rows.items() if state == "kept"}
         known += len(kept & there)
         missing += sorted(kept - there)
-        unknown += sorted(there - {sha for sha, state in rows.items() if state != "removed"})
+        unknown += unknown_of(there, rows)
     return Comparison(known, tuple(missing), tuple(unknown))
 
 
-def warn_of_unknown(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
-    """Log how many picture files no row knows. They are left alone.
+def states(db: sqlite_utils.Database, shard: str) -> dict[str, str]:
+    """Return the states of the pictures in one part of the folder, by SHA-256."""
+    rows = db.execute(
+        "SELECT sha256, state FROM pictures WHERE sha256 >= ? AND sha256 < ?",
+        (shard, f"{shard}g"),
+    )
+    return dict(rows.fetchall())
 
-    The bot leaves none, also where it crashes, so they belong to another database: perhaps an
-    older one was put in the place of theirs, which may come back.
 
-    Raises:
-        FolderUnusable: the folder cannot be read.
+def unknown_of(there: set[str], states: Mapping[str, str]) -> list[str]:
+    """Return which of the files no row knows; one that says 'removed' knows none.
+
+    An older database may say so of a picture that was made again since.
     """
-    if unknown := compare(db, pictures).unknown:
-        log.warning(
-            "The database does not know %s of the picture files. They are kept. "
-            "`imagine-bot doctor` says what to do.",
-            f"{len(unknown):,}",
-        )
+    return sorted(there - {sha for sha, state in states.items() if state != "removed"})
 
 
 def files(folder: Path, shard: str) -> Iterator[str]:

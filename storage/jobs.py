@@ -12,8 +12,7 @@ import sqlite_utils
 
 from generation.request import GeneratedImage, Pixels
 
-from . import erasing, guilds, keeping, queries, records, stripping
-from .checking import warn_of_unknown
+from . import erasing, guilds, keeping, queries, records, stripping, sweeping
 from .database import Database
 from .eraser import Eraser
 from .errors import DatabaseDamaged, JobUnreadable, SourceGone, StorageError
@@ -62,17 +61,13 @@ class JobStore:
         return self._pictures.folder
 
     async def tidy(self) -> None:
-        """Finish what a crash cut short, half-written files and removals, and report unknown files.
+        """Finish half-written files and removals that a crash cut short; move unknown files aside.
 
         Only for the start, when nobody else works on the folder.
         """
-
-        def sweep(db: sqlite_utils.Database) -> None:
-            self._pictures.sweep()
-            keeping.remove_marked_files(db, self._pictures)
-            warn_of_unknown(db, self._pictures)
-
-        await self._db.run(sweep)
+        await asyncio.to_thread(self._pictures.sweep)
+        await sweeping.sweep(self._db, self._pictures)
+        await self._db.run(lambda db: keeping.remove_marked_files(db, self._pictures))
         if await self._db.run(lambda db: stripping.is_any_left(db) or not erasing.is_clean(db)):
             self._eraser.want()
 

@@ -68,8 +68,8 @@ class PictureFiles:
     def _make_folder(self, folder: Path) -> None:
         if not folder.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _sync_folder(folder.parent)
-            _sync_folder(self.folder.parent)
+            sync_folder(folder.parent)
+            sync_folder(self.folder.parent)
 
     def read(self, sha256: str) -> bytes:
         """Return the bytes of the file.
@@ -111,7 +111,7 @@ class PictureFiles:
         for folder in {self.path(name).parent for name in names}:
             try:
                 if folder.exists():
-                    _sync_folder(folder)
+                    sync_folder(folder)
             except OSError as error:
                 raise from_os_error(folder, error) from error
 
@@ -147,10 +147,10 @@ def _write_durably(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Put the names in a folder on disk; syncing a file does not do that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

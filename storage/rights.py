@@ -16,7 +16,7 @@ PRIVATE: Final = 0o700
 _OTHERS: Final = 0o077
 # All that the bot puts into its folder is called so; a mounted disk has the last one.
 _PREFIX: Final = "imagine-bot"
-_NAMES: Final = frozenset({"pictures", "lost+found"})
+_NAMES: Final = frozenset({"pictures", "unknown-pictures", "lost+found"})
 
 
 class Rights(Enum):

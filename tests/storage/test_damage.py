@@ -111,63 +111,6 @@ async def test_damage_that_is_met_later_ends_accepting(tmp_path: Path) -> None:
         assert await store.start(job.id)
 
 
-async def test_files_that_no_row_knows_are_kept_and_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with open_storage(tmp_path) as store:
-        await show(store, "owl")
-        await show(store, "cat", request=request("cat", seed=9))
-    kept = there(tmp_path)
-    files = PictureFiles(tmp_path / "pictures")
-    unknown = files.path(files.write(b"from another database"))
-    foreign = unknown.with_name("holiday.png")
-    foreign.write_bytes(b"mine")
-    async with open_storage(tmp_path):
-        pass
-    assert there(tmp_path) == kept | {unknown, foreign}
-    assert "does not know 1 of the picture files" in caplog.text
-    # An operator who moves the database away keeps the pictures.
-    (tmp_path / DATABASE_NAME).rename(tmp_path / "away.db")
-    for _ in range(2):
-        async with open_storage(tmp_path) as store:
-            await show(store, "dog", request=request("dog", seed=77))
-    assert kept <= there(tmp_path)
-
-
-async def test_an_older_database_that_is_put_in_place_costs_no_picture(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / DATABASE_NAME
-    async with open_storage(tmp_path) as store:
-        for seed in range(5):
-            await show(store, "owl", request=request("owl", seed=seed))
-        deleted = await show(store, "cat", request=request("cat", seed=50))
-        await store.delete(deleted)
-    older = path.read_bytes()
-    async with open_storage(tmp_path) as store:
-        await show(store, "dog", request=request("dog", seed=60))
-        # The older database says that this file was removed.
-        await show(store, "cat", request=request("cat", seed=50))
-        await store.add(new_job(request=request(source=pixels(70), strength=0.5)))
-    newer, kept = path.read_bytes(), there(tmp_path)
-    assert len(kept) == 5 + 3
-    path.write_bytes(older)
-    for _ in range(2):
-        async with open_storage(tmp_path) as store:
-            assert await store.read((await store.images(1))[0])
-    assert there(tmp_path) == kept
-    assert "does not know 3 of the picture files" in caplog.text
-    text, fix = doctor.storage_checks.sentence(tmp_path)
-    assert "it knows 5 picture files and 3 others are there" in text
-    assert "put the right one back" in fix
-    path.write_bytes(newer)
-    async with open_storage(tmp_path) as store:
-        for job_id in (7, 8):
-            assert await store.read((await store.images(job_id))[0])
-        assert await store.source_pixels(pixels(70).sha256) == pixels(70)
-    assert doctor.storage_checks.sentence(tmp_path)[1] == ""
-
-
 async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_path: Path) -> None:
     async with open_storage(tmp_path) as store:
         await show(store, "owl")
