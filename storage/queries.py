@@ -7,10 +7,11 @@ same ones (`storage.database.open_readonly`) as the bot's store.
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -19,9 +20,11 @@ import sqlite_utils
 from generation.request import GeneratedImage, Pixels
 
 from . import keeping, records, search
-from .errors import PictureDamaged
+from .errors import JobUnreadable, PictureDamaged
 from .pictures import NewFile, PictureFiles, from_png
 from .records import HistoryEntry, Job, JobStatus, NewJob, Row, StoredImage
+
+log = logging.getLogger(__name__)
 
 UNFINISHED: Final = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED)
 # The largest number that SQLite takes: a person may type a longer one.
@@ -330,16 +333,24 @@ def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> 
         return list(_newest(db, user_id, limit))
     found = {entry.job_id: entry for entry in _entries_with(db, user_id, query, limit)}
     if number is not None:
-        for row in db.query(f"{_HISTORY} AND id = :id", {"user": user_id, "id": number}):
-            found[number] = records.entry_from_row(row)
+        rows = db.query(f"{_HISTORY} AND id = :id", {"user": user_id, "id": number})
+        found |= {entry.job_id: entry for entry in _entries(rows)}
     return sorted(found.values(), key=lambda entry: entry.job_id, reverse=True)[:limit]
 
 
 def _newest(db: sqlite_utils.Database, user_id: int, limit: int) -> Iterator[HistoryEntry]:
     sql = f"{_HISTORY} ORDER BY id DESC LIMIT :limit"
     with limited_time(db, SEARCH_SECONDS):
-        for row in db.query(sql, {"user": user_id, "limit": limit}):
+        yield from _entries(db.query(sql, {"user": user_id, "limit": limit}))
+
+
+def _entries(rows: Iterable[Row]) -> Iterator[HistoryEntry]:
+    """Yield the lines of rows; one that cannot be read hides no other."""
+    for row in rows:
+        try:
             yield records.entry_from_row(row)
+        except JobUnreadable as error:
+            log.warning("%s", error)
 
 
 def _entries_with(
@@ -354,8 +365,7 @@ def _entries_with(
     bounds = (number << _JOB_BITS, (number + 1 << _JOB_BITS) - 1)
     with limited_time(db, SEARCH_SECONDS):
         found = 0
-        for row in db.query(SEARCH, (match, *bounds)):
-            entry = records.entry_from_row(row)
+        for entry in _entries(db.query(SEARCH, (match, *bounds))):
             if found < limit and search.holds(entry.searched, long_words):
                 found += 1
                 yield entry
@@ -374,7 +384,8 @@ def limited_time(db: sqlite_utils.Database, seconds: float) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+        # The module's own errors carry no code.
+        if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
             raise
     finally:
         db.conn.set_progress_handler(None, 0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -229,10 +230,17 @@ def job_from_row(row: Row, source: Pixels | None) -> Job:
     Raises:
         JobUnreadable: another version wrote it, which had other limits or fields.
     """
-    try:
+    with _reading(row["id"]):
         return _job_from_row(row, source)
-    except (GenerationError, KeyError, TypeError, ValueError) as error:
-        raise JobUnreadable(row["id"], str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _reading(job_id: int) -> Iterator[None]:
+    """Raise JobUnreadable where a row holds what this version never wrote: damage does it too."""
+    try:
+        yield
+    except (GenerationError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise JobUnreadable(job_id, str(error) or type(error).__name__) from error
 
 
 def _job_from_row(row: Row, source: Pixels | None) -> Job:
@@ -264,34 +272,44 @@ def _removal(kind: str | None, person_id: int | None) -> Removal | None:
 
 
 def image_from_row(row: Row) -> StoredImage:
-    """Return the image of a row of `images` joined with its job's `parent_image_id`."""
-    return StoredImage(
-        id=row["id"],
-        job_id=row["job_id"],
-        index=row["index"],
-        sha256=row["sha256"],
-        recipe=_NO_RECIPE
-        if row["recipe"] in (FORGOTTEN, UNSTRIPPED)
-        else Recipe.from_json(row["recipe"]),
-        parent_image_id=row["parent_image_id"],
-        deleted=bool(row["deleted"]),
-    )
+    """Return the image of a row of `images` joined with its job's `parent_image_id`.
+
+    Raises:
+        JobUnreadable: its recipe cannot be read.
+    """
+    with _reading(row["job_id"]):
+        return StoredImage(
+            id=row["id"],
+            job_id=row["job_id"],
+            index=row["index"],
+            sha256=row["sha256"],
+            recipe=_NO_RECIPE
+            if row["recipe"] in (FORGOTTEN, UNSTRIPPED)
+            else Recipe.from_json(row["recipe"]),
+            parent_image_id=row["parent_image_id"],
+            deleted=bool(row["deleted"]),
+        )
 
 
 def entry_from_row(row: Row) -> HistoryEntry:
-    """Return the line of the history for a row of `jobs`."""
-    request = json.loads(row["request"])
-    return HistoryEntry(
-        job_id=row["id"],
-        prompt=request["prompt"],
-        kind=JobKind(row["kind"]),
-        status=JobStatus(row["status"]),
-        seed=request["seed"],
-        count=request["count"],
-        created_at=datetime.fromisoformat(row["created_at"]),
-        guild_id=row["guild_id"],
-        channel_id=row["channel_id"],
-        message_id=row["message_id"],
-        age_restricted=bool(row["age_restricted"]),
-        searched=f"{request['prompt']} {request.get('read_prompt') or ''}",
-    )
+    """Return the line of the history for a row of `jobs`.
+
+    Raises:
+        JobUnreadable: it holds what no version wrote.
+    """
+    with _reading(row["id"]):
+        request = json.loads(row["request"])
+        return HistoryEntry(
+            job_id=row["id"],
+            prompt=request["prompt"],
+            kind=JobKind(row["kind"]),
+            status=JobStatus(row["status"]),
+            seed=request["seed"],
+            count=request["count"],
+            created_at=datetime.fromisoformat(row["created_at"]),
+            guild_id=row["guild_id"],
+            channel_id=row["channel_id"],
+            message_id=row["message_id"],
+            age_restricted=bool(row["age_restricted"]),
+            searched=f"{request['prompt']} {request.get('read_prompt') or ''}",
+        )

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import sqlite_utils
 
-from .errors import StorageError, from_sqlite_error
+from .errors import DatabaseDamaged, StorageError, from_sqlite_error
 
 T = TypeVar("T")
 
@@ -175,3 +175,6 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise from_sqlite_error(path, error) from error
+    except UnicodeDecodeError as error:
+        # The module fails at a message of SQLite that quotes damaged text.
+        raise DatabaseDamaged(path) from error

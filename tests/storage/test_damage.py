@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -172,3 +173,47 @@ async def test_a_log_without_its_shared_memory_is_read_and_left_alone(tmp_path: 
     with looking(copy / DATABASE_NAME) as db:
         assert db["jobs"].count == 1
     assert state(copy) == before
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "X'80'",
+        "'{\"count\": \x01'",
+        "'[]'",
+        "'{}'",
+        "''",
+        "'{\"prompt\": 7}'",
+        "'" + "[" * 3_000 + "'",
+    ],
+    ids=["no text", "a control character", "a list", "nothing", "empty", "a number", "deep"],
+)
+@pytest.mark.parametrize(
+    "column", ["jobs.request", "jobs.created_at", "jobs.kind", "images.recipe"]
+)
+async def test_a_row_that_cannot_be_read_hides_no_other(
+    tmp_path: Path, column: str, value: str
+) -> None:
+    async with open_storage(tmp_path) as store:
+        for _ in range(2):
+            await show(store, "a cute rabbit")
+    table, name = column.split(".")
+    where = "id" if table == "jobs" else "job_id"
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as db:
+        # The triggers of the search would refuse it, which damage does not ask.
+        for (trigger,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+            db.execute(f"DROP TRIGGER {trigger}")
+        db.execute(f"UPDATE {table} SET {name} = CAST({value} AS TEXT) WHERE {where} = 1")
+    db.close()
+    async with open_storage(tmp_path) as store:
+        for query in ("", "rabbit", "1", "2"):
+            try:
+                found = {entry.job_id for entry in await store.history(1, query, 10)}
+            except DatabaseDamaged:
+                assert value == "X'80'"
+            else:
+                assert 2 in found or query == "1"
+        for ask in (store.get, store.record, store.images):
+            with contextlib.suppress(StorageError):
+                await ask(1)
+            assert await ask(2)
