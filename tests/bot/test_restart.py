@@ -201,7 +201,10 @@ async def test_the_jobs_of_a_weighted_member_keep_their_share_over_a_restart(
     for person, seeds in ((stage.bob, (1, 2, 3)), (eve, (11, 12, 13))):
         for seed in seeds:
             last = await person.slash(stage.channel, "imagine", prompt="owl", seed=seed)
-    closing = stage.restart()
+    queue = stage.bot.service._queue
+    closing = asyncio.ensure_future(stage.restart())
+    # Or the first bot might begin the next job before it stops.
+    await stage.until(lambda: queue._closed)
     begun: list[int] = []
     begin = gate.begin
 
