@@ -78,7 +78,7 @@ def load(
         )
     _place(networks, place, offload=offload and place.type != "cpu")
     for part in ("unet", "vae"):
-        # What is none of a convolution's numbers is accepted by its constructor.
+        # A constructor of torch accepts a padding or stride that is no number; this does not.
         with made_from(part, profile.folder / part / "config.json"):
             kernels.prepare(networks[part], pack=part == "vae" or not compiled)
     return Components(
@@ -163,7 +163,7 @@ def _signal(sampler: Sampler) -> torch.Tensor:
     """Return the signal of a schedule.
 
     Raises:
-        ValueError: it is none.
+        ValueError: its betas cannot be those of a schedule.
     """
     signal = sampler.signal
     if not bool(((signal >= 0) & (signal <= 1)).all()):

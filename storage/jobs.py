@@ -243,8 +243,9 @@ class JobStore:
         """Return the queued, running and generated jobs, the oldest first, and what stops them.
 
         That is the fault by which a job's source cannot be read; its request is without it then.
-        Of a source that can be read the request has the size: see `source_of`. Jobs with `known`
-        ids are left out, and so is one whose row cannot be read, of which the log tells.
+        Of a source that can be read, the request holds the size only: `source_of` returns its
+        pixels. Jobs with `known` ids are left out. So is one whose row cannot be read; the log
+        names it.
         """
         return await self._db.run(lambda db: self._unfinished(db, known))
 

@@ -93,10 +93,10 @@ def expected_shapes(part: str, config: Mapping[str, Any], file: Path) -> dict[st
 
 @contextmanager
 def made_from(part: str, config: Path) -> Iterator[None]:
-    """Do inside what a config can make fail in any way: each value reaches a library's code.
+    """Turn any error of a library inside into a sentence about the config whose values it got.
 
     Raises:
-        ModelError: it failed, so the config makes no network.
+        ModelError: the config makes no network.
     """
     try:
         yield

@@ -141,16 +141,22 @@ async def test_a_reader_is_waited_for_by_nobody_and_the_log_is_emptied_after_it(
     assert list(remnants(tmp_path)) == []
 
 
+def forget_alone(folder: Path, job_id: int) -> sqlite_utils.Database:
+    """Forget a job as a deletion begins, and return the connection, with the rest not done."""
+    db = sqlite_utils.Database(sqlite3.connect(folder / DATABASE_NAME, isolation_level=None))
+    db.execute("PRAGMA secure_delete = ON")
+    assert erasing.forget(db, job_id, None)
+    erasing.forget_message(db, job_id)
+    return db
+
+
 async def test_what_a_crash_left_in_the_index_is_erased_after_the_next_start(
     tmp_path: Path,
 ) -> None:
     async with open_storage(tmp_path) as store:
         await made(store, user_id=1, origin=None, request=request("an owl"))
         job = await made(store)
-    db = sqlite_utils.Database(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None))
-    db.execute("PRAGMA secure_delete = ON")
-    assert erasing.forget(db, job.id, None)
-    erasing.forget_message(db, job.id)
+    db = forget_alone(tmp_path, job.id)
     assert not erasing.is_clean(db)
     db.close()
     async with open_storage(tmp_path):
@@ -344,10 +350,7 @@ async def test_a_merge_that_a_crash_cut_short_is_begun_again_at_the_next_start(
     async with open_storage(tmp_path) as store:
         await made(store, user_id=1, origin=None, request=request("an owl"))
         job = await made(store)
-    db = sqlite_utils.Database(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None))
-    db.execute("PRAGMA secure_delete = ON")
-    assert erasing.forget(db, job.id, None)
-    erasing.forget_message(db, job.id)
+    db = forget_alone(tmp_path, job.id)
     monkeypatch.setattr(erasing, "_PAGES", 1)
     erasing.begin_merging(db)
     assert not erasing.is_clean(db)
