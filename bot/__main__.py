@@ -1,6 +1,6 @@
 """`python -m bot` is `imagine-bot`."""
 
-from .cli import main
+from .cli.app import main
 
 # The engine's process imports this module again.
 if __name__ == "__main__":

@@ -13,32 +13,34 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
+from generation.catalog.locate import locate
+from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError
-from generation.locate import ModelProfile, locate
-from generation.queue import EngineLike, GenerationQueue
+from generation.queue.queue import GenerationQueue
+from generation.workers.protocol import EngineLike
 from storage.errors import StorageError
+from storage.folder.space import Space
 from storage.opening import open_storage
-from storage.space import Space
 
-from .actions import Actions
-from .ages import Ages
-from .answers import tell
-from .background import Background
-from .buttons import DYNAMIC_ITEMS
+from .cogs.buttons import DYNAMIC_ITEMS
 from .config import Settings
-from .delivery import DiscordCourier
+from .delivery.courier import DiscordCourier
+from .delivery.presence import has_left
+from .delivery.retry import InvalidRequests
 from .engines import start_engine
 from .errors import sentence
-from .gate import Gate, GatedTree
-from .intake import Intake
+from .interactions.actions import Actions
+from .interactions.answers import tell
+from .interactions.gate import Gate, GatedTree
+from .interactions.intake import Intake
+from .jobs.disk import Room
+from .jobs.service import ImagineService
+from .jobs.tasks import Background
 from .memory import PictureMemory
-from .overrides import Integrations
-from .presence import has_left
+from .permissions.ages import Ages
+from .permissions.integrations import Integrations
 from .publishing import Publisher
-from .requests import RequestDesk
-from .retry import InvalidRequests
-from .room import Room
-from .service import ImagineService
+from .requests.builder import RequestDesk
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from generation.request import GUIDANCE_MAX, GUIDANCE_MIN, SIZE_MAX, SIZE_MIN, STEPS_MAX, STEPS_MIN
+from generation.values.request import (
+    GUIDANCE_MAX,
+    GUIDANCE_MIN,
+    SIZE_MAX,
+    SIZE_MIN,
+    STEPS_MAX,
+    STEPS_MIN,
+)
 
 from .errors import ConfigError
 from .token import take_token

@@ -18,8 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from generation.locate import ModelProfile, locate
-from generation.model_files import DownloadProgress
+from generation.catalog.files import DownloadProgress
+from generation.catalog.locate import locate
+from generation.catalog.profile import ModelProfile
 
 from .errors import USER_ERRORS
 from .terminal import SafeConsole, harmless, log_handler, shows

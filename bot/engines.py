@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from generation.locate import ModelProfile
-from generation.process import EngineProcess
+from generation.catalog.profile import ModelProfile
+from generation.workers.process import EngineProcess
 
 from . import console
 from .config import Settings
 
 if TYPE_CHECKING:
-    from generation.engine import Engine
+    from generation.engine.engine import Engine
 
 
 def load_engine(settings: Settings, profile: ModelProfile, *, shared: bool) -> Engine:
@@ -24,8 +24,8 @@ def load_engine(settings: Settings, profile: ModelProfile, *, shared: bool) -> E
         ModelError: it cannot be loaded.
     """
     # Here, because these load torch, which neither the bot nor a mistake in the options needs.
-    from generation.engine import Engine  # noqa: PLC0415
-    from generation.weights import load  # noqa: PLC0415
+    from generation.engine.engine import Engine  # noqa: PLC0415
+    from generation.models.loading import load  # noqa: PLC0415
 
     return Engine(
         load(profile, device=settings.device, dtype=settings.dtype, compiled=settings.compile),

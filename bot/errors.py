@@ -114,7 +114,7 @@ USER_ERRORS = (BotError, GenerationError, StorageError)
 def sentence(error: BaseException) -> str:
     """Return what to tell a person about `error`, logging it if it was not foreseen."""
     if isinstance(error, DiskFull):
-        # Its own words are for the operator, who reads them in the log; see `bot.room`.
+        # Its own words are for the operator, who reads them in the log; see `bot.jobs.disk`.
         return _DISK_FULL
     if isinstance(error, FolderUnusable):
         log.error("%s", error)

@@ -14,7 +14,7 @@ import discord
 from discord import app_commands
 
 from .connecting import UNREACHABLE, pause_after, reason
-from .delivery_codes import Garbled, understood
+from .delivery.codes import Garbled, understood
 from .errors import BotError
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from .config import Settings
+    from pydantic import SecretStr
 
 PORTAL: Final = "https://discord.com/developers/applications"
 VARIABLE: Final = "DISCORD_TOKEN"
@@ -45,6 +45,18 @@ class NoToken(ConfigError):
     """There is no token at all."""
 
 
+class TokenSettings(Protocol):
+    """The settings that say where the token is."""
+
+    @property
+    def token(self) -> SecretStr | None:
+        """Return the token itself, if it was given."""
+
+    @property
+    def token_file(self) -> Path | None:
+        """Return the file that holds the token, if one was named."""
+
+
 def take_token(environment: MutableMapping[str, str]) -> dict[str, str]:
     """Return the keys `token` or `token_file` as the environment has them; the token leaves it."""
     # As for every key, upper and lower case are the same.
@@ -66,7 +78,7 @@ def take_token(environment: MutableMapping[str, str]) -> dict[str, str]:
     return {}
 
 
-def find_token(settings: Settings, environment: Mapping[str, str] = os.environ) -> str:
+def find_token(settings: TokenSettings, environment: Mapping[str, str] = os.environ) -> str:
     """Return the token that the settings hold or name.
 
     Raises:
@@ -86,7 +98,7 @@ def find_token(settings: Settings, environment: Mapping[str, str] = os.environ) 
     return token
 
 
-def readable_by_others(settings: Settings) -> bool:
+def readable_by_others(settings: TokenSettings) -> bool:
     """Return whether other users of this machine may read the file that holds the token."""
     if settings.token is not None or settings.token_file is None:
         return False
@@ -128,7 +140,7 @@ def _read(file: Path) -> str:
         ) from error
 
 
-def _missing(settings: Settings, environment: Mapping[str, str]) -> str:
+def _missing(settings: TokenSettings, environment: Mapping[str, str]) -> str:
     if settings.token is None and settings.token_file is not None:
         return f"The token file {settings.token_file} is empty; {_AGAIN} into it."
     similar = [name for name in environment if "DISCORD" in name.upper()]

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, Self
 
 
@@ -42,6 +43,12 @@ def brief(error: Exception) -> str:
     """Return the kind of an error and the first line of its text."""
     text = str(error)
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the first sentence of an error's text, at most 100 characters, without its end."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return textwrap.shorten(text.split(". ")[0], 100, placeholder=" ...").rstrip(".")
 
 
 class InvalidRequest(GenerationError):

@@ -7,12 +7,12 @@ from typing import Self
 
 import sqlite_utils
 
-from generation.request import Pixels
+from generation.values.pixels import Pixels
 
 from . import queries
 from .database import open_readonly
 from .opening import DATABASE_NAME, PICTURES_NAME
-from .pictures import PictureFiles
+from .pictures.files import PictureFiles
 from .records import StoredImage
 
 

@@ -15,13 +15,13 @@ from typing import Final
 
 import sqlite_utils
 
-from .checking import check_whole, compare, is_sound
 from .errors import BackupRefused, DatabaseUnusable, from_os_error
+from .folder.space import free_bytes
 from .opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME, locked
-from .pictures import PictureFiles
-from .readonly import looking
-from .space import free_bytes
-from .threads import translated
+from .pictures.checking import check_whole, compare, is_sound
+from .pictures.files import PictureFiles
+from .sqlite.readonly import looking
+from .sqlite.threads import translated
 
 MARK_NAME: Final = "imagine-bot-backup"
 _MARK: Final = "A backup of Imagine Bot: `imagine-bot restore` reads this folder.\n"

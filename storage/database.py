@@ -10,11 +10,12 @@ from typing import Final, Self, TypeVar
 
 import sqlite_utils
 
-from . import erasing, indexing, migrations
-from .checking import check_whole
+from .deletion import erasing
 from .errors import DatabaseDamaged, DatabaseUnusable, DiskFull, from_os_error
-from .readonly import BUSY_SECONDS, open_readonly
-from .threads import READING, ConnectionThread, transaction, translated
+from .pictures.checking import check_whole
+from .sqlite import indexing, migrations
+from .sqlite.readonly import BUSY_SECONDS, open_readonly
+from .sqlite.threads import READING, ConnectionThread, transaction, translated
 
 __all__ = ["Database", "open_readonly", "transaction"]
 

@@ -10,24 +10,19 @@ from pathlib import Path
 
 import sqlite_utils
 
-from generation.request import GeneratedImage, Pixels
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
 
-from . import erasing, guilds, keeping, queries, records, stripping, sweeping
+from . import guilds, queries, records
 from .database import Database
-from .eraser import Eraser
+from .deletion import erasing, stripping
 from .errors import DatabaseDamaged, JobUnreadable, SourceGone, StorageError
-from .pictures import PictureFiles
+from .pictures import keeping
+from .pictures.files import PictureFiles
 from .queries import UNFINISHED
-from .records import (
-    HistoryEntry,
-    Job,
-    JobKind,
-    JobStatus,
-    NewJob,
-    Removal,
-    Row,
-    StoredImage,
-)
+from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Removal, Row, StoredImage
+from .upkeep import sweeping
+from .upkeep.eraser import Eraser
 
 log = logging.getLogger(__name__)
 
@@ -309,8 +304,8 @@ class JobStore:
         Of the job itself it stays known that it was deleted, by whom, and what its message needs
         to be removed. Files that nothing else refers to are removed, now or, where that fails,
         with those of the next job that is deleted, or at the next start; their last bytes leave
-        the database a little later: see `storage.erasing`. Returns False when there is no such
-        job or it is deleted already.
+        the database a little later: see `storage.deletion.erasing`. Returns False when there is no
+        such job or it is deleted already.
         """
         return await self.delete_all([job_id], by) == 1
 

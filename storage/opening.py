@@ -12,7 +12,7 @@ from typing import Final
 from .database import Database
 from .errors import BackupRefused, DatabaseDamaged, FolderInUse, from_os_error
 from .jobs import JobStore
-from .pictures import PictureFiles
+from .pictures.files import PictureFiles
 
 DATABASE_NAME: Final = "imagine-bot.db"
 LOCK_NAME: Final = "imagine-bot.lock"

@@ -17,11 +17,13 @@ from typing import Any, Final, Literal
 
 import sqlite_utils
 
-from generation.request import GeneratedImage, Pixels
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
 
-from . import keeping, records, search
+from . import records, search
 from .errors import JobUnreadable, PictureDamaged
-from .pictures import NewFile, PictureFiles, from_png
+from .pictures import keeping
+from .pictures.files import NewFile, PictureFiles, from_png
 from .records import HistoryEntry, Job, JobStatus, NewJob, Row, StoredImage
 
 log = logging.getLogger(__name__)

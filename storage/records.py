@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from generation.errors import GenerationError
-from generation.request import SIZE_MIN, GenerationRequest, Pixels, Recipe
+from generation.values.pixels import Pixels
+from generation.values.recipe import Recipe
+from generation.values.request import SIZE_MIN, GenerationRequest
 
 from .errors import JobUnreadable
 

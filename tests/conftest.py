@@ -9,12 +9,12 @@ import pytest
 # They take a minute and more each. They come first, so that no process is left with one at the end.
 _LONGEST: Final = (
     "tests/test_kill.py",
-    "tests/starter/test_model.py",
-    "tests/bot/test_bench.py",
+    "tests/generation/starter/test_model.py",
+    "tests/bot/bench/test_bench.py",
     "tests/test_process.py",
-    "tests/generation/test_engine.py",
-    "tests/starter/test_training.py",
-    "tests/bot/test_cli.py",
+    "tests/generation/engine/test_engine.py",
+    "tests/generation/starter/test_training.py",
+    "tests/bot/cli/test_cli.py",
     "tests/test_starting.py",
 )
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bot import storage_checks
+from bot.cli import data_folder
 from storage.backup import back_up, restore
 from storage.errors import StorageError
 from storage.jobs import JobStore
 from storage.opening import DATABASE_NAME, open_storage
-from tests.storage.samples import finished, new_job, request
+
+from .storage.samples import finished, new_job, request
 
 SECONDS_MAX = 10.0
 MEMORY_MAX = 2 * 2**30
@@ -132,7 +133,7 @@ def survives(sample: Sample, damage: list[Damage], folder: Path) -> None:
     apply(live, damage)
     apply(backup, damage)
     begun = time.monotonic()
-    storage_checks.sentence(live)
+    data_folder.sentence(live)
     for step in (
         lambda: restore(backup, folder / "new"),
         lambda: asyncio.run(_work(folder / "new")),

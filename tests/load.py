@@ -30,8 +30,8 @@ from typing import Final
 import psutil
 from PIL import Image
 
-from tests.rig import Asked, BotProcess, Discord, MessageView, NeverHappened
-from tests.running import finished, imagine_bot
+from .rig import Asked, BotProcess, Discord, MessageView, NeverHappened
+from .running import finished, imagine_bot
 
 SECONDS_GOAL: Final = 0.25
 BYTES_GOAL: Final = 250 * 10**6

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bot.replies import is_finished
-from generation.engine import Engine
-from generation.locate import locate
-from generation.request import GenerationRequest, pixels_sha256
-from generation.weights import load
+from bot.ui.attachments import is_finished
+from generation.catalog.locate import locate
+from generation.engine.engine import Engine
+from generation.models.loading import load
+from generation.values.pixels import pixels_sha256
+from generation.values.request import GenerationRequest
 
 from .generation.examples import EDGE
 from .rig import BotProcess, Discord, FileView, MessageView

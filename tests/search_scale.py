@@ -23,10 +23,10 @@ from typing import Any
 
 import sqlite_utils
 
-from generation.request import GenerationRequest
-from storage import migrations
+from generation.values.request import GenerationRequest
 from storage.jobs import JobKind, JobStore, NewJob
 from storage.opening import DATABASE_NAME, open_storage
+from storage.sqlite import migrations
 
 WORDS = [
     "owl",

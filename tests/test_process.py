@@ -14,10 +14,11 @@ import pytest_asyncio
 from PIL import Image
 from simcord.builders import ChannelHandle
 
+from bot.cli.run import CONFIG_FAULT
 from bot.config import Settings
-from bot.requests import RequestDesk, Wishes
-from bot.running import CONFIG_FAULT
-from generation.locate import locate
+from bot.requests.builder import RequestDesk
+from bot.requests.options import Wishes
+from generation.catalog.locate import locate
 
 from .rig import Asked, BotProcess, Discord, MessageView
 from .running import WITH_PICTURES, Reference, finished, imagine_bot, reference, shown

@@ -14,16 +14,8 @@ import discord as dpy
 import pytest
 from PIL import Image
 
-from tests.rig import (
-    BotExited,
-    BotProcess,
-    Discord,
-    MessageView,
-    NeverHappened,
-    NotSimulated,
-    NotThere,
-)
-from tests.rig.sample_bot import picture
+from .rig import BotExited, BotProcess, Discord, MessageView, NeverHappened, NotSimulated, NotThere
+from .rig.sample_bot import picture
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = [sys.executable, "-m", "tests.rig.sample_bot"]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bot.running import CONFIG_FAULT
-from generation.locate import starter_folder
+from bot.cli.run import CONFIG_FAULT
+from generation.catalog.locate import starter_folder
 from storage.opening import DATABASE_NAME, open_storage
 from storage.records import JobStatus
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.table import Table
 
-from generation.locate import ModelProfile
-from generation.request import GeneratedImage
+from generation.catalog.profile import ModelProfile
+from generation.values.recipe import GeneratedImage
 
 from .. import console
 from ..config import Settings, load_settings
@@ -218,7 +218,7 @@ async def _serve(
 
 def _preview_share(settings: Settings, profile: ModelProfile) -> float:
     """Return the time of a preview over that of the step before it, each the shortest of many."""
-    from generation.fitting import synchronize  # noqa: PLC0415
+    from generation.engine.calibration import synchronize  # noqa: PLC0415
 
     from ..engines import load_engine  # noqa: PLC0415
     from .requests import requests  # noqa: PLC0415

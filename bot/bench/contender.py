@@ -25,14 +25,16 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from generation.locate import ModelProfile, locate
-from generation.request import GeneratedImage, GenerationRequest
+from generation.catalog.locate import locate
+from generation.catalog.profile import ModelProfile
+from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 
 from ..config import Settings
 from .requests import requests
 
 if TYPE_CHECKING:
-    from generation.process import EngineProcess
+    from generation.workers.process import EngineProcess
 
 Picture = npt.NDArray[np.uint8]
 

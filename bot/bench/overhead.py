@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generation.errors import GenerationError
-from generation.metadata import to_png
-from generation.pace import Measured
-from generation.queue import GenerationQueue
-from generation.request import GeneratedImage, GenerationRequest, Pixels, Progress
+from generation.images.png import to_png
+from generation.queue.queue import GenerationQueue
+from generation.timing import Measured
+from generation.values.events import Progress
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 from storage.opening import open_storage
 from storage.records import JobKind, NewJob
 

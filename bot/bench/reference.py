@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from generation import kernels
-from generation.locate import ModelProfile
-from generation.request import GenerationRequest
-from generation.weights import choose_device, choose_dtype, quiet
+from generation.catalog.profile import ModelProfile
+from generation.libraries import quiet
+from generation.models import deterministic
+from generation.models.devices import choose_device, choose_dtype
+from generation.values.request import GenerationRequest
 
 Picture = npt.NDArray[np.uint8]
 
@@ -72,8 +73,8 @@ class Reference:
 
     def sum_like_the_engine(self) -> None:
         """Prepare the networks as the engine's are, so that only what it does itself differs."""
-        kernels.prepare(self._pipeline.unet)
-        kernels.prepare(self._pipeline.vae)
+        deterministic.prepare(self._pipeline.unet)
+        deterministic.prepare(self._pipeline.vae)
 
     @property
     def name(self) -> str:

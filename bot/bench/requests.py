@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from generation.request import GenerationRequest
+from generation.values.request import GenerationRequest
 
 _PROMPTS: Final = (
     "rabbit face",

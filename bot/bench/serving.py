@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from generation.errors import GenerationError
-from generation.queue import GenerationQueue
-from generation.request import Event, GenerationRequest, Progress
+from generation.queue.queue import GenerationQueue
+from generation.values.events import Event, Progress
+from generation.values.request import GenerationRequest
+from storage.folder.space import Space
 from storage.opening import open_storage
 from storage.records import Job, JobKind, NewJob, StoredImage
-from storage.space import Space
 
-from .. import replies
-from ..delivery import attachments_of
-from ..pacing import ProgressPacer
-from ..room import Room
-from ..service import ImagineService, Picture
+from ..delivery.courier import attachments_of
+from ..delivery.pacing import ProgressPacer
+from ..jobs.courier import Picture
+from ..jobs.disk import Room
+from ..jobs.service import ImagineService
+from ..ui import attachments, messages
 from .users import LoopLag
 
 
@@ -37,9 +39,9 @@ class _Mailbox:
         self._pacer.show(job, message_id, event)
 
     async def _edit(self, job: Job, _message_id: int, event: Event) -> bool:
-        replies.waiting(job, event)
+        messages.waiting(job, event)
         if isinstance(event, Progress) and event.preview is not None:
-            await asyncio.to_thread(replies.preview, job, event.percent, event.preview)
+            await asyncio.to_thread(attachments.preview, job, event.percent, event.preview)
         return True
 
     async def find(self, _job: Job) -> int | None:
@@ -57,18 +59,18 @@ class _Mailbox:
     ) -> None:
         await self._pacer.drop(job)
         pictures = await read()
-        replies.finished(job, pictures[0].image.recipe, parent)
+        messages.finished(job, pictures[0].image.recipe, parent)
         await asyncio.to_thread(attachments_of, job, pictures)
         self.over.put_nowait(None)
 
     async def postpone(self, job: Job, _message_id: int) -> None:
-        self.over.put_nowait(replies.postponed(job))
+        self.over.put_nowait(messages.postponed(job))
 
     async def apologise(self, _job: Job, _message_id: int, sentence: str) -> None:
         self.over.put_nowait(sentence)
 
     async def withdraw(self, job: Job, _message_id: int) -> None:
-        self.over.put_nowait(replies.cancelled(job))
+        self.over.put_nowait(messages.cancelled(job))
 
     async def remove(self, _job: Job, _message_id: int) -> None:
         """Do nothing: the benchmark removes no job."""

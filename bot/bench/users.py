@@ -10,10 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from generation.fairness import Share
-from generation.process import EngineProcess
-from generation.queue import EngineLike, GenerationQueue
-from generation.request import Event, GeneratedImage, GenerationRequest
+from generation.queue.fairness import Share
+from generation.queue.queue import GenerationQueue
+from generation.values.events import Event
+from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
+from generation.workers.process import EngineProcess
+from generation.workers.protocol import EngineLike
 
 from ..config import Settings
 from ..engines import start_engine

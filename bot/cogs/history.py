@@ -10,15 +10,15 @@ from discord.ext import commands
 
 from storage.records import HistoryEntry
 
-from .. import replies
-from ..actions import asker_of
-from ..answers import answering
-from ..buttons import finished_view
-from ..concurrency import AtWork
-from ..delivery import lent
+from ..delivery.courier import lent
 from ..errors import NotVisible
-from ..intake import within_deadline
+from ..interactions.answers import answering
+from ..interactions.concurrency import AtWork
+from ..interactions.intake import within_deadline
+from ..interactions.requester import asker_of
 from ..memory import PictureMemory
+from ..ui import attachments, messages
+from ..ui.views import finished_view
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
@@ -60,7 +60,7 @@ class History(commands.Cog):
         else:
             shown = await self._bot.actions.shown(entries, asker_of(interaction))
             hidden = {entry.job_id for entry in entries if entry not in shown}
-            await self._say(interaction, replies.history(entries, search, hidden))
+            await self._say(interaction, messages.history(entries, search, hidden))
 
     async def _show(
         self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry
@@ -72,16 +72,16 @@ class History(commands.Cog):
             await interaction.response.defer(thinking=True, ephemeral=True)
         job = await self._bot.actions.find_job(entry.job_id, asker_of(interaction))
         await self._bot.actions.check_is_there(entry.job_id, str(entry.job_id))
-        async with self._memory.hold(replies.bytes_to_show(job), interaction.user.id):
+        async with self._memory.hold(attachments.bytes_to_show(job), interaction.user.id):
             pictures = await self._bot.service.pictures(job)
             if not pictures:
                 raise NotVisible(str(entry.job_id))
             parent = await self._bot.service.jobs.parent(job)
             with lent(await self._bot.courier.files(job, pictures)) as files:
-                text = replies.finished(job, pictures[0].image.recipe, parent)
+                text = messages.finished(job, pictures[0].image.recipe, parent)
                 await self._say(
                     interaction,
-                    f"{text}\n{replies.jump(entry)}",
+                    f"{text}\n{messages.jump(entry)}",
                     files=files,
                     view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
                 )
@@ -108,7 +108,7 @@ class History(commands.Cog):
         """Suggest the person's own jobs that match what is typed so far."""
         entries = await self._bot.actions.suggestions(asker_of(interaction), current, _CHOICES)
         return [
-            app_commands.Choice(name=replies.choice_name(entry), value=str(entry.job_id))
+            app_commands.Choice(name=messages.choice_name(entry), value=str(entry.job_id))
             for entry in entries
         ]
 

@@ -8,7 +8,7 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
-from generation.request import (
+from generation.values.request import (
     COUNT_MAX,
     GUIDANCE_MAX,
     GUIDANCE_MIN,
@@ -22,10 +22,10 @@ from generation.request import (
 )
 from storage.records import JobKind, NewJob
 
-from ..actions import asker_of
-from ..answers import answering
-from ..mentions import named
-from ..requests import Wishes
+from ..interactions.answers import answering
+from ..interactions.requester import asker_of
+from ..requests.mentions import named
+from ..requests.options import Wishes
 
 if TYPE_CHECKING:
     from ..client import ImagineBot

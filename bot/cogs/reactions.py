@@ -11,13 +11,13 @@ from discord.ext import commands
 
 from storage.records import Job, JobStatus
 
-from ..access import may_remove, may_use, removal_by
-from ..actions import Asker
-from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
-from ..delivery_codes import FAULTS
+from ..delivery.codes import FAULTS
 from ..errors import USER_ERRORS, sentence
-from ..gate import Gate
-from ..requests import ImageReference
+from ..interactions.gate import Gate
+from ..interactions.requester import Asker
+from ..permissions.members import may_remove, may_use, removal_by
+from ..requests.reference import ImageReference
+from ..ui.custom_ids import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
 
 if TYPE_CHECKING:
     from ..client import ImagineBot

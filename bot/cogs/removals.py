@@ -11,7 +11,7 @@ from discord.ext import commands
 
 from storage.errors import StorageError
 
-from ..service import ImagineService
+from ..jobs.service import ImagineService
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
@@ -24,7 +24,8 @@ class TakenAway(commands.Cog):
 
     Discord tells of every message that is deleted where the bot is, by its number alone; most are
     not the bot's. It does not tell of what happened while there was no connection: that is found
-    when the picture is asked for (`bot.presence`), and servers are compared at the next connection.
+    when the picture is asked for (`bot.delivery.presence`), and servers are compared at the next
+    connection.
     """
 
     def __init__(self, service: ImagineService) -> None:

@@ -9,23 +9,19 @@ from discord import app_commands
 from discord.ext import commands
 
 from generation.images.limits import SOURCE_BYTES_MAX
-from generation.request import (
-    PROMPT_LENGTH,
-    SEED_MAX,
-    STRENGTH_MAX,
-    STRENGTH_MIN,
-)
+from generation.values.request import PROMPT_LENGTH, SEED_MAX, STRENGTH_MAX, STRENGTH_MIN
 from storage.records import JobKind, NewJob
 
-from ..actions import Asker, asker_of
-from ..answers import answering
-from ..downloading import download
 from ..errors import MissingInput
+from ..interactions.answers import answering
+from ..interactions.requester import Asker, asker_of
 from ..memory import UPLOAD_BYTES, PictureMemory
-from ..mentions import named
-from ..replies import choice_name
-from ..requests import ImageReference, Wishes
-from ..uploads import Uploads
+from ..requests.downloading import download
+from ..requests.mentions import named
+from ..requests.options import Wishes
+from ..requests.reference import ImageReference
+from ..requests.uploads import Uploads
+from ..ui.messages import choice_name
 
 if TYPE_CHECKING:
     from ..client import ImagineBot

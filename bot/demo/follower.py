@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from simcord.preview import Preview
 
-from ..buttons import RERUN_EMOJI
+from ..ui.custom_ids import RERUN_EMOJI
 from .world import World
 
 _PAUSE_SECONDS: Final = 0.5

@@ -9,9 +9,10 @@ from typing import Final
 
 import discord
 
-from .. import console, replies
-from ..buttons import RERUN_EMOJI
+from .. import console
 from ..errors import BotError
+from ..ui import attachments
+from ..ui.custom_ids import RERUN_EMOJI
 from .world import World, open_world
 
 _PROMPT: Final = "rabbit face"
@@ -99,7 +100,7 @@ class Script:
         def finished() -> discord.Message | None:
             message = find()
             names = [attachment.filename for attachment in message.attachments]
-            return message if replies.is_finished(names) else None
+            return message if attachments.is_finished(names) else None
 
         try:
             message = await self._world.until(finished, seconds=_PATIENCE_SECONDS)

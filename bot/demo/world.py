@@ -16,11 +16,11 @@ import simcord
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from simcord._clock import Clock
 
-from generation.locate import locate
+from generation.catalog.locate import locate
 
-from .. import replies
 from ..client import ImagineBot, create_bot
 from ..config import Settings
+from ..ui import attachments
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class World:
         for message in tuple(backend.messages.get(self.channel.id, {}).values()):
             ours = message.author_id == backend.bot_user.id and not message.is_ephemeral
             names = [str(attachment["filename"]) for attachment in message.attachments]
-            if ours and replies.is_finished(names) and not message.reactions:
+            if ours and attachments.is_finished(names) and not message.reactions:
                 backend.add_reaction(self.channel.id, message.id, emoji, self.helper.id)
 
     async def until(self, condition: Callable[[], T | None], *, seconds: float) -> T:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import ModelError
-from ..model_files import PartWeights, read_config
+from .files import PartWeights, read_config
 from .headers import TensorInfo, read_header
 
 _WEIGHT: Final = ".weight"

@@ -23,11 +23,11 @@ from typing import Any, BinaryIO, Final
 from PIL import Image, TiffImagePlugin  # noqa: F401
 
 from ..errors import GenerationError
-from ..metadata import read_png
-from ..pictures import fitted, to_image
 from .container import Format, format_of
 from .decode import decode, open_file
 from .limits import CPU_SECONDS, MEMORY_BYTES, WALL_SECONDS
+from .pillow import fitted, to_image
+from .png import read_png
 from .texts import TEXTS, prompts_of
 
 _STRIP_PIXELS: Final = 2**20

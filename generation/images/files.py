@@ -25,7 +25,8 @@ from typing import IO, Any, Final, Literal, Self, cast
 from PIL import Image
 
 from ..errors import InvalidSource
-from ..request import SIZE_MAX, Pixels
+from ..values.pixels import Pixels
+from ..values.request import SIZE_MAX
 from .infotext import Prompts, prompts
 from .limits import SOURCE_BYTES_MAX, SOURCE_PIXELS_MAX, TEXT_BYTES_MAX, WALL_SECONDS
 

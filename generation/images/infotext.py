@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..request import PROMPT_LENGTH
+from ..values.request import PROMPT_LENGTH
 
 _NEGATIVE: Final = "Negative prompt:"
 _SETTINGS: Final = "Steps: "

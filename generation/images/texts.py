@@ -7,11 +7,11 @@ from typing import Final
 
 from PIL import Image
 
-from ..metadata import PARAMETERS_CHUNK, RECIPE_CHUNK
-from ..request import Recipe
+from ..values.recipe import Recipe
 from .container import Container
 from .infotext import Prompts, parse_infotext, prompts
 from .limits import TEXT_BYTES_MAX
+from .png import PARAMETERS_CHUNK, RECIPE_CHUNK
 
 log = logging.getLogger(__name__)
 

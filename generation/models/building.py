@@ -17,8 +17,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..catalog.parts import Place
+from ..catalog.tensors import read_tensors
 from ..errors import ModelError
-from .tensors import read_tensors
 
 # Keys of a text encoder's config that change what it computes or are asked for by our own code.
 _TEXT_KEYS: Final = (

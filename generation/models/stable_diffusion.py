@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..locate import ModelProfile
+from ..catalog.profile import ModelProfile
 
 
 @dataclass(frozen=True)

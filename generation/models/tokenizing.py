@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from transformers import CLIPTokenizer
 
+from ..catalog.files import read_config
 from ..catalog.json_reader import LIST_BYTES, read_bytes
 from ..errors import ModelError
-from ..model_files import read_config
 
 _CONFIG_KEYS: Final = frozenset(
     {

@@ -17,14 +17,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from ..locate import starter_folder
-from ..weights import quiet
+from ..catalog.locate import starter_folder
+from ..libraries import quiet
 from .train import read_album
 from .training.card import card as model_card
-from .training.measures import MEASURES
-from .training.recognition import Recogniser
-from .training.sheet import Painter, sheet
-from .training.subjects import Figure, Prompt, Subjects, random_prompts
+from .training.drawings.sheet import Painter, sheet
+from .training.measuring.measures import MEASURES
+from .training.measuring.recognition import Recogniser
+from .training.measuring.subjects import Figure, Prompt, Subjects, random_prompts
 
 app = typer.Typer(add_completion=False, help=__doc__)
 _console = Console(soft_wrap=True)

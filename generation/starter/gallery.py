@@ -9,10 +9,10 @@ from typing import Annotated, Final
 
 import typer
 
-from ..locate import starter_folder
-from ..request import GenerationRequest
-from .training.measures import GUIDANCES, STRENGTHS, to_pixels
-from .training.sheet import SAMPLES, Painter, request, sheet
+from ..catalog.locate import starter_folder
+from ..values.request import GenerationRequest
+from .training.drawings.sheet import SAMPLES, Painter, request, sheet
+from .training.measuring.measures import GUIDANCES, STRENGTHS, to_pixels
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

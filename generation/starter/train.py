@@ -18,27 +18,27 @@ import typer
 from accelerate import PartialState
 from rich.console import Console
 
-from ..model_files import EMOJI
-from .training.autoencoder import AutoencoderTask, held_out_psnr, settle_encoder, trained
-from .training.diffusion import DiffusionTask
-from .training.drawing import Album, open_album
+from ..catalog.files import EMOJI
+from .training.drawings.drawing import Album, open_album
+from .training.drawings.scenes import HeldOut, hold_out
+from .training.drawings.sheet import SAMPLES, Painter, request, sheet
+from .training.drawings.sources import SourceUnavailable
+from .training.drawings.sources import fetch as fetch_sources
+from .training.drawings.things import STYLES, emoji_names, read_things
 from .training.export import adopt as adopt_model
 from .training.export import export as export_model
 from .training.export import park as park_model
-from .training.latents import SHARD, check_encoder, encode, fingerprint, read_latents
-from .training.networks import Shape, parameters
-from .training.progress import Schedule, read
-from .training.progress import save as write
-from .training.reading import ReadingTask
-from .training.scenes import HeldOut, hold_out
-from .training.sheet import SAMPLES, Painter, request, sheet
-from .training.sketches import draw_forms
-from .training.sources import SourceUnavailable
-from .training.sources import fetch as fetch_sources
-from .training.things import STYLES, emoji_names, read_things
-from .training.trainer import Precision, Settings, Task, on_cpu
-from .training.trainer import train as run_training
-from .training.vocabulary import read_tokenizer, train_tokenizer
+from .training.learning.autoencoder import AutoencoderTask, held_out_psnr, settle_encoder, trained
+from .training.learning.diffusion import DiffusionTask
+from .training.learning.latents import SHARD, check_encoder, encode, fingerprint, read_latents
+from .training.learning.networks import Shape, parameters
+from .training.learning.progress import Schedule, read
+from .training.learning.progress import save as write
+from .training.learning.reading import ReadingTask
+from .training.learning.sketches import draw_forms
+from .training.learning.trainer import Precision, Settings, Task, on_cpu
+from .training.learning.trainer import train as run_training
+from .training.learning.vocabulary import read_tokenizer, train_tokenizer
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 _console = Console(stderr=True, soft_wrap=True)

@@ -9,9 +9,9 @@ import simcord
 
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
-from generation.engine import Engine
-from generation.locate import locate
-from generation.weights import load
+from generation.catalog.locate import locate
+from generation.engine.engine import Engine
+from generation.models.loading import load
 
 from .stage import GatedEngine, Stage
 

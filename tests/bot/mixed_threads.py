@@ -10,8 +10,8 @@ from typing import Any
 
 from bot.bench.contender import Picture, PipelineContender, carry_out
 from bot.config import Settings
-from generation.locate import ModelProfile
-from generation.request import GenerationRequest
+from generation.catalog.profile import ModelProfile
+from generation.values.request import GenerationRequest
 
 
 class MixedThreads(PipelineContender):

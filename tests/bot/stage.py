@@ -16,14 +16,16 @@ import simcord
 from PIL import Image
 from simcord.actors import MemberActor
 
-from bot import replies
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
-from generation.engine import Denoising, Engine
+from bot.ui import attachments
+from generation.engine.engine import Denoising, Engine
 from generation.errors import GenerationError
-from generation.events import Waiting
-from generation.pace import Measured
-from generation.request import GeneratedImage, GenerationRequest, Pixels
+from generation.timing import Measured
+from generation.values.events import Waiting
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 
 T = TypeVar("T")
 _TOKEN: Final = re.compile(r"^(rerun|vary|remove|delete):[0-9a-f]+\.")
@@ -138,7 +140,7 @@ class Stage:
 def pictures(message: discord.Message) -> list[discord.Attachment]:
     """Return the pictures below a message; a preview is none."""
     files = message.attachments
-    return files if replies.is_finished(file.filename for file in files) else []
+    return files if attachments.is_finished(file.filename for file in files) else []
 
 
 def buttons(message: discord.Message) -> list[str]:

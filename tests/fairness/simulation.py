@@ -16,10 +16,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from generation.batching import Sizes
-from generation.fairness import Share
-from generation.pace import Measured
-from generation.schedule import Schedule, SizeTurns
+from generation.queue.fairness import Share
+from generation.queue.turns import Schedule, SizeTurns
+from generation.timing import Measured, Sizes
 
 DAY = 86_400.0
 _PIXELS = 512 * 512

@@ -10,10 +10,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from generation.catalog.locate import starter_folder
+from generation.catalog.profile import profile
 from generation.errors import ModelError
-from generation.locate import profile, starter_folder
-from generation.weights import load
-from tests.generation.tiny import tiny_pipeline
+from generation.models.loading import load
+
+from ..generation.tiny import tiny_pipeline
 
 _UNET: Final = "unet/diffusion_pytorch_model.safetensors"
 _HOSTILE: Final[tuple[Any, ...]] = (

@@ -11,11 +11,12 @@ import pillow_heif
 from PIL import Image
 
 from generation.errors import GenerationError
-from generation.metadata import read_png_outside, to_png
-from generation.pictures import read_source
-from tests.generation import png
-from tests.generation.examples import gradient
-from tests.generation.test_metadata import a_recipe
+from generation.images.pillow import read_source
+from generation.images.png import read_png_outside, to_png
+
+from ..generation import png
+from ..generation.examples import gradient
+from ..generation.images.test_png import a_recipe
 
 # A picture from outside is read by a process of its own: what all of them took, at most each.
 _CPU_SECONDS = 12.0

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from generation.engine import Engine
+    from generation.engine.engine import Engine
     from generation.models.stable_diffusion import Components
 
     from .pipelines import Pipelines
@@ -50,8 +50,8 @@ def each_module_on_one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def starter(one_thread: None) -> Components:
     """The networks of the model that comes with the package."""
-    from generation.locate import locate
-    from generation.weights import load
+    from generation.catalog.locate import locate
+    from generation.models.loading import load
 
     return load(locate("starter"), device="cpu", dtype="float32")
 
@@ -59,7 +59,7 @@ def starter(one_thread: None) -> Components:
 @pytest.fixture(scope="session")
 def engine(starter: Components) -> Engine:
     """An engine on the starter model."""
-    from generation.engine import Engine
+    from generation.engine.engine import Engine
 
     return Engine(starter)
 
@@ -67,7 +67,7 @@ def engine(starter: Components) -> Engine:
 @pytest.fixture(scope="session")
 def pipelines(one_thread: None) -> Pipelines:
     """The pipelines of diffusers on the starter model."""
-    from generation.locate import starter_folder
+    from generation.catalog.locate import starter_folder
 
     from .pipelines import Pipelines
 
@@ -87,8 +87,8 @@ def sd15_folder(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def sd15(sd15_folder: Path) -> Components:
     """The networks of that tiny model."""
-    from generation.locate import locate
-    from generation.weights import load
+    from generation.catalog.locate import locate
+    from generation.models.loading import load
 
     return load(locate(str(sd15_folder)), device="cpu", dtype="float32")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from generation.locate import locate
-from generation.request import GenerationRequest, Pixels, Recipe
+from generation.catalog.locate import locate
+from generation.values.pixels import Pixels
+from generation.values.recipe import Recipe
+from generation.values.request import GenerationRequest
 
 if TYPE_CHECKING:
     from generation.models.stable_diffusion import Components

@@ -14,7 +14,7 @@ import torch
 from numpy.polynomial import Polynomial
 
 from generation.models.stable_diffusion import Components
-from generation.request import GenerationRequest
+from generation.values.request import GenerationRequest
 
 ORDER = 4
 Derivative = Callable[[torch.Tensor, float, int], torch.Tensor]

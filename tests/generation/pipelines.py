@@ -20,9 +20,10 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from generation import kernels
-from generation.pictures import to_image
-from generation.request import GeneratedImage, GenerationRequest
+from generation.images.pillow import to_image
+from generation.models import deterministic
+from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 
 SCHEDULERS = {"ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
 
@@ -43,8 +44,8 @@ class Pipelines:
         """
         text = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
         if not stock:
-            kernels.prepare(text.unet)
-            kernels.prepare(text.vae)
+            deterministic.prepare(text.unet)
+            deterministic.prepare(text.vae)
         image = StableDiffusionImg2ImgPipeline(**text.components, requires_safety_checker=False)
         for pipeline in (text, image):
             pipeline.set_progress_bar_config(disable=True)

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generation.errors import GenerationError, InvalidRequest, ModelError, OutOfMemory
-from generation.pace import Measured
-from generation.request import GeneratedImage, GenerationRequest, Pixels, Progress
+from generation.timing import Measured
+from generation.values.events import Progress
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 
 from .examples import a_recipe, a_request, gradient
 
@@ -135,9 +138,9 @@ def starter_engine() -> object:
     """Return the real engine on the model that comes with the package, on one thread."""
     import torch  # noqa: PLC0415
 
-    from generation.engine import Engine  # noqa: PLC0415
-    from generation.locate import locate  # noqa: PLC0415
-    from generation.weights import load  # noqa: PLC0415
+    from generation.catalog.locate import locate  # noqa: PLC0415
+    from generation.engine.engine import Engine  # noqa: PLC0415
+    from generation.models.loading import load  # noqa: PLC0415
 
     torch.set_num_threads(1)
     return Engine(load(locate("starter"), device="cpu", dtype="float32"))
@@ -145,7 +148,7 @@ def starter_engine() -> object:
 
 def lost_parent(file: str) -> None:
     """Start an engine, have it write its process id into `file`, and wait for its answer."""
-    from generation.process import EngineProcess  # noqa: PLC0415
+    from generation.workers.process import EngineProcess  # noqa: PLC0415
 
     engine = EngineProcess(small_engine, timeout=600, load_timeout=600)
     engine.measured()

@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 
 from generation.errors import GenerationError
-from generation.fairness import Share
-from generation.pace import Measured
-from generation.queue import GenerationQueue, Ticket
-from generation.request import Event, GeneratedImage, GenerationRequest, Pixels, Progress
+from generation.queue.fairness import Share
+from generation.queue.queue import GenerationQueue
+from generation.queue.tickets import Ticket
+from generation.timing import Measured
+from generation.values.events import Event, Progress
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 
 from .examples import a_recipe, a_request, gradient
 

@@ -8,7 +8,8 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from generation.request import GeneratedImage, Pixels
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
 
 from .examples import a_recipe
 from .process_engines import SmallEngine, SmallImage

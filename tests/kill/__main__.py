@@ -11,8 +11,7 @@ from itertools import repeat
 from pathlib import Path
 from random import Random
 
-from tests.running import reference
-
+from ..running import reference
 from . import INSTANTS, Figures, Instant, Killing
 from .instants import at_random
 from .verdict import judge

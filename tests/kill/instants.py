@@ -7,8 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from tests.running import WITH_PICTURES
-
+from ..running import WITH_PICTURES
 from .run import Killing
 
 Instant = Callable[[Killing], Awaitable[None]]

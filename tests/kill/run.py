@@ -15,12 +15,12 @@ from typing import Final, Self
 
 from PIL import Image
 
-from bot.replies import is_finished
+from bot.ui.attachments import is_finished
 from storage.database import open_readonly
 from storage.opening import DATABASE_NAME
-from tests.rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
-from tests.running import imagine_bot
 
+from ..rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
+from ..running import imagine_bot
 from . import engine
 
 # Two are there already.

@@ -9,15 +9,15 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 
-from bot.buttons import remove_ids
+from bot.ui.custom_ids import remove_ids
 from storage import queries
 from storage.database import open_readonly
 from storage.opening import DATABASE_NAME, PICTURES_NAME
-from storage.pictures import PictureFiles
+from storage.pictures.files import PictureFiles
 from storage.records import Job, JobStatus
-from tests.rig import Asked, MessageView
-from tests.running import Reference, finished, shown
 
+from ..rig import Asked, MessageView
+from ..running import Reference, finished, shown
 from .run import Killing
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from generation.request import GeneratedImage, GenerationRequest, Pixels, Recipe
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage, Recipe
+from generation.values.request import GenerationRequest
 from storage.jobs import JobKind, NewJob
-from storage.pictures import to_png
+from storage.pictures.files import to_png
 
 SIZE = 32
 

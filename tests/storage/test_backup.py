@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from storage import backup, keeping
+from storage import backup
 from storage.backup import back_up, restore
 from storage.errors import BackupRefused, DatabaseDamaged, FolderInUse, StorageError
 from storage.jobs import JobStore
 from storage.opening import DATABASE_NAME, PICTURES_NAME, open_storage
-from storage.pictures import PictureFiles
-from storage.sweeping import UNKNOWN_NAME
+from storage.pictures import keeping
+from storage.pictures.files import PictureFiles
+from storage.upkeep.sweeping import UNKNOWN_NAME
 
 from .disks import fill, small_disk
 from .samples import finished, new_job, request

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from generation.metadata import to_png as to_png_with_recipe
-from generation.request import GeneratedImage
-from storage import erasing
-from storage.checking import compare
+from generation.images.png import to_png as to_png_with_recipe
+from generation.values.recipe import GeneratedImage
+from storage.deletion import erasing
 from storage.errors import DiskFull
 from storage.jobs import Job, JobStatus, JobStore
 from storage.opening import open_storage
-from storage.pictures import PictureFiles
+from storage.pictures.checking import compare
+from storage.pictures.files import PictureFiles
 
 from .samples import finished, new_job, pixels, recipe, request
 

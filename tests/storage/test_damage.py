@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from bot import doctor
+from bot.cli import doctor
 from storage.errors import DatabaseDamaged, StorageError
 from storage.opening import DATABASE_NAME, LOCK_NAME, open_storage
-from storage.pictures import PictureFiles
-from storage.readonly import looking
-from tests.damage import Damage, Sample, damages, survives
+from storage.pictures.files import PictureFiles
+from storage.sqlite.readonly import looking
 
+from ..damage import Damage, Sample, damages, survives
 from .samples import new_job, pixels, request
 from .test_search import show
 

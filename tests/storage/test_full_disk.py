@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from storage.errors import DiskFull, FolderUnusable
+from storage.folder.space import Space, free_bytes
 from storage.jobs import JobStatus, JobStore
 from storage.opening import open_storage
-from storage.space import Space, free_bytes
 
 from .disks import fill, small_disk
 from .samples import finished, new_job, request

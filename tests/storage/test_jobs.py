@@ -10,7 +10,7 @@ import sqlite_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generation.request import GenerationRequest
+from generation.values.request import GenerationRequest
 from storage.errors import (
     FolderUnusable,
     JobUnreadable,

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
-from storage import indexing, queries
+from storage import queries
 from storage.jobs import JobStore
 from storage.opening import DATABASE_NAME, open_storage
-from tests.search_scale import HEAVY, LIGHT, NEW, fill
+from storage.sqlite import indexing
 
+from ..search_scale import HEAVY, LIGHT, NEW, fill
 from .samples import finished, new_job, request
 from .test_search import show
 

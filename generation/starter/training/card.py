@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...models.stable_diffusion import Components
-from .drawing import Album
+from .drawings.drawing import Album
+from .drawings.scenes import COLOURS
+from .drawings.sources import NAMES, PACKAGES
+from .drawings.things import STYLES
 from .export import TRAINING
-from .networks import WORDS, parameters
-from .scenes import COLOURS
-from .sources import NAMES, PACKAGES
-from .things import STYLES
+from .learning.networks import WORDS, parameters
 
 _TEMPLATE: Final = Path(__file__).with_name("CARD.md")
 _MILLION: Final = 1e6

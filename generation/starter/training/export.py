@@ -15,12 +15,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
-from ...weights import quiet
-from .autoencoder import Reconstruction, trained
-from .diffusion import Denoiser
-from .networks import Shape, new_autoencoder, new_text_encoder, new_unet, noise_schedule
-from .progress import read, save
-from .vocabulary import read_tokenizer
+from ...libraries import quiet
+from .learning.autoencoder import Reconstruction, trained
+from .learning.diffusion import Denoiser
+from .learning.networks import Shape, new_autoencoder, new_text_encoder, new_unet, noise_schedule
+from .learning.progress import read, save
+from .learning.vocabulary import read_tokenizer
 
 # A strength of 0.6, which suits larger models, mixes what was there with what is asked for.
 # Nothing larger was ever shown to it, and what it makes of larger pictures is none.

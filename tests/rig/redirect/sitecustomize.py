@@ -30,7 +30,7 @@ class _Redirecting(Loader):
         self._wrapped.exec_module(module)
         if module.__name__ == "discord.http":
             module.Route.BASE = f"{RIG_URL}/api/v10"
-        elif module.__name__ == "bot.downloading":
+        elif module.__name__ == "bot.requests.downloading":
             # Its attachments come from the rig as well.
             module.ORIGINS = frozenset({RIG_URL})  # type: ignore[attr-defined]
         else:
@@ -48,7 +48,7 @@ class _DiscordFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in ("discord.http", "discord.gateway", "bot.downloading"):
+        if fullname not in ("discord.http", "discord.gateway", "bot.requests.downloading"):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:

@@ -1,0 +1,187 @@
+"""The command line. Every command imports what it needs itself, so that --help is quick."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from .. import terminal
+
+app = typer.Typer(
+    name="imagine-bot",
+    help="A self-hosted Discord image bot with a diffusion engine written by hand.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; ./config.toml if there is one.")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the database and the pictures.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="starter, a folder, a .safetensors file, or an id on the Hugging Face hub."
+    ),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imagine-bot {importlib.metadata.version('imagine-bot')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    """Hold the options that belong to no command."""
+
+
+@app.command()
+def run(config: ConfigOption = None, data: DataOption = None) -> None:
+    """Run the bot on Discord; the token comes from DISCORD_TOKEN or the config."""
+    from .run import run_bot  # noqa: PLC0415
+
+    raise typer.Exit(run_bot(config, data=data))
+
+
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Play /imagine, /vary and a 🔁 reaction, then exit.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of the page; 0 takes any that is free.")] = 0,
+) -> None:
+    """Run the bot in a simulated Discord in the browser: no token, no GPU, no download."""
+    from ..demo import play_once, serve  # noqa: PLC0415
+
+    raise typer.Exit(play_once() if once else serve(port))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What you want to see.")],
+    negative: Annotated[str, typer.Option(help="What you do not want to see.")] = "",
+    seed: Annotated[int | None, typer.Option(help="0 to 4294967295.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to 150.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How closely to follow the prompt, 1 to 30.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="32 to 2048, a multiple of 8.")] = None,
+    height: Annotated[int | None, typer.Option(help="32 to 2048, a multiple of 8.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help="lms or ddim.")] = None,
+    count: Annotated[int, typer.Option(help="How many pictures, 1 to 4.")] = 1,
+    image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="With --image: 0.05, almost the same, to 1, all new.")
+    ] = None,
+    model: ModelOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
+    config: ConfigOption = None,
+) -> None:
+    """Make pictures without Discord and print the files that were written."""
+    from ..requests.options import Wishes  # noqa: PLC0415
+    from .generate import generate_files  # noqa: PLC0415
+
+    wishes = Wishes(
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance,
+        width=width,
+        height=height,
+        scheduler=scheduler,  # type: ignore[arg-type]  # the request checks the name
+        count=count,
+        strength=strength,
+    )
+    raise typer.Exit(generate_files(wishes, image=image, model=model, out=out, config=config))
+
+
+@app.command()
+def replay(
+    picture: Annotated[str, typer.Argument(metavar="FILE.png|JOB_ID", help="What to make again.")],
+    image: Annotated[
+        Path | None, typer.Option(help="The picture that it started from, if it did.")
+    ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a picture again from its recipe; exit 0 only if every pixel is the same, else 1."""
+    from .replay import replay_picture  # noqa: PLC0415
+
+    raise typer.Exit(replay_picture(picture, image=image, model=model, data=data, config=config))
+
+
+@app.command()
+def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
+    """Say what is wrong with the set-up, and how to fix it."""
+    from .doctor import examine  # noqa: PLC0415
+
+    raise typer.Exit(examine(config, data=data))
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or a backup.")],
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Copy database and pictures whole, also while the bot runs; again, only what is new."""
+    from .backup import back_up_folder  # noqa: PLC0415
+
+    raise typer.Exit(back_up_folder(folder, config=config, data=data))
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of `backup`.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put aside what the data folder holds.")
+    ] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Put a backup into the data folder; the bot must not be running."""
+    from .backup import restore_folder  # noqa: PLC0415
+
+    raise typer.Exit(restore_folder(folder, config=config, data=data, replace=replace))
+
+
+@app.command()
+def bench(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Some minutes: fewer steps, and no compiling.")
+    ] = False,
+    model: ModelOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Measure this engine beside diffusers' StableDiffusionPipeline, on the same weights."""
+    from ..bench import bench as measure  # noqa: PLC0415
+
+    raise typer.Exit(measure(config, model=model, as_json=as_json, quick=quick))
+
+
+def main() -> NoReturn:
+    """Run the command line; an error is one sentence on standard error and exit code 1."""
+    # Read when torch is loaded, which is later. A CPU's threads wait for each other after every
+    # operation; where something else runs on a core too, such as the event loop, spinning for
+    # as long as they do by default makes a step four times slower, and not spinning twice.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    terminal.prepare_streams()
+    sys.exit(terminal.exit_code(app))

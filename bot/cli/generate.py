@@ -1,0 +1,116 @@
+"""`imagine-bot generate`: pictures without Discord."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from generation.catalog.profile import ModelProfile
+from generation.errors import InvalidSource
+from generation.images.pillow import read_source
+from generation.images.png import to_png
+from generation.values.recipe import GeneratedImage, Recipe
+from generation.values.request import SIZE_MAX, STEPS_MAX, GenerationRequest
+
+from .. import console
+from ..config import Settings, load_settings
+from ..engines import load_engine
+from ..errors import MissingInput
+from ..requests.builder import RequestDesk
+from ..requests.options import Wishes
+from .output import open_folder
+
+if TYPE_CHECKING:
+    from generation.engine.engine import Engine
+
+_NAME_LENGTH: Final = 40
+# For each processor; more of them only wait for each other.
+_THREADS_MAX: Final = 4
+
+
+@console.one_sentence
+def generate_files(
+    wishes: Wishes, *, image: Path | None, model: str | None, out: Path, config: Path | None
+) -> int:
+    """Make pictures, write them into `out` and print their names; return the exit code."""
+    # The limits are for the people on a server, not for the owner of the machine.
+    settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
+    profile = console.locate_model(settings.model, settings.prediction_type)
+    request = _request(RequestDesk(settings, profile), wishes, image)
+    with open_folder(out) as folder:
+        if max(request.width, request.height) > profile.default_max_size:
+            console.note(
+                f"The model {profile.name} is for pictures of at most {profile.default_max_size} "
+                "pixels in width and height; larger ones are seldom good."
+            )
+        pictures = make(open_engine(settings, profile), request)
+        for picture in pictures:
+            path = folder.write(_file_name(picture), to_png(picture.pixels, picture.recipe))
+            console.say(str(path))
+    if unread := pictures[0].recipe.unread_prompt:
+        console.note(f"The model did not read: {unread}")
+    return 0
+
+
+def _request(desk: RequestDesk, wishes: Wishes, image: Path | None) -> GenerationRequest:
+    if image is not None:
+        return desk.similar(read_source(read_file(image)), wishes)
+    if wishes.strength is not None:
+        raise MissingInput("A strength needs a picture to start from; add --image FILE.")
+    return desk.imagine(wishes)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        InvalidSource: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidSource(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def open_engine(settings: Settings, profile: ModelProfile) -> Engine:
+    """Return an engine with the model loaded.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    with console.status(f"Loading the model {profile.name}"):
+        return load_engine(settings, profile, shared=False)
+
+
+def compute_like(recipe: Recipe) -> None:
+    """Have the CPU compute with as many threads as when the picture of `recipe` was made."""
+    import torch  # noqa: PLC0415 - it takes a second, which a mistake in the options need not
+
+    if recipe.threads is not None:
+        # A file from anywhere says what it likes.
+        torch.set_num_threads(min(recipe.threads, _THREADS_MAX * (os.cpu_count() or 1)))
+
+
+def make(
+    engine: Engine, request: GenerationRequest, *, decoder_tile: int | None = None
+) -> list[GeneratedImage]:
+    """Return the pictures of `request`, showing progress on standard error.
+
+    With `decoder_tile` they are decoded in tiles of so many pixels, as their recipe says.
+    """
+    with console.progress() as bar:
+        task = bar.add_task("Denoising", total=request.steps)
+        return engine.generate(
+            request,
+            on_progress=lambda state: bar.update(task, completed=state.step, total=state.steps),
+            decoder_tile=decoder_tile,
+        )
+
+
+def _file_name(picture: GeneratedImage) -> str:
+    """Return a name that the same picture always has, and another picture never."""
+    words = re.sub(r"[^\w]+", "-", picture.recipe.prompt.lower()).strip("-")[:_NAME_LENGTH]
+    parts = (words or "picture", str(picture.recipe.seed), picture.pixels.sha256[:8])
+    return "-".join(parts) + ".png"

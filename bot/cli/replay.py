@@ -1,0 +1,210 @@
+"""`imagine-bot replay`: make a picture again from its recipe and compare every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from generation.catalog.locate import STARTER
+from generation.catalog.profile import ModelProfile
+from generation.errors import InvalidSource
+from generation.images.pillow import enlarged, read_source, to_image, to_pixels
+from generation.images.png import parameters, read_png, read_png_outside
+from generation.values.pixels import Pixels
+from generation.values.recipe import Recipe
+from storage.archive import Archive
+
+from .. import console
+from ..config import Settings, load_settings
+from ..errors import BotError, MissingInput
+from .generate import compute_like, make, open_engine, read_file
+
+# What may differ between two machines without anybody having altered the recipe.
+_CIRCUMSTANCES = (
+    "model_sha256",
+    "dtype",
+    "device",
+    "threads",
+    "compiled",
+    "scheduler_settings",
+    "versions",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A picture to make again: where it came from, its pixels and its recipe.
+
+    `parameters` is the other text of its file, which says the same in AUTOMATIC1111's words.
+    """
+
+    name: str
+    pixels: Pixels
+    recipe: Recipe
+    parameters: str
+
+
+@console.one_sentence
+def replay_picture(
+    picture: str,
+    *,
+    image: Path | None,
+    model: str | None,
+    data: Path | None,
+    config: Path | None,
+) -> int:
+    """Make a picture, or all pictures of a job, again; return 0 only if every pixel is the same."""
+    settings = load_settings(config, data=data, model=model)
+    originals = _originals(picture, settings)
+    profile = _model_of(originals[0].recipe, settings, named=model is not None)
+    sources = [_source_of(original.recipe, settings, image) for original in originals]
+    is_compiled = bool(originals[0].recipe.compiled)
+    engine = open_engine(settings.model_copy(update={"compile": is_compiled}), profile)
+    same = True
+    for original, source in zip(originals, sources, strict=True):
+        compute_like(original.recipe)
+        recipe = original.recipe
+        made = make(engine, recipe.request(source), decoder_tile=recipe.decoder_tile)[0]
+        differences = list(_differences(original, made.pixels, made.recipe))
+        if differences:
+            same = False
+            console.say(f"{original.name}: not the same.")
+            for difference in differences:
+                console.say(f"  {difference}")
+        else:
+            console.say(
+                f"{original.name}: the same, every pixel of {made.pixels.width}x"
+                f"{made.pixels.height} (seed {made.recipe.seed})."
+            )
+    return 0 if same else 1
+
+
+def _originals(picture: str, settings: Settings) -> list[Original]:
+    if not picture.isdecimal():
+        path = Path(picture)
+        pixels, recipe, text = read_png_outside(read_file(path))
+        return [Original(path.name, pixels, recipe, text)]
+    with Archive(settings.data) as archive:
+        images = archive.images(int(picture))
+        if not images:
+            raise BotError(
+                f"There are no pictures of a job {picture} in {settings.data}; name the bot's "
+                "folder with --data."
+            )
+        originals = []
+        for image in images:
+            pixels, _, text = read_png(archive.read(image))
+            name = f"job {picture}, picture {image.index + 1}"
+            originals.append(Original(name, pixels, image.recipe, text))
+        return originals
+
+
+def _model_of(recipe: Recipe, settings: Settings, *, named: bool) -> ModelProfile:
+    """Return the model that was named, else the configured one or the bundled one if it fits.
+
+    A file from anywhere says what it likes: nothing is looked for, or downloaded, by its word.
+
+    Raises:
+        MissingInput: the picture is of another model.
+    """
+    configured = console.locate_model(settings.model, settings.prediction_type)
+    if named or configured.name == recipe.model:
+        return configured
+    if recipe.model == STARTER:
+        return console.locate_model(STARTER)
+    raise MissingInput(
+        f"This picture was made by a model called {recipe.model!r}; name that one with --model, as "
+        "a folder, a .safetensors file or a hub id."
+    )
+
+
+def _source_of(recipe: Recipe, settings: Settings, image: Path | None) -> Pixels | None:
+    """Return the picture that the recipe started from, from `image` or from the bot's store."""
+    if recipe.source_sha256 is None:
+        return None
+    if image is not None:
+        for source in _read_as(read_source(read_file(image)), recipe.width, recipe.height):
+            if source.sha256 == recipe.source_sha256:
+                return source
+        raise InvalidSource(f"{image} is not the picture that this one started from.")
+    if Archive.exists(settings.data):
+        with Archive(settings.data) as archive:
+            if (stored := archive.source_pixels(recipe.source_sha256)) is not None:
+                return stored
+    raise MissingInput(
+        "This picture was made from another; name that one with --image, or the bot's folder "
+        "with --data."
+    )
+
+
+def _read_as(image: Image.Image, width: int, height: int) -> Iterator[Pixels]:
+    """Yield what the bot may have started from in this size, when it was given `image`.
+
+    One of its own pictures it takes as it was made, not as it was shown, which is enlarged.
+    """
+    yield to_pixels(image, width, height)
+    factor, rest = divmod(image.width, width)
+    if not rest and factor > 1 and image.height == factor * height:
+        yield to_pixels(image.resize((width, height), Image.Resampling.NEAREST), width, height)
+
+
+def _differences(original: Original, made: Pixels, recipe: Recipe) -> Iterator[str]:
+    """Yield what is not the same, in words; nothing if the picture is exactly its recipe's."""
+    yield from _disagreement(original)
+    comparable = _at_size_of(original.pixels, made)
+    if comparable is None:
+        yield (
+            f"the file is {original.pixels.width}x{original.pixels.height}, the recipe makes "
+            f"{made.width}x{made.height}"
+        )
+        return
+    difference = np.abs(_array(original.pixels) - _array(comparable)).max(axis=2)
+    if changed := int(np.count_nonzero(difference)):
+        yield (
+            f"{changed:,} of {difference.size:,} pixels differ, by up to {difference.max()} of 255"
+        )
+        yield from _circumstances(original.recipe, recipe)
+    elif original.recipe.pixels_sha256 != made.sha256:
+        yield "the pixels are the same, but the hash in the recipe is of other pixels"
+
+
+def _disagreement(original: Original) -> Iterator[str]:
+    """Yield where the two texts of the file contradict each other: somebody altered one."""
+    said, meant = original.parameters.splitlines(), parameters(original.recipe).splitlines()
+    if original.parameters and said != meant:
+        for line, other in zip(said, meant, strict=False):
+            if line != other:
+                said_here, meant_here = line.split(", "), other.split(", ")
+                texts = [
+                    ", ".join(part for part in mine if part not in theirs)
+                    for mine, theirs in ((said_here, meant_here), (meant_here, said_here))
+                ]
+                yield f"the file's parameters say {texts[0]!r}, its recipe {texts[1]!r}"
+        if len(said) != len(meant):
+            yield "the file's parameters and its recipe have different lines"
+
+
+def _circumstances(original: Recipe, made: Recipe) -> Iterator[str]:
+    old, new = asdict(original), asdict(made)
+    for name in _CIRCUMSTANCES:
+        if old[name] != new[name]:
+            yield f"{name.replace('_', ' ')}: {old[name]} then, {new[name]} now"
+
+
+def _at_size_of(file: Pixels, made: Pixels) -> Pixels | None:
+    """Return `made` at the size of `file` if that is a whole multiple, as shown in Discord."""
+    factor, rest = divmod(file.width, made.width)
+    if rest or not factor or file.height != factor * made.height:
+        return None
+    image = enlarged(to_image(made), factor)
+    return Pixels(image.width, image.height, image.tobytes())
+
+
+def _array(pixels: Pixels) -> npt.NDArray[np.int16]:
+    flat = np.frombuffer(pixels.rgb, dtype=np.uint8).astype(np.int16)
+    return flat.reshape(pixels.height, pixels.width, 3)

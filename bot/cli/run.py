@@ -1,0 +1,126 @@
+"""`imagine-bot run`: the bot on Discord, from start to a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import discord
+
+from storage.folder.rights import Rights, make_private
+
+from .. import console
+from ..client import ImagineBot, create_bot
+from ..config import Settings, read_settings
+from ..connecting import explain, log_in
+from ..errors import ConfigError
+from ..token import deny_inspection, find_token, forget_secrets, readable_by_others
+
+log = logging.getLogger(__name__)
+
+# What sysexits.h calls EX_CONFIG: a service manager need not start the bot again.
+CONFIG_FAULT: Final = 78
+
+
+@console.one_sentence
+def run_bot(config: Path | None, *, data: Path | None) -> int:
+    """Run the bot until it is told to stop; return the exit code.
+
+    It is `CONFIG_FAULT` if the bot cannot start before somebody changes the configuration.
+    SIGINT and SIGTERM stop it at once; what is unfinished is taken up at the next start.
+    """
+    try:
+        return _start(config, data=data)
+    except ConfigError as error:
+        console.complain(error)
+        return CONFIG_FAULT
+
+
+def _start(config: Path | None, *, data: Path | None) -> int:
+    # The database and the pictures are nobody else's to read.
+    os.umask(0o077)
+    deny_inspection()
+    settings, token = _configure(config, data=data)
+    console.set_up_logging(settings.log_level)
+    if readable_by_others(settings):
+        log.warning(
+            "Other users may read the token file %s; chmod 600 keeps them out", settings.token_file
+        )
+    _keep_private(settings.data)
+    profile = console.locate_model(settings.model, settings.prediction_type)
+    forget_secrets()
+    return asyncio.run(_run(create_bot(settings, profile=profile), token))
+
+
+def _keep_private(data: Path) -> None:
+    match make_private(data):
+        case Rights.TIGHTENED:
+            log.warning("Other users could look into %s; now they cannot (chmod 700)", data)
+        case Rights.SHARED:
+            log.warning(
+                "Other users may look into %s, which is not the bot's alone; choose a folder for "
+                "it alone with --data, or chmod 700 that one",
+                data,
+            )
+
+
+def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str]:
+    """Return the settings and the token.
+
+    Raises:
+        ConfigError: with all that is wrong with both.
+    """
+    reading = read_settings(config, data=data)
+    try:
+        token = find_token(reading.settings)
+    except ConfigError as error:
+        raise ConfigError(*reading.faults, *error.sentences) from error
+    if reading.faults:
+        raise ConfigError(*reading.faults)
+    # Nothing but the login needs it.
+    return reading.settings.model_copy(update={"token": None}), token
+
+
+async def _run(bot: ImagineBot, token: str) -> int:
+    async with bot:
+        await _until_stopped(_serve(bot, token))
+    if bot.failure is not None:
+        raise bot.failure
+    return 0
+
+
+async def _serve(bot: ImagineBot, token: str) -> None:
+    """Log in, load the model, and only then take one of the day's sessions of the gateway."""
+    await log_in(bot, token)
+    await bot.engine_loaded()
+    try:
+        await bot.connect()
+    except (discord.ConnectionClosed, discord.PrivilegedIntentsRequired) as error:
+        raise explain(error) from error
+
+
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` to its end, or until SIGINT or SIGTERM cancel it, wherever it is."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    stopped = False
+
+    def stop(name: str) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            log.info("%s: stopping; unfinished pictures are kept for the next start", name)
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number.name)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not stopped:
+            raise

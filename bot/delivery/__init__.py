@@ -1,0 +1,1 @@
+"""The courier on Discord: progress and pictures that arrive."""

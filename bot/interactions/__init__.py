@@ -1,0 +1,1 @@
+"""What every interaction passes: the gate, who asks, what may be done, and the answer."""

@@ -1,0 +1,58 @@
+"""Who asks, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import discord
+
+from generation.values.request import GenerationRequest
+from storage.records import JobKind, NewJob
+
+from ..permissions.ages import restriction
+
+if TYPE_CHECKING:
+    from ..client import ImagineBot
+
+Person = discord.User | discord.Member
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for something, where, and by which interaction or reaction.
+
+    `age_restricted` says whether only adults may open that channel, as far as that is known.
+    """
+
+    person: Person
+    guild_id: int | None
+    channel_id: int
+    origin: str
+    age_restricted: bool = False
+
+    def order(
+        self, kind: JobKind, request: GenerationRequest, *, parent_image_id: int | None = None
+    ) -> NewJob:
+        """Return the job to submit for this person."""
+        return NewJob(
+            kind=kind,
+            user_id=self.person.id,
+            guild_id=self.guild_id,
+            channel_id=self.channel_id,
+            request=request,
+            parent_image_id=parent_image_id,
+            origin=self.origin,
+            age_restricted=self.age_restricted,
+        )
+
+
+def asker_of(interaction: discord.Interaction[ImagineBot]) -> Asker:
+    """Return who asks by this interaction, and where."""
+    return Asker(
+        person=interaction.user,
+        guild_id=interaction.guild_id,
+        channel_id=interaction.channel_id or interaction.user.id,
+        origin=f"interaction:{interaction.id}",
+        age_restricted=restriction(interaction.channel) is True,
+    )

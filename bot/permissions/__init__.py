@@ -1,0 +1,1 @@
+"""Who may see, use and remove what."""

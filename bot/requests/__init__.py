@@ -1,0 +1,1 @@
+"""From what a person typed or uploaded to a checked request."""

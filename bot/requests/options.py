@@ -1,0 +1,23 @@
+"""What a person said about a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from generation.values.request import SchedulerName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a person said about a picture; None for what they left open."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    scheduler: SchedulerName | None = None
+    count: int | None = None
+    strength: float | None = None

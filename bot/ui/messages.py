@@ -1,0 +1,150 @@
+"""What people read and see: from records to content and files. Pure functions, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import discord
+
+from generation.values.events import Event
+from generation.values.recipe import Recipe
+from storage.records import HistoryEntry, Job, JobKind, Remover, StoredImage
+
+from .markup import inert, plain, visible
+from .states import state
+
+_PROMPT_SHOWN: Final = 300
+_MESSAGE_LENGTH: Final = 2_000
+ALT_LENGTH: Final = 1_024
+_CHOICE_LENGTH: Final = 100
+_LISTED_PROMPT: Final = 80
+
+
+def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
+    """Return `prompt` on one line, shortened, with Discord's markup and links made harmless."""
+    return inert(cut(" ".join(visible(prompt).split()), length))
+
+
+def headline(job: Job) -> str:
+    """Return the first line of a job's message: the prompt and who asked."""
+    return f"**{quoted(job.request.prompt)}** — <@{job.user_id}>"
+
+
+def waiting(job: Job, event: Event | None = None) -> str:
+    """Return the message of a job that is not finished, as it is after `event`."""
+    return f"{headline(job)}\n{' · '.join([*state(event), f'job {job.id}'])}"
+
+
+def nonce(job: Job) -> str:
+    """Return the mark by which Discord posts a job's message once, however often it is sent."""
+    # Discord takes 25 characters: those of the token, and of a number that no database reaches.
+    return f"{job.token}-{job.id}"
+
+
+def cancelled(job: Job) -> str:
+    """Return the message of a job that was cancelled."""
+    is_others = job.ended_by is not None and job.ended_by.remover is Remover.MODERATOR
+    who = " by a moderator" if is_others else ""
+    return f"{headline(job)}\ncancelled{who} · job {job.id}"
+
+
+def postponed(job: Job) -> str:
+    """Return the message of a job whose pictures cannot be stored now."""
+    return (
+        f"{headline(job)}\nMy disk does not take these pictures now; they come as soon as the "
+        f"operator has made room for them, or fixed it · job {job.id}"
+    )
+
+
+def failed(job: Job, sentence: str) -> str:
+    """Return the message of a job that came to nothing."""
+    return f"{headline(job)}\n⚠️ {sentence} · job {job.id}"
+
+
+def unquoted(job: Job, content: str) -> str:
+    """Return a message of a job without its prompt, which may be what a filter blocks."""
+    return f"<@{job.user_id}>\n{content.removeprefix(headline(job)).lstrip()}"
+
+
+def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str:
+    """Return the message above the pictures: what it takes to make them again.
+
+    `recipe` is the one of the first picture, `parent` the image that they were varied from.
+    """
+    first, last = job.request.seed, job.request.seed_of(job.request.count - 1)
+    facts = [
+        f"seed {first}" if first == last else f"seeds {first} to {last}",
+        f"{recipe.width}×{recipe.height}",
+        f"{recipe.steps} steps",
+        f"guidance {recipe.guidance_scale:g}",
+        recipe.scheduler.upper(),
+    ]
+    if recipe.strength is not None:
+        source = "" if parent is None else f" of {parent.job_id}-{parent.index + 1}"
+        facts.append(f"variation{source} at strength {recipe.strength:g}")
+    facts.append(f"job {job.id}")
+    lines = [headline(job), " · ".join(facts)]
+    if recipe.negative_prompt:
+        lines.insert(1, f"without: {quoted(recipe.negative_prompt)}")
+    if recipe.unread_prompt:
+        lines.append(f"-# The model did not read: “{quoted(recipe.unread_prompt, 120)}”")
+    return "\n".join(lines)
+
+
+def jump(entry: HistoryEntry) -> str:
+    """Return a link to the message of a job, or nothing if it never had one."""
+    if entry.message_id is None:
+        return ""
+    place = entry.guild_id if entry.guild_id is not None else "@me"
+    url = f"https://discord.com/channels/{place}/{entry.channel_id}/{entry.message_id}"
+    return f"[go to it](<{url}>)"
+
+
+def history(
+    entries: Sequence[HistoryEntry], search: str, hidden: Collection[int] = frozenset()
+) -> str:
+    """Return the list that `/history` answers with, newest first.
+
+    Of the `hidden` jobs, which were asked for in age-restricted channels, it says only where
+    they are.
+    """
+    if not entries:
+        if search:
+            return (
+                f"None of your pictures match “{quoted(search, _LISTED_PROMPT)}”; try fewer words."
+            )
+        return "You have no pictures yet; make one with /imagine."
+    text = ""
+    for entry in entries:
+        what = f"**{quoted(entry.prompt, _LISTED_PROMPT)}** · seed {entry.seed}"
+        if entry.job_id in hidden:
+            what = "made in an age-restricted channel; look at it there"
+        line = (
+            f"`{entry.job_id}` {what} · "
+            f"{discord.utils.format_dt(entry.created_at, 'R')} {jump(entry)}".rstrip()
+        )
+        if len(text) + len(line) >= _MESSAGE_LENGTH:
+            break
+        text += f"{line}\n"
+    return text.rstrip()
+
+
+def choice_name(entry: HistoryEntry, number: int | None = None) -> str:
+    """Return a suggestion's text: the job or picture, then as much of the prompt as fits."""
+    name = f"{entry.job_id}" if number is None else f"{entry.job_id}-{number}"
+    text = f"{name} · {' '.join(plain(entry.prompt).split())}"
+    return cut(text, _CHOICE_LENGTH)
+
+
+def alt_text(job: Job, recipe: Recipe, number: int, count: int) -> str:
+    """Return the description of a picture for people who cannot see it."""
+    which = "A picture" if count == 1 else f"Picture {number} of {count}"
+    kind = "varied from another" if job.kind is JobKind.VARY else "generated"
+    text = f"{which}, {kind}: {' '.join(plain(recipe.prompt).split())} (seed {recipe.seed})"
+    return cut(text, ALT_LENGTH)
+
+
+def cut(text: str, length: int) -> str:
+    """Return `text`, or as much of it as fits with a mark that something is missing."""
+    return text if len(text) <= length else text[: length - 1] + "…"

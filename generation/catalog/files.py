@@ -1,0 +1,254 @@
+"""Which files make a Stable Diffusion model, in a folder or in a repository of the hub.
+
+The layout is the one of diffusers: `model_index.json` and one folder a part. Everything
+here works on names relative to the model, so that a repository is judged before a byte
+of it is downloaded and a folder by the same rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from ..errors import ModelError
+from .json_reader import CONFIG_BYTES, LIST_BYTES, read_object
+
+INDEX: Final = "model_index.json"
+DEFAULTS: Final = "defaults.json"
+EMOJI: Final = "emoji.json"
+SCHEDULER_CONFIG: Final = "scheduler/scheduler_config.json"
+PICKLES: Final = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
+
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+# The file names that transformers and diffusers save under, without the variant.
+_STEMS: Final = {
+    "text_encoder": "model",
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+}
+# The plain weights come first: a half-precision copy beside them holds less. After these comes any
+# other, and last what was not averaged over the training.
+_VARIANTS: Final = (None, "fp16", "fp32", "bf16", "ema")
+_LAST_VARIANT: Final = "non_ema"
+# Of everything that is read; what else lies in the folder does not matter.
+_SUFFIXES: Final = frozenset({".json", ".safetensors", ".txt"})
+_VARIANT: Final = r"[A-Za-z0-9_]{1,32}"
+# These list a thing a line, so they are larger than configs.
+_LONG_FILES: Final = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
+
+
+@dataclass(frozen=True, slots=True)
+class PartWeights:
+    """The weights of one part: a file, or the index of several and these; `variant` as in `fp16`.
+
+    All names are relative to the model.
+    """
+
+    variant: str | None
+    names: tuple[str, ...]
+
+    @property
+    def index(self) -> str | None:
+        """Return the file that says which tensor is in which of several files."""
+        return self.names[0] if self.names[0].endswith(".json") else None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Return the files that hold tensors, all of them safetensors."""
+        return self.names[1:] if self.index else self.names
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files that a model's pictures depend on; every name is relative to the model."""
+
+    configs: tuple[str, ...]
+    weights: Mapping[str, PartWeights]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all names, sorted."""
+        shards = (name for part in self.weights.values() for name in part.names)
+        return tuple(sorted({*self.configs, *shards}))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadProgress:
+    """How much of the model `model` is here; `done` and `total` are bytes."""
+
+    model: str
+    done: int
+    total: int
+    files_done: int
+    files: int
+
+    @property
+    def percent(self) -> int:
+        """Return the share of the bytes that is here, 0 to 100."""
+        return 100 * self.done // self.total if self.total else 100
+
+
+def list_folder(folder: Path) -> frozenset[str]:
+    """Return the names of the files in a model's folder and in the folders of its parts.
+
+    Raises:
+        ModelError: a file that may belong to the model is a link that leads out of the folder. The
+            hub's cache may: it keeps the files of all versions in one place and links to them.
+    """
+    home = _home(folder)
+    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
+    for path in files:
+        if path.suffix in _SUFFIXES and not path.resolve().is_relative_to(home):
+            raise ModelError(
+                f"The model in {folder} has {path.relative_to(folder)} as a link that leads out of "
+                "the folder, so it is refused; put the file itself there."
+            )
+    return frozenset(path.relative_to(folder).as_posix() for path in files)
+
+
+def _home(folder: Path) -> Path:
+    """Return the folder that all files of the model in `folder` have to lie in."""
+    whole = folder.resolve()
+    store = whole.parent.parent
+    in_cache = whole.parent.name == "snapshots" and (store / "blobs").is_dir()
+    return store if in_cache else whole
+
+
+def select_files(names: Collection[str], where: str) -> ModelFiles:
+    """Choose from `names` what the model needs; `where` names it at the start of a sentence.
+
+    Raises:
+        ModelError: a part is missing, or its weights are only there as a pickle.
+    """
+    configs = select_configs(names, where)
+    weights = {part: _part_weights(names, part, where) for part in _STEMS}
+    return ModelFiles(configs, weights)
+
+
+def select_configs(names: Collection[str], where: str) -> tuple[str, ...]:
+    """Choose from `names` the configs and the tokenizer that a model needs.
+
+    Raises:
+        ModelError: one of them is missing.
+    """
+    _require(names, INDEX, where, "it is no model in the layout of diffusers")
+    _require(names, SCHEDULER_CONFIG, where)
+    for part in _STEMS:
+        _require(names, f"{part}/config.json", where)
+    parts = (f"{part}/config.json" for part in _STEMS)
+    ours = (name for name in (DEFAULTS, EMOJI) if name in names)
+    return (INDEX, SCHEDULER_CONFIG, *parts, *ours, *_tokenizer_files(names, where))
+
+
+def _require(
+    names: Collection[str], name: str, where: str, meaning: str = "the model is not complete"
+) -> None:
+    if name not in names:
+        raise ModelError(
+            f"{where} has no {name}, so {meaning}; download it again or choose another one."
+        )
+
+
+def _tokenizer_files(names: Collection[str], where: str) -> list[str]:
+    found = [name for file in _TOKENIZER_FILES if (name := f"tokenizer/{file}") in names]
+    whole = "tokenizer/tokenizer.json" in found
+    split = {"tokenizer/vocab.json", "tokenizer/merges.txt"} <= set(found)
+    if not whole and not split:
+        raise ModelError(
+            f"{where} has no tokenizer/tokenizer.json and no tokenizer/vocab.json with "
+            "tokenizer/merges.txt, so its tokenizer is not complete; download it again or "
+            "choose another one."
+        )
+    return found
+
+
+def _part_weights(names: Collection[str], part: str, where: str) -> PartWeights:
+    for variant in _variants(names, part):
+        if found := _variant_weights(names, part, variant, where):
+            return PartWeights(variant, found)
+    pickles = sorted(
+        name
+        for name in names
+        if name.startswith(f"{part}/") and PurePosixPath(name).suffix.lower() in PICKLES
+    )
+    if pickles:
+        raise ModelError(pickle_sentence(f"{where} has its {part} only as {pickles[0]}, which"))
+    raise ModelError(
+        f"{where} has no {part}/{_STEMS[part]}.safetensors, so its {part} is missing; download "
+        "it again or choose another one."
+    )
+
+
+def _variants(names: Collection[str], part: str) -> Iterator[str | None]:
+    """Yield those variants that `names` may hold a part in, the best first."""
+    yield from _VARIANTS
+    stem = re.escape(f"{part}/{_STEMS[part]}")
+    pattern = re.compile(rf"{stem}[.](?P<variant>{_VARIANT})[.]safetensors(?:[.]index[.]json)?")
+    index = re.compile(rf"{stem}[.]safetensors[.]index[.](?P<variant>{_VARIANT})[.]json")
+    matches = (pattern.fullmatch(name) or index.fullmatch(name) for name in names)
+    others = {match["variant"] for match in matches if match} - {*_VARIANTS}
+    yield from sorted(others, key=lambda variant: (variant == _LAST_VARIANT, variant))
+
+
+def _variant_weights(
+    names: Collection[str], part: str, variant: str | None, where: str
+) -> tuple[str, ...]:
+    stem = f"{part}/{_STEMS[part]}"
+    dotted = f".{variant}" if variant else ""
+    whole = f"{stem}{dotted}.safetensors"
+    if whole in names:
+        return (whole,)
+    indexes = (f"{stem}.safetensors.index{dotted}.json", f"{stem}{dotted}.safetensors.index.json")
+    index = next((index for index in indexes if index in names), None)
+    if index is None:
+        return ()
+    number = r"-\d{1,6}-of-(\d{1,6})"
+    # Older versions of diffusers wrote the variant after the number.
+    ways = {
+        f"{re.escape(stem + dotted)}{number}[.]safetensors",
+        f"{re.escape(stem)}{number}{re.escape(dotted)}[.]safetensors",
+    }
+    counted = [_shards(names, re.compile(way)) for way in sorted(ways)]
+    found, total = max(counted, key=lambda shards: len(shards[0]))
+    if not found or len(found) != total:
+        raise ModelError(
+            f"{where} has {len(found)} of the {total or 'several'} files that {index} splits its "
+            f"{part} into; download it again."
+        )
+    return (index, *found)
+
+
+def _shards(names: Collection[str], way: re.Pattern[str]) -> tuple[list[str], int]:
+    """Return those names that are shards, and how many there should be."""
+    found = sorted(name for name in names if way.fullmatch(name))
+    totals = (int(match[1]) for name in found if (match := way.fullmatch(name)))
+    return found, max(totals, default=0)
+
+
+def pickle_sentence(subject: str) -> str:
+    """Return why a pickle is refused, as a sentence that starts with `subject`."""
+    return (
+        f"{subject} is a pickle: loading one can run code that somebody hid in it, so it is "
+        "refused; choose a model with .safetensors weights, or convert this one with "
+        "https://huggingface.co/spaces/safetensors/convert."
+    )
+
+
+def read_config(folder: Path, name: str) -> dict[str, Any]:
+    """Return the JSON object in the file `name` of a model's folder.
+
+    Raises:
+        ModelError: the file cannot be read, goes beyond a bound or holds something else.
+    """
+    is_long = PurePosixPath(name).name in _LONG_FILES or ".index." in name
+    return read_object(folder / name, most=LIST_BYTES if is_long else CONFIG_BYTES)

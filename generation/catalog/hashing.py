@@ -1,0 +1,62 @@
+"""The hash of a model's files: what is loaded is what is hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import ModelError
+from .files import DEFAULTS, EMOJI, ModelFiles, list_folder, select_files
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return one SHA-256 over a model's weights, tokenizer and configs, as hex digits.
+
+    It depends on the names and contents of the files that are loaded and on nothing else
+    in the folder. A file that has not changed is read only once in a process.
+
+    Raises:
+        ModelError: the model is not complete or cannot be read.
+    """
+    files = select_files(list_folder(folder), f"The model in {folder}")
+    return hashlib.sha256("".join(_digest_lines(folder, files)).encode()).hexdigest()
+
+
+def _digest_lines(folder: Path, files: ModelFiles) -> Iterator[str]:
+    for name in files.names:
+        # How many steps a model asks for is no part of what a given recipe makes of it, and
+        # neither is what stands there for an emoji that somebody typed.
+        if name not in (DEFAULTS, EMOJI):
+            yield f"{name}\0{file_sha256(folder / name)}\n"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hex digits; an unchanged file is read only once.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    path = path.resolve()
+    try:
+        stat = path.stat()
+        # One at a time: engines that start together would else read the same gigabytes.
+        with _hashing:
+            return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror}); check that the file may be read."
+        ) from error
+
+
+_hashing = threading.Lock()
+
+
+@lru_cache(maxsize=1_024)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    # The size and the time are there for the cache: a changed file is another entry.
+    del size, modified_ns
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,277 @@
+"""Models from the Hugging Face hub: downloaded once, then found without the network."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # has no __all__
+    WeakFileLock,
+    tqdm,
+)
+
+from ..errors import ModelError
+from .files import DownloadProgress, list_folder, select_files
+
+log = logging.getLogger(__name__)
+
+# Hears which bar stands at how many of which unit.
+_Moved = Callable[[object, str, float], None]
+
+_ANSWER_SECONDS: Final = 15.0
+_LOCK_SECONDS: Final = 0.1
+# The root of what the HTTP client raises, whichever client this version of the hub uses.
+_HTTPError: Final = errors.HTTPError  # type: ignore[attr-defined]  # has no __all__
+
+
+def download(
+    name: str,
+    *,
+    check: Callable[[Path], object],
+    on_download: Callable[[DownloadProgress], None] | None = None,
+    token: str | None = None,
+) -> Path:
+    """Return the folder with the newest version of the hub model `name`, downloaded if need be.
+
+    Only what the model needs is fetched, and the weights only when `check` has seen the
+    folder with the configs and raised nothing. A transfer that is cut off goes on where it
+    stopped; after a restart finished files are kept. Whatever fails, a complete version of
+    the model in the cache is used, and the log says what failed.
+
+    Raises:
+        ModelError: the cache has no complete version, and the model does not exist, may not
+            be had, or does not get here.
+    """
+
+    def newest() -> Path:
+        _sweep(name)
+        revision, listed = _listing(name, token)
+        files = select_files(listed, f"The model {name}")
+        check(_fetch(name, files.configs, token))
+        needed = {n: listed[n].size or 0 for n in files.names}
+        here = {n for n in needed if _is_here(name, listed[n], revision)}
+        tracker = _Tracker(name, needed, here, on_download)
+        _check_space(name, tracker.total - tracker.done)
+        return _fetch(name, files.names, token, tracker.moved)
+
+    return _newest_or_cached(name, newest)
+
+
+def _newest_or_cached(name: str, newest: Callable[[], Path]) -> Path:
+    cached: Path | None = None
+    try:
+        # Before anything is fetched, since that moves what the cache calls the newest.
+        cached = _cached(name)
+        return newest()
+    # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
+    except (ModelError, _HTTPError, OSError, RuntimeError) as error:
+        if cached is not None:
+            log.warning(
+                "The copy of %s on this machine is used, as it cannot be brought up to date. %s",
+                name,
+                _explain_known(name, error) or f"The hub does not answer ({_short(error)}).",
+            )
+            return cached
+        if isinstance(error, ModelError):
+            raise
+        raise _explain(name, error) from error
+
+
+def _listing(name: str, token: str | None) -> tuple[str, dict[str, RepoSibling]]:
+    """Return the newest revision of a hub model and what the hub says of its files, by name."""
+    info = HfApi().model_info(name, files_metadata=True, timeout=_ANSWER_SECONDS, token=token)
+    return str(info.sha), {file.rfilename: file for file in info.siblings or ()}
+
+
+def _fetch(
+    name: str, files: Sequence[str], token: str | None, moved: _Moved = lambda *_: None
+) -> Path:
+    return Path(
+        snapshot_download(
+            name, allow_patterns=list(files), token=token, tqdm_class=_bar_class(moved)
+        )
+    )
+
+
+def _is_here(name: str, file: RepoSibling, revision: str) -> bool:
+    if isinstance(try_to_load_from_cache(name, file.rfilename, revision=revision), str):
+        return True
+    # What another version had, too, is not fetched again: the client only links it.
+    etag = file.lfs.sha256 if file.lfs else file.blob_id
+    return etag is not None and (_store(name) / "blobs" / etag).is_file()
+
+
+def _store(name: str) -> Path:
+    """Return the model's folder in the cache: `blobs` by ETag, `snapshots` by version, `refs`.
+
+    The layout is documented: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+    """
+    return Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+
+
+def _cached(name: str) -> Path | None:
+    """Return the newest version in the cache that has all files of a model.
+
+    First comes what `refs/main` names, but an update moves that before it fetches a file, so
+    it may be the one that was never completed. What only other branches name is another model.
+    """
+    refs = _store(name) / "refs"
+    named = {path.relative_to(refs): path.read_text() for path in refs.rglob("*") if path.is_file()}
+    main = named.pop(Path("main"), "")
+    others = {*named.values()} - {main}
+    snapshots = [path for path in (_store(name) / "snapshots").glob("*") if path.name not in others]
+    snapshots.sort(key=lambda path: (path.name == main, path.stat().st_mtime), reverse=True)
+    for folder in snapshots:
+        with suppress(ModelError):
+            select_files(list_folder(folder), f"The model {name}")
+            return folder
+    return None
+
+
+def _sweep(name: str) -> None:
+    """Remove the files that a killed process left half downloaded.
+
+    The hub's client gives each a name of its own and takes none up again. Anyone who downloads
+    holds the lock of the blob, and the kernel lets go of it when the process dies, however it
+    dies: a file whose lock is free is nobody's. SIGTERM kills, too, on purpose: the client's
+    threads cannot be interrupted, so an orderly exit would wait for gigabytes.
+    """
+    store = _store(name)
+    locks = store.parent / ".locks" / store.name
+    for left in (store / "blobs").glob("*.*.incomplete"):
+        etag = left.name.rsplit(".", 2)[0]
+        # A lock that another process holds is an OSError, too: a TimeoutError.
+        with suppress(OSError), WeakFileLock(locks / f"{etag}.lock", timeout=_LOCK_SECONDS):
+            left.unlink()
+
+
+def _check_space(name: str, needed: int) -> None:
+    cache = Path(HF_HUB_CACHE)
+    while not cache.exists():
+        cache = cache.parent
+    free = shutil.disk_usage(cache).free
+    if free < needed:
+        raise ModelError(
+            f"The model {name} needs another {needed / 1e9:.1f} GB in {HF_HUB_CACHE} but only "
+            f"{free / 1e9:.1f} GB are free; make room, or set HF_HOME to a folder on a larger disk."
+        )
+
+
+def _explain(name: str, error: Exception) -> ModelError:
+    return _explain_known(name, error) or ModelError(
+        f"The model {name} is not complete on this machine and the hub does not answer "
+        f"({_short(error)}); check the connection and try again, finished files are kept."
+    )
+
+
+def _explain_known(name: str, error: Exception) -> ModelError | None:
+    if isinstance(error, ModelError):
+        return error
+    if isinstance(error, GatedRepoError):
+        return ModelError(
+            f"The model {name} asks for its licence to be accepted first; do so on its page at the "
+            "hub and set HF_TOKEN to a token of that account."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return ModelError(
+            f"There is no folder {name} and no model {name} on the hub for everybody; check the "
+            "spelling, and set HF_TOKEN if the model is private."
+        )
+    if isinstance(error, HfHubHTTPError):
+        return _explain_status(name, error.response.status_code)
+    # Only the operating system gives a number: what the hub's client raises has none.
+    if isinstance(error, OSError) and error.errno is not None:
+        return ModelError(
+            f"The model {name} cannot be saved in {HF_HUB_CACHE} ({error.strerror}); make room "
+            "there, or set HF_HOME to a folder that can be written."
+        )
+    return None
+
+
+def _explain_status(name: str, status: int) -> ModelError:
+    if status in {401, 403}:
+        return ModelError(
+            f"The hub refuses to hand out the model {name} (status {status}); check HF_TOKEN, and "
+            "that its account may read the model."
+        )
+    return ModelError(
+        f"The hub cannot hand out the model {name} at the moment (status {status}); try again "
+        "in a few minutes."
+    )
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")[:120]
+
+
+class _Tracker:
+    """Adds up what the bars of one download say; they are moved by several threads."""
+
+    def __init__(
+        self,
+        name: str,
+        sizes: Mapping[str, int],
+        here: set[str],
+        report: Callable[[DownloadProgress], None] | None,
+    ) -> None:
+        self.total = sum(sizes.values())
+        self.done = self._kept = sum(sizes[n] for n in here)
+        self._name, self._files, self._report = name, len(sizes), report
+        self._files_done = len(here)
+        self._bytes: dict[object, float] = {}
+        self._lock = threading.Lock()
+
+    def moved(self, bar: object, unit: str, n: float) -> None:
+        """Take note that `bar` stands at `n` bytes or files and tell the listener."""
+        with self._lock:
+            if unit == "B":
+                # One bar counts what the network brought, the other what the disk took.
+                self._bytes[bar] = n
+                self.done = min(self.total, self._kept + int(max(self._bytes.values())))
+            else:
+                self._files_done = max(self._files_done, int(n))
+                if self._files_done == self._files:
+                    self.done = self.total
+            if self._report is not None:
+                self._report(
+                    DownloadProgress(
+                        model=self._name,
+                        done=self.done,
+                        total=self.total,
+                        files_done=self._files_done,
+                        files=self._files,
+                    )
+                )
+
+
+def _bar_class(moved: _Moved) -> type[Any]:
+    class Bar(tqdm):
+        """A progress bar that draws nothing and says where it stands."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = True
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]  # as tqdm itself
+            self.n = kwargs.get("initial") or 0
+            self._unit = kwargs.get("unit", "it")
+
+        def update(self, n: float | None = 1) -> None:
+            """Count `n` more bytes or files."""
+            with self.get_lock():
+                self.n += n or 0
+                moved(id(self), self._unit, self.n)
+
+    return Bar

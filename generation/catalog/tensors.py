@@ -1,0 +1,80 @@
+"""The bytes of a part's tensors, copied into memory as the type that the network runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..errors import ModelError
+from .headers import FLOATS
+from .parts import Place
+
+DTYPES: Final = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+}
+
+
+def read_tensors(
+    places: Mapping[str, Place], shapes: Mapping[str, torch.Size], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of `shapes` by name as `dtype`, scales multiplied in.
+
+    They are copies: a tensor that stays in its file ends the process when the file is cut.
+
+    Raises:
+        ModelError: a file cannot be read, or a value is no finite number.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for file in {places[name].file for name in shapes}:
+        wanted = {name: places[name] for name in shapes if places[name].file == file}
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name, place in wanted.items():
+                    tensor = read_tensor(opened, place)
+                    tensors[name] = tensor.to(dtype, copy=True).reshape(shapes[name])
+        except (SafetensorError, OSError) as error:
+            raise ModelError(
+                f"{file} cannot be loaded ({_short(error)}); download the model again or choose "
+                "another."
+            ) from error
+    return tensors
+
+
+def read_tensor(opened: Any, place: Place) -> torch.Tensor:
+    """Return one tensor of an opened file, with its scale multiplied in.
+
+    Raises:
+        ModelError: a value is no finite number.
+    """
+    tensor: torch.Tensor = opened.get_tensor(place.name)
+    if place.info.dtype.startswith("F8"):
+        tensor = tensor.float()
+    if place.scale is not None:
+        scale: torch.Tensor = opened.get_tensor(place.scale).float()
+        # A scale for each row stands at the first dimension of a weight.
+        tensor = tensor.float() * scale.reshape(-1, *[1] * max(0, tensor.ndim - 1))
+    if place.info.dtype in FLOATS:
+        _check_finite(tensor, place.file, place.name)
+    return tensor
+
+
+def _check_finite(tensor: torch.Tensor, file: Path, name: str) -> None:
+    if not tensor.numel():
+        return
+    # NaN goes through to both; nothing of the tensor's size is made.
+    low, high = torch.aminmax(tensor)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise ModelError(
+            f"{file} has numbers in the tensor {name[:120]!r} that are not finite, so every "
+            "picture would be broken; download the model again or choose another one."
+        )
+
+
+def _short(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:100].rstrip(".")

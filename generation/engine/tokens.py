@@ -1,0 +1,117 @@
+"""From text to token ids, and what of the text the model does not read."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..values.spelling import fold, without_accents, without_marks
+
+_WORD: Final = re.compile(r"\S+")
+_OTHER: Final = re.compile(r"[^A-Za-z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """Token ids of exactly the model's length, and what of the text stands for none of them."""
+
+    ids: tuple[int, ...]
+    unread: str
+
+
+def tokenize(
+    tokenizer: Any,
+    text: str,
+    limit: int,
+    prompt_limit: int | None = None,
+    *,
+    keeps_unknown: bool = False,
+) -> TokenizedPrompt:
+    """Return `text` as `limit` token ids, start and end marks and padding included.
+
+    What the tokenizer does not know is left out: where it has none, its token for unknown text is
+    the one that ends a text. Letters with marks are read without them then. With `keeps_unknown`
+    it stays, as before version 0.2, for pictures that are made again.
+
+    The text and its marks fill at most the first `prompt_limit` ids, or all. What does not fit is
+    cut, as in diffusers' pipeline. `unread` is what was left out, then what was cut: the part of
+    the text from the first character without a token.
+    """
+    lost: list[tuple[int, str]] = []
+    if not keeps_unknown:
+        text, lost = _known(tokenizer, text)
+    most = limit if prompt_limit is None else prompt_limit
+    ids = tokenizer(text, padding="max_length", max_length=most, truncation=True).input_ids
+    ids += [tokenizer.pad_token_id] * (limit - most)
+    whole = _encode(tokenizer, text)
+    room = most - 2
+    fits = len(whole.input_ids) <= room
+    end = len(text) if fits else whole.offset_mapping[room][0]
+    left_out = dict.fromkeys(piece for position, piece in lost if position <= end)
+    unread = " ".join(piece for piece in [*left_out, text[end:].strip()] if piece)
+    return TokenizedPrompt(tuple(ids), unread)
+
+
+def _encode(tokenizer: Any, text: str) -> Any:
+    # Not verbose: it would warn that so many tokens break the model, which never sees them.
+    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+
+def _known(tokenizer: Any, text: str) -> tuple[str, list[tuple[int, str]]]:
+    """Return `text` with only what the tokenizer knows, and what was left out after how much."""
+    text = without_marks(text)
+    if not _has_unknown(tokenizer, text):
+        return text, []
+    kept, lost = "", list[tuple[int, str]]()
+    position = 0
+    for word in _WORD.finditer(text):
+        readable = _readable(tokenizer, word[0])
+        if missing := _missing(word[0], readable):
+            lost.append((len(kept), missing))
+        if readable:
+            kept += text[position : word.start()] + readable
+        position = word.end()
+    return kept, lost
+
+
+def _readable(tokenizer: Any, word: str) -> str:
+    """Return as much of a word as the tokenizer knows."""
+    return next((form for form in _forms(word) if not _has_unknown(tokenizer, form)), "")
+
+
+def _forms(word: str) -> Iterator[str]:
+    """Yield a word in forms that keep less and less of it."""
+    yield word
+    yield fold(word)
+    plain = without_accents(fold(word))
+    yield plain
+    yield "".join(char for char in plain if char.isascii())
+    yield " ".join(_OTHER.sub(" ", plain).split())
+
+
+def _missing(word: str, readable: str) -> str:
+    """Return what of `word` is not in `readable`, but for marks on letters and punctuation."""
+    if not readable:
+        missing = word
+    else:
+        seen = set(without_accents(fold(readable)))
+        missing = "".join(char for char in word if not set(without_accents(fold(char))) <= seen)
+    return missing if any(map(_says_something, fold(missing))) else ""
+
+
+def _says_something(char: str) -> bool:
+    """Return whether a reader would miss a character: it is no punctuation and no plain symbol."""
+    return char.isalnum() or not (char.isascii() or unicodedata.category(char).startswith("P"))
+
+
+def _has_unknown(tokenizer: Any, text: str) -> bool:
+    """Return whether the tokenizer has no token for a part of the text.
+
+    Inside a word it may have some for the bytes of a character that it never saw, which it does not
+    know as a word of its own.
+    """
+    parts = [text, *{char for char in text if not char.isascii() and not char.isspace()}]
+    return any(tokenizer.unk_token_id in _encode(tokenizer, part).input_ids for part in parts)

@@ -1,0 +1,159 @@
+"""Recipes inside PNG files: AUTOMATIC1111's text that every reader knows, and our own JSON.
+
+The chunk `parameters` holds the prompt, a line `Negative prompt: ...` and one line
+`Steps: 20, Sampler: DDIM, ...` (AUTOMATIC1111's `modules/infotext_utils.py`); the chunk
+`imagine-bot` holds the whole recipe as JSON and is the one that is read back. The chunk
+`imagine-bot-origin` says which picture of which job it is; no other picture has the same, although
+the numbers of jobs start again with another database.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+import struct
+from typing import Final
+
+from PIL import Image, PngImagePlugin
+
+from ..errors import InvalidRequest, InvalidSource, MetadataError
+from ..values.pixels import Pixels
+from ..values.recipe import Recipe
+from .files import read_recipe
+from .limits import SOURCE_PIXELS_MAX
+from .pillow import decoding, enlarged, to_image
+
+RECIPE_CHUNK: Final = "imagine-bot"
+PARAMETERS_CHUNK: Final = "parameters"
+ORIGIN_CHUNK: Final = "imagine-bot-origin"
+_SAMPLERS: Final = {"ddim": "DDIM", "lms": "LMS"}
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_REASON_LENGTH: Final = 200
+# Behind the signature, and the length and the kind of the first chunk.
+_SIZE_AT: Final = 16
+# Image.MAX_IMAGE_PIXELS
+_WARNED_PIXELS: Final = 89_478_485
+
+
+def parameters(recipe: Recipe) -> str:
+    """Return the text of the `parameters` chunk for `recipe`."""
+    settings: dict[str, object] = {
+        "Steps": recipe.steps,
+        "Sampler": _SAMPLERS[recipe.scheduler],
+        "CFG scale": recipe.guidance_scale,
+        "Seed": recipe.seed,
+        "Size": f"{recipe.width}x{recipe.height}",
+        "Model hash": recipe.model_sha256[:10],
+        "Model": recipe.model,
+    }
+    if recipe.strength is not None:
+        settings["Denoising strength"] = recipe.strength
+    settings["Version"] = f"imagine-bot {recipe.versions.get('imagine-bot', '')}".strip()
+    # Another program does not know our names of emoji.
+    negative = recipe.read_negative_prompt or recipe.negative_prompt
+    lines = [recipe.read_prompt or recipe.prompt]
+    if negative:
+        lines.append(f"Negative prompt: {negative}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    if any(mark in text for mark in ",:\n"):
+        return json.dumps(text, ensure_ascii=False)
+    return text
+
+
+def to_png(pixels: Pixels, recipe: Recipe, *, factor: int = 1, origin: str | None = None) -> bytes:
+    """Return a PNG file of `pixels` that carries `recipe`, enlarged by a whole `factor`.
+
+    `origin` is text that names this very picture, whatever its recipe: see `read_origin`.
+    """
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt(PARAMETERS_CHUNK, parameters(recipe))
+    chunks.add_itxt(RECIPE_CHUNK, recipe.to_json())
+    if origin is not None:
+        chunks.add_itxt(ORIGIN_CHUNK, origin)
+    file = io.BytesIO()
+    enlarged(to_image(pixels), factor).save(file, "PNG", pnginfo=chunks)
+    return file.getvalue()
+
+
+def read_origin(data: bytes) -> str | None:
+    """Return the `origin` that a PNG file of our own was written with; older ones have none."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        image.load()
+        text = image.info.get(ORIGIN_CHUNK)
+    return None if text is None else str(text)
+
+
+def read_png_outside(data: bytes) -> tuple[Pixels, Recipe, str]:
+    """Do what `read_png` does for a file from anywhere: in a process of its own.
+
+    Raises:
+        MetadataError: as for `read_png`, or it takes too much time or memory.
+    """
+    try:
+        pixels, recipe, text = read_recipe(data)
+    except InvalidSource as error:
+        raise MetadataError(str(error)) from error
+    return pixels, _checked(recipe), text
+
+
+def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
+    """Return the pixels of a PNG file, the recipe in it, and its `parameters` text.
+
+    For files that this bot wrote itself.
+
+    Raises:
+        MetadataError: it is no PNG, holds no recipe, or one that cannot be read.
+    """
+    with decoding(MetadataError("That file is not a PNG picture that can be read.")):
+        _check_size(data)
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image.load()
+        rgb = image.convert("RGB")
+    if RECIPE_CHUNK not in image.info:
+        raise MetadataError(
+            "That picture holds no recipe of Imagine Bot; use a file as the bot wrote it, since "
+            "uploading or editing a picture can strip its text."
+        )
+    return (
+        Pixels(rgb.width, rgb.height, rgb.tobytes()),
+        _checked(image.info[RECIPE_CHUNK]),
+        str(image.info.get(PARAMETERS_CHUNK, "")),
+    )
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse a picture before Pillow warns of its size; of one twice as large Pillow raises."""
+    width, height = struct.unpack_from(">II", data, _SIZE_AT)
+    if SOURCE_PIXELS_MAX < width * height <= 2 * _WARNED_PIXELS:
+        raise MetadataError("That picture is far too large to be one of Imagine Bot's.")
+
+
+def _checked(text: str) -> Recipe:
+    """Return the recipe in `text`, with its values checked like those of any request."""
+    try:
+        recipe = Recipe.from_json(text)
+        _check_values(recipe)
+    except (InvalidRequest, ValueError) as error:
+        reason = " ".join(str(error).split())[:_REASON_LENGTH].rstrip(".")
+        raise MetadataError(f"The recipe in that picture cannot be used: {reason}.") from error
+    return recipe
+
+
+def _check_values(recipe: Recipe) -> None:
+    # The size comes first: a stand-in for the source is only made in one that is allowed.
+    dataclasses.replace(recipe, source_sha256=None, strength=None).request(None)
+    stand_in = None
+    if recipe.source_sha256 is not None:
+        stand_in = Pixels(recipe.width, recipe.height, bytes(3 * recipe.width * recipe.height))
+    recipe.request(stand_in)
+    for name in ("model_sha256", "pixels_sha256", "source_sha256"):
+        value = getattr(recipe, name)
+        if value is not None and not _SHA256.fullmatch(value):
+            raise ValueError(f"its {name} is no SHA-256")

@@ -1,0 +1,33 @@
+"""Networks on their device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..errors import ModelError
+
+
+def place(networks: dict[str, Any], device: torch.device) -> None:
+    """Move the networks to `device`.
+
+    Raises:
+        ModelError: they do not fit into its memory; what was moved is given back.
+    """
+    if not _moved(networks, device):
+        # The kept error must not keep what is on the device by then: others need the room.
+        networks.clear()
+        raise ModelError(
+            f"The model does not fit into the memory of {device}; use float16 or a smaller model."
+        )
+
+
+def _moved(networks: dict[str, Any], device: torch.device) -> bool:
+    """Move the networks to `device`, and return whether they fit."""
+    try:
+        for network in networks.values():
+            network.to(device)
+    except torch.OutOfMemoryError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What the starter model is shown: drawings from packages, arranged in scenes."""

@@ -1,0 +1,1 @@
+"""How good a starter model is: what is measured and how."""

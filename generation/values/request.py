@@ -1,0 +1,220 @@
+"""What somebody asked for, checked when it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Final, Literal, Self, get_args
+
+from ..errors import InvalidRequest
+from .pixels import Pixels, StoredPixels
+
+SchedulerName = Literal["lms", "ddim"]
+SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
+
+PROMPT_LENGTH: Final = 1_000
+# Of a prompt with its emoji by their names.
+READ_LENGTH: Final = 10_000
+SEED_MAX: Final = 2**32 - 1
+STEPS_MIN: Final = 1
+STEPS_MAX: Final = 150
+GUIDANCE_MIN: Final = 1.0
+GUIDANCE_MAX: Final = 30.0
+SIZE_MIN: Final = 32
+SIZE_MAX: Final = 2_048
+SIZE_MULTIPLE: Final = 8
+COUNT_MAX: Final = 4
+STRENGTH_MIN: Final = 0.05
+STRENGTH_MAX: Final = 1.0
+
+
+def start_step(steps: int, strength: float | None) -> int:
+    """Return the first step of `steps` that is taken: 0 from pure noise, later from an image.
+
+    The number of steps that are taken is `steps * strength` cut to a whole number, as in
+    diffusers' img2img pipeline, but at least one.
+    """
+    if strength is None:
+        return 0
+    return steps - min(max(int(steps * strength), 1), steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A text for the model; `keeps_unknown` is whether what its tokenizer does not know stays."""
+
+    text: str
+    keeps_unknown: bool = False
+
+    @classmethod
+    def of(cls, typed: str, read: str | None) -> Self:
+        """Return what was read of `typed`, or that itself as it was done before version 0.2."""
+        return cls(typed, keeps_unknown=True) if read is None else cls(read)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One request for `count` images, checked when it is made.
+
+    Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from
+    it (similar images): `strength` is the share of the denoising that is done, from
+    almost none (0.05) to all of it (1.0), and the source has the size of the images. While the
+    request waits its source may be StoredPixels; an engine needs the pixels themselves.
+
+    `prompt` and `negative_prompt` are what the person typed. `read_prompt` and
+    `read_negative_prompt` are what the model is told instead: the same in plain letters, with emoji
+    by their names (`generation.values.spelling`). They are None in requests from before version
+    0.2, of which the model is told what was typed.
+
+    Raises:
+        InvalidRequest: a value is out of range; its sentence says which and what fits.
+    """
+
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: float
+    scheduler: SchedulerName
+    negative_prompt: str = ""
+    count: int = 1
+    source: Pixels | StoredPixels | None = None
+    strength: float | None = None
+    read_prompt: str | None = None
+    read_negative_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt, required=True)
+        _check_text("negative prompt", self.negative_prompt, required=False)
+        _check_reading("prompt", self.read_prompt, required=True)
+        _check_reading("negative prompt", self.read_negative_prompt, required=False)
+        _check_range("seed", self.seed, 0, SEED_MAX, whole=True)
+        _check_range("steps", self.steps, STEPS_MIN, STEPS_MAX, whole=True)
+        _check_range("guidance scale", self.guidance_scale, GUIDANCE_MIN, GUIDANCE_MAX)
+        _check_range("count", self.count, 1, COUNT_MAX, whole=True)
+        _check_size("width", self.width)
+        _check_size("height", self.height)
+        if self.scheduler not in SCHEDULERS:
+            raise InvalidRequest(
+                "scheduler",
+                f"There is no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}.",
+            )
+        self._check_source()
+
+    def _check_source(self) -> None:
+        if self.source is None:
+            if self.strength is not None:
+                raise InvalidRequest(
+                    "strength", "A strength needs an image to start from; add an image."
+                )
+            return
+        if self.strength is None:
+            raise InvalidRequest("strength", "An image to start from needs a strength, say 0.6.")
+        _check_range("strength", self.strength, STRENGTH_MIN, STRENGTH_MAX)
+        if (self.source.width, self.source.height) != (self.width, self.height):
+            raise InvalidRequest(
+                "image",
+                f"The image is {self.source.width}x{self.source.height} but the picture is to be "
+                f"{self.width}x{self.height}; give both the same size.",
+            )
+
+    @property
+    def told(self) -> Told:
+        """Return what the model is told to make."""
+        return Told.of(self.prompt, self.read_prompt)
+
+    @property
+    def told_negative(self) -> Told:
+        """Return what the model is told to avoid."""
+        return Told.of(self.negative_prompt, self.read_negative_prompt)
+
+    def seed_of(self, index: int) -> int:
+        """Return the seed of image `index`, counted from 0."""
+        return (self.seed + index) % (SEED_MAX + 1)
+
+    @property
+    def pixels(self) -> Pixels | None:
+        """Return the pixels that the images start from; None if they start from noise.
+
+        Raises:
+            TypeError: the request is without them.
+        """
+        if isinstance(self.source, StoredPixels):
+            raise TypeError("the pixels that this request starts from have not been read")
+        return self.source
+
+    def without_pixels(self) -> Self:
+        """Return the request with the size of its source alone."""
+        if not isinstance(self.source, Pixels):
+            return self
+        return dataclasses.replace(self, source=StoredPixels.of(self.source))
+
+    def alone(self, index: int) -> Self:
+        """Return the request that makes image `index` of this one, and nothing else."""
+        return dataclasses.replace(self, seed=self.seed_of(index), count=1)
+
+
+def _check_text(field_name: str, text: str, *, required: bool) -> None:
+    if not isinstance(text, str):
+        raise InvalidRequest(field_name, f"The {field_name} is {text!r}; use a text.")
+    if required and not text.strip():
+        raise InvalidRequest(field_name, f"The {field_name} is empty; say what you want to see.")
+    if len(text) > PROMPT_LENGTH:
+        raise InvalidRequest(
+            field_name,
+            f"The {field_name} has {len(text):,} characters; keep it to {PROMPT_LENGTH:,}.",
+        )
+    if "\x00" in text or not _is_unicode(text):
+        raise InvalidRequest(
+            field_name, f"The {field_name} holds a character that is none; type it again."
+        )
+
+
+def _check_reading(field_name: str, text: str | None, *, required: bool) -> None:
+    """Check what the model is told: names of emoji are longer than the emoji that were typed."""
+    if text is None:
+        return
+    if len(text) > READ_LENGTH:
+        raise InvalidRequest(
+            field_name,
+            f"The {field_name} is {len(text):,} characters long when its emoji are read by their "
+            f"names; keep it to {READ_LENGTH:,}.",
+        )
+    # In pieces, since each may be as long as what a person may type.
+    starts = range(0, max(len(text), 1), PROMPT_LENGTH)
+    pieces = [text[start : start + PROMPT_LENGTH] for start in starts]
+    for piece in pieces:
+        _check_text(field_name, piece, required=required and len(pieces) == 1)
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether `text` can be written down at all: half a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_range(
+    field_name: str, value: float, low: float, high: float, *, whole: bool = False
+) -> None:
+    kind = int if whole else (int, float)
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+        what = "a whole number" if whole else "a number"
+        raise InvalidRequest(
+            field_name, f"For {field_name} use {what} from {low:,} to {high:,}, not {value!r}."
+        )
+
+
+def _check_size(field_name: str, value: int) -> None:
+    _check_range(field_name, value, SIZE_MIN, SIZE_MAX, whole=True)
+    if value % SIZE_MULTIPLE:
+        below = value - value % SIZE_MULTIPLE
+        near = (n for n in (below, below + SIZE_MULTIPLE) if SIZE_MIN <= n <= SIZE_MAX)
+        raise InvalidRequest(
+            field_name,
+            f"The {field_name} is {value}, which is not a multiple of {SIZE_MULTIPLE}; "
+            f"use {' or '.join(map(str, near))}.",
+        )

@@ -1,0 +1,1 @@
+"""Engines that run elsewhere, driven as if they were here."""

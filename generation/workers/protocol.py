@@ -1,0 +1,57 @@
+"""What the queue needs of an engine, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from ..errors import GenerationError
+from ..timing import Measured
+from ..values.events import Progress
+from ..values.pixels import Pixels
+from ..values.recipe import GeneratedImage
+from ..values.request import GenerationRequest
+
+
+class ImageInProgress(Protocol):
+    """An image on its way through an engine."""
+
+    @property
+    def done(self) -> bool:
+        """Return whether only decoding is left."""
+
+    @property
+    def progress(self) -> Progress:
+        """Return how many of its steps are taken."""
+
+    @property
+    def failure(self) -> GenerationError | None:
+        """Return why there will be no picture, if so."""
+
+
+I = TypeVar("I", bound=ImageInProgress)  # noqa: E741 - the one letter that says image
+
+
+class EngineLike(Protocol[I]):
+    """What the queue needs of an engine; see `generation.engine.engine.Engine`."""
+
+    def measured(self) -> Measured:
+        """Return what calls take."""
+
+    def begin(self, requests: Sequence[GenerationRequest]) -> list[list[I] | GenerationError]:
+        """Return for each request its images at their first step, or why there are none."""
+
+    def step(self, images: Sequence[I]) -> None:
+        """Take one step of each of `images` that is neither done nor failed."""
+
+    def finish(self, images: Sequence[I]) -> list[GeneratedImage | None]:
+        """Return the pictures of images that are done; None for those that are not after all."""
+
+    def preview(self, image: I) -> Pixels | None:
+        """Return a small picture of what an image will be."""
+
+    def rest(self) -> None:
+        """Give back what it needs no more: there may be no call for a long time."""
+
+    def close(self) -> None:
+        """End what the engine is doing, if that can be done; any thread may call this."""

@@ -1,0 +1,1 @@
+"""Deleting for good: rows, files, recipes and what no row knows."""

@@ -1,0 +1,1 @@
+"""The data folder itself: its room and its rights."""

@@ -1,0 +1,1 @@
+"""The SQLite file: its threads, its schema and its connections."""

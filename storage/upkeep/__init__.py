@@ -1,0 +1,1 @@
+"""What is done for the store in the background, or at the start."""

@@ -1,0 +1,215 @@
+"""The gate in front of everything that people send."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import pkgutil
+from typing import Any
+
+import pytest
+from discord.ui import DynamicItem, LayoutView, Modal, View
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bot
+from bot.cogs.buttons import DYNAMIC_ITEMS
+from bot.errors import StillAtWork
+from bot.interactions import gate as gates
+from bot.interactions.buckets import Buckets, Policy
+from bot.interactions.concurrency import AtWork, NewestOnly
+from bot.interactions.gate import Gate, Gated
+
+from ..stage import Stage, buttons
+
+TOO_MANY = "You are asking faster than I can keep up with; please wait a minute."
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestBuckets:
+    def test_a_burst_passes_at_once_and_then_what_the_rate_gives(self) -> None:
+        clock = Clock()
+        buckets = Buckets(Policy(burst=3, rate=2), clock)
+        assert [buckets.take("a") for _ in range(5)] == [True, True, True, False, False]
+        assert buckets.take("b")
+        clock.now += 0.5
+        assert [buckets.take("a") for _ in range(2)] == [True, False]
+        clock.now += 100
+        assert [buckets.take("a") for _ in range(4)] == [True, True, True, False]
+
+    def test_those_that_are_full_again_are_forgotten(self) -> None:
+        clock = Clock()
+        buckets = Buckets(Policy(burst=10, rate=1), clock)
+        for number in range(1_000):
+            buckets.take(number)
+        clock.now += 1.5
+        buckets.take("late")
+        assert len(buckets) == 1
+
+    @settings(max_examples=50)
+    @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 4)), max_size=80))
+    def test_nobody_gets_more_than_burst_and_rate_and_the_others_count_for_nothing(
+        self, asked: list[tuple[float, int]]
+    ) -> None:
+        clock, policy = Clock(), Policy(burst=4, rate=1)
+        buckets = Buckets(policy, clock)
+        alone = {key: Buckets(policy, clock) for key in range(5)}
+        taken: dict[int, list[float]] = {key: [] for key in range(5)}
+        for pause, key in asked:
+            clock.now += pause
+            passed = buckets.take(key)
+            assert passed == alone[key].take(key)
+            if passed:
+                taken[key].append(clock.now)
+                for first, at in enumerate(taken[key]):
+                    within = len(taken[key]) - first
+                    assert within <= policy.burst + (clock.now - at) * policy.rate + 1e-2
+            assert len(buckets) <= 5
+
+
+class TestGate:
+    def test_who_types_and_clicks_as_fast_as_a_person_can_never_meets_it(self) -> None:
+        clock = Clock()
+        gate = Gate(clock)
+        # Ten minutes of typing with four requests for suggestions a second, and of clicks.
+        for tick in range(10 * 60 * 4):
+            clock.now += 0.25
+            assert gate.passes(1, typing=True)
+            assert tick % 2 or gate.passes(1)
+
+    def test_the_operator_reads_of_a_flood_once_a_while_for_each_person(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        clock = Clock()
+        gate = Gate(clock)
+        with caplog.at_level(logging.WARNING, "bot.interactions.gate"):
+            passed = sum(gate.passes(person) for person in (1, 2) for _ in range(500))
+        assert passed == 2 * gates._ASKING.burst
+        assert [record.args for record in caplog.records] == [(1,), (2,)]
+        caplog.clear()
+        clock.now += 700
+        for _ in range(500):
+            gate.passes(1)
+        assert len(caplog.records) == 1
+
+
+def shut(stage: Stage, person: int) -> None:
+    """Let nothing more of a person pass but two requests for suggestions, and answer it once."""
+    gate, slow = stage.bot.gate, 0.001
+    gate._asking, gate._answers = (Buckets(Policy(burst=1, rate=slow)) for _ in range(2))
+    gate._typing = Buckets(Policy(burst=2, rate=slow))
+    assert gate.passes(person)
+    assert not gate.passes(person)
+
+
+class TestPeople:
+    async def test_a_command_too_many_is_answered_once_and_nothing_is_done(
+        self, stage: Stage
+    ) -> None:
+        shut(stage, stage.alice.id)
+        refused = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
+        assert refused.ephemeral
+        assert refused.response.content == TOO_MANY
+        assert not (await stage.alice.slash(stage.channel, "history")).acknowledged
+        assert await stage.bot.service.jobs.history(stage.alice.id, "", 9) == []
+        answered = await stage.bob.slash(stage.channel, "history")
+        assert "You have no pictures yet" in answered.response.content
+
+    async def test_so_is_a_button_and_a_reaction_does_nothing(self, stage: Stage) -> None:
+        message = await stage.imagine("rabbit face")
+        shut(stage, stage.alice.id)
+        again, remove, vary = sorted(buttons(message))
+        refused = await stage.alice.click(message, custom_id=again)
+        assert refused.ephemeral
+        assert refused.response.content == TOO_MANY
+        for button in (again, vary, remove):
+            assert not (await stage.alice.click(message, custom_id=button)).acknowledged
+        for emoji in ("🔁", "🎲", "❌"):
+            await stage.alice.react(message, emoji)
+        assert [one.id for one in stage.messages()] == [message.id]
+        assert len(await stage.bot.service.jobs.history(stage.alice.id, "", 9)) == 1
+
+    async def test_suggestions_too_many_are_an_empty_list_and_have_a_count_of_their_own(
+        self, stage: Stage
+    ) -> None:
+        await stage.imagine("rabbit face")
+        shut(stage, stage.alice.id)
+        for _ in range(2):
+            assert await stage.alice.autocomplete(stage.channel, "history", "search", "rab")
+        assert await stage.alice.autocomplete(stage.channel, "history", "search", "rab") == []
+
+
+def test_everything_that_people_can_press_or_fill_in_is_behind_the_gate() -> None:
+    for module in pkgutil.walk_packages(bot.__path__, "bot."):
+        if not module.name.startswith(("bot.demo", "bot.bench")):
+            importlib.import_module(module.name)
+    pressed: list[type[Any]] = [
+        kind
+        for base in (DynamicItem, View, LayoutView, Modal)
+        for kind in base.__subclasses__()
+        if kind.__module__.startswith("bot.")
+    ]
+    assert set(DYNAMIC_ITEMS) <= set(pressed)
+    for kind in pressed:
+        assert issubclass(kind, Gated), kind
+        assert kind.interaction_check is Gated.interaction_check, kind
+
+
+class TestConcurrency:
+    async def test_only_so_much_is_done_for_one_person_at_a_time(self) -> None:
+        at_work = AtWork(2)
+        with at_work.one_for(1), at_work.one_for(1):
+            with pytest.raises(StillAtWork, match="still looking up 2"), at_work.one_for(1):
+                pass
+            with at_work.one_for(2):
+                pass
+        with pytest.raises(OSError, match="disk"), at_work.one_for(1):
+            raise OSError("disk")
+        assert not at_work._begun
+
+    async def test_of_what_waits_for_a_person_only_the_newest_is_done(self) -> None:
+        newest: NewestOnly = NewestOnly()
+        arrives = asyncio.Event()
+        done: list[int] = []
+
+        async def work(number: int) -> int:
+            done.append(number)
+            await arrives.wait()
+            return number
+
+        def asking(person: int, number: int) -> asyncio.Task[int | None]:
+            return asyncio.create_task(newest.do(person, lambda: work(number)))
+
+        tasks = [asking(1, number) for number in range(40)]
+        other = asking(2, 99)
+        await asyncio.sleep(0)
+        arrives.set()
+        assert await asyncio.gather(*tasks) == [0, *[None] * 38, 39]
+        assert await other == 99
+        assert done == [0, 99, 39]
+        assert not newest._lines
+
+    async def test_what_fails_or_is_cancelled_stands_in_nobodys_way(self) -> None:
+        newest: NewestOnly = NewestOnly()
+
+        async def fail() -> None:
+            raise OSError("disk")
+
+        with pytest.raises(OSError, match="disk"):
+            await newest.do(1, fail)
+        waiting = asyncio.create_task(newest.do(1, asyncio.Event().wait))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert await newest.do(1, lambda: asyncio.sleep(0, "found")) == "found"
+        assert not newest._lines

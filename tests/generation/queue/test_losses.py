@@ -1,0 +1,204 @@
+"""Several jobs that break the engine, engines that cannot be loaded again, and long decoding."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from generation.errors import EngineFailed, EngineLost, GenerationError, ModelError, SetAside
+from generation.queue import worker
+from generation.queue.queue import GenerationQueue
+from generation.timing import Measured
+from generation.values.recipe import GeneratedImage
+
+from ..queues import PATIENCE, FakeEngine, FakeImage, Stage, a_stage, failure_of, seeds_of
+from .test_sharing import frail
+
+
+class TestSeveralThatBreakIt:
+    @pytest.mark.parametrize("poison", [{1, 2}, {1, 2, 3}, {2, 4}])
+    async def test_each_is_set_aside_and_the_others_are_made(self, poison: set[int]) -> None:
+        async with frail(lambda where, seeds: where == "step" and bool(poison & {*seeds})) as (
+            stage,
+            _,
+        ):
+            tickets = {number: stage.submit(number, steps=3) for number in (1, 2, 3, 4, 5)}
+            for number in poison:
+                assert isinstance(await failure_of(tickets[number]), SetAside)
+            for number in tickets.keys() - poison:
+                assert await seeds_of(tickets[number]) == [number]
+
+    # Where pictures cannot be decoded each job takes all its steps before the engine is lost.
+    @pytest.mark.parametrize("breaking", ["step", "finish"])
+    async def test_if_it_is_all_of_them_it_is_not_the_jobs(self, breaking: str) -> None:
+        async with frail(lambda where, _: where == breaking) as (stage, _):
+            tickets = [stage.submit(number) for number in range(12)]
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(EngineFailed, match="several times in a row"):
+                    await stage.queue.died()
+            assert sum(ticket.images.done() for ticket in tickets) == worker._SET_ASIDE
+
+
+@dataclass
+class Spoiled(FakeEngine):
+    """Raises at each step, as one does whose device has had enough."""
+
+    def step(self, images: Sequence[FakeImage]) -> None:
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+
+class TestFailingAtEverything:
+    @pytest.fixture(autouse=True)
+    def _quiet(self) -> Iterator[None]:
+        logging.disable(logging.ERROR)
+        yield
+        logging.disable(logging.NOTSET)
+
+    async def test_after_several_failures_in_a_row_a_new_engine_is_tried(self) -> None:
+        engines = [Spoiled(open=True), FakeEngine(open=True)]
+        waiting = iter(engines)
+        async with GenerationQueue(lambda: next(waiting), limit=9) as queue:
+            stage = Stage(queue, engines[0])
+            for number in range(1, worker._FAILURES):
+                assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
+            assert await seeds_of(stage.submit(8)) == [8]
+
+    async def test_pictures_between_them_say_that_it_is_the_jobs(self) -> None:
+        broken = {("step", number): RuntimeError("shapes do not match") for number in range(10)}
+        engine = FakeEngine(open=True, failures=broken)
+        async with GenerationQueue(lambda: engine, limit=9) as queue:
+            stage = Stage(queue, engine)
+            for number in range(2 * worker._FAILURES):
+                assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
+                assert await seeds_of(stage.submit(50 + number)) == [50 + number]
+        assert max(Counter(engine.begun).values()) == 1
+
+
+@dataclass
+class Once(FakeEngine):
+    """Is lost at its first step; the next ones cannot be loaded so many times."""
+
+    refusals: list[GenerationError] = field(default_factory=list)
+    made: int = 0
+    loaded: int = 0
+
+    def measured(self) -> Measured:
+        self.made += 1
+        if self.made > 1 and self.refusals:
+            raise self.refusals.pop()
+        self.loaded += 1
+        return super().measured()
+
+    def step(self, images: Sequence[FakeImage]) -> None:
+        if self.loaded == 1:
+            raise EngineLost("The engine is lost: its process ended with exit code -9.")
+        super().step(images)
+
+
+@dataclass
+class HangsAtRest(FakeEngine):
+    made: int = 0
+    again: threading.Event = field(default_factory=threading.Event)
+
+    def measured(self) -> Measured:
+        self.made += 1
+        if self.made == 2:
+            self.again.set()
+        return super().measured()
+
+    def rest(self) -> None:
+        if self.made == 1:
+            raise EngineLost("The engine is lost: it did not answer for 5 s.")
+
+
+class TestLoadingAgain:
+    @pytest.fixture(autouse=True)
+    def _hurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(worker, "_PAUSES", (0, 0.01, 0.02))
+
+    async def test_it_is_tried_again_while_the_memory_is_not_free_yet(self) -> None:
+        busy: list[GenerationError] = [ModelError("It does not fit."), EngineLost("It is lost.")]
+        engine = Once(open=True, refusals=busy)
+        async with GenerationQueue(lambda: engine, limit=9) as queue:
+            assert await seeds_of(Stage(queue, engine).submit(7)) == [7]
+        assert engine.made == 4
+
+    async def test_an_engine_that_hangs_while_nobody_waits_is_replaced_at_once(self) -> None:
+        engine = HangsAtRest(open=True)
+        async with GenerationQueue(lambda: engine, limit=9) as queue:
+            assert await asyncio.to_thread(engine.again.wait, PATIENCE)
+            assert await seeds_of(Stage(queue, engine).submit(7)) == [7]
+        assert engine.made == 2
+
+    async def test_in_the_end_it_is_given_up_with_the_reason(self) -> None:
+        engine = Once(open=True, refusals=[ModelError("It does not fit.") for _ in range(3)])
+        async with GenerationQueue(lambda: engine, limit=9) as queue:
+            Stage(queue, engine).submit(7)
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(ModelError, match="does not fit"):
+                    await queue.died()
+
+
+@dataclass
+class Decoding(FakeEngine):
+    together: int = 1
+    decoded: list[list[int]] = field(default_factory=list)
+    steps_before: list[int] = field(default_factory=list)
+
+    def measured(self) -> Measured:
+        return Measured(
+            pixels=64 * 64, step_seconds={8: 0.01}, decode_seconds={self.together: 0.001}
+        )
+
+    def finish(self, images: Sequence[FakeImage]) -> list[GeneratedImage | None]:
+        self.decoded.append([image.request.seed for image in images])
+        self.steps_before.append(len(self.calls))
+        return super().finish(images)
+
+
+class TestDecoding:
+    @pytest.mark.parametrize(
+        ("together", "calls"),
+        [(1, [[10], [11], [12], [20], [21]]), (2, [[10, 11], [12, 20], [21]])],
+    )
+    async def test_no_more_are_decoded_between_two_steps_than_share_a_call(
+        self, together: int, calls: list[list[int]]
+    ) -> None:
+        engine = Decoding(together=together)
+        async with a_stage(engine) as stage:
+            await stage.queue.ready()
+            first, second = stage.submit(10, steps=1, count=3), stage.submit(20, steps=1, count=2)
+            engine.let_go()
+            assert await seeds_of(first) == [10, 11, 12]
+            assert await seeds_of(second) == [20, 21]
+        assert engine.decoded == calls
+
+    async def test_of_larger_pictures_fewer_are(self) -> None:
+        engine = Decoding(together=2)
+        async with a_stage(engine) as stage:
+            await stage.queue.ready()
+            large = stage.submit(10, steps=1, count=2, width=128)
+            small = stage.submit(20, steps=1, count=2)
+            engine.let_go()
+            assert await seeds_of(large) == [10, 11]
+            assert await seeds_of(small) == [20, 21]
+        assert sorted(engine.decoded) == [[10], [11], [20, 21]]
+
+    async def test_others_take_steps_between_the_pictures_of_a_job(self) -> None:
+        engine = Decoding()
+        async with a_stage(engine) as stage:
+            await stage.queue.ready()
+            several = stage.submit(10, steps=1, count=3)
+            await stage.at_gate()
+            other = stage.submit(50, steps=9)
+            engine.let_go()
+            assert await seeds_of(several) == [10, 11, 12]
+            assert await seeds_of(other) == [50]
+        assert engine.decoded == [[10], [11], [12], [50]]
+        assert engine.steps_before == [1, 2, 3, 10]

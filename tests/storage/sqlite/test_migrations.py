@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlite_utils
+
+from storage.database import Database, open_readonly
+from storage.errors import DatabaseUnusable
+from storage.jobs import JobStatus
+from storage.opening import DATABASE_NAME, open_storage
+from storage.sqlite import migrations
+
+# What each version wrote into the tables that it brought. It is never edited, as the
+# versions are not; a later version adds its own.
+REQUEST = json.dumps(
+    {
+        "count": 1,
+        "guidance_scale": 7.5,
+        "height": 512,
+        "negative_prompt": "",
+        "prompt": "a cute rabbit 🐰, octane render",
+        "scheduler": "lms",
+        "seed": 42,
+        "steps": 20,
+        "strength": None,
+        "width": 512,
+    }
+)
+RECIPE = json.dumps(
+    {
+        "device": "cpu",
+        "dtype": "float32",
+        "guidance_scale": 7.5,
+        "height": 512,
+        "model": "starter",
+        "model_sha256": "0" * 64,
+        "negative_prompt": "",
+        "pixels_sha256": "b" * 64,
+        "prompt": "a cute rabbit 🐰, octane render",
+        "scheduler": "lms",
+        "scheduler_settings": {"beta_start": 0.00085},
+        "seed": 42,
+        "source_sha256": None,
+        "steps": 20,
+        "strength": None,
+        "unread_prompt": "",
+        "versions": {"torch": "2.6.0"},
+        "width": 512,
+    }
+)
+ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "m001_jobs": [
+        ("pictures", {"sha256": "a" * 64, "pixels_sha256": "b" * 64}),
+        (
+            "jobs",
+            {
+                "id": 1,
+                "kind": "imagine",
+                "status": "generated",
+                "user_id": 10,
+                "guild_id": 20,
+                "channel_id": 30,
+                "message_id": 40,
+                "origin": "interaction:50",
+                "request": REQUEST,
+                "created_at": "2026-01-02T03:04:05.678901+00:00",
+            },
+        ),
+        (
+            "jobs",
+            {
+                "id": 2,
+                "kind": "imagine",
+                "status": "cancelled",
+                "user_id": 10,
+                "channel_id": 30,
+                "request": REQUEST.replace("rabbit", "badger"),
+                "created_at": "2026-01-02T03:04:06+00:00",
+                "deleted": 1,
+            },
+        ),
+    ],
+    "m002_images": [
+        ("images", {"id": 1, "job_id": 1, "index": 0, "sha256": "a" * 64, "recipe": RECIPE}),
+    ],
+    "m004_resuming": [
+        (
+            "jobs",
+            {
+                "id": 3,
+                "kind": "vary",
+                "status": "cancelled",
+                "user_id": 10,
+                "channel_id": 30,
+                "request": REQUEST,
+                "parent_image_id": 1,
+                "created_at": "2026-01-02T03:04:07+00:00",
+                "weight": 2.5,
+                "withdrawn": 1,
+            },
+        ),
+    ],
+}
+NAMES = [step.__name__ for step in migrations.STEPS]
+
+
+def make_version(path: Path, versions: int) -> dict[str, list[dict[str, Any]]]:
+    """Make a database as it was after so many steps, with rows, and return those."""
+    db = sqlite_utils.Database(sqlite3.connect(path, isolation_level=None))
+    db.execute("PRAGMA foreign_keys = ON")
+    migrations.migrations().apply(db, stop_before=NAMES[versions : versions + 1])
+    for name in NAMES[:versions]:
+        for table, row in ROWS.get(name, []):
+            db[table].insert(row)
+    tables = {table for name in NAMES[:versions] for table, _ in ROWS.get(name, [])}
+    rows = {table: list(db[table].rows) for table in tables}
+    db.close()
+    return rows
+
+
+@pytest.mark.parametrize("versions", range(1, len(NAMES) + 1), ids=NAMES)
+async def test_the_rows_of_every_version_survive(tmp_path: Path, versions: int) -> None:
+    path = tmp_path / DATABASE_NAME
+    before = make_version(path, versions)
+    async with Database(path) as db:
+        after = await db.run(lambda db: {table: list(db[table].rows) for table in before})
+        assert await db.run(lambda db: db.execute("PRAGMA foreign_key_check").fetchall()) == []
+    for table, rows in before.items():
+        common = rows[0].keys() & after[table][0].keys()
+        # What a deleted job was about is forgotten: see the test of that.
+        assert [{k: row[k] for k in common} for row in after[table] if not row.get("deleted")] == [
+            {k: row[k] for k in common} for row in rows if not row.get("deleted")
+        ]
+
+
+@pytest.mark.parametrize("versions", range(1, len(NAMES) + 1), ids=NAMES)
+async def test_the_store_understands_the_rows_of_every_version(
+    tmp_path: Path, versions: int
+) -> None:
+    make_version(tmp_path / DATABASE_NAME, versions)
+    async with open_storage(tmp_path) as store:
+        (job,) = await store.unfinished()
+        assert (job.id, job.status, job.message_id) == (1, JobStatus.GENERATED, 40)
+        assert job.created_at.isoformat() == "2026-01-02T03:04:05.678901+00:00"
+        assert job.request.prompt == "a cute rabbit 🐰, octane render"
+        assert [entry.job_id for entry in await store.history(10, "rabb", 5)] == [1]
+        assert await store.history(10, "badger", 5) == []
+        for image in await store.images(1):
+            assert image.recipe.request(None) == job.request
+
+
+@pytest.mark.parametrize("versions", range(len(NAMES)))
+async def test_every_version_ends_up_with_the_same_schema(tmp_path: Path, versions: int) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    make_version(old, versions)
+    schemas = []
+    for path in (old, new):
+        async with Database(path) as db:
+            schemas.append(await db.run(lambda db: db.schema))
+    assert schemas[0] == schemas[1]
+
+
+async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alone(
+    tmp_path: Path,
+) -> None:
+    make_version(tmp_path / DATABASE_NAME, NAMES.index("m004_resuming"))
+    async with open_storage(tmp_path) as store:
+        (job,) = await store.unfinished()
+        assert job.weight == 1.0
+        assert await store.not_withdrawn() == []
+
+
+async def test_each_job_from_before_is_given_a_token_of_its_own(tmp_path: Path) -> None:
+    make_version(tmp_path / DATABASE_NAME, NAMES.index("m008_tokens"))
+    async with open_storage(tmp_path) as store:
+        tokens = [job.token for number in (1, 2, 3) if (job := await store.record(number))]
+    assert len(set(tokens)) == 3
+    assert all(len(token) == 12 for token in tokens)
+
+
+async def test_the_bot_was_in_the_servers_of_the_jobs_from_before(tmp_path: Path) -> None:
+    make_version(tmp_path / DATABASE_NAME, NAMES.index("m011_guilds"))
+    async with open_storage(tmp_path) as store:
+        # By which account is not known, so it is whichever asks first.
+        assert await store.missing_guilds(99, []) == [20]
+        await store.joined_guilds(98, [20])
+        assert await store.missing_guilds(99, []) == []
+
+
+async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "bot.db"
+    async with Database(path):
+        pass
+    before = path.read_bytes()
+    async with Database(path):
+        pass
+    assert path.read_bytes() == before
+
+
+def test_an_older_database_is_not_read_before_the_bot_brought_it_up_to_date(
+    tmp_path: Path,
+) -> None:
+    make_version(tmp_path / "bot.db", len(NAMES) - 1)
+    with pytest.raises(DatabaseUnusable, match="older Imagine Bot; start the bot once"):
+        open_readonly(tmp_path / "bot.db")
+
+
+def test_the_steps_are_numbered_in_their_order() -> None:
+    assert [name[:5] for name in NAMES] == [f"m{n:03}_" for n in range(1, len(NAMES) + 1)]

@@ -1,0 +1,455 @@
+"""Picture files that no row knows: out of the way at once, gone in 30 days, back when needed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bot.cli import doctor
+from storage.backup import back_up, restore
+from storage.deletion import erasing
+from storage.errors import FolderInUse
+from storage.folder.rights import Rights, make_private
+from storage.jobs import JobStore
+from storage.opening import DATABASE_NAME, PICTURES_NAME, open_storage
+from storage.pictures.files import PictureFiles
+from storage.upkeep import sweeping
+from storage.upkeep.sweeping import UNKNOWN_NAME
+
+from ..samples import new_job, pixels, request
+from ..test_search import show
+
+REPOSITORY = Path(__file__).parents[3]
+DAY = 24 * 60 * 60
+
+
+def every(data: Path) -> dict[Path, int]:
+    """Return all that is below a folder, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+
+
+def there(data: Path) -> set[str]:
+    return {path.stem for path in (data / PICTURES_NAME).glob("??/*.png")}
+
+
+def aside(data: Path) -> set[str]:
+    return {path.stem for path in (data / UNKNOWN_NAME).glob("??/*.png")}
+
+
+def unknown_file(data: Path, content: bytes = b"from another database") -> Path:
+    files = PictureFiles(data / PICTURES_NAME)
+    path = files.path(files.write(content))
+    os.utime(path, (1, 1))
+    return path
+
+
+def in_aside(data: Path, sha256: str) -> Path:
+    return PictureFiles(data / UNKNOWN_NAME).path(sha256)
+
+
+def age(file: Path, days: float) -> None:
+    moved = time.time() - days * DAY
+    os.utime(file, (moved, moved))
+
+
+async def start(data: Path) -> None:
+    async with open_storage(data):
+        pass
+
+
+async def picture(store: JobStore, seed: int) -> int:
+    return await show(store, "owl", request=request("owl", seed=seed))
+
+
+async def read_all(data: Path, job_ids: list[int]) -> None:
+    async with open_storage(data) as store:
+        for job_id in job_ids:
+            for image in await store.images(job_id):
+                assert await store.read(image)
+
+
+async def older_and_newer(data: Path) -> tuple[bytes, bytes, list[int]]:
+    """Make a folder of an older and a newer database; return both and the newer one's jobs."""
+    async with open_storage(data) as store:
+        ids = [await picture(store, seed) for seed in range(3)]
+    older = (data / DATABASE_NAME).read_bytes()
+    async with open_storage(data) as store:
+        ids += [await picture(store, seed) for seed in range(10, 16)]
+    return older, (data / DATABASE_NAME).read_bytes(), ids
+
+
+async def test_files_that_no_row_knows_are_moved_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_storage(tmp_path) as store:
+        await picture(store, 1)
+    kept = there(tmp_path)
+    unknown = unknown_file(tmp_path)
+    await start(tmp_path)
+    assert (there(tmp_path), aside(tmp_path)) == (kept, {unknown.stem})
+    lines = [record.getMessage() for record in caplog.records if UNKNOWN_NAME in record.message]
+    (line,) = lines
+    assert "does not know 1 of the picture files" in line
+    assert str(tmp_path / UNKNOWN_NAME) in line
+    assert "after 30 days" in line
+    assert "put the newer database back" in line
+    moved = in_aside(tmp_path, unknown.stem)
+    assert moved.stat().st_mtime == pytest.approx(time.time(), abs=60)
+    for folder in (tmp_path / UNKNOWN_NAME, moved.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+async def test_a_file_goes_30_days_after_it_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = unknown_file(tmp_path)
+    await start(tmp_path)
+    moved = in_aside(tmp_path, unknown.stem)
+    now = time.time()
+    for days, is_there in ((29.9, True), (30.1, False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(sweeping.time, "time", lambda days=days: now + days * DAY)
+            await start(tmp_path)
+        assert moved.exists() is is_there
+    assert not (tmp_path / UNKNOWN_NAME).exists()
+
+
+async def test_an_older_database_that_is_put_in_place_costs_no_picture(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = tmp_path / DATABASE_NAME
+    async with open_storage(tmp_path) as store:
+        ids = [await picture(store, seed) for seed in range(5)]
+        await store.delete(await picture(store, 50))
+    older = path.read_bytes()
+    async with open_storage(tmp_path) as store:
+        # The older database says that the file of the second was removed.
+        ids += [await picture(store, seed) for seed in (60, 50)]
+        await store.add(new_job(request=request(source=pixels(70), strength=0.5)))
+    newer, all_of_them = path.read_bytes(), there(tmp_path)
+    assert len(all_of_them) == 5 + 3
+    path.write_bytes(older)
+    text, fix = doctor.storage_checks.sentence(tmp_path)
+    assert "it knows 5 picture files and 3 others are there, which are moved" in text
+    assert "put the right one back" in fix
+    for _ in range(2):
+        await read_all(tmp_path, ids[:5])
+        assert len(there(tmp_path)) == 5
+        assert there(tmp_path) | aside(tmp_path) == all_of_them
+    assert "does not know 3 of the picture files" in caplog.text
+    text, fix = doctor.storage_checks.sentence(tmp_path)
+    assert (f"3 picture files lie in {UNKNOWN_NAME}" in text, fix) == (True, "")
+    path.write_bytes(newer)
+    text, fix = doctor.storage_checks.sentence(tmp_path)
+    assert ("3 of them are known and come back at the next start" in text, fix) == (True, "")
+    await read_all(tmp_path, ids)
+    async with open_storage(tmp_path) as store:
+        assert await store.source_pixels(pixels(70).sha256) == pixels(70)
+    assert (there(tmp_path), aside(tmp_path)) == (all_of_them, set())
+    assert "3 pictures came back" in caplog.text
+    assert doctor.storage_checks.sentence(tmp_path) == (
+        f"{tmp_path} can be written; it is sound",
+        "",
+    )
+
+
+async def test_a_known_picture_comes_back_however_long_it_lay_there(tmp_path: Path) -> None:
+    older, newer, ids = await older_and_newer(tmp_path)
+    (tmp_path / DATABASE_NAME).write_bytes(older)
+    await start(tmp_path)
+    for sha256 in aside(tmp_path):
+        age(in_aside(tmp_path, sha256), 400)
+    (tmp_path / DATABASE_NAME).write_bytes(newer)
+    await read_all(tmp_path, ids)
+
+
+async def test_only_the_bytes_that_were_stored_come_back(tmp_path: Path) -> None:
+    async with open_storage(tmp_path) as store:
+        job_id = await picture(store, 1)
+        (image,) = await store.images(job_id)
+        data = await store.read(image)
+    path = PictureFiles(tmp_path / PICTURES_NAME).path(image.sha256)
+    moved = in_aside(tmp_path, image.sha256)
+    moved.parent.mkdir(parents=True)
+    path.rename(moved)
+    moved.write_bytes(b"half")
+    await start(tmp_path)
+    assert not path.exists()
+    assert moved.read_bytes() == b"half"
+    # A sound one also replaces a damaged one, and no second copy outlives the picture.
+    path.write_bytes(b"half")
+    for _ in range(2):
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        moved.write_bytes(data)
+        await read_all(tmp_path, [job_id])
+        assert not moved.exists()
+
+
+async def test_a_picture_that_was_deleted_before_does_not_lie_there_for_30_days(
+    tmp_path: Path,
+) -> None:
+    older, _, ids = await older_and_newer(tmp_path)
+    async with open_storage(tmp_path) as store:
+        (image,) = await store.images(ids[-1])
+        # The bot is killed before the file goes.
+        await store._db.run(lambda db: erasing.forget(db, ids[-1], None))
+    newer = (tmp_path / DATABASE_NAME).read_bytes()
+    (tmp_path / DATABASE_NAME).write_bytes(older)
+    await start(tmp_path)
+    assert image.sha256 in aside(tmp_path)
+    (tmp_path / DATABASE_NAME).write_bytes(newer)
+    await read_all(tmp_path, ids[:-1])
+    assert image.sha256 not in {path.stem for path in every(tmp_path)}
+
+
+async def test_a_file_that_is_moved_once_more_gets_its_30_days_again(tmp_path: Path) -> None:
+    for content in (b"from another database", b"from another database", b"damaged since"):
+        unknown = unknown_file(tmp_path)
+        unknown.write_bytes(content)
+        await start(tmp_path)
+        moved = in_aside(tmp_path, unknown.stem)
+        assert not unknown.exists()
+        assert moved.read_bytes() == b"from another database"
+        assert moved.stat().st_mtime == pytest.approx(time.time(), abs=60)
+        age(moved, 29)
+
+
+async def test_links_and_foreign_names_stay(tmp_path: Path) -> None:
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    unknown = unknown_file(data)
+    outside.mkdir()
+    secret = outside / f"{'cd' * 32}.png"
+    secret.write_bytes(b"somebody else's")
+    pictures = data / PICTURES_NAME
+    (pictures / "cd").symlink_to(outside)
+    link = unknown.with_name(f"{unknown.parent.name}{'0' * 62}.png")
+    link.symlink_to(secret)
+    foreign = [
+        unknown.with_name("holiday.png"),
+        unknown.with_name(f"{unknown.stem}.jpg"),
+        unknown.with_name(f"{unknown.stem.upper()}.PNG"),
+        # In the part of another name.
+        unknown.with_name(f"{'ff' if unknown.stem[:2] != 'ff' else '00'}{'1' * 62}.png"),
+        pictures / f"{unknown.stem}.png",
+    ]
+    for path in foreign:
+        path.write_bytes(b"mine")
+    left = in_aside(data, "ee" * 32)
+    left.parent.mkdir(parents=True)
+    (left.parent / "note.txt").write_bytes(b"mine")
+    left.symlink_to(secret)
+    for path in (secret, left.parent / "note.txt", *foreign):
+        age(path, 100)
+    await start(data)
+    assert not unknown.exists()
+    assert all(path.read_bytes() == b"mine" for path in (*foreign, left.parent / "note.txt"))
+    assert link.is_symlink()
+    assert left.is_symlink()
+    assert [path.name for path in outside.iterdir()] == [secret.name]
+    assert secret.stat().st_mtime < time.time() - 99 * DAY
+
+
+@pytest.mark.parametrize("place", [PICTURES_NAME, UNKNOWN_NAME])
+async def test_no_file_is_moved_through_a_link_in_place_of_a_folder(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    unknown = unknown_file(data)
+    if place == PICTURES_NAME:
+        (data / place).rename(outside)
+    else:
+        old = PictureFiles(outside)
+        age(old.path(old.write(b"old")), 100)
+    (data / place).symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    await start(data)
+    assert unknown.exists()
+    assert sorted(outside.rglob("*")) == before
+    assert "it is a link" in caplog.text
+
+
+class Crash(Exception):
+    """What stands for the end of a process."""
+
+
+@pytest.mark.parametrize("call", range(6))
+async def test_a_crash_between_two_moves_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    older, newer, ids = await older_and_newer(tmp_path)
+    all_of_them = there(tmp_path)
+    for sha256 in all_of_them:
+        os.utime(PictureFiles(tmp_path / PICTURES_NAME).path(sha256), (1, 1))
+    replace, utime = Path.replace, os.utime
+    left = call
+
+    def die_at_last() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Crash
+
+    def replace_and_die(path: Path, target: Path) -> Path:
+        die_at_last()
+        return replace(path, target)
+
+    def mark_and_die(path: Path, times: tuple[float, float]) -> None:
+        die_at_last()
+        utime(path, times)
+
+    for database in (older, newer):
+        (tmp_path / DATABASE_NAME).write_bytes(database)
+        left = call
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace_and_die)
+            patch.setattr(os, "utime", mark_and_die)
+            with pytest.raises(Crash):
+                await start(tmp_path)
+        assert there(tmp_path) | aside(tmp_path) == all_of_them
+        await start(tmp_path)
+        assert there(tmp_path) | aside(tmp_path) == all_of_them
+    await read_all(tmp_path, ids)
+    assert aside(tmp_path) == set()
+
+
+async def test_a_kill_during_the_moves_loses_nothing(tmp_path: Path) -> None:
+    names = many(tmp_path, 400)
+    script = (
+        "import asyncio, os, pathlib, signal\n"
+        "from storage.opening import open_storage\n"
+        "replace, done = pathlib.Path.replace, []\n"
+        "def move(path, target):\n"
+        "    done.append(replace(path, target))\n"
+        "    len(done) < 150 or os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pathlib.Path.replace = move\n"
+        "async def main():\n"
+        f"    async with open_storage(pathlib.Path({str(tmp_path)!r})): pass\n"
+        "asyncio.run(main())\n"
+    )
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script, cwd=REPOSITORY)
+    assert await killed.wait() == -signal.SIGKILL
+    assert (len(there(tmp_path)), len(aside(tmp_path))) == (250, 150)
+    await start(tmp_path)
+    assert (there(tmp_path), aside(tmp_path)) == (set(), names)
+
+
+def many(data: Path, count: int) -> set[str]:
+    """Write files without waiting for the disk."""
+    names = set()
+    for number in range(count):
+        content = b"%d" % number
+        sha256 = hashlib.sha256(content).hexdigest()
+        path = PictureFiles(data / PICTURES_NAME).path(sha256)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, (1, 1))
+        names.add(sha256)
+    return names
+
+
+async def test_ten_thousand_files_are_quick_and_lock_the_database_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = many(tmp_path, 10_000)
+    replace, moves = Path.replace, 0
+
+    def move(path: Path, target: Path) -> Path:
+        nonlocal moves
+        moves += 1
+        if moves % 1_000 == 0:
+            other = sqlite3.connect(tmp_path / DATABASE_NAME, timeout=0, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            other.close()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", move)
+    begun = time.monotonic()
+    await start(tmp_path)
+    assert time.monotonic() - begun < 10
+    assert (there(tmp_path), aside(tmp_path), moves) == (set(), names, 10_000)
+
+
+async def test_a_folder_in_use_is_not_swept(tmp_path: Path) -> None:
+    async with open_storage(tmp_path):
+        unknown = unknown_file(tmp_path)
+        with pytest.raises(FolderInUse):
+            await start(tmp_path)
+        assert unknown.exists()
+
+
+async def test_a_file_that_cannot_be_moved_stops_neither_the_start_nor_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = many(tmp_path, 3)
+    stuck = min(names)
+    replace = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.stem == stuck:
+            raise OSError(18, os.strerror(18), str(path))
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        await start(tmp_path)
+    assert (there(tmp_path), aside(tmp_path)) == ({stuck}, names - {stuck})
+    assert "could not be moved to or from" in caplog.text
+    await start(tmp_path)
+    assert (there(tmp_path), aside(tmp_path)) == (set(), names)
+
+
+async def test_a_backup_leaves_unknown_files_out_and_a_restore_leaves_them_alone(
+    tmp_path: Path,
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    async with open_storage(data) as store:
+        job_id = await picture(store, 1)
+    unknown = unknown_file(data)
+    await start(data)
+    back_up(data, copy)
+    assert list(copy.rglob(f"*{UNKNOWN_NAME}*")) == []
+    assert list(copy.rglob(unknown.name)) == []
+    restore(copy, data, replace=True)
+    assert aside(data) == {unknown.stem}
+    await read_all(data, [job_id])
+    # Also into a folder where nothing else is left.
+    for path in data.iterdir():
+        if path.name != UNKNOWN_NAME:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert restore(copy, data).aside is None
+    await read_all(data, [job_id])
+    assert aside(data) == {unknown.stem}
+
+
+async def test_doctor_counts_and_changes_nothing(tmp_path: Path) -> None:
+    names = many(tmp_path, 3)
+    await start(tmp_path)
+    for name in names:
+        age(in_aside(tmp_path, name), 31)
+    unknown_file(tmp_path)
+    before = every(tmp_path)
+    text, fix = doctor.storage_checks.sentence(tmp_path)
+    assert f"3 picture files lie in {UNKNOWN_NAME}" in text
+    assert "1 others are there, which are moved" in text
+    assert fix
+    assert every(tmp_path) == before
+
+
+async def test_the_folder_of_unknown_files_is_the_bots_own(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    unknown_file(data)
+    await start(data)
+    data.chmod(0o755)
+    assert make_private(data) is Rights.TIGHTENED
