@@ -33,14 +33,14 @@ from .interactions.actions import Actions
 from .interactions.answers import tell
 from .interactions.gate import Gate, GatedTree
 from .interactions.intake import Intake
-from .jobs.disk import Room
+from .jobs.disk import DiskGuard
 from .jobs.service import ImagineService
 from .jobs.tasks import Background
 from .memory import PictureMemory
 from .permissions.ages import Ages
 from .permissions.integrations import Integrations
 from .publishing import Publisher
-from .requests.builder import RequestDesk
+from .requests.builder import RequestBuilder
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ MakeEngine = Callable[[], EngineLike[Any]]
 class ImagineBot(commands.Bot):
     """Imagine Bot on Discord; made by `create_bot`.
 
-    `service`, `courier`, `intake`, `actions`, `ages`, `desk`, `integrations` and `memory` are there
-    from `setup_hook` until `close`. `failure` holds what made it stop by itself.
+    `service`, `courier`, `intake`, `actions`, `ages`, `builder`, `integrations` and `memory` are
+    there from `setup_hook` until `close`. `failure` holds what made it stop by itself.
     """
 
     service: ImagineService
@@ -67,7 +67,7 @@ class ImagineBot(commands.Bot):
     intake: Intake
     actions: Actions
     ages: Ages
-    desk: RequestDesk
+    builder: RequestBuilder
     integrations: Integrations
     memory: PictureMemory
     _queue: GenerationQueue[Any]
@@ -124,7 +124,7 @@ class ImagineBot(commands.Bot):
         )
         space = Space(jobs.folder, self.settings.min_free_mb * 2**20)
         self.service = ImagineService(
-            jobs=jobs, queue=queue, courier=self.courier, room=Room(space, self.memory)
+            jobs=jobs, queue=queue, courier=self.courier, disk=DiskGuard(space, self.memory)
         )
         # Closed in the reverse order: the queue stops first, then what it made is delivered.
         self._stack.push_async_callback(self.courier.close)
@@ -132,7 +132,7 @@ class ImagineBot(commands.Bot):
         self.intake = Intake(self.service, self.settings)
         self.ages = Ages(self, self._invalid)
         self.actions = Actions(self, self.memory)
-        self.desk = RequestDesk(self.settings, self.profile)
+        self.builder = RequestBuilder(self.settings, self.profile)
         self.add_dynamic_items(*DYNAMIC_ITEMS)
         for name in _COGS:
             await self.load_extension(f"bot.cogs.{name}")

@@ -16,8 +16,8 @@ from simcord.builders import ChannelHandle
 
 from bot.cli.run import CONFIG_FAULT
 from bot.config import Settings
-from bot.requests.builder import RequestDesk
-from bot.requests.options import Wishes
+from bot.requests.builder import RequestBuilder
+from bot.requests.options import RequestOptions
 from generation.catalog.locate import locate
 
 from .rig import Asked, BotProcess, Discord, MessageView
@@ -53,8 +53,8 @@ def right() -> Iterator[Reference]:
 
 
 @pytest.fixture(scope="module")
-def desk() -> RequestDesk:
-    return RequestDesk(Settings(steps=STEPS), locate("starter"))
+def builder() -> RequestBuilder:
+    return RequestBuilder(Settings(steps=STEPS), locate("starter"))
 
 
 class Room:
@@ -105,7 +105,7 @@ def room(world: Discord, bot: BotProcess, request: pytest.FixtureRequest) -> Roo
 
 
 async def test_a_prompt_is_acknowledged_in_time_and_answered_with_the_pictures_of_its_seed(
-    room: Room, right: Reference, desk: RequestDesk
+    room: Room, right: Reference, builder: RequestBuilder
 ) -> None:
     asked = await room.imagine(prompt="red apple", seed=4_294_967_295, count=2)
     assert asked.kind == "message"
@@ -114,14 +114,14 @@ async def test_a_prompt_is_acknowledged_in_time_and_answered_with_the_pictures_o
 
     [message] = await room.pictured()
     assert message.id == asked.message.id
-    wanted = desk.imagine(Wishes(prompt="red apple", seed=4_294_967_295, count=2))
+    wanted = builder.imagine(RequestOptions(prompt="red apple", seed=4_294_967_295, count=2))
     assert [shown(file) for file in message.attachments] == right.pictures(wanted)
     assert "seeds 4294967295 to 0" in message.content
     assert message.pinged == ()
 
 
 async def test_an_attached_picture_is_fetched_and_varied(
-    room: Room, right: Reference, desk: RequestDesk
+    room: Room, right: Reference, builder: RequestBuilder
 ) -> None:
     picture = Image.linear_gradient("L").convert("RGB")
     file = io.BytesIO()
@@ -132,7 +132,7 @@ async def test_an_attached_picture_is_fetched_and_varied(
     await asked.answered()
 
     [message] = await room.pictured()
-    wanted = desk.similar(picture, Wishes(prompt="pizza", strength=0.8, seed=5))
+    wanted = builder.similar(picture, RequestOptions(prompt="pizza", strength=0.8, seed=5))
     assert [shown(file) for file in message.attachments] == right.pictures(wanted)
     assert [seen.status for seen in room.world.asked("GET", "/cdn/*/sunset.png")] == [200]
 
@@ -315,7 +315,7 @@ async def test_refused_pictures_are_explained_in_their_message(room: Room) -> No
 
 
 async def test_sigterm_ends_the_bot_soon_and_the_next_start_finishes_every_job_once(
-    room: Room, right: Reference, desk: RequestDesk
+    room: Room, right: Reference, builder: RequestBuilder
 ) -> None:
     await room.imagine()
     [old] = await room.pictured()
@@ -338,7 +338,7 @@ async def test_sigterm_ends_the_bot_soon_and_the_next_start_finishes_every_job_o
     finished = await room.pictured(6)
     orders = [(150, 1), (STEPS, 2), (STEPS, 3)]
     for message, (steps, seed) in zip(finished[1:4], orders, strict=True):
-        wanted = desk.imagine(Wishes(prompt="rabbit face", seed=seed, steps=steps))
+        wanted = builder.imagine(RequestOptions(prompt="rabbit face", seed=seed, steps=steps))
         assert [shown(file) for file in message.attachments] == right.pictures(wanted)
 
 

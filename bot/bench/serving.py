@@ -19,7 +19,7 @@ from storage.records import Job, JobKind, NewJob, StoredImage
 from ..delivery.courier import attachments_of
 from ..delivery.pacing import ProgressPacer
 from ..jobs.courier import Picture
-from ..jobs.disk import Room
+from ..jobs.disk import DiskGuard
 from ..jobs.service import ImagineService
 from ..ui import attachments, messages
 from .users import LoopLag
@@ -90,8 +90,8 @@ async def serve(
     lag, mailbox = LoopLag(), _Mailbox(progress_seconds)
     with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:
         async with open_storage(Path(folder)) as jobs:
-            room = Room(Space(jobs.folder, 0))
-            service = ImagineService(jobs=jobs, queue=queue, courier=mailbox, room=room)
+            disk = DiskGuard(Space(jobs.folder, 0))
+            service = ImagineService(jobs=jobs, queue=queue, courier=mailbox, disk=disk)
             watching = asyncio.create_task(lag.watch())
             try:
                 for number, request in enumerate(requests):

@@ -93,10 +93,10 @@ def generate(
     config: ConfigOption = None,
 ) -> None:
     """Make pictures without Discord and print the files that were written."""
-    from ..requests.options import Wishes  # noqa: PLC0415
+    from ..requests.options import RequestOptions  # noqa: PLC0415
     from .generate import generate_files  # noqa: PLC0415
 
-    wishes = Wishes(
+    options = RequestOptions(
         prompt=prompt,
         negative_prompt=negative,
         seed=seed,
@@ -108,7 +108,7 @@ def generate(
         count=count,
         strength=strength,
     )
-    raise typer.Exit(generate_files(wishes, image=image, model=model, out=out, config=config))
+    raise typer.Exit(generate_files(options, image=image, model=model, out=out, config=config))
 
 
 @app.command()

@@ -23,8 +23,8 @@ from ..client import INTENTS
 from ..config import Reading, Settings, read_settings
 from ..engines import load_engine
 from ..errors import ConfigError
-from ..requests.builder import RequestDesk
-from ..requests.options import Wishes
+from ..requests.builder import RequestBuilder
+from ..requests.options import RequestOptions
 from ..terminal import shows
 from ..token import PORTAL, NoToken, find_token, readable_by_others
 from . import data_folder
@@ -155,8 +155,8 @@ def _weights(settings: Settings) -> Finding:
         profile = console.locate_model(settings.model, settings.prediction_type)
         # Compiling takes minutes, and says nothing about the weights.
         engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
-        wishes = Wishes(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
-        engine.generate(RequestDesk(settings, profile).imagine(wishes))
+        options = RequestOptions(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
+        engine.generate(RequestBuilder(settings, profile).imagine(options))
     except GenerationError as error:
         return Finding("weights", "cannot be used", str(error))
     return Finding("weights", "loaded, and one step was taken with them")

@@ -18,8 +18,8 @@ from .. import console
 from ..config import Settings, load_settings
 from ..engines import load_engine
 from ..errors import MissingInput
-from ..requests.builder import RequestDesk
-from ..requests.options import Wishes
+from ..requests.builder import RequestBuilder
+from ..requests.options import RequestOptions
 from .output import open_folder
 
 if TYPE_CHECKING:
@@ -32,13 +32,18 @@ _THREADS_MAX: Final = 4
 
 @console.one_sentence
 def generate_files(
-    wishes: Wishes, *, image: Path | None, model: str | None, out: Path, config: Path | None
+    options: RequestOptions,
+    *,
+    image: Path | None,
+    model: str | None,
+    out: Path,
+    config: Path | None,
 ) -> int:
     """Make pictures, write them into `out` and print their names; return the exit code."""
     # The limits are for the people on a server, not for the owner of the machine.
     settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
     profile = console.locate_model(settings.model, settings.prediction_type)
-    request = _request(RequestDesk(settings, profile), wishes, image)
+    request = _request(RequestBuilder(settings, profile), options, image)
     with open_folder(out) as folder:
         if max(request.width, request.height) > profile.default_max_size:
             console.note(
@@ -54,12 +59,14 @@ def generate_files(
     return 0
 
 
-def _request(desk: RequestDesk, wishes: Wishes, image: Path | None) -> GenerationRequest:
+def _request(
+    builder: RequestBuilder, options: RequestOptions, image: Path | None
+) -> GenerationRequest:
     if image is not None:
-        return desk.similar(read_source(read_file(image)), wishes)
-    if wishes.strength is not None:
+        return builder.similar(read_source(read_file(image)), options)
+    if options.strength is not None:
         raise MissingInput("A strength needs a picture to start from; add --image FILE.")
-    return desk.imagine(wishes)
+    return builder.imagine(options)
 
 
 def read_file(path: Path) -> bytes:

@@ -12,7 +12,7 @@ from storage.records import NewJob
 
 from ..interactions.answers import answering
 from ..interactions.gate import Gated
-from ..interactions.requester import asker_of
+from ..interactions.requester import requester_of
 from ..permissions.members import check_may_use, removal_by
 from ..requests.reference import ImageReference
 from ..ui import views
@@ -61,7 +61,7 @@ class RerunButton(Gated, DynamicItem[Button[Any]], template=RERUN_PATTERN):
     async def _order(self, interaction: discord.Interaction[ImagineBot]) -> NewJob:
         await check_may_use(interaction, RERUN_COMMAND)
         await _check(interaction, self.key)
-        return await interaction.client.actions.rerun(asker_of(interaction), self.key.job_id)
+        return await interaction.client.actions.rerun(requester_of(interaction), self.key.job_id)
 
 
 class VaryButton(Gated, DynamicItem[Button[Any]], template=VARY_PATTERN):
@@ -88,7 +88,7 @@ class VaryButton(Gated, DynamicItem[Button[Any]], template=VARY_PATTERN):
         await check_may_use(interaction, VARY_COMMAND)
         await _check(interaction, self.key)
         picture = ImageReference(self.key.job_id, self.number)
-        return await interaction.client.actions.vary(asker_of(interaction), picture)
+        return await interaction.client.actions.vary(requester_of(interaction), picture)
 
 
 class RemoveButton(Gated, DynamicItem[Button[Any]], template=REMOVE_PATTERN):
@@ -111,7 +111,7 @@ class RemoveButton(Gated, DynamicItem[Button[Any]], template=REMOVE_PATTERN):
             bot: ImagineBot = interaction.client
             await interaction.response.defer()
             await _check(interaction, self.key)
-            job = await bot.actions.find_removable(self.key.job_id, asker_of(interaction))
+            job = await bot.actions.find_removable(self.key.job_id, requester_of(interaction))
             if count := await bot.actions.pictures_of(job):
                 question = f"Delete {count} picture{'' if count == 1 else 's'}?"
                 view = views.delete_view(job)
@@ -140,7 +140,7 @@ class DeleteButton(Gated, DynamicItem[Button[Any]], template=DELETE_PATTERN):
             bot: ImagineBot = interaction.client
             await interaction.response.defer()
             await _check(interaction, self.key)
-            job = await bot.actions.find_removable(self.key.job_id, asker_of(interaction))
+            job = await bot.actions.find_removable(self.key.job_id, requester_of(interaction))
             await bot.service.cancel_or_remove(job, removal_by(job, interaction.user))
             await interaction.edit_original_response(content="Deleted.", view=None)
 

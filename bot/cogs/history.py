@@ -15,7 +15,7 @@ from ..errors import NotVisible
 from ..interactions.answers import answering
 from ..interactions.concurrency import AtWork
 from ..interactions.intake import within_deadline
-from ..interactions.requester import asker_of
+from ..interactions.requester import requester_of
 from ..memory import PictureMemory
 from ..ui import attachments, messages
 from ..ui.views import finished_view
@@ -58,7 +58,7 @@ class History(commands.Cog):
         if len(entries) == 1 or (entries and search and _names(search, entries[0])):
             await self._show(interaction, entries[0])
         else:
-            shown = await self._bot.actions.shown(entries, asker_of(interaction))
+            shown = await self._bot.actions.shown(entries, requester_of(interaction))
             hidden = {entry.job_id for entry in entries if entry not in shown}
             await self._say(interaction, messages.history(entries, search, hidden))
 
@@ -66,11 +66,11 @@ class History(commands.Cog):
         self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry
     ) -> None:
         """Show one job again, with its pictures and buttons."""
-        await self._bot.actions.check_age(entry, asker_of(interaction))
+        await self._bot.actions.check_age(entry, requester_of(interaction))
         # Reading, enlarging and sending several pictures may take longer than Discord waits.
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
-        job = await self._bot.actions.find_job(entry.job_id, asker_of(interaction))
+        job = await self._bot.actions.find_job(entry.job_id, requester_of(interaction))
         await self._bot.actions.check_is_there(entry.job_id, str(entry.job_id))
         async with self._memory.hold(attachments.bytes_to_show(job), interaction.user.id):
             pictures = await self._bot.service.pictures(job)
@@ -106,7 +106,7 @@ class History(commands.Cog):
         self, interaction: discord.Interaction[ImagineBot], current: str
     ) -> list[app_commands.Choice[str]]:
         """Suggest the person's own jobs that match what is typed so far."""
-        entries = await self._bot.actions.suggestions(asker_of(interaction), current, _CHOICES)
+        entries = await self._bot.actions.suggestions(requester_of(interaction), current, _CHOICES)
         return [
             app_commands.Choice(name=messages.choice_name(entry), value=str(entry.job_id))
             for entry in entries

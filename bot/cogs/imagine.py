@@ -23,9 +23,9 @@ from generation.values.request import (
 from storage.records import JobKind, NewJob
 
 from ..interactions.answers import answering
-from ..interactions.requester import asker_of
+from ..interactions.requester import requester_of
 from ..requests.mentions import named
-from ..requests.options import Wishes
+from ..requests.options import RequestOptions
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
@@ -62,7 +62,7 @@ class Imagine(commands.Cog):
         """Make pictures from a prompt."""
         async with answering(interaction):
             bot = interaction.client
-            wishes = Wishes(
+            options = RequestOptions(
                 prompt=prompt,
                 negative_prompt=negative_prompt,
                 seed=seed,
@@ -73,11 +73,13 @@ class Imagine(commands.Cog):
                 scheduler=scheduler,
                 count=count,
             )
-            await bot.intake.accept(interaction, self._order(interaction, wishes))
+            await bot.intake.accept(interaction, self._order(interaction, options))
 
-    async def _order(self, interaction: discord.Interaction[ImagineBot], wishes: Wishes) -> NewJob:
-        request = interaction.client.desk.imagine(await named(interaction, wishes))
-        return asker_of(interaction).order(JobKind.IMAGINE, request)
+    async def _order(
+        self, interaction: discord.Interaction[ImagineBot], options: RequestOptions
+    ) -> NewJob:
+        request = interaction.client.builder.imagine(await named(interaction, options))
+        return requester_of(interaction).order(JobKind.IMAGINE, request)
 
 
 async def setup(bot: ImagineBot) -> None:

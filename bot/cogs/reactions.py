@@ -14,7 +14,7 @@ from storage.records import Job, JobStatus
 from ..delivery.codes import FAULTS
 from ..errors import USER_ERRORS, sentence
 from ..interactions.gate import Gate
-from ..interactions.requester import Asker
+from ..interactions.requester import Requester
 from ..permissions.members import may_remove, may_use, removal_by
 from ..requests.reference import ImageReference
 from ..ui.custom_ids import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
@@ -86,7 +86,7 @@ class Reactions(commands.Cog):
             return
         here = (payload.guild_id, payload.channel_id)
         await self._bot.ages.learn([here])
-        asker = Asker(
+        requester = Requester(
             person=person,
             guild_id=payload.guild_id,
             channel_id=payload.channel_id,
@@ -94,12 +94,12 @@ class Reactions(commands.Cog):
             age_restricted=self._bot.ages.is_restricted(*here) is True,
         )
         if emoji == RERUN_EMOJI:
-            ordering = self._bot.actions.rerun(asker, job.id)
+            ordering = self._bot.actions.rerun(requester, job.id)
         elif await self._has_pictures(job):
-            ordering = self._bot.actions.vary(asker, ImageReference(job.id, 1))
+            ordering = self._bot.actions.vary(requester, ImageReference(job.id, 1))
         else:
             return
-        await self._bot.intake.accept_reaction(asker, ordering, self._message(payload))
+        await self._bot.intake.accept_reaction(requester, ordering, self._message(payload))
 
     async def _has_pictures(self, job: Job) -> bool:
         if job.status is JobStatus.FAILED:

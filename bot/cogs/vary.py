@@ -14,11 +14,11 @@ from storage.records import JobKind, NewJob
 
 from ..errors import MissingInput
 from ..interactions.answers import answering
-from ..interactions.requester import Asker, asker_of
+from ..interactions.requester import Requester, requester_of
 from ..memory import UPLOAD_BYTES, PictureMemory
 from ..requests.downloading import download
 from ..requests.mentions import named
-from ..requests.options import Wishes
+from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..requests.uploads import Uploads
 from ..ui.messages import choice_name
@@ -59,46 +59,46 @@ class Vary(commands.Cog):
     ) -> None:
         """Make a picture similar to another."""
         async with answering(interaction):
-            wishes = Wishes(
+            options = RequestOptions(
                 prompt=prompt, negative_prompt=negative_prompt, strength=strength, seed=seed
             )
 
             async def order() -> NewJob:
-                typed = await named(interaction, wishes)
-                return await self._order(asker_of(interaction), image, attachment, typed)
+                typed = await named(interaction, options)
+                return await self._order(requester_of(interaction), image, attachment, typed)
 
             await self._bot.intake.accept(interaction, order())
 
     async def _order(
         self,
-        asker: Asker,
+        requester: Requester,
         image: str | None,
         attachment: discord.Attachment | None,
-        wishes: Wishes,
+        options: RequestOptions,
     ) -> NewJob:
         if image is not None and attachment is None:
             reference = ImageReference.parse(image)
-            ordering = await self._bot.actions.vary(asker, reference, wishes)
+            ordering = await self._bot.actions.vary(requester, reference, options)
             await self._bot.actions.check_is_there(reference.job_id, str(reference))
             return ordering
         if attachment is not None and image is None:
-            return await self._from_outside(asker, attachment, wishes)
+            return await self._from_outside(requester, attachment, options)
         raise MissingInput(
             "Say which picture to vary: give either image, such as 42-1, or attachment."
         )
 
     async def _from_outside(
-        self, asker: Asker, attachment: discord.Attachment, wishes: Wishes
+        self, requester: Requester, attachment: discord.Attachment, options: RequestOptions
     ) -> NewJob:
-        request = await self._uploads.request(asker.person.id, attachment, wishes, _download)
-        return asker.order(JobKind.VARY, request)
+        request = await self._uploads.request(requester.person.id, attachment, options, _download)
+        return requester.order(JobKind.VARY, request)
 
     @vary.autocomplete("image")
     async def suggest_image(
         self, interaction: discord.Interaction[ImagineBot], current: str
     ) -> list[app_commands.Choice[str]]:
         """Suggest the person's own latest pictures, first those whose number is being typed."""
-        entries = await self._bot.actions.suggestions(asker_of(interaction), current, _CHOICES)
+        entries = await self._bot.actions.suggestions(requester_of(interaction), current, _CHOICES)
         choices = [
             app_commands.Choice(name=choice_name(entry, number), value=f"{entry.job_id}-{number}")
             for entry in entries
@@ -115,4 +115,4 @@ async def _download(attachment: discord.Attachment) -> bytes | bytearray:
 async def setup(bot: ImagineBot) -> None:
     """Add the cog; called by `load_extension`."""
     # Not of what deliveries share: a slow download would have pictures wait that are finished.
-    await bot.add_cog(Vary(bot, Uploads(bot.desk, PictureMemory(UPLOAD_BYTES))))
+    await bot.add_cog(Vary(bot, Uploads(bot.builder, PictureMemory(UPLOAD_BYTES))))

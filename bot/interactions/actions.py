@@ -18,15 +18,15 @@ from ..errors import MissingInput, NotVisible
 from ..memory import PictureMemory
 from ..permissions.ages import Made
 from ..permissions.members import check_clicked, check_may_remove, check_may_see
-from ..requests.options import Wishes
+from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from .concurrency import NewestOnly
-from .requester import Asker
+from .requester import Requester
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
 
-_NO_WISHES: Final = Wishes()
+_NO_OPTIONS: Final = RequestOptions()
 # Of somebody's latest jobs, when most of them may not be suggested.
 _LOOKED_THROUGH: Final = 400
 
@@ -54,84 +54,88 @@ class Actions:
         job = await self._bot.service.jobs.record(job_id)
         check_clicked(job, token, interaction.message)
 
-    async def find_job(self, job_id: int, asker: Asker) -> Job:
-        """Return a job that the asker may see."""
+    async def find_job(self, job_id: int, requester: Requester) -> Job:
+        """Return a job that the requester may see."""
         found = await self._bot.service.jobs.get(job_id)
-        return await self._visible(found, asker, str(job_id))
+        return await self._visible(found, requester, str(job_id))
 
-    async def _visible(self, job: Job | None, asker: Asker, what: str) -> Job:
-        found = check_may_see(self._bot, job, asker.person, asker.channel_id, what)
-        await self.check_age(found, asker)
+    async def _visible(self, job: Job | None, requester: Requester, what: str) -> Job:
+        found = check_may_see(self._bot, job, requester.person, requester.channel_id, what)
+        await self.check_age(found, requester)
         return found
 
-    async def check_age(self, made: Made, asker: Asker) -> None:
-        """Return only if what was made may be shown or used where the asker is."""
-        await self._learn_ages([made], asker)
-        self._bot.ages.check(made, is_restricted_here=asker.age_restricted)
+    async def check_age(self, made: Made, requester: Requester) -> None:
+        """Return only if what was made may be shown or used where the requester is."""
+        await self._learn_ages([made], requester)
+        self._bot.ages.check(made, is_restricted_here=requester.age_restricted)
 
-    async def shown(self, entries: Sequence[HistoryEntry], asker: Asker) -> list[HistoryEntry]:
-        """Return the lines of the asker's own history that may be read where they ask."""
-        await self._learn_ages(entries, asker)
-        may_show, is_restricted = self._bot.ages.may_show, asker.age_restricted
+    async def shown(
+        self, entries: Sequence[HistoryEntry], requester: Requester
+    ) -> list[HistoryEntry]:
+        """Return the lines of the requester's own history that may be read where they ask."""
+        await self._learn_ages(entries, requester)
+        may_show, is_restricted = self._bot.ages.may_show, requester.age_restricted
         return [entry for entry in entries if may_show(entry, is_restricted_here=is_restricted)]
 
-    async def _learn_ages(self, made: Sequence[Made], asker: Asker) -> None:
-        if not asker.age_restricted:
+    async def _learn_ages(self, made: Sequence[Made], requester: Requester) -> None:
+        if not requester.age_restricted:
             places = ((one.guild_id, one.channel_id) for one in made if not one.age_restricted)
             await self._bot.ages.learn(places)
 
-    async def suggestions(self, asker: Asker, query: str, limit: int) -> list[HistoryEntry]:
-        """Return at most `limit` of the asker's own jobs that match and may be shown here.
+    async def suggestions(self, requester: Requester, query: str, limit: int) -> list[HistoryEntry]:
+        """Return at most `limit` of the requester's own jobs that match and may be shown here.
 
-        None are returned for what the asker has typed on from before its turn came.
+        None are returned for what the requester has typed on from before its turn came.
         """
         found = await self._typing.do(
-            asker.person.id, lambda: self._suggestions(asker, query, limit)
+            requester.person.id, lambda: self._suggestions(requester, query, limit)
         )
         return found or []
 
-    async def _suggestions(self, asker: Asker, query: str, limit: int) -> list[HistoryEntry]:
+    async def _suggestions(
+        self, requester: Requester, query: str, limit: int
+    ) -> list[HistoryEntry]:
         asked = limit
         while True:
-            entries = await self._bot.service.jobs.history(asker.person.id, query, asked)
-            shown = await self.shown(entries, asker)
+            entries = await self._bot.service.jobs.history(requester.person.id, query, asked)
+            shown = await self.shown(entries, requester)
             if len(shown) >= limit or len(entries) < asked or asked >= _LOOKED_THROUGH:
                 return shown[:limit]
             asked = min(asked * 4, _LOOKED_THROUGH)
 
-    async def find_image(self, reference: ImageReference, asker: Asker) -> StoredImage:
+    async def find_image(self, reference: ImageReference, requester: Requester) -> StoredImage:
         """Return the record of the picture that `reference` names."""
         jobs = self._bot.service.jobs
-        await self._visible(await jobs.get(reference.job_id), asker, str(reference))
+        await self._visible(await jobs.get(reference.job_id), requester, str(reference))
         stored = await jobs.image(reference.job_id, reference.number)
         if stored is None:
             raise NotVisible(str(reference))
         return stored
 
-    async def rerun(self, asker: Asker, job_id: int) -> NewJob:
+    async def rerun(self, requester: Requester, job_id: int) -> NewJob:
         """Return the order for the same recipe with a new seed."""
-        job = await self._find_rerunnable(job_id, asker)
-        request = self._bot.desk.rerun(job.request)
-        return asker.order(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
+        job = await self._find_rerunnable(job_id, requester)
+        request = self._bot.builder.rerun(job.request)
+        return requester.order(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
 
     async def vary(
-        self, asker: Asker, reference: ImageReference, wishes: Wishes = _NO_WISHES
+        self, requester: Requester, reference: ImageReference, options: RequestOptions = _NO_OPTIONS
     ) -> NewJob:
         """Return the order for a variation of one picture."""
-        stored = await self.find_image(reference, asker)
+        stored = await self.find_image(reference, requester)
         # As a file, as a picture, and as the pixels to start from.
         held = 3 * (3 * stored.recipe.width * stored.recipe.height)
-        async with self._memory.hold(held, asker.person.id):
+        async with self._memory.hold(held, requester.person.id):
             picture = await asyncio.to_thread(_open, await self._bot.service.jobs.read(stored))
             # Copying a large picture takes milliseconds.
             request = await asyncio.to_thread(
-                self._bot.desk.variation, stored.recipe, picture, wishes
+                self._bot.builder.variation, stored.recipe, picture, options
             )
-        return asker.order(JobKind.VARY, request, parent_image_id=stored.id)
+        return requester.order(JobKind.VARY, request, parent_image_id=stored.id)
 
-    async def _find_rerunnable(self, job_id: int, asker: Asker) -> Job:
+    async def _find_rerunnable(self, job_id: int, requester: Requester) -> Job:
         try:
-            return await self.find_job(job_id, asker)
+            return await self.find_job(job_id, requester)
         except PictureMissing as error:
             job = await self._bot.service.jobs.record(job_id)
             if job is None or job.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
@@ -160,15 +164,15 @@ class Actions:
             return 0
         return len(await self._bot.service.jobs.images(job.id))
 
-    async def find_removable(self, job_id: int, asker: Asker) -> Job:
-        """Return a job that the asker may take away.
+    async def find_removable(self, job_id: int, requester: Requester) -> Job:
+        """Return a job that the requester may take away.
 
         Raises:
             NotAllowed: somebody else asked for it, and the person is no moderator.
         """
         found = await self._bot.service.jobs.record(job_id)
-        job = check_may_see(self._bot, found, asker.person, asker.channel_id, str(job_id))
-        check_may_remove(self._bot, job, asker.person, asker.channel_id)
+        job = check_may_see(self._bot, found, requester.person, requester.channel_id, str(job_id))
+        check_may_remove(self._bot, job, requester.person, requester.channel_id)
         return job
 
 

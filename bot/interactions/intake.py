@@ -20,7 +20,7 @@ from ..jobs.service import ImagineService, Placed
 from ..permissions.members import check_can_answer, check_can_reply, weight
 from ..ui import messages
 from ..ui.views import waiting_view
-from .requester import Asker, asker_of
+from .requester import Requester, requester_of
 
 if TYPE_CHECKING:
     from ..client import ImagineBot
@@ -76,14 +76,17 @@ class Intake:
             QueueFull: too many jobs are waiting; nothing of `ordering` has run.
             StorageError: the job could not be written.
         """
-        asker = asker_of(interaction)
-        submitting = self._submit(ordering, asker, lambda: check_can_answer(interaction))
+        requester = requester_of(interaction)
+        submitting = self._submit(ordering, requester, lambda: check_can_answer(interaction))
         job = await within_deadline(interaction, submitting)
         said = self._service.latest(job)
         await self._announce(job, _answer(interaction, job, said), said)
 
     async def accept_reaction(
-        self, asker: Asker, ordering: Coroutine[Any, Any, NewJob], picture: discord.PartialMessage
+        self,
+        requester: Requester,
+        ordering: Coroutine[Any, Any, NewJob],
+        picture: discord.PartialMessage,
     ) -> None:
         """Accept the order that `ordering` returns; its message answers the one of the picture.
 
@@ -93,18 +96,21 @@ class Intake:
             StorageError: the job could not be written.
         """
         job = await self._submit(
-            ordering, asker, lambda: check_can_reply(picture.guild, asker.channel_id)
+            ordering, requester, lambda: check_can_reply(picture.guild, requester.channel_id)
         )
         said = self._service.latest(job)
         await self._announce(job, _reply(picture, job, said), said)
 
     async def _submit(
-        self, ordering: Coroutine[Any, Any, NewJob], asker: Asker, check: Callable[[], None]
+        self, ordering: Coroutine[Any, Any, NewJob], requester: Requester, check: Callable[[], None]
     ) -> Job:
         """Commit an order with the person's place held from the start; `check` says if it may."""
-        person = asker.person
+        person = requester.person
         # Closed, since Python reports a coroutine that was never run.
-        with contextlib.closing(ordering), self._service.place(person.id, asker.guild_id) as place:
+        with (
+            contextlib.closing(ordering),
+            self._service.place(person.id, requester.guild_id) as place,
+        ):
             check()
             new = self._weighted(await ordering, person)
             return await self._service.submit(Placed(new, place))

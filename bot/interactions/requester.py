@@ -19,7 +19,7 @@ Person = discord.User | discord.Member
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class Requester:
     """Who asks for something, where, and by which interaction or reaction.
 
     `age_restricted` says whether only adults may open that channel, as far as that is known.
@@ -47,9 +47,9 @@ class Asker:
         )
 
 
-def asker_of(interaction: discord.Interaction[ImagineBot]) -> Asker:
+def requester_of(interaction: discord.Interaction[ImagineBot]) -> Requester:
     """Return who asks by this interaction, and where."""
-    return Asker(
+    return Requester(
         person=interaction.user,
         guild_id=interaction.guild_id,
         channel_id=interaction.channel_id or interaction.user.id,

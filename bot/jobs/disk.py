@@ -28,7 +28,7 @@ _HELD_MAX: Final = 512 * 2**20
 _TELL_SECONDS: Final = 30.0
 
 
-class Room:
+class DiskGuard:
     """Stands before everything that is written to the data folder.
 
     The operator reads of a full disk once, however many requests meet it, until a job is
@@ -50,7 +50,7 @@ class Room:
             DiskFull: there is not.
             FolderUnusable: nothing can be written there.
         """
-        with self.noticing():
+        with self.report_failures():
             await asyncio.to_thread(self._space.check)
             result = await write()
         if self._is_full:
@@ -59,7 +59,7 @@ class Room:
         return result
 
     @contextlib.contextmanager
-    def noticing(self) -> Iterator[None]:
+    def report_failures(self) -> Iterator[None]:
         """Tell the operator of what is met inside, of a full disk unless they know; let it pass."""
         try:
             yield
@@ -72,7 +72,7 @@ class Room:
                 log.error("No more jobs are accepted. %s", error)
             raise
 
-    async def insist(
+    async def retry(
         self,
         write: Callable[[], Awaitable[T]],
         *,
@@ -86,8 +86,8 @@ class Room:
         says that it has to wait for room, is awaited once, before it waits or gives up.
 
         All that is held together is bounded: what would be too much gives up after one attempt.
-        The pictures of such a job have to be made again, but not before `returns`: a disk that
-        stays nearly full would have the engine make the same pictures again and again.
+        The pictures of such a job have to be made again, but not before `wait_until_writable`: a disk
+        that stays nearly full would have the engine make the same pictures again and again.
 
         Raises:
             DiskFull: it still is, and the bot stops or may not hold that much in memory.
@@ -99,7 +99,7 @@ class Room:
         try:
             for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
                 try:
-                    with self.noticing():
+                    with self.report_failures():
                         result = await write()
                     self._unusable -= met
                     self._returned = 0 if held else self._returned
@@ -128,7 +128,7 @@ class Room:
             self._unusable.add(str(error))
             log.error("What was accepted waits. %s", error)
 
-    async def returns(self) -> bool:
+    async def wait_until_writable(self) -> bool:
         """Wait until new jobs would be accepted; return False if the bot stops before that.
 
         It takes longer each time until pictures were stored: that jobs are accepted need not mean

@@ -12,7 +12,7 @@ from storage.errors import UNWRITABLE
 from storage.jobs import JobStore
 from storage.records import Job, Removal, Remover
 
-from .disk import Room
+from .disk import DiskGuard
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,12 @@ class Removals:
         jobs: JobStore,
         cancel: Callable[[int], bool],
         sent_in: Callable[[int], Awaitable[Mapping[int, int]]],
-        room: Room,
+        disk: DiskGuard,
     ) -> None:
         self._jobs = jobs
         self._cancel = cancel
         self._sent_in = sent_in
-        self._room = room
+        self._disk = disk
         self._looking = asyncio.Lock()
 
     async def messages_gone(self, message_ids: Sequence[int], channel_id: int) -> None:
@@ -93,7 +93,7 @@ class Removals:
 
     async def job_gone(self, job: Job) -> None:
         """Delete a job whose message is known to be gone."""
-        with self._room.noticing():
+        with self._disk.report_failures():
             await self._delete_portion([job.id])
         log.info("Deleted job %s: its message is gone", job.id)
 
@@ -111,4 +111,4 @@ class Removals:
             self._cancel(job_id)
 
     async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
-        await self._room.insist(write, passing=UNWRITABLE)
+        await self._disk.retry(write, passing=UNWRITABLE)

@@ -29,7 +29,7 @@ from storage.records import Job, JobStatus, NewJob, Removal, Remover
 
 from ..errors import sentence
 from .courier import Courier, MessageGone, Picture, Unanswered, Undeliverable
-from .disk import Room
+from .disk import DiskGuard
 from .removals import Removals
 from .tasks import Background
 
@@ -70,17 +70,17 @@ class ImagineService:
     """Submits, carries, cancels, removes and resumes jobs."""
 
     def __init__(
-        self, *, jobs: JobStore, queue: GenerationQueue[Any], courier: Courier, room: Room
+        self, *, jobs: JobStore, queue: GenerationQueue[Any], courier: Courier, disk: DiskGuard
     ) -> None:
         self.jobs = jobs
         self._queue = queue
         self._courier = courier
-        self._room = room
+        self._disk = disk
         self._under_way: dict[int, _UnderWay] = {}
         self._background = Background()
         self._resumed = asyncio.Event()
-        self._waits_for_room = False
-        self.removals = Removals(jobs=jobs, cancel=queue.cancel, sent_in=self.sent_in, room=room)
+        self._waits_for_disk = False
+        self.removals = Removals(jobs=jobs, cancel=queue.cancel, sent_in=self.sent_in, disk=disk)
 
     @contextlib.contextmanager
     def place(self, user_id: int, guild_id: int | None) -> Iterator[Place]:
@@ -106,7 +106,7 @@ class ImagineService:
         if isinstance(order, NewJob):
             with self.place(order.user_id, order.guild_id) as place:
                 return await self.submit(Placed(order, place))
-        job = (await self._room.admit(lambda: self.jobs.add(order.order))).without_pixels()
+        job = (await self._disk.admit(lambda: self.jobs.add(order.order))).without_pixels()
         self._enqueue(job)
         # Nothing is awaited in between: nobody sees both, or neither.
         order.place.release()
@@ -180,7 +180,7 @@ class ImagineService:
         Raises:
             StorageError: that could not be written.
         """
-        with self._room.noticing():
+        with self._disk.report_failures():
             await self._cancel_or_remove(job, by)
 
     def in_background(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -216,7 +216,7 @@ class ImagineService:
         except Unanswered:
             log.warning("The message of job %s may still be there; tried at the next start", job.id)
             return
-        with contextlib.suppress(*PASSING), self._room.noticing():
+        with contextlib.suppress(*PASSING), self._disk.report_failures():
             await self.jobs.message_removed(job.id)
 
     async def resume(self) -> int:
@@ -228,10 +228,10 @@ class ImagineService:
         # In this order, or a job that somebody removes or cancels in between would be in two. The
         # unfinished ones last, with nothing awaited after it: one that came in since the start may
         # be over by then, and would look like one from before.
-        removed = await self._room.insist(self.jobs.not_removed)
-        cancelled = await self._room.insist(self.jobs.not_withdrawn)
+        removed = await self._disk.retry(self.jobs.not_removed)
+        cancelled = await self._disk.retry(self.jobs.not_withdrawn)
         known = frozenset(self._under_way)
-        unfinished = await self._room.insist(lambda: self.jobs.unfinished_or_stranded(known))
+        unfinished = await self._disk.retry(lambda: self.jobs.unfinished_or_stranded(known))
         for job in removed:
             if job.message_id is not None and job.id not in self._under_way:
                 removing = self._remove_message(job, job.message_id)
@@ -283,7 +283,7 @@ class ImagineService:
 
     async def close(self) -> None:
         """Give deliveries that are under way a moment to end; the rest waits for `resume`."""
-        self._room.close()
+        self._disk.close()
         await self._background.close(patience=_CLOSE_SECONDS)
 
     def _begin(self, job: Job) -> None:
@@ -310,7 +310,7 @@ class ImagineService:
             after=after,
         )
         self._under_way[job.id] = under_way
-        self._background.start(self._carry(job, ticket), f"carry job {job.id}")
+        self._background.start(self._run_job(job, ticket), f"run job {job.id}")
 
     def _source_reader(self, job: Job) -> Callable[[], Pixels]:
         """Return what reads the pixels that a job starts from, for the engine thread."""
@@ -346,10 +346,10 @@ class ImagineService:
 
     async def _record_message(self, job: Job, message_id: int) -> None:
         # It is recorded again with the delivery; before that, `Courier.find` would find it.
-        with contextlib.suppress(*PASSING), self._room.noticing():
+        with contextlib.suppress(*PASSING), self._disk.report_failures():
             await self.jobs.set_message(job.id, message_id)
 
-    async def _carry(self, job: Job, ticket: Ticket) -> None:
+    async def _run_job(self, job: Job, ticket: Ticket) -> None:
         """Follow one job from the queue to its delivery."""
         await ticket.taken_up_or_over()
         is_running = False
@@ -367,7 +367,7 @@ class ImagineService:
                 await self._park(job)
         except UNWRITABLE as error:
             log.warning("Job %s waits until its pictures can be stored: %s", job.id, error)
-            self._wait_for_room()
+            self._wait_for_disk()
             await self._park(job)
         except Exception as error:
             # It may be the storage that failed: then the engine is still at it.
@@ -376,37 +376,37 @@ class ImagineService:
         finally:
             self._under_way.pop(job.id, None)
 
-    def _wait_for_room(self) -> None:
-        if not self._waits_for_room:
-            self._waits_for_room = True
+    def _wait_for_disk(self) -> None:
+        if not self._waits_for_disk:
+            self._waits_for_disk = True
             self._background.start(self._take_up_again(), "take up what waits for room")
 
     async def _take_up_again(self) -> None:
         """Have the pictures made once more that there was no room for, when there is some."""
-        while await self._room.returns():
+        while await self._disk.wait_until_writable():
             # A job that gives up from here on is not seen by this call any more.
-            self._waits_for_room = False
+            self._waits_for_disk = False
             try:
                 count = await self.resume()
             except QueueClosed:
                 return
             except StorageError as error:
                 log.warning("What waits for room cannot be taken up yet: %s", error)
-                self._waits_for_room = True
+                self._waits_for_disk = True
             else:
                 log.info("There is room again: %s jobs are taken up", count)
                 return
 
     async def _start(self, job: Job) -> bool:
         """Call a job running; False if not even that can be written now."""
-        with contextlib.suppress(*PASSING), self._room.noticing():
+        with contextlib.suppress(*PASSING), self._disk.report_failures():
             await self.jobs.start(job.id)
             return True
         return False
 
     async def _park(self, job: Job) -> None:
         """Record that it was not this job that ended the bot."""
-        with contextlib.suppress(*PASSING), self._room.noticing():
+        with contextlib.suppress(*PASSING), self._disk.report_failures():
             await self.jobs.park(job.id)
 
     async def _keep(self, job: Job, images: Sequence[GeneratedImage], *, is_running: bool) -> bool:
@@ -435,7 +435,7 @@ class ImagineService:
             return await self.jobs.complete(job.id, files)
 
         held = sum(len(image.pixels.rgb) + len(png) for image, png in files)
-        return await self._room.insist(
+        return await self._disk.retry(
             store, held=held, on_wait=lambda: self._postpone(job), passing=UNWRITABLE
         )
 
@@ -467,15 +467,15 @@ class ImagineService:
         """Put stored pictures into the job's message and record that."""
         try:
             message_id = await self._message_of(job)
-            parent = await self._room.insist(lambda: self.jobs.parent(job))
+            parent = await self._disk.retry(lambda: self.jobs.parent(job))
             await self._courier.deliver(job, message_id, lambda: self._read(job), parent)
         except MessageGone:
             # The person who deleted it does not want the pictures to be seen, and without it there
             # is no button to take them away with.
             log.info("Job %s: its message was deleted, and so are its pictures", job.id)
             by = Removal(Remover.DISCORD)
-            await self._room.insist(lambda: self.jobs.delete(job.id, by))
-            with contextlib.suppress(*PASSING), self._room.noticing():
+            await self._disk.retry(lambda: self.jobs.delete(job.id, by))
+            with contextlib.suppress(*PASSING), self._disk.report_failures():
                 await self.jobs.message_removed(job.id)
         except UNWRITABLE:
             raise
@@ -491,7 +491,7 @@ class ImagineService:
 
     async def _read(self, job: Job) -> list[Picture]:
         """Return the pictures of a job as `pictures` does, once they can be read."""
-        return await self._room.insist(
+        return await self._disk.retry(
             lambda: self.pictures(job), on_wait=lambda: self._postpone(job), passing=UNWRITABLE
         )
 
@@ -501,7 +501,7 @@ class ImagineService:
         They are delivered again after the next start then, which changes nothing.
         """
         try:
-            if await self._room.insist(lambda: self.jobs.delivered(job.id, message_id)):
+            if await self._disk.retry(lambda: self.jobs.delivered(job.id, message_id)):
                 return
         except StorageError as error:
             log.error("That job %s is delivered cannot be recorded: %s", job.id, error)
@@ -519,11 +519,11 @@ class ImagineService:
             await self._courier.apologise(job, await self._message_of(job), text)
         except Unanswered:
             log.warning("Job %s failed, and the next start says so: no answer", job.id)
-            await self._room.insist(lambda: self.jobs.tell_later(job.id, text))
+            await self._disk.retry(lambda: self.jobs.tell_later(job.id, text))
             return
         except (MessageGone, Undeliverable) as gone:
             log.info("Job %s failed and nobody can be told: %s", job.id, gone)
-        await self._room.insist(lambda: self.jobs.fail(job.id, text))
+        await self._disk.retry(lambda: self.jobs.fail(job.id, text))
 
     async def _postpone(self, job: Job) -> None:
         """Say that the pictures wait for room, if the job has a message to say it in."""
@@ -558,5 +558,5 @@ class ImagineService:
 
     async def _record_withdrawal(self, job: Job) -> None:
         # Without room for it, it is said once more after the next start, which changes nothing.
-        with contextlib.suppress(*PASSING), self._room.noticing():
+        with contextlib.suppress(*PASSING), self._disk.report_failures():
             await self.jobs.withdrawn(job.id)

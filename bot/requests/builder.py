@@ -18,7 +18,7 @@ from generation.values.request import SEED_MAX, SIZE_MULTIPLE, GenerationRequest
 from generation.values.spelling import spell_emoji
 
 from ..config import Settings
-from .options import Wishes
+from .options import RequestOptions
 
 T = TypeVar("T")
 
@@ -28,8 +28,8 @@ def new_seed() -> int:
     return secrets.randbelow(SEED_MAX + 1)
 
 
-class RequestDesk:
-    """Makes requests out of wishes, with this model's defaults and this operator's limits.
+class RequestBuilder:
+    """Makes requests out of options, with this model's defaults and this operator's limits.
 
     All methods raise InvalidRequest for a value that is out of range or above a limit.
     """
@@ -43,71 +43,75 @@ class RequestDesk:
         multiple = profile.size_multiple
         self._size = min(profile.native_size, self._largest // multiple * multiple)
 
-    def imagine(self, wishes: Wishes) -> GenerationRequest:
+    def imagine(self, options: RequestOptions) -> GenerationRequest:
         """Return the request for new pictures."""
-        prompt, negative = _or(wishes.prompt, ""), _or(wishes.negative_prompt, "")
+        prompt, negative = _or(options.prompt, ""), _or(options.negative_prompt, "")
         return self._limited(
             GenerationRequest(
                 prompt=prompt,
                 negative_prompt=negative,
                 read_prompt=self._read("prompt", prompt),
                 read_negative_prompt=self._read("negative prompt", negative),
-                seed=new_seed() if wishes.seed is None else wishes.seed,
-                steps=_or(wishes.steps, self._steps),
-                guidance_scale=_or(wishes.guidance_scale, self._guidance),
-                width=_or(wishes.width, self._size),
-                height=_or(wishes.height, self._size),
-                scheduler=_or(wishes.scheduler, "ddim"),
-                count=_or(wishes.count, 1),
+                seed=new_seed() if options.seed is None else options.seed,
+                steps=_or(options.steps, self._steps),
+                guidance_scale=_or(options.guidance_scale, self._guidance),
+                width=_or(options.width, self._size),
+                height=_or(options.height, self._size),
+                scheduler=_or(options.scheduler, "ddim"),
+                count=_or(options.count, 1),
             )
         )
 
-    def similar(self, image: Image.Image, wishes: Wishes) -> GenerationRequest:
+    def similar(self, image: Image.Image, options: RequestOptions) -> GenerationRequest:
         """Return the request for pictures similar to a file from outside, in its own shape."""
-        fit = self.fit(wishes)
+        fit = self.fit(options)
         width, height = fitted_size(
             *image.size, native=fit.native, multiple=fit.multiple, most=fit.most
         )
         # Checked before the image is scaled: a wrong size must not cost memory first.
         plain = self.imagine(
             dataclasses.replace(
-                wishes,
-                width=_or(wishes.width, width),
-                height=_or(wishes.height, height),
+                options,
+                width=_or(options.width, width),
+                height=_or(options.height, height),
             )
         )
-        return self._from(to_pixels(image, plain.width, plain.height), plain, wishes)
+        return self._from(to_pixels(image, plain.width, plain.height), plain, options)
 
-    def fit(self, wishes: Wishes) -> Fit:
+    def fit(self, options: RequestOptions) -> Fit:
         """Return the size that a file from outside is brought to."""
         return Fit(
             native=self._profile.native_size,
             multiple=max(self._profile.size_multiple, SIZE_MULTIPLE),
             most=min(self._largest, self._profile.default_max_size),
-            width=wishes.width,
-            height=wishes.height,
+            width=options.width,
+            height=options.height,
         )
 
-    def similar_to(self, pixels: Pixels, wishes: Wishes) -> GenerationRequest:
+    def similar_to(self, pixels: Pixels, options: RequestOptions) -> GenerationRequest:
         """Return the request for pictures similar to one that has the size of `fit` already."""
-        sized = dataclasses.replace(wishes, width=pixels.width, height=pixels.height)
-        return self._from(pixels, self.imagine(sized), wishes)
+        sized = dataclasses.replace(options, width=pixels.width, height=pixels.height)
+        return self._from(pixels, self.imagine(sized), options)
 
-    def _from(self, source: Pixels, plain: GenerationRequest, wishes: Wishes) -> GenerationRequest:
-        strength = _or(wishes.strength, self._profile.default_strength)
+    def _from(
+        self, source: Pixels, plain: GenerationRequest, options: RequestOptions
+    ) -> GenerationRequest:
+        strength = _or(options.strength, self._profile.default_strength)
         return dataclasses.replace(plain, source=source, strength=strength)
 
-    def variation(self, recipe: Recipe, picture: Image.Image, wishes: Wishes) -> GenerationRequest:
+    def variation(
+        self, recipe: Recipe, picture: Image.Image, options: RequestOptions
+    ) -> GenerationRequest:
         """Return the request for a variation of one of our own pictures, by its own recipe."""
         return self.similar(
             picture,
             dataclasses.replace(
-                wishes,
-                prompt=_or(wishes.prompt, recipe.prompt),
-                negative_prompt=_or(wishes.negative_prompt, recipe.negative_prompt),
+                options,
+                prompt=_or(options.prompt, recipe.prompt),
+                negative_prompt=_or(options.negative_prompt, recipe.negative_prompt),
                 # The limit may be lower now; nobody asked for more.
-                steps=_or(wishes.steps, min(recipe.steps, self._settings.max_steps)),
-                guidance_scale=_or(wishes.guidance_scale, recipe.guidance_scale),
+                steps=_or(options.steps, min(recipe.steps, self._settings.max_steps)),
+                guidance_scale=_or(options.guidance_scale, recipe.guidance_scale),
                 width=recipe.width,
                 height=recipe.height,
             ),
@@ -160,5 +164,5 @@ class RequestDesk:
         return request
 
 
-def _or(wish: T | None, default: T) -> T:
-    return default if wish is None else wish
+def _or(value: T | None, default: T) -> T:
+    return default if value is None else value

@@ -12,7 +12,7 @@ from typing import Any, Final
 import aiohttp
 import discord
 
-from .options import Wishes
+from .options import RequestOptions
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,12 @@ _ASKED: Final = 5
 _ASK_SECONDS: Final = 1.0
 
 
-async def named(interaction: discord.Interaction[Any], wishes: Wishes) -> Wishes:
-    """Return `wishes` with the mentions in their prompts by name."""
+async def named(interaction: discord.Interaction[Any], options: RequestOptions) -> RequestOptions:
+    """Return `options` with the mentions in their prompts by name."""
     prompt, negative = await asyncio.gather(
-        by_name(interaction, wishes.prompt), by_name(interaction, wishes.negative_prompt)
+        by_name(interaction, options.prompt), by_name(interaction, options.negative_prompt)
     )
-    return dataclasses.replace(wishes, prompt=prompt, negative_prompt=negative)
+    return dataclasses.replace(options, prompt=prompt, negative_prompt=negative)
 
 
 async def by_name(interaction: discord.Interaction[Any], text: str | None) -> str | None:

@@ -8,7 +8,7 @@ from generation.values.request import SchedulerName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class RequestOptions:
     """What a person said about a picture; None for what they left open."""
 
     prompt: str | None = None

@@ -15,8 +15,8 @@ from generation.values.request import GenerationRequest
 
 from ..errors import MissingInput
 from ..memory import PictureMemory
-from .builder import RequestDesk
-from .options import Wishes
+from .builder import RequestBuilder
+from .options import RequestOptions
 
 # Each is a process that may take a gigabyte.
 _READ_AT_ONCE: Final = 2
@@ -31,13 +31,17 @@ class Uploads:
     time, of one member one at a time; who has none being read comes first.
     """
 
-    def __init__(self, desk: RequestDesk, memory: PictureMemory) -> None:
-        self._desk = desk
+    def __init__(self, builder: RequestBuilder, memory: PictureMemory) -> None:
+        self._desk = builder
         self._memory = memory
         self._turns = PictureMemory(_READ_AT_ONCE)
 
     async def request(
-        self, owner: int, attachment: discord.Attachment, wishes: Wishes, download: Download
+        self,
+        owner: int,
+        attachment: discord.Attachment,
+        options: RequestOptions,
+        download: Download,
     ) -> GenerationRequest:
         """Return the request for pictures similar to an attachment.
 
@@ -49,18 +53,18 @@ class Uploads:
             MissingInput: there is no prompt.
         """
         check_bytes(attachment.size)
-        fit = self._desk.fit(wishes)
+        fit = self._desk.fit(options)
         source = await self._source(owner, attachment, download, fit)
-        if wishes.prompt is None:
+        if options.prompt is None:
             if source.prompts is None:
                 raise MissingInput("Say what the picture should become: add a prompt.")
             inside = source.prompts
-            wishes = dataclasses.replace(
-                wishes,
+            options = dataclasses.replace(
+                options,
                 prompt=inside.prompt,
-                negative_prompt=wishes.negative_prompt or inside.negative_prompt or None,
+                negative_prompt=options.negative_prompt or inside.negative_prompt or None,
             )
-        return self._desk.similar_to(source.pixels, wishes)
+        return self._desk.similar_to(source.pixels, options)
 
     async def _source(
         self, owner: int, attachment: discord.Attachment, download: Download, fit: Fit

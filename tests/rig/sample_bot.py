@@ -154,10 +154,12 @@ async def recent(interaction: discord.Interaction, after: str, limit: int) -> No
     async for message in _channel(interaction).history(
         after=discord.Object(int(after)), limit=limit, oldest_first=True
     ):
-        asker = message.interaction_metadata.user.name if message.interaction_metadata else "-"
+        requester = message.interaction_metadata.user.name if message.interaction_metadata else "-"
         own = [str(reaction) for reaction in message.reactions if reaction.me]
         rows = len(message.components)
-        seen.append(f"{message.content}/{asker}/{rows}/{''.join(own)}/{len(message.attachments)}")
+        seen.append(
+            f"{message.content}/{requester}/{rows}/{''.join(own)}/{len(message.attachments)}"
+        )
     await interaction.response.send_message("\n".join(seen) or "nothing", ephemeral=True)
 
 

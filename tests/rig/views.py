@@ -86,7 +86,7 @@ class MessageView:
 
 def view(backend: Backend, message: Message) -> MessageView:
     """Return what there is to see of a stored message."""
-    asker = ((message.interaction_metadata or {}).get("user") or {}).get("username")
+    requester = ((message.interaction_metadata or {}).get("user") or {}).get("username")
     return MessageView(
         id=message.id,
         channel_id=message.channel_id,
@@ -100,7 +100,7 @@ def view(backend: Backend, message: Message) -> MessageView:
             for reaction in message.reactions
         },
         pinged=_pinged(backend, message),
-        asked_by=asker,
+        asked_by=requester,
         ephemeral=message.is_ephemeral,
         edited=message.edited_timestamp is not None,
     )

@@ -4,7 +4,7 @@ import discord
 import pytest
 from simcord import OptionError
 
-from bot.requests.options import Wishes
+from bot.requests.options import RequestOptions
 from generation.engine.engine import Engine
 from generation.images.pillow import enlarged, to_image
 from generation.images.png import read_png
@@ -25,7 +25,9 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
         f"seed 7 · {EDGE}×{EDGE} · 2 steps · guidance {guidance} · DDIM · job 1",
     ]
     assert deeds(message) == ["rerun:1", "vary:1:1", "remove:1"]
-    made = engine.generate(stage.bot.desk.imagine(Wishes(prompt="rabbit face", seed=7)))[0]
+    made = engine.generate(stage.bot.builder.imagine(RequestOptions(prompt="rabbit face", seed=7)))[
+        0
+    ]
     shown = await opened(message.attachments[0])
     assert shown.size == (256, 256)
     assert shown.convert("RGB").tobytes() == enlarged(to_image(made.pixels), 256 // EDGE).tobytes()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from bot.client import INTENTS, create_bot
 from bot.delivery import courier
-from bot.requests.options import Wishes
+from bot.requests.options import RequestOptions
 from storage.database import Database
 from storage.errors import DatabaseBusy, DiskFull, StorageError
 from storage.jobs import JobStore
@@ -381,7 +381,7 @@ async def unannounced(stage: Stage) -> Job:
         user_id=stage.alice.id,
         guild_id=stage.guild.id,
         channel_id=stage.channel.id,
-        request=stage.bot.desk.imagine(Wishes(prompt=PROMPT)),
+        request=stage.bot.builder.imagine(RequestOptions(prompt=PROMPT)),
     )
     return await stage.bot.service.submit(order)
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 from PIL import Image, PngImagePlugin
 
-from bot.interactions.requester import Asker
+from bot.interactions.requester import Requester
 from bot.requests import uploads
-from bot.requests.options import Wishes
+from bot.requests.options import RequestOptions
 from generation.errors import InvalidSource
 from generation.images import files
 from generation.images.files import Fit, Source, SourceReading
@@ -86,8 +86,10 @@ def order(stage: Stage, person: int, photo: Any) -> asyncio.Task[NewJob]:
     # The simulation lets people type one after the other.
     cog: Any = stage.bot.get_cog("Vary")
     who, origin = mock.Mock(id=person), f"interaction:{person}"
-    asker = Asker(person=who, guild_id=None, channel_id=person, origin=origin)
-    return asyncio.create_task(cog._from_outside(asker, photo, Wishes(prompt="red apple")))
+    requester = Requester(person=who, guild_id=None, channel_id=person, origin=origin)
+    return asyncio.create_task(
+        cog._from_outside(requester, photo, RequestOptions(prompt="red apple"))
+    )
 
 
 async def test_files_are_read_two_at_a_time_and_nobody_waits_for_all_of_another(

@@ -9,8 +9,8 @@ import discord
 import pytest
 
 from bot.config import Settings
-from bot.interactions.requester import Asker
-from bot.requests.options import Wishes
+from bot.interactions.requester import Requester
+from bot.requests.options import RequestOptions
 from generation.errors import MemberQueueFull
 from storage.records import JobKind, NewJob
 
@@ -23,15 +23,18 @@ def settings(tmp_path: Path) -> Settings:
 
 
 async def _ordered(
-    stage: Stage, message_id: int, make: Callable[[Asker, int], Coroutine[Any, Any, NewJob]], n: int
+    stage: Stage,
+    message_id: int,
+    make: Callable[[Requester, int], Coroutine[Any, Any, NewJob]],
+    n: int,
 ) -> None:
     """Have Alice order something by a reaction to a message, which `make` takes its time over."""
     channel = stage.bot.get_channel(stage.channel.id)
     assert isinstance(channel, discord.TextChannel)
     alice = await channel.guild.fetch_member(stage.alice.id)
-    asker = Asker(alice, channel.guild.id, channel.id, f"reaction:{message_id}:{n}:🎲")
+    requester = Requester(alice, channel.guild.id, channel.id, f"reaction:{message_id}:{n}:🎲")
     picture = channel.get_partial_message(message_id)
-    await stage.bot.intake.accept_reaction(asker, make(asker, n), picture)
+    await stage.bot.intake.accept_reaction(requester, make(requester, n), picture)
 
 
 async def test_a_full_queue_says_so_and_takes_jobs_again_when_there_is_room(
@@ -122,10 +125,12 @@ class TestOnePerson:
         arrives = asyncio.Event()
         begun: list[int] = []
 
-        async def reading(asker: Asker, number: int) -> NewJob:
+        async def reading(requester: Requester, number: int) -> NewJob:
             begun.append(number)
             await arrives.wait()
-            return asker.order(JobKind.VARY, stage.bot.desk.imagine(Wishes(prompt="red apple")))
+            return requester.order(
+                JobKind.VARY, stage.bot.builder.imagine(RequestOptions(prompt="red apple"))
+            )
 
         accepting = [
             asyncio.create_task(_ordered(stage, message.id, reading, number)) for number in range(6)
