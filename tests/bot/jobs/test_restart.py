@@ -363,7 +363,7 @@ async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so
     result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
     await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
     carrying, are_read = stage.bot.service, False
-    insist, read = carrying._room.insist, carrying.jobs.unfinished_or_stranded
+    retry, read = carrying._disk.retry, carrying.jobs.unfinished_or_stranded
 
     async def noting(*known: Any) -> Any:
         nonlocal are_read
@@ -373,15 +373,15 @@ async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so
 
     async def reading(ask: Any, **options: Any) -> Any:
         if asyncio.current_task() is not resuming:
-            return await insist(ask, **options)
+            return await retry(ask, **options)
         if are_read:
             # As if the database were locked for a while after that answer.
             gate.open()
             await stage.until(lambda: not carrying._under_way)
-        return await insist(ask, **options)
+        return await retry(ask, **options)
 
     monkeypatch.setattr(carrying.jobs, "unfinished_or_stranded", noting)
-    monkeypatch.setattr(carrying._room, "insist", reading)
+    monkeypatch.setattr(carrying._disk, "retry", reading)
     resuming = asyncio.current_task()
     assert await carrying.resume() == 0
     assert are_read
