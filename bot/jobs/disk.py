@@ -86,8 +86,8 @@ class DiskGuard:
         says that it has to wait for room, is awaited once, before it waits or gives up.
 
         All that is held together is bounded: what would be too much gives up after one attempt.
-        The pictures of such a job have to be made again, but not before `wait_until_writable`: a disk
-        that stays nearly full would have the engine make the same pictures again and again.
+        The pictures of such a job are made again, but not before `wait_until_writable`. On a disk
+        that stays nearly full the engine would else make the same pictures again and again.
 
         Raises:
             DiskFull: it still is, and the bot stops or may not hold that much in memory.
