@@ -1,4 +1,4 @@
-"""What steps and decoding take on the device at hand: plain numbers, measured by the engine."""
+"""How long steps and decoding take on this device: plain numbers, measured by the engine."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-# The share of the best rate of rows that is good enough: beyond it, all only wait for longer.
-_PAYS: Final = 0.85
+# A number of rows is good enough if it reaches this share of the best rate of rows. With more rows,
+# all jobs only wait longer.
+_GOOD_RATE: Final = 0.85
 # Four pictures with guidance.
-_SHARED: Final = 8
+_SHARED_ROWS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """The seconds of calls for pictures of `pixels` pixels, by the number of rows or pictures.
 
-    There is every number that fits the memory and the time for one call, whether it pays or not.
+    There is an entry for every number that fits the memory and the time limit of a call, whether
+    sharing pays or not.
     """
 
     pixels: int
@@ -26,29 +28,32 @@ class Measured:
 
     @property
     def rows(self) -> int:
-        """Return for how many rows of that size jobs are taken up to share their steps.
+        """Return how many rows of that size share a step.
 
-        It is the least number that brings nearly as many rows a second as the best one: more
-        would not be done sooner, and all would wait longer for a step. But it is eight, or what
-        fits below that, if fewer look as good. The numbers are measured once, while the model
-        is loaded, and on a busy machine one bad measurement could make all people queue for an
-        engine of one row until the next start. To share steps in vain costs little by comparison.
+        This is the smallest number that makes nearly as many rows a second as the best number.
+        More rows would not be done sooner, and all jobs would wait longer for a step. But the
+        result is at least eight, or the largest number below eight that fits. The reason: the
+        numbers are measured once, while the model is loaded. On a busy machine, one bad measurement
+        could leave the engine with one row until the next start. Sharing steps without a gain costs
+        little by comparison.
         """
         rates = {rows: rows / seconds for rows, seconds in self.step_seconds.items()}
-        paying = min(rows for rows, rate in rates.items() if rate >= _PAYS * max(rates.values()))
-        return max(paying, max((rows for rows in rates if rows <= _SHARED), default=paying))
+        paying = min(
+            rows for rows, rate in rates.items() if rate >= _GOOD_RATE * max(rates.values())
+        )
+        return max(paying, max((rows for rows in rates if rows <= _SHARED_ROWS), default=paying))
 
 
-# How much one call counts against all before, and what difference is none.
-_NEWS: Final = 0.1
-_SAME: Final = 0.005
+# The weight of a new call in the moving average, and the relative change that is ignored.
+_CALL_WEIGHT: Final = 0.1
+_IGNORED_CHANGE: Final = 0.005
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers of rows that a call may have, each with the seconds that such a call takes.
+    """The numbers of rows that a call may have, each with the seconds of such a call.
 
-    All but 1 are even, so that an image of two rows fits wherever there is room for it.
+    All sizes but 1 are even, so that an image of two rows always fits.
     """
 
     seconds: Mapping[int, float]
@@ -63,9 +68,9 @@ class Sizes:
         return max(self.seconds)
 
     def split(self, rows: int) -> tuple[int, ...]:
-        """Return the sizes of the calls that take `rows` rows soonest, largest first.
+        """Return the sizes of the calls that are fastest for `rows` rows, largest first.
 
-        A call of 1 is for the last row of an odd number, or where there is no other size.
+        A call of 1 is used for the last row of an odd number, or if there is no other size.
         """
         while len(self._plans) <= rows:
             self._plans.append(self._best(len(self._plans)))
@@ -77,22 +82,22 @@ class Sizes:
         return self._plans[rows][0]
 
     def corrected(self, size: int, seconds: float) -> Sizes:
-        """Return these sizes with what a call of `size` really took counted in."""
+        """Return these sizes, corrected by a call of `size` that took `seconds`."""
         if size not in self.seconds:
             return self
         before = self.seconds[size]
-        now = before + _NEWS * (seconds - before)
-        if abs(now - before) < _SAME * before:
+        now = before + _CALL_WEIGHT * (seconds - before)
+        if abs(now - before) < _IGNORED_CHANGE * before:
             return self
         return Sizes({**self.seconds, size: now})
 
     @cached_property
     def _plans(self) -> list[tuple[float, tuple[int, ...]]]:
-        """The time and the calls for 0, 1, 2, ... rows, as far as they were asked for."""
+        """The time and the calls for 0, 1, 2, ... rows; `split` extends the list."""
         return [(0.0, ())]
 
     def _best(self, rows: int) -> tuple[float, tuple[int, ...]]:
-        """Return the best plan for `rows` from those for fewer: a change-making problem."""
+        """Return the best plan for `rows` from the plans for fewer: a change-making problem."""
         plans = []
         larger = sorted(size for size in self.seconds if size > 1)
         alone = 1 in self.seconds and (rows == 1 or not larger)
@@ -102,10 +107,10 @@ class Sizes:
         return min(plans)
 
     def _at_most(self, size: int) -> float:
-        """Return the seconds of a call of `size`, or of a larger one that took no longer.
+        """Return the seconds of a call of `size`, or of a larger call that was not slower.
 
-        Whatever was measured while the machine was busy, fewer rows are not slower. Otherwise
-        one slow call would have the rows filled up to a larger size from then on, and as the
-        size itself would never be called again, nothing would correct it.
+        Fewer rows are never slower, so a slower measurement comes from a busy machine. Without this
+        rule, one slow call would make every later call use a larger size. The slow size would never
+        be called again, so its number would never be corrected.
         """
         return min(time for rows, time in self.seconds.items() if rows >= size)

@@ -57,7 +57,7 @@ class _Instant:
     def preview(self, image: _Image) -> Pixels | None:  # noqa: ARG002 - as the engine's
         return None
 
-    def rest(self) -> None:
+    def release_unused(self) -> None:
         pass
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ async def overhead(image: GeneratedImage, *, count: int) -> float:
                 )
                 job = await jobs.add(order)
                 ticket = queue.submit(job.id, request, lambda _: None)
-                await ticket.taken_up_or_over()
+                await ticket.started_or_ended()
                 await jobs.start(job.id)
                 files = [(made, to_png(made.pixels, made.recipe)) for made in await ticket.images]
                 await jobs.complete(job.id, files)

@@ -351,7 +351,7 @@ class ImagineService:
 
     async def _run_job(self, job: Job, ticket: Ticket) -> None:
         """Follow one job from the queue to its delivery."""
-        await ticket.taken_up_or_over()
+        await ticket.started_or_ended()
         is_running = False
         try:
             is_running = ticket.started.done() and await self._start(job)

@@ -1,13 +1,13 @@
-"""Who may have another place in the queue: bounds by person and by server, and room for newcomers.
+"""Which jobs the queue admits: limits by person and by server, with room for newcomers.
 
-Three bounds hold for people who have something waiting already: one on all jobs that wait, one on
-those of a server, and one on their own. Somebody with nothing waiting is a *newcomer*, and may
-come although the queue is full. How far above the bounds is the rule of Choudhury and Hahne,
-"Dynamic Queue Length Thresholds for Shared-Memory Packet Switches" (IEEE/ACM Transactions on
-Networking 1998): a server's newcomers are taken while fewer of its jobs wait than places are free.
-So the more of a server wait, the sooner its newcomers have to. A server of which nothing waits has
-one place beyond that, until a last bound that keeps the bot alive: to reach it takes a thousand
-servers, however many accounts there are in them.
+Three limits hold for a person who already has a waiting job: the limit of all waiting jobs, the
+limit of the person's server, and the person's own limit. A person without a waiting job is a
+*newcomer*, and may be admitted although the queue is full. The extra places follow Choudhury and
+Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches" (IEEE/ACM Transactions on
+Networking 1998): a server's newcomers are admitted while fewer of its jobs wait than places are
+free. So the more jobs of a server wait, the sooner its newcomers are refused. A server without
+waiting jobs has one place beyond that, up to a last limit that protects the bot's memory. Only a
+thousand servers together reach the last limit, however many accounts they have.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Final, Protocol
 
 from ..errors import GroupQueueFull, MemberQueueFull, QueueFull
 
-# How many places newcomers share with all others.
+# How many places newcomers share with all other jobs.
 _SHARED_FACTOR: Final = 4
 _SHARED_LEAST: Final = 400
-# Beyond those, one for each of so many servers.
+# Beyond the shared places, one place for each of so many servers.
 _SERVERS: Final = 1_000
-# With newcomers a server has at most so many times the places that it has without them.
+# With newcomers, a server has at most so many times its usual places.
 _NEWCOMERS_FACTOR: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who takes a place: a member of a group (a server; None for all direct messages together).
+    """The owner of a place: a member of a group (a server; None for all direct messages together).
 
-    A member of None is nobody in particular, and has no bound of their own.
+    A member of None has no limit of their own.
     """
 
     group: Hashable = None
@@ -41,7 +41,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """How many jobs wait where somebody asks for one more: in all, of their group, and theirs."""
+    """How many jobs wait: in all, of the owner's group, and of the owner."""
 
     total: int
     of_group: int
@@ -52,7 +52,8 @@ class Taken:
 class Limits:
     """How many jobs may wait: in all, of one member, and of one group.
 
-    Left out, a member's is that of all, and a group's is half of it, or a member's if that is more.
+    The default for a member is `total`. The default for a group is half of `total`, or a member's
+    limit if that is larger.
     """
 
     total: int
@@ -66,33 +67,33 @@ class Limits:
 
     @property
     def of_group(self) -> int:
-        """Return how many jobs of one group may wait, newcomers left out."""
+        """Return how many jobs of one group may wait, without newcomers."""
         if self.group is not None:
             return min(self.group, self.total)
         return min(self.total, max((self.total + 1) // 2, self.of_member))
 
     @property
     def of_group_at_most(self) -> int:
-        """Return how many jobs of one group may wait, newcomers included."""
+        """Return how many jobs of one group may wait, with newcomers."""
         return _NEWCOMERS_FACTOR * self.of_group
 
     @property
     def shared(self) -> int:
-        """Return how many jobs may wait where others of the same group do."""
+        """Return how many jobs may wait in all, if a job of the same group waits already."""
         return max(_SHARED_LEAST, _SHARED_FACTOR * self.total)
 
     @property
     def last(self) -> int:
-        """Return how many jobs may wait at most, in all."""
+        """Return how many jobs may wait in all, without exception."""
         return self.shared + _SERVERS
 
     def check(self, owner: Owner, taken: Taken) -> None:
-        """Return only if `owner` may have one more job waiting.
+        """Return only if one more job of `owner` may wait.
 
         Raises:
-            MemberQueueFull: as many of this member's jobs are waiting as may.
-            GroupQueueFull: as many of their group's.
-            QueueFull: as many of all.
+            MemberQueueFull: the member's limit is reached.
+            GroupQueueFull: the group's limit is reached.
+            QueueFull: the limit of all jobs is reached.
         """
         if owner.member is not None:
             if taken.of_member >= self.of_member:
@@ -108,7 +109,7 @@ class Limits:
     def _check_newcomer(self, owner: Owner, taken: Taken) -> None:
         if taken.of_group >= self.of_group_at_most:
             raise GroupQueueFull(taken.of_group, direct=owner.group is None)
-        # Within the usual bounds more than that are always free.
+        # Within the usual limits, more places than that are always free.
         is_free = taken.of_group < self.shared - taken.total
         is_first = taken.of_group == 0 and taken.total < self.last
         if not (is_free or is_first):
@@ -130,7 +131,7 @@ class Counts(Protocol):
 
 
 class Place:
-    """A place that is held for a job which is not submitted yet; it is given back once."""
+    """A place in the queue, held for a job that is not submitted yet."""
 
     def __init__(self, places: Places, owner: Owner) -> None:
         self._places = places
@@ -138,14 +139,14 @@ class Place:
         self.is_held = True
 
     def release(self) -> None:
-        """Give the place back, if that was not done before."""
+        """Release the place, unless it was released before."""
         if self.is_held:
             self.is_held = False
             self._places.give_back(self.owner)
 
 
 class Places:
-    """The places that are held, beside the jobs that wait."""
+    """The places that are held for jobs that are not submitted yet."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -158,10 +159,10 @@ class Places:
         return self._of_groups.total()
 
     def take(self, owner: Owner, submitted: Counts) -> Place:
-        """Return a place for `owner`, beside the jobs that are submitted.
+        """Hold and return a place for `owner`; `submitted` counts the jobs that wait already.
 
         Raises:
-            QueueFull: there is none for them; see `Limits.check`.
+            QueueFull: a limit is reached; see `Limits.check`.
         """
         self._limits.check(
             owner,
@@ -176,7 +177,7 @@ class Places:
         return Place(self, owner)
 
     def give_back(self, owner: Owner) -> None:
-        """Count a place of `owner` no longer."""
+        """Stop counting a place of `owner`; only `Place.release` calls this."""
         for counter, key in ((self._of_groups, owner.group), (self._of_members, owner.member)):
             counter[key] -= 1
             if not counter[key]:

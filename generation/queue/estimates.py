@@ -1,4 +1,4 @@
-"""When pictures will be there: the queue played forward with measured step times."""
+"""When pictures will be ready: the queue simulated with measured step times."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Final
 from ..timing import Measured, Sizes
 from .turns import turn_steps
 
-# How much a single step counts against all that was seen before.
-_NEWS: Final = 0.05
-# What a step takes beside the others' decoding and garbage collection is never this far off.
-_OFF: Final = 20.0
-# Turns of which a job is played forward. Some may take hundreds, and those who wait would not
-# be told anything else by them.
-_TURNS: Final = 8
+# The weight of a new step in the moving average.
+_STEP_WEIGHT: Final = 0.05
+# A step that is more than this factor off was held up by something else.
+_RATIO_LIMIT: Final = 20.0
+# A job is simulated in at most so many turns. Some jobs have hundreds of turns, which would not
+# change the estimates of the other jobs.
+_TURN_LIMIT: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a job still takes: steps of `load` each, and images of `pixels` to be decoded.
+class RemainingWork:
+    """The work left in a job: steps of `load` each, and images of `pixels` each to decode.
 
-    Both are in millions; a load is rows x pixels. `turn` are the steps that are left of the turn
-    that the job has now, if it has one.
+    `load` (rows x pixels) and `pixels` are in millions. `turn` is how many steps are left of the
+    job's current turn; None if the job waits.
     """
 
     steps: int
@@ -36,8 +36,8 @@ class Work:
     turn: int | None = None
 
 
-class Pace:
-    """Seconds for steps and decoding, from what the engine measured and what steps really took."""
+class TimingModel:
+    """Predicts the seconds of steps and of decoding, and learns from the steps that were taken."""
 
     def __init__(self, measured: Measured) -> None:
         self._pixels = measured.pixels / 1e6
@@ -50,15 +50,15 @@ class Pace:
         """Return how many seconds a step of `load` takes."""
         return self._correction * self._predicted(load)
 
-    def decode(self, work: Work) -> float:
-        """Return how many seconds the pictures of a job take to be decoded."""
+    def decode(self, work: RemainingWork) -> float:
+        """Return how many seconds the decoding of a job's pictures takes."""
         larger = work.pixels / self._pixels
         return self._correction * larger * self._decoding.time(work.images)
 
-    def saw(self, load: float, seconds: float) -> None:
-        """Take note that a step of `load` took `seconds`."""
-        ratio = min(max(seconds / self._predicted(load), 1 / _OFF), _OFF)
-        self._correction += _NEWS * (ratio - self._correction)
+    def observe(self, load: float, seconds: float) -> None:
+        """Learn that a step of `load` took `seconds`."""
+        ratio = min(max(seconds / self._predicted(load), 1 / _RATIO_LIMIT), _RATIO_LIMIT)
+        self._correction += _STEP_WEIGHT * (ratio - self._correction)
 
     def _predicted(self, load: float) -> float:
         rows = load / self._pixels
@@ -67,49 +67,51 @@ class Pace:
         return rows * min(seconds / size for size, seconds in self._steps.seconds.items())
 
 
-def finish_times(running: Sequence[Work], waiting: Sequence[Work], pace: Pace) -> list[float]:
-    """Return in how many seconds each job is done, those that run first and then the waiting.
+def finish_times(
+    running: Sequence[RemainingWork], waiting: Sequence[RemainingWork], timing: TimingModel
+) -> list[float]:
+    """Return in how many seconds each job is done: first the running jobs, then the waiting ones.
 
-    The jobs that run share each step; a waiting one joins as soon as there is room. Who is not
-    done by the end of a turn waits behind all others for the next.
+    The running jobs share each step. A waiting job starts as soon as there is capacity. A job that
+    is not done at the end of its turn waits behind all others for its next turn.
     """
-    forecast = _Forecast([*running, *waiting], pace)
+    simulation = _Simulation([*running, *waiting], timing)
     for number in range(len(running)):
-        forecast.start(number)
-    forecast.line.extend(range(len(running), len(forecast.works)))
-    return forecast.play()
+        simulation.start(number)
+    simulation.line.extend(range(len(running), len(simulation.works)))
+    return simulation.run()
 
 
-class _Forecast:
-    """The turns of jobs, which have their numbers, played forward; `line` are those that wait.
+class _Simulation:
+    """Simulates the turns of jobs, which are known by their numbers; `line` holds waiting jobs.
 
-    It counts the steps that anybody takes, and by that count it knows when each turn ends: a
-    turn costs little to play, whatever runs beside it. For it is played on the event loop.
+    The simulation counts steps, and jumps from the end of one turn to the end of the next. So a
+    turn is cheap to simulate, however many jobs run. This matters on the event loop.
     """
 
-    def __init__(self, works: Sequence[Work], pace: Pace) -> None:
+    def __init__(self, works: Sequence[RemainingWork], timing: TimingModel) -> None:
         self.works = works
         self.line: deque[int] = deque()
-        self._pace = pace
+        self._timing = timing
         self._left = [work.steps for work in works]
         self._loads: dict[int, float] = {}
         self._ends: list[tuple[int, int]] = []
         self._steps = 0
-        # One for each load: there are few, and to predict what one takes is not so cheap.
+        # A cache: there are few different loads, and a prediction is not cheap.
         self._seconds: dict[float, float] = {}
 
     def start(self, number: int) -> None:
-        """Give a job its turn, or what is left of the one that it has."""
+        """Start a job's next turn, or continue its current turn."""
         work, left = self.works[number], self._left[number]
         turn = work.turn if left == work.steps else None
         if turn is None:
-            turn = max(turn_steps(work.load, self._pace.capacity), -(-work.steps // _TURNS))
+            turn = max(turn_steps(work.load, self._timing.capacity), -(-work.steps // _TURN_LIMIT))
         steps = min(left, max(1, turn))
         self._left[number] -= steps
         self._loads[number] = work.load
         heapq.heappush(self._ends, (self._steps + steps, number))
 
-    def play(self) -> list[float]:
+    def run(self) -> list[float]:
         """Return when each job is done."""
         done = [0.0] * len(self.works)
         now = 0.0
@@ -119,21 +121,21 @@ class _Forecast:
             while self._ends and self._ends[0][0] == self._steps:
                 _, number = heapq.heappop(self._ends)
                 if not self._left[number]:
-                    now += self._pace.decode(self.works[number])
+                    now += self._timing.decode(self.works[number])
                     done[number] = now
                     del self._loads[number]
                 elif self.line:
                     self.line.append(number)
                     del self._loads[number]
                 else:
-                    # Nobody waits, so it keeps its place.
+                    # No job waits, so this one continues.
                     self.start(number)
         return done
 
     def _admit(self) -> float:
-        """Let those who wait join while there is room; return the load of all that run."""
+        """Start waiting jobs while there is capacity; return the load of all running jobs."""
         load = sum(self._loads.values())
-        while self.line and (not self._loads or load < self._pace.capacity):
+        while self.line and (not self._loads or load < self._timing.capacity):
             number = self.line.popleft()
             self.start(number)
             load += self.works[number].load
@@ -146,5 +148,5 @@ class _Forecast:
 
     def _step(self, load: float) -> float:
         if load not in self._seconds:
-            self._seconds[load] = self._pace.step(load)
+            self._seconds[load] = self._timing.step(load)
         return self._seconds[load]

@@ -1,23 +1,23 @@
-"""Whose turn it is: start-time fair queueing by engine time, among servers and their members.
+"""Start-time fair queueing of engine time, among servers and among their members.
 
-Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996), at two levels: the servers
-share the engine, and the members of a server share that server's part. A member's own jobs
-stay in the order in which they came.
+Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996), at two levels: the servers share
+the engine, and the members of a server share the server's part. The jobs of one member keep the
+order in which they came.
 
-Everybody who has something waiting is a flow with a *start tag*. The flow with the smallest
-tag is served next, and its tag then rises by the job's cost over the flow's weight. A flow
-that comes back from being idle starts no lower than the *virtual time*: nobody saves up a
-claim while away. The virtual time is that of Bennett and Zhang, "Hierarchical Packet Fair
-Queueing Algorithms" (SIGCOMM 1996): no lower than the tag that is being served, and with each
-job that is done it moves on by that job's part for each of those who wait. So nobody pays for
-having had the engine to themselves: the virtual time rises with their tag.
+A member or server with a waiting job is a flow, and each flow has a *start tag*. The flow with the
+smallest tag is served next. Its tag then rises by the job's cost, divided by the flow's weight.
+There is also a *virtual time*, and a flow that was idle starts no lower than the virtual time:
+nobody saves up a claim while idle. The virtual time follows Bennett and Zhang, "Hierarchical Packet
+Fair Queueing Algorithms" (SIGCOMM 1996). It is never below the tag that is being served, and each
+finished job moves it on by the job's cost divided by the number of waiting flows. So a flow that
+had the engine alone owes nothing for it: the virtual time rose together with its tag.
 
-Nobody starves. While a flow waits its tag stays where it is. Each job that is served in its
-stead raises another flow's tag by at least the smallest cost over the largest weight, and the
-virtual time by that over the number of flows that wait, which is bounded. So after finitely
-many jobs anyone who comes starts above the waiting flow's tag, however many new ones come, and of
-those who were there before only finitely many jobs have tags below it. In particular 200 jobs
-of one member delay the first job of another by the one job that is being served when it comes.
+No flow starves. The tag of a waiting flow stays the same. Each job that is served first raises
+another flow's tag by at least the smallest cost over the largest weight. It also raises the virtual
+time by that amount over the number of waiting flows, which is bounded. So after finitely many jobs
+every new flow starts above the waiting flow's tag, however many new flows come. Of the flows that
+were there before, only finitely many jobs have tags below it. In particular, 200 jobs of one member
+delay the first job of another member only by the job that is being served when it comes.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from ..values.request import GenerationRequest, start_step
 J = TypeVar("J", bound=Hashable)
 
 _GUIDED_ROWS: Final = 2
-# So many flows are remembered before it is looked which of them may be forgotten.
+# Idle flows are cleaned up when there are more flows than this.
 _REMEMBERED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Who a job belongs to: a member of a group (a server), and how much weight they have.
+    """The owner of a job: a member of a group (a server), and the member's weight.
 
-    A member of weight 2 gets twice the engine time of one of weight 1 when both want it.
+    A member of weight 2 gets twice the engine time of a member of weight 1, if both have jobs.
     """
 
     group: Hashable = None
@@ -56,31 +56,31 @@ class Share:
 
 
 def cost(request: GenerationRequest) -> float:
-    """Return what a request takes of the engine: steps x rows x pixels, in millions.
+    """Return the engine time of a request: steps x rows x pixels, in millions.
 
-    It is known beforehand. An image has two rows under guidance and one without.
+    An image has two rows with guidance and one row without.
     """
     steps = request.steps - start_step(request.steps, request.strength)
     rows = request.count * (_GUIDED_ROWS if request.guidance_scale > 1 else 1)
     return steps * rows * request.width * request.height / 1e6
 
 
-class Turns:
-    """Start-time fair queueing among flows that each have one head waiting, or none."""
+class FlowQueue:
+    """Start-time fair queueing among flows; each flow has one waiting head, or none."""
 
     def __init__(self) -> None:
         self._now = 0.0
-        # What the job that is being served adds to the virtual time once it is done.
+        # Added to the virtual time when the job that is being served is done.
         self._coming = 0.0
-        # When flows were last seen waiting: who waits on at the same time was never idle.
+        # The virtual time when each flow last waited: a flow that comes back then was never idle.
         self._left: dict[Hashable, float] = {}
         self._tags: dict[Hashable, float] = {}
         self._heads: list[tuple[float, int, Hashable]] = []
         self._waiting: dict[Hashable, int] = {}
         self._remembered = _REMEMBERED
 
-    def __copy__(self) -> Turns:
-        other = Turns()
+    def __copy__(self) -> FlowQueue:
+        other = FlowQueue()
         other._now = self._now
         other._coming = self._coming
         other._left = self._left.copy()
@@ -93,8 +93,8 @@ class Turns:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def wait(self, flow: Hashable, arrival: int) -> None:
-        """Have `flow` wait with a head that came as number `arrival`; ties go to the earlier."""
+    def enqueue(self, flow: Hashable, arrival: int) -> None:
+        """Add `flow`, whose head came as number `arrival`; the earlier of equal tags is first."""
         tag = self._tags.get(flow, self._now)
         if self._left.pop(flow, None) != self._now:
             tag = max(tag, self._now)
@@ -102,25 +102,25 @@ class Turns:
         self._waiting[flow] = arrival
         heapq.heappush(self._heads, (tag, arrival, flow))
 
-    def lead(self, flow: Hashable, arrival: int) -> None:
-        """Have a flow go on waiting with another head, which came as number `arrival`."""
+    def replace_head(self, flow: Hashable, arrival: int) -> None:
+        """Give a waiting flow another head, which came as number `arrival`."""
         self._waiting[flow] = arrival
         heapq.heappush(self._heads, (self._tags[flow], arrival, flow))
 
-    def leave(self, flow: Hashable) -> None:
-        """Take a flow out whose last job was withdrawn."""
+    def withdraw(self, flow: Hashable) -> None:
+        """Remove a flow whose last job was removed."""
         del self._waiting[flow]
         self._left[flow] = self._now
 
     def first(self) -> Hashable:
-        """Return the waiting flow whose turn it is.
+        """Return the waiting flow that is served next.
 
         Raises:
-            IndexError: none is waiting.
+            IndexError: no flow waits.
         """
         while True:
             tag, arrival, flow = self._heads[0]
-            # What was served or withdrawn, and may be waiting again, left an entry behind.
+            # A flow that was served or removed left its old entry in the heap.
             if self._waiting.get(flow) == arrival and self._tags[flow] == tag:
                 return flow
             heapq.heappop(self._heads)
@@ -130,7 +130,7 @@ class Turns:
         return self._waiting[flow]
 
     def serve(self, flow: Hashable, amount: float) -> None:
-        """Give `flow`, which is first, its turn; it waits no more until it says so again."""
+        """Charge `flow`, which is first, for `amount`, and remove it until it is added again."""
         self._now = max(self._now + self._coming, self._tags[flow])
         self._coming = amount / len(self._waiting)
         del self._waiting[flow]
@@ -140,10 +140,10 @@ class Turns:
             self._forget_idle(flow)
 
     def _forget_idle(self, served: Hashable) -> None:
-        """Drop what has no consequences: the tags of idle flows at or below the virtual time.
+        """Drop the tags of idle flows at or below the virtual time, which have no effect.
 
-        It is done again when there are twice as many tags, so that a turn costs no more where
-        many wait or many are remembered.
+        The next clean-up comes when there are twice as many tags, so its cost stays constant per
+        served job.
         """
         for idle in [flow for flow, tag in self._tags.items() if tag <= self._now]:
             if idle not in self._waiting and idle != served:
@@ -160,13 +160,13 @@ class _Waiting(Generic[J]):
     arrival: int
 
 
-class FairOrder(Generic[J]):
-    """Jobs that wait, in the order in which it is fair to serve them."""
+class FairQueue(Generic[J]):
+    """Waiting jobs in their fair order."""
 
     def __init__(self) -> None:
         self._arrivals = itertools.count()
-        self._groups = Turns()
-        self._members: dict[Hashable, Turns] = {}
+        self._groups = FlowQueue()
+        self._members: dict[Hashable, FlowQueue] = {}
         self._queues: dict[tuple[Hashable, Hashable], deque[_Waiting[J]]] = {}
         self._shares: dict[J, Share] = {}
         self._of_members: Counter[Hashable] = Counter()
@@ -176,8 +176,8 @@ class FairOrder(Generic[J]):
         return len(self._shares)
 
     def __iter__(self) -> Iterator[J]:
-        """Yield the jobs in the order in which they will be served if nothing else comes."""
-        future = FairOrder[J]()
+        """Yield the jobs in the order in which they are served, as if no other job came."""
+        future = FairQueue[J]()
         future._groups = copy.copy(self._groups)
         future._members = {
             group: copy.copy(turns) for group, turns in self._members.items() if turns
@@ -191,7 +191,7 @@ class FairOrder(Generic[J]):
 
     @property
     def jobs(self) -> Collection[J]:
-        """Return the waiting jobs in the order in which they came."""
+        """Return the waiting jobs in the order of their arrival."""
         return self._shares.keys()
 
     def waiting_of(self, member: Hashable) -> int:
@@ -203,7 +203,7 @@ class FairOrder(Generic[J]):
         return self._of_groups[group]
 
     def add(self, job: J, share: Share, cost: float) -> None:
-        """Have `job` wait."""
+        """Add a job."""
         waiting = _Waiting(job, share, cost, next(self._arrivals))
         self._shares[job] = share
         self._of_members[share.member] += 1
@@ -211,17 +211,17 @@ class FairOrder(Generic[J]):
         jobs = self._queues.setdefault((share.group, share.member), deque())
         jobs.append(waiting)
         if len(jobs) == 1:
-            members = self._members.setdefault(share.group, Turns())
+            members = self._members.setdefault(share.group, FlowQueue())
             was_idle = not members
-            members.wait(share.member, waiting.arrival)
+            members.enqueue(share.member, waiting.arrival)
             if was_idle:
-                self._groups.wait(share.group, waiting.arrival)
+                self._groups.enqueue(share.group, waiting.arrival)
 
     def pop(self) -> J:
-        """Return the job whose turn it is; it waits no more.
+        """Remove and return the job that is served next.
 
         Raises:
-            IndexError: none is waiting.
+            IndexError: no job waits.
         """
         group = self._groups.first()
         members = self._members[group]
@@ -232,18 +232,18 @@ class FairOrder(Generic[J]):
         self._groups.serve(group, served.cost)
         members.serve(member, served.cost / served.share.weight)
         if jobs:
-            members.wait(member, jobs[0].arrival)
+            members.enqueue(member, jobs[0].arrival)
         else:
             del self._queues[group, member]
         if members:
-            self._groups.wait(group, members.arrival(members.first()))
+            self._groups.enqueue(group, members.arrival(members.first()))
         return served.job
 
     def remove(self, job: J) -> None:
-        """Take a waiting job out, as if it had never come.
+        """Remove a waiting job, as if it had never come.
 
         Raises:
-            KeyError: it is not waiting.
+            KeyError: the job does not wait.
         """
         share = self._forget(job)
         key = (share.group, share.member)
@@ -254,17 +254,17 @@ class FairOrder(Generic[J]):
             return
         members = self._members[share.group]
         if jobs:
-            members.lead(share.member, jobs[0].arrival)
+            members.replace_head(share.member, jobs[0].arrival)
         else:
-            members.leave(share.member)
+            members.withdraw(share.member)
             del self._queues[key]
         if members and self._groups.arrival(share.group) == arrival:
-            self._groups.lead(share.group, members.arrival(members.first()))
+            self._groups.replace_head(share.group, members.arrival(members.first()))
         elif not members:
-            self._groups.leave(share.group)
+            self._groups.withdraw(share.group)
 
     def _forget(self, job: J) -> Share:
-        """Return whose a job was that waits no more."""
+        """Forget a job that no longer waits, and return its share."""
         share = self._shares.pop(job)
         for counter, key in (
             (self._of_members, share.member),

@@ -25,10 +25,10 @@ from ..values.request import GenerationRequest
 from ..workers.protocol import EngineLike, I
 from .admission import Limits, Owner, Place, Places
 from .fairness import Share
-from .outlook import Outlook
-from .silence import SilenceWatch
 from .tickets import JobCancelled, Listener, QueueClosed, Ticket
-from .turns import Schedule
+from .turns import Turns
+from .updates import JobUpdates
+from .watchdog import Watchdog
 from .worker import Stepped, Worker
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ _ESTIMATE_SECONDS: Final = 0.5
 # loop milliseconds, and nobody would see the difference.
 _MANY: Final = 100
 _REFRESH_SECONDS: Final = 0.25
-_NOBODYS_SHARE: Final = Share()
+_DEFAULT_SHARE: Final = Share()
 
 
 class GenerationQueue(Generic[I]):
@@ -66,8 +66,8 @@ class GenerationQueue(Generic[I]):
         previews: bool = True,
     ) -> None:
         self._places = Places(Limits(limit, member_limit, group_limit))
-        self._schedule: Schedule[Ticket] = Schedule()
-        self._outlook = Outlook()
+        self._turns: Turns[Ticket] = Turns()
+        self._updates = JobUpdates()
         self._refreshed = 0.0
         self._refreshing: asyncio.Handle | None = None
         self._closed = False
@@ -77,8 +77,8 @@ class GenerationQueue(Generic[I]):
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._silence = SilenceWatch(
-            lambda: self._outlook.patience(self._schedule.running), self._is_silent
+        self._watchdog = Watchdog(
+            lambda: self._updates.silence_limit(self._turns.running), self._is_silent
         )
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._ready.add_done_callback(_retrieve)
@@ -91,7 +91,7 @@ class GenerationQueue(Generic[I]):
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
-        self._silence.stop()
+        self._watchdog.stop()
         if self._refreshing is not None:
             self._refreshing.cancel()
         self._worker.stop()
@@ -100,9 +100,9 @@ class GenerationQueue(Generic[I]):
             if not self._stopped.done():
                 log.error("The engine did not stop within %s s; leaving it behind", _STOP_SECONDS)
         finally:
-            for ticket in [*self._schedule.unordered(), *self._schedule.running]:
+            for ticket in [*self._turns.unordered(), *self._turns.running]:
                 ticket.fail(JobCancelled() if ticket.cancelled.is_set() else QueueClosed())
-            self._schedule = Schedule()
+            self._turns = Turns()
 
     async def ready(self) -> None:
         """Wait until the engine is loaded.
@@ -128,7 +128,7 @@ class GenerationQueue(Generic[I]):
     @property
     def waiting(self) -> int:
         """Return how many jobs wait, places that are reserved included."""
-        return self._schedule.waiting + self._places.held
+        return self._turns.waiting + self._places.held
 
     @contextmanager
     def reserve(self, member: Hashable = None, group: Hashable = None) -> Iterator[Place]:
@@ -142,7 +142,7 @@ class GenerationQueue(Generic[I]):
             GroupQueueFull: as many of their group's.
             QueueFull: as many of all.
         """
-        place = self._places.take(Owner(group, member), self._schedule)
+        place = self._places.take(Owner(group, member), self._turns)
         try:
             yield place
         finally:
@@ -153,7 +153,7 @@ class GenerationQueue(Generic[I]):
         job_id: int,
         request: GenerationRequest,
         listener: Listener,
-        share: Share = _NOBODYS_SHARE,
+        share: Share = _DEFAULT_SHARE,
         *,
         read_source: Callable[[], Pixels] | None = None,
         alone: bool = False,
@@ -182,10 +182,10 @@ class GenerationQueue(Generic[I]):
         )
         ticket.images.add_done_callback(_retrieve)
         if alone:
-            self._schedule.start_over(ticket, alone=True)
+            self._turns.restart(ticket, alone=True)
         else:
-            self._schedule.add(ticket)
-        self._outlook.tell_of_loading([ticket])
+            self._turns.add(ticket)
+        self._updates.tell_loading([ticket])
         self._admit()
         return ticket
 
@@ -194,11 +194,11 @@ class GenerationQueue(Generic[I]):
 
         A waiting job ends at once, a running one after its step, and never with pictures.
         """
-        for ticket in self._schedule.unordered():
+        for ticket in self._turns.unordered():
             if ticket.job_id == job_id:
                 self._withdraw(ticket)
                 return True
-        running = next((t for t in self._schedule.running if t.job_id == job_id), None)
+        running = next((t for t in self._turns.running if t.job_id == job_id), None)
         if running is None or running.images.done():
             return False
         running.cancelled.set()
@@ -209,7 +209,7 @@ class GenerationQueue(Generic[I]):
 
     def _withdraw(self, ticket: Ticket) -> None:
         ticket.cancelled.set()
-        self._schedule.remove(ticket)
+        self._turns.remove(ticket)
         if ticket.begun:
             # It waits between two turns, and the engine thread holds what it has so far.
             self._worker.give(None)
@@ -221,20 +221,20 @@ class GenerationQueue(Generic[I]):
         """Give turns for as long as there is room."""
         # Ahead of what the engine thread tells of them, so that the estimates are there by then.
         self._refresh_soon()
-        was_idle = not self._schedule.running
-        while (ticket := self._schedule.start()) is not None:
+        was_idle = not self._turns.running
+        while (ticket := self._turns.start()) is not None:
             ticket.active = True
             self._worker.give(None if ticket.begun else ticket)
             ticket.begun = True
         if was_idle:
             # Nothing was expected of the engine until now.
-            self._silence.heard()
+            self._watchdog.reset()
 
     def _refresh_soon(self) -> None:
         """Have places and times worked out again, once for all that changes until then."""
         if self._closed or self._refreshing is not None:
             return
-        if self._schedule.waiting <= _MANY:
+        if self._turns.waiting <= _MANY:
             self._refreshing = self._loop.call_soon(self._refresh)
         else:
             pause = self._refreshed + _REFRESH_SECONDS - time.monotonic()
@@ -242,25 +242,25 @@ class GenerationQueue(Generic[I]):
 
     def _refresh(self) -> None:
         self._refreshing = None
-        self._outlook.refresh(self._schedule.running, list(self._schedule.ordered()))
+        self._updates.refresh(self._turns.running, list(self._turns.ordered()))
         self._refreshed = time.monotonic()
 
     def _is_silent(self) -> None:
         log.warning("The engine has given no sign for much longer than a step takes")
-        self._outlook.is_silent()
+        self._updates.engine_silent()
         self._refresh_soon()
 
     def _has_spoken(self) -> None:
-        self._silence.heard()
-        if self._outlook.has_spoken():
+        self._watchdog.reset()
+        if self._updates.engine_answered():
             log.info("The engine goes on")
             self._refresh_soon()
 
     # What follows runs on the event loop, posted by the engine thread.
 
     def _is_ready(self, measured: Measured) -> None:
-        self._schedule.room = self._outlook.is_ready(measured)
-        self._silence.heard()
+        self._turns.capacity = self._updates.engine_ready(measured)
+        self._watchdog.reset()
         log.info("The engine has loaded its model")
         if not self._ready.done():
             self._ready.set_result(None)
@@ -273,7 +273,7 @@ class GenerationQueue(Generic[I]):
 
     def _is_lost(self) -> None:
         """Tell everybody: nothing goes on until there is a new engine, which may take long."""
-        self._outlook.is_lost()
+        self._updates.engine_lost()
         self._refresh_soon()
 
     def _has_begun(self, tickets: list[Ticket]) -> None:
@@ -284,14 +284,14 @@ class GenerationQueue(Generic[I]):
 
     def _has_stepped(self, step: Stepped) -> None:
         self._has_spoken()
-        self._outlook.saw_step(step.load, step.seconds)
+        self._updates.observe_step(step.load, step.seconds)
         if time.monotonic() - self._refreshed >= _ESTIMATE_SECONDS:
             self._refresh_soon()
         for ticket, progress in step.news:
             ticket.taken = progress.step
             if not ticket.images.done() and not ticket.cancelled.is_set():
-                self._outlook.tell_progress(ticket, progress)
-            if self._schedule.is_running(ticket) and self._schedule.end_turn(ticket):
+                self._updates.tell_progress(ticket, progress)
+            if self._turns.is_running(ticket) and self._turns.end_turn(ticket):
                 ticket.active = False
                 self._admit()
 
@@ -304,12 +304,12 @@ class GenerationQueue(Generic[I]):
         elif not ticket.images.done():
             ticket.images.set_result(outcome)
         # It may wait for a turn that it does not need any more: the engine thread was ahead.
-        self._schedule.remove(ticket)
+        self._turns.remove(ticket)
         self._admit()
 
     def _starts_over(self, ticket: Ticket, *, alone: bool) -> None:
         """Have a job wait, ahead of all others, to be made from its first step."""
-        self._schedule.remove(ticket)
+        self._turns.remove(ticket)
         ticket.active = ticket.begun = False
         ticket.taken = 0
         ticket.after = "engine"
@@ -317,7 +317,7 @@ class GenerationQueue(Generic[I]):
         if ticket.cancelled.is_set():
             ticket.fail(JobCancelled())
         elif not ticket.images.done():
-            self._schedule.start_over(ticket, alone=alone)
+            self._turns.restart(ticket, alone=alone)
         self._admit()
 
     # From here on: the engine thread.

@@ -1,4 +1,4 @@
-"""A job's place in the queue, shared by the event loop and the engine thread."""
+"""A job in the queue, shared by the event loop and the engine thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..values.events import Event, Interruption
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest, start_step
-from .estimates import Work
+from .estimates import RemainingWork
 from .fairness import Share, cost
 
 Listener = Callable[[Event], None]
@@ -28,7 +28,7 @@ class JobCancelled(GenerationError):
 
 
 class QueueClosed(GenerationError):
-    """The queue shut down with the job unfinished; it can be submitted again later."""
+    """The queue shut down before the job was finished; the job can be submitted again later."""
 
     def __init__(self) -> None:
         super().__init__("The bot is shutting down; the picture will be made when it is back.")
@@ -38,19 +38,19 @@ class QueueClosed(GenerationError):
 class Ticket:
     """One job in the queue.
 
-    `started` is done when the engine takes the job up; `images` holds its pictures, or
-    JobCancelled, QueueClosed, another GenerationError, or what `read_source` raised.
+    `started` is done when the engine starts the job. `images` holds the pictures, or the error:
+    JobCancelled, QueueClosed, another GenerationError, or an error of `read_source`.
 
-    The pixels that a job starts from may take more memory than all else together. So `request`
-    is without them where there is a `read_source`, which the engine thread calls when it takes the
-    job up.
+    The pixels of a source image can take more memory than all the rest of a job. So with a
+    `read_source`, `request` has no pixels: the engine thread calls `read_source` when it starts the
+    job.
 
-    The event loop writes all fields but `breaks`, which only the engine thread touches: how many
-    engines were lost with the job in hand. That thread also reads `cancelled` and `active`:
-    whether the job may take steps now, or waits for its turn between two of them.
+    Only the event loop writes the fields. The engine thread reads `cancelled` and `active`. An
+    active job takes steps; a job that is not active waits for its turn, perhaps between two steps.
 
-    `told` is the last event that the listener was given, `told_end` when the job ends by that,
-    `nearest` the nearest place that it was told, and `after` why it waits again, if it does.
+    `told` is the last event that the listener was given. `told_end` is the finish time that it was
+    told, `nearest` the nearest place in the queue that it was told. `after` says why the job waits
+    again, if it does.
     """
 
     job_id: int
@@ -81,35 +81,35 @@ class Ticket:
         if self.read_source is not None:
             self.request = request.without_pixels()
 
-    def whole_request(self) -> GenerationRequest:
-        """Return the request with the pixels that it starts from.
+    def request_with_pixels(self) -> GenerationRequest:
+        """Return the request with the pixels of its source image.
 
         Raises:
-            Exception: whatever `read_source` raises.
+            Exception: any error of `read_source`.
         """
         if self.read_source is None or self.request.source is None:
             return self.request
         return dataclasses.replace(self.request, source=self.read_source())
 
     @property
-    def left(self) -> Work:
-        """Return what the job still takes."""
+    def remaining(self) -> RemainingWork:
+        """Return the work that is left."""
         request = self.request
         pixels = request.width * request.height / 1e6
         turn = self.turn_ends - self.taken if self.active else None
-        return Work(self.steps - self.taken, self.load, request.count, pixels, turn)
+        return RemainingWork(self.steps - self.taken, self.load, request.count, pixels, turn)
 
     def tell(self, event: Event) -> None:
         """Give the listener an event."""
         self.told = event
         self.listener(event)
 
-    async def taken_up_or_over(self) -> None:
-        """Wait until the engine takes the job up, or it ends without that."""
+    async def started_or_ended(self) -> None:
+        """Wait until the engine starts the job, or the job ends before."""
         over: list[asyncio.Future[Any]] = [self.started, self.images]
         await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
 
     def fail(self, error: Exception) -> None:
-        """End the job without pictures, unless it is over."""
+        """End the job without pictures, unless it has ended."""
         if not self.images.done():
             self.images.set_exception(error)

@@ -21,7 +21,7 @@ from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest
 from ..workers.protocol import EngineLike, I
 from .tickets import JobCancelled, Ticket
-from .turns import SizeTurns
+from .turns import FairSizes
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Worker(Generic[I]):
         self._jobs: dict[Ticket, _Job[I]] = {}
         # Whose images the engine has in hand: one of them did it if it is lost now.
         self._in_call: list[Ticket] = []
-        self._sizes: SizeTurns[tuple[int, int]] = SizeTurns()
+        self._sizes: FairSizes[tuple[int, int]] = FairSizes()
         # Since the last picture. A step proves nothing: decoding may be what breaks, and on a GPU
         # a step is only launched.
         self._losses = 0
@@ -191,7 +191,7 @@ class Worker(Generic[I]):
         new = list[Ticket]()
         idle = not any(ticket.active for ticket in self._jobs) and not self._ready_to_decode()
         if idle and self._inbox.empty() and self._engine is not None:
-            self._engine.rest()
+            self._engine.release_unused()
         while idle or not self._inbox.empty():
             ticket = self._inbox.get()
             idle = False
@@ -243,7 +243,7 @@ class Worker(Generic[I]):
         requests = dict[Ticket, GenerationRequest]()
         for ticket in tickets:
             try:
-                requests[ticket] = ticket.whole_request()
+                requests[ticket] = ticket.request_with_pixels()
             except Exception as error:
                 self._over(ticket, error)
         return requests
@@ -257,7 +257,7 @@ class Worker(Generic[I]):
         if not groups:
             return []
         loads = {size: [ticket.load for ticket in group] for size, group in groups.items()}
-        return groups[self._sizes.next(loads)]
+        return groups[self._sizes.choose(loads)]
 
     def _step(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
         if not tickets:

@@ -160,7 +160,7 @@ class EngineProcess:
         seen: Pixels | None = self._call("preview", image.number)
         return seen
 
-    def rest(self) -> None:
+    def release_unused(self) -> None:
         """Have what was dropped here forgotten there now, without waiting for an answer.
 
         It may be long until the next call, and networks are kept for as long as an image of theirs

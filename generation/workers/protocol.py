@@ -50,8 +50,8 @@ class EngineLike(Protocol[I]):
     def preview(self, image: I) -> Pixels | None:
         """Return a small picture of what an image will be."""
 
-    def rest(self) -> None:
-        """Give back what it needs no more: there may be no call for a long time."""
+    def release_unused(self) -> None:
+        """Release what is no longer needed: there may be no call for a long time."""
 
     def close(self) -> None:
         """End what the engine is doing, if that can be done; any thread may call this."""

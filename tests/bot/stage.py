@@ -200,8 +200,8 @@ class GatedEngine:
     def preview(self, image: Denoising) -> Pixels | None:
         return self._engine.preview(image)
 
-    def rest(self) -> None:
-        self._engine.rest()
+    def release_unused(self) -> None:
+        self._engine.release_unused()
 
     def close(self) -> None:
         self._engine.close()

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from generation.queue.fairness import Share
-from generation.queue.turns import Schedule, SizeTurns
+from generation.queue.turns import FairSizes, Turns
 from generation.timing import Measured, Sizes
 
 DAY = 86_400.0
@@ -116,8 +116,8 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
     Of the jobs whose turn it is those of one size take each step together, and the sizes take
     turns; between two steps some leave or wait for their next turn, and others join.
     """
-    schedule: Schedule[Ask] = Schedule(ROOM)
-    sizes: SizeTurns[int] = SizeTurns()
+    schedule: Turns[Ask] = Turns(ROOM)
+    sizes: FairSizes[int] = FairSizes()
     coming = deque(asks)
     started: dict[int, float] = {}
     served: dict[int, Served] = {}
@@ -135,7 +135,7 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
         for ask in schedule.running:
             of_size.setdefault(ask.pixels, []).append(ask)
         group = of_size[
-            sizes.next({size: [ask.load for ask in these] for size, these in of_size.items()})
+            sizes.choose({size: [ask.load for ask in these] for size, these in of_size.items()})
         ]
         now += _seconds_of_step(group)
         for ask in group:

@@ -66,7 +66,7 @@ class FakeEngine:
     open: bool = False
     rows: int = 2
     calls: list[list[int]] = field(default_factory=list)
-    calls_before_rests: list[int] = field(default_factory=list)
+    calls_before_release: list[int] = field(default_factory=list)
 
     def allow(self, steps: int = 1) -> None:
         self._gate.release(steps)
@@ -117,8 +117,8 @@ class FakeEngine:
     def preview(self, image: FakeImage) -> Pixels | None:
         return gradient()
 
-    def rest(self) -> None:
-        self.calls_before_rests.append(len(self.calls))
+    def release_unused(self) -> None:
+        self.calls_before_release.append(len(self.calls))
 
     def close(self) -> None:
         pass

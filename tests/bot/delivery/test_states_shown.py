@@ -158,7 +158,7 @@ async def test_six_people_in_a_channel_read_no_places_that_contradict_each_other
 async def test_a_step_that_takes_far_too_long_is_said_to_and_the_estimates_go(
     stage: Stage, gate: LoadedByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("generation.queue.outlook._SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("generation.queue.updates._SILENCE_SECONDS", 0.5)
     gate.may_load.release()
     first, second = await ask(stage, 2)
     await all_say(stage, [first], "0 % · taking longer than expected")

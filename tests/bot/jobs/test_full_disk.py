@@ -172,7 +172,7 @@ async def test_a_job_that_cannot_be_recorded_as_begun_leaves_the_engine(
     result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", seed=3)
     await stage.until(lambda: "⚠️" in stage.look(result.response.id).content)
     gate.open()
-    await stage.until(lambda: not stage.bot.service._queue._schedule.running)
+    await stage.until(lambda: not stage.bot.service._queue._turns.running)
     await asyncio.sleep(1)
     assert "⚠️" in stage.look(result.response.id).content
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bot.delivery.pacing import _Channel, _News, _Shown
 from bot.ui import messages, states
 from generation.queue.fairness import Share
-from generation.queue.outlook import Outlook
 from generation.queue.tickets import Ticket
+from generation.queue.updates import JobUpdates
 from generation.timing import Measured
 from generation.values.events import Event, Loading, Progress, Waiting
 from generation.values.pixels import Pixels
@@ -88,14 +88,16 @@ class Line:
     """
 
     def __init__(self, count: int, channel: set[int]) -> None:
-        self.outlook = Outlook()
-        self.outlook.is_ready(Measured(pixels=4096, step_seconds={2: 0.1}, decode_seconds={1: 0.1}))
+        self.updates = JobUpdates()
+        self.updates.engine_ready(
+            Measured(pixels=4096, step_seconds={2: 0.1}, decode_seconds={1: 0.1})
+        )
         # Without times, so that all are told their places.
-        self.outlook.is_silent()
+        self.updates.engine_silent()
         self.channel = _Channel()
         self.messages: dict[int, str] = {}
         self.waiting = [self._ticket(number, number in channel) for number in range(count)]
-        self.outlook.refresh([], self.waiting)
+        self.updates.refresh([], self.waiting)
 
     def _ticket(self, number: int, is_shown: bool) -> Ticket:
         def listener(event: Event) -> None:
@@ -116,7 +118,7 @@ class Line:
     def start(self, count: int) -> None:
         for _ in range(min(count, len(self.waiting))):
             first = self.waiting.pop(0)
-            self.outlook.tell_progress(first, Progress(0, 2))
+            self.updates.tell_progress(first, Progress(0, 2))
 
     def leave(self, place: int) -> None:
         """Have a job end that waits, as the pacer is told."""
@@ -172,7 +174,7 @@ def test_places_in_a_channel_contradict_neither_each_other_nor_what_was_said_bef
                     line.overtake(number)
                 case "show":
                     line.show(number)
-            line.outlook.refresh([], line.waiting)
+            line.updates.refresh([], line.waiting)
             ranks = dict(line.ranks())
             assert list(ranks.values()) == sorted(ranks.values())
             assert all(rank <= before.get(job, rank) for job, rank in ranks.items())

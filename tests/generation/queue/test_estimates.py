@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.queue.estimates import Pace, Work, finish_times
+from generation.queue.estimates import RemainingWork, TimingModel, finish_times
 from generation.queue.turns import TURN_STEPS
 from generation.timing import Measured
 
@@ -24,9 +24,9 @@ MEASURED = Measured(
 )
 
 
-def works(most: int) -> st.SearchStrategy[Work]:
+def works(most: int) -> st.SearchStrategy[RemainingWork]:
     return st.builds(
-        Work,
+        RemainingWork,
         steps=st.integers(1, most),
         load=st.sampled_from([1.0, 2.0, 4.0]),
         images=st.integers(1, 4),
@@ -38,47 +38,47 @@ of_one_turn = works(TURN_STEPS)
 of_any_length = works(200)
 
 
-def work(steps: int, load: float = 1.0, images: int = 1, pixels: float = 1.0) -> Work:
-    return Work(steps, load, images, pixels)
+def work(steps: int, load: float = 1.0, images: int = 1, pixels: float = 1.0) -> RemainingWork:
+    return RemainingWork(steps, load, images, pixels)
 
 
 class TestFinishTimes:
     def test_one_job_takes_its_steps_and_its_decoding(self) -> None:
-        assert finish_times([work(10, 2.0)], [], Pace(MEASURED)) == [10.5]
+        assert finish_times([work(10, 2.0)], [], TimingModel(MEASURED)) == [10.5]
 
     def test_who_waits_comes_after_who_runs(self) -> None:
-        times = finish_times([work(10, 4.0)], [work(5, 2.0)], Pace(MEASURED))
+        times = finish_times([work(10, 4.0)], [work(5, 2.0)], TimingModel(MEASURED))
         assert times == [15.5, 21.0]
 
     def test_two_that_fit_share_their_steps(self) -> None:
-        times = finish_times([work(10), work(4)], [], Pace(MEASURED))
+        times = finish_times([work(10), work(4)], [], TimingModel(MEASURED))
         # Four steps of both, a decoding that the other waits for, and six more.
         assert times == [pytest.approx(4 + 0.5 + 6 + 0.5), 4.5]
 
     def test_a_waiting_one_joins_where_there_is_room_for_it(self) -> None:
-        times = finish_times([work(10, 2.0)], [work(2, 2.0), work(1, 2.0)], Pace(MEASURED))
+        times = finish_times([work(10, 2.0)], [work(2, 2.0), work(1, 2.0)], TimingModel(MEASURED))
         second = 2 * 1.5 + 0.5
         third = second + 1 * 1.5 + 0.5
         assert times == [pytest.approx(third + 7 * 1.0 + 0.5), second, third]
 
     def test_pictures_of_a_job_are_decoded_together(self) -> None:
-        [one] = finish_times([work(1, images=1)], [], Pace(MEASURED))
-        [two] = finish_times([work(1, images=2)], [], Pace(MEASURED))
-        [four] = finish_times([work(1, images=4)], [], Pace(MEASURED))
+        [one] = finish_times([work(1, images=1)], [], TimingModel(MEASURED))
+        [two] = finish_times([work(1, images=2)], [], TimingModel(MEASURED))
+        [four] = finish_times([work(1, images=4)], [], TimingModel(MEASURED))
         assert (one, two, four) == (1.5, 1.75, 2.5)
 
     def test_smaller_pictures_take_less(self) -> None:
-        [small] = finish_times([work(8, load=0.25, pixels=0.25)], [], Pace(MEASURED))
+        [small] = finish_times([work(8, load=0.25, pixels=0.25)], [], TimingModel(MEASURED))
         assert small == 8 * 1.0 + 0.25 * 0.5
 
     def test_nothing_takes_no_time(self) -> None:
-        assert finish_times([], [], Pace(MEASURED)) == []
+        assert finish_times([], [], TimingModel(MEASURED)) == []
 
     def test_who_is_not_done_by_the_end_of_a_turn_waits_behind_all_others(self) -> None:
         times = finish_times(
             [dataclasses.replace(work(50, 4.0), turn=10)],
             [work(40, 4.0), work(5, 4.0)],
-            Pace(MEASURED),
+            TimingModel(MEASURED),
         )
         # Its last ten steps of a turn, thirty of the other long one, and then the short one.
         short = (10 + 30 + 5) * 1.5 + 0.5
@@ -88,31 +88,31 @@ class TestFinishTimes:
 
     def test_a_turn_goes_on_when_nobody_waits(self) -> None:
         running = [dataclasses.replace(work(50, 2.0), turn=turn) for turn in (0, 20)]
-        assert finish_times(running, [], Pace(MEASURED)) == [75.5, 76.0]
+        assert finish_times(running, [], TimingModel(MEASURED)) == [75.5, 76.0]
 
     def test_a_turn_of_a_larger_job_has_fewer_steps(self) -> None:
-        large, small = finish_times([work(20, 16.0)], [work(1, 4.0)], Pace(MEASURED))
+        large, small = finish_times([work(20, 16.0)], [work(1, 4.0)], TimingModel(MEASURED))
         assert small == TURN_STEPS // 4 * 6.0 + 1.5 + 0.5
         assert large > small
 
     @given(st.lists(of_any_length, max_size=3), st.lists(of_any_length, max_size=8))
     def test_nobody_is_done_before_their_own_steps_or_after_everybody_s_one_by_one(
-        self, running: list[Work], waiting: list[Work]
+        self, running: list[RemainingWork], waiting: list[RemainingWork]
     ) -> None:
-        pace = Pace(MEASURED)
+        timing = TimingModel(MEASURED)
         works = [*running, *waiting]
-        times = finish_times(running, waiting, pace)
+        times = finish_times(running, waiting, timing)
         assert len(times) == len(works)
-        longest = sum(each.steps * pace.step(each.load) + pace.decode(each) for each in works)
+        longest = sum(each.steps * timing.step(each.load) + timing.decode(each) for each in works)
         for time, each in zip(times, works, strict=True):
             assert each.steps * 1.0 < time <= longest + 1e-6
 
     @given(st.lists(of_one_turn, max_size=3), st.lists(of_one_turn, max_size=8), of_one_turn)
     def test_one_more_in_the_queue_delays_nobody_before_it_and_hastens_nobody(
-        self, running: list[Work], waiting: list[Work], more: Work
+        self, running: list[RemainingWork], waiting: list[RemainingWork], more: RemainingWork
     ) -> None:
-        before = finish_times(running, waiting, Pace(MEASURED))
-        after = finish_times(running, [*waiting, more], Pace(MEASURED))
+        before = finish_times(running, waiting, TimingModel(MEASURED))
+        after = finish_times(running, [*waiting, more], TimingModel(MEASURED))
         assert len(after) == len(before) + 1
         assert all(time > 0 for time in after)
         # It may take a place that was free, and make the steps of the others longer.
@@ -121,41 +121,47 @@ class TestFinishTimes:
 
     @given(st.lists(of_any_length, min_size=2, max_size=8), st.data())
     def test_among_equals_who_is_ahead_is_done_first(
-        self, ahead: list[Work], data: st.DataObject
+        self, ahead: list[RemainingWork], data: st.DataObject
     ) -> None:
         one = data.draw(of_any_length)
-        times = finish_times([], [*ahead, one, one], Pace(MEASURED))
+        times = finish_times([], [*ahead, one, one], TimingModel(MEASURED))
         assert times[-2] <= times[-1]
 
 
 class TestPace:
     def test_it_starts_with_what_the_engine_measured(self) -> None:
-        pace = Pace(MEASURED)
-        assert [pace.step(load) for load in (0.1, 1.0, 1.5, 2.0, 4.0)] == [1.0, 1.0, 1.0, 1.0, 1.5]
-        assert pace.step(8.0) == 3.0
-        assert pace.capacity == 4.0
+        timing = TimingModel(MEASURED)
+        assert [timing.step(load) for load in (0.1, 1.0, 1.5, 2.0, 4.0)] == [
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+            1.5,
+        ]
+        assert timing.step(8.0) == 3.0
+        assert timing.capacity == 4.0
 
     def test_it_follows_what_steps_really_take(self) -> None:
-        pace = Pace(MEASURED)
+        timing = TimingModel(MEASURED)
         for _ in range(100):
-            pace.saw(2.0, 2.0)
-            pace.saw(4.0, 3.0)
-        assert pace.step(2.0) == pytest.approx(2.0, rel=0.02)
-        assert pace.decode(work(1)) == pytest.approx(1.0, rel=0.02)
+            timing.observe(2.0, 2.0)
+            timing.observe(4.0, 3.0)
+        assert timing.step(2.0) == pytest.approx(2.0, rel=0.02)
+        assert timing.decode(work(1)) == pytest.approx(1.0, rel=0.02)
 
     def test_a_size_that_was_measured_in_a_bad_moment_is_not_slower_than_a_larger_one(self) -> None:
         right = {1: 0.05, 2: 0.05, 4: 0.08, 8: 0.15}
         measured = replace(MEASURED, step_seconds={**right, 2: 0.5})
-        pace = Pace(measured)
-        assert pace.step(2.0) == 0.08
+        timing = TimingModel(measured)
+        assert timing.step(2.0) == 0.08
         for _ in range(400):
-            pace.saw(2.0, 0.05)
-        assert pace.step(8.0) > 0.09
+            timing.observe(2.0, 0.05)
+        assert timing.step(8.0) > 0.09
 
     def test_a_single_pause_changes_little(self) -> None:
-        pace = Pace(MEASURED)
-        pace.saw(2.0, 10_000.0)
-        assert pace.step(2.0) <= 2.0
+        timing = TimingModel(MEASURED)
+        timing.observe(2.0, 10_000.0)
+        assert timing.step(2.0) <= 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +204,8 @@ def test_it_foretells_what_the_schedule_does_within_a_fifth(mix: str, members: i
     served = in_turns(asks)
     order = sorted(asks, key=lambda ask: served[ask.number].started)
     running = list(itertools.takewhile(lambda ask: served[ask.number].started == 0, order))
-    todo = [Work(ask.steps, ask.load, 1, ask.pixels / 1e6) for ask in order]
-    foretold = finish_times(todo[: len(running)], todo[len(running) :], Pace(GPU))
+    todo = [RemainingWork(ask.steps, ask.load, 1, ask.pixels / 1e6) for ask in order]
+    foretold = finish_times(todo[: len(running)], todo[len(running) :], TimingModel(GPU))
     errors = [
         abs(time / served[ask.number].finished - 1)
         for ask, time in zip(order, foretold, strict=True)
@@ -229,10 +235,10 @@ def test_as_many_rows_share_steps_as_pay_and_eight_whatever_was_measured(
 ) -> None:
     measured = dataclasses.replace(MEASURED, step_seconds=step_seconds)
     assert measured.rows == rows
-    assert Pace(measured).capacity == rows * 1.0
+    assert TimingModel(measured).capacity == rows * 1.0
 
 
 def test_what_is_more_than_any_call_takes_the_calls_that_pay() -> None:
-    pace = Pace(dataclasses.replace(MEASURED, step_seconds={2: 1.0, 8: 2.0, 16: 8.0}))
-    assert pace.step(16.0) == pace.step(15.0) == 4.0
-    assert pace.step(32.0) == 8.0
+    timing = TimingModel(dataclasses.replace(MEASURED, step_seconds={2: 1.0, 8: 2.0, 16: 8.0}))
+    assert timing.step(16.0) == timing.step(15.0) == 4.0
+    assert timing.step(32.0) == 8.0

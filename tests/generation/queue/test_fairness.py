@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.queue import fairness
-from generation.queue.fairness import _REMEMBERED, FairOrder, Share, Turns, cost
+from generation.queue.fairness import _REMEMBERED, FairQueue, FlowQueue, Share, cost
 from generation.values.pixels import Pixels
 
 from ...fairness.simulation import Waiting, a_day, in_turns, one_by_one
@@ -45,7 +45,7 @@ def test_a_weight_of_nothing_is_refused() -> None:
 
 
 def test_two_hundred_jobs_of_one_delay_the_first_of_another_by_none_that_waits() -> None:
-    order: FairOrder[str] = FairOrder()
+    order: FairQueue[str] = FairQueue()
     for number in range(200):
         order.add(f"hog {number}", Share("server", "hog"), 1.0)
     assert order.pop() == "hog 0"
@@ -55,7 +55,7 @@ def test_two_hundred_jobs_of_one_delay_the_first_of_another_by_none_that_waits()
 
 
 def test_small_jobs_are_not_stuck_behind_large_ones() -> None:
-    order: FairOrder[str] = FairOrder()
+    order: FairQueue[str] = FairQueue()
     for number in range(5):
         order.add(f"large {number}", Share("server", "large"), 100.0)
         order.add(f"small {number}", Share("server", "small"), 1.0)
@@ -66,7 +66,7 @@ def test_small_jobs_are_not_stuck_behind_large_ones() -> None:
 
 
 def test_who_had_the_engine_alone_owes_nothing_for_it() -> None:
-    order: FairOrder[str] = FairOrder()
+    order: FairQueue[str] = FairQueue()
     for number in range(100):
         order.add(f"alone {number}", Share("server", "alone"), 1.0)
         order.pop()
@@ -78,7 +78,7 @@ def test_who_had_the_engine_alone_owes_nothing_for_it() -> None:
 
 
 def test_who_was_away_has_saved_up_no_claim() -> None:
-    order: FairOrder[str] = FairOrder()
+    order: FairQueue[str] = FairQueue()
     for number in range(50):
         order.add(f"busy {number}", Share("server", "busy"), 1.0)
     for _ in range(40):
@@ -93,7 +93,7 @@ def test_who_was_away_has_saved_up_no_claim() -> None:
 def test_each_job_is_served_once_as_foretold_and_a_member_s_own_in_turn(
     jobs: list[tuple[Share, float]],
 ) -> None:
-    order: FairOrder[int] = FairOrder()
+    order: FairQueue[int] = FairQueue()
     for number, (share, amount) in enumerate(jobs):
         order.add(number, share, amount)
     foretold = list(order)
@@ -114,8 +114,8 @@ def test_each_job_is_served_once_as_foretold_and_a_member_s_own_in_turn(
 def test_withdrawn_jobs_leave_the_order_of_the_others_as_if_they_had_never_come(
     jobs: list[tuple[Share, float, bool]],
 ) -> None:
-    order: FairOrder[int] = FairOrder()
-    without: FairOrder[int] = FairOrder()
+    order: FairQueue[int] = FairQueue()
+    without: FairQueue[int] = FairQueue()
     for number, (share, amount, withdrawn) in enumerate(jobs):
         order.add(number, share, amount)
         if not withdrawn:
@@ -137,7 +137,7 @@ def test_members_who_always_have_something_waiting_get_time_by_weight(
     members: list[tuple[float, float]], turns: int
 ) -> None:
     """The bound of Goyal et al., theorem 1: no two differ by more than a job of each."""
-    order: FairOrder[tuple[int, int]] = FairOrder()
+    order: FairQueue[tuple[int, int]] = FairQueue()
     numbers = itertools.count()
     got = [0.0] * len(members)
 
@@ -159,7 +159,7 @@ def test_members_who_always_have_something_waiting_get_time_by_weight(
 
 
 def test_nobody_starves_however_many_newcomers_there_are() -> None:
-    order: FairOrder[str] = FairOrder()
+    order: FairQueue[str] = FairQueue()
     order.add("patient", Share("server", "patient"), 50.0)
     order.add("hog", Share("server", "hog"), 1.0)
     newcomers: deque[str] = deque(f"newcomer {number}" for number in range(1_000))
@@ -173,7 +173,7 @@ def test_nobody_starves_however_many_newcomers_there_are() -> None:
 
 
 def test_nobody_starves_for_a_second_turn_however_many_newcomers_there_are() -> None:
-    order: FairOrder[str] = FairOrder()
+    order: FairQueue[str] = FairQueue()
     order.add("patient", Share("server", "patient"), 50.0)
     for number in range(10):
         order.add(f"newcomer {number}", Share("server", number), 1.0)
@@ -214,7 +214,7 @@ def test_a_day_of_ten_thousand_members_starves_nobody() -> None:
 
 
 def test_a_server_with_many_members_gets_no_more_turns_for_it() -> None:
-    order: FairOrder[str] = FairOrder()
+    order: FairQueue[str] = FairQueue()
     order.add("a first", Share("a", "first"), 1.0)
     order.add("a first again", Share("a", "first"), 1.0)
     for number in range(3):
@@ -228,9 +228,9 @@ def test_a_server_with_many_members_gets_no_more_turns_for_it() -> None:
 
 
 def test_few_are_remembered_however_many_have_come_and_gone() -> None:
-    turns, order = Turns(), FairOrder[int]()
+    turns, order = FlowQueue(), FairQueue[int]()
     for number in range(5_000):
-        turns.wait(number, number)
+        turns.enqueue(number, number)
         turns.serve(turns.first(), 1.0)
         order.add(number, Share(number % 3, number), 1.0)
         assert order.waiting_of(number) == 1
@@ -246,7 +246,7 @@ def test_what_is_forgotten_has_no_consequences(jobs: list[tuple[Share, float, bo
     def served(remembered: int) -> list[int]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fairness, "_REMEMBERED", remembered)
-            order = FairOrder[int]()
+            order = FairQueue[int]()
             out = []
             for number, (share, amount, serve) in enumerate(jobs):
                 order.add(number, share, amount)
@@ -259,7 +259,7 @@ def test_what_is_forgotten_has_no_consequences(jobs: list[tuple[Share, float, bo
 
 @given(st.lists(st.tuples(shares, st.sampled_from(["add", "pop", "remove"])), max_size=40))
 def test_it_is_known_how_many_of_a_member_wait(acts: list[tuple[Share, str]]) -> None:
-    order = FairOrder[int]()
+    order = FairQueue[int]()
     waiting: dict[int, Share] = {}
     for number, (share, act) in enumerate(acts):
         if act == "add":

@@ -102,7 +102,7 @@ class Once(FakeEngine):
 
 
 @dataclass
-class HangsAtRest(FakeEngine):
+class HangsWhenIdle(FakeEngine):
     made: int = 0
     again: threading.Event = field(default_factory=threading.Event)
 
@@ -112,7 +112,7 @@ class HangsAtRest(FakeEngine):
             self.again.set()
         return super().measured()
 
-    def rest(self) -> None:
+    def release_unused(self) -> None:
         if self.made == 1:
             raise EngineLost("The engine is lost: it did not answer for 5 s.")
 
@@ -130,7 +130,7 @@ class TestLoadingAgain:
         assert engine.made == 4
 
     async def test_an_engine_that_hangs_while_nobody_waits_is_replaced_at_once(self) -> None:
-        engine = HangsAtRest(open=True)
+        engine = HangsWhenIdle(open=True)
         async with GenerationQueue(lambda: engine, limit=9) as queue:
             assert await asyncio.to_thread(engine.again.wait, PATIENCE)
             assert await seeds_of(Stage(queue, engine).submit(7)) == [7]

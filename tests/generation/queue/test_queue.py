@@ -16,7 +16,7 @@ from generation.engine.engine import Engine
 from generation.errors import EngineFailed, GenerationError, InvalidRequest, ModelError, QueueFull
 from generation.queue import queue as queue_module
 from generation.queue import worker
-from generation.queue.fairness import FairOrder
+from generation.queue.fairness import FairQueue
 from generation.queue.queue import GenerationQueue
 from generation.queue.tickets import JobCancelled, QueueClosed, Ticket
 from generation.values.events import Event, Loading, Progress, Waiting
@@ -72,21 +72,21 @@ class TestOrder:
         for ticket in tickets:
             await seeds_of(ticket)
         async with asyncio.timeout(PATIENCE):
-            while 6 not in stage.engine.calls_before_rests:  # noqa: ASYNC110 -- it tells nobody
+            while 6 not in stage.engine.calls_before_release:  # noqa: ASYNC110 -- it tells nobody
                 await asyncio.sleep(0.001)
         # Before each job it may have rested as well, until it was handed over.
-        assert set(stage.engine.calls_before_rests) <= {0, 3, 6}
+        assert set(stage.engine.calls_before_release) <= {0, 3, 6}
 
     async def test_a_job_has_started_when_the_engine_takes_it_up(self, stage: Stage) -> None:
         first, second = stage.submit(1), stage.submit(2)
         async with asyncio.timeout(PATIENCE):
-            await first.taken_up_or_over()
+            await first.started_or_ended()
         assert first.started.done()
         assert not first.images.done()
         assert not second.started.done()
         stage.engine.allow(2)
         async with asyncio.timeout(PATIENCE):
-            await second.taken_up_or_over()
+            await second.started_or_ended()
         assert first.images.done()
         assert second.started.done()
 
@@ -95,7 +95,7 @@ class TestOrder:
         waiting = stage.submit(2)
         assert stage.queue.cancel(2)
         async with asyncio.timeout(PATIENCE):
-            await waiting.taken_up_or_over()
+            await waiting.started_or_ended()
         assert not waiting.started.done()
 
     async def test_listeners_are_called_on_the_thread_of_the_event_loop(self, stage: Stage) -> None:
@@ -121,13 +121,13 @@ class TestOrder:
 def orders(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many jobs were waiting at each time that the fair order was worked out."""
     lengths: list[int] = []
-    in_order = FairOrder.__iter__
+    in_order = FairQueue.__iter__
 
-    def counted(order: FairOrder[Ticket]) -> Iterator[Ticket]:
+    def counted(order: FairQueue[Ticket]) -> Iterator[Ticket]:
         lengths.append(len(order))
         return in_order(order)
 
-    monkeypatch.setattr(FairOrder, "__iter__", counted)
+    monkeypatch.setattr(FairQueue, "__iter__", counted)
     return lengths
 
 

@@ -154,7 +154,7 @@ class TestCancellingOneOfSeveral:
             stage.engine.let_go()
             assert isinstance(await failure_of(ticket), JobCancelled)
             assert await seeds_of(first) == [1]
-            assert stage.queue._schedule.running == []
+            assert stage.queue._turns.running == []
 
     async def test_one_that_waits_between_two_turns_ends_at_once_and_lets_go(self) -> None:
         async with a_stage(FakeEngine(rows=2)) as stage:
@@ -462,7 +462,7 @@ async def play(plan: list[Act]) -> None:
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(ticket.images for ticket in tickets), return_exceptions=True)
         async with asyncio.timeout(PATIENCE):
-            while stage.queue._schedule.running:  # noqa: ASYNC110 -- the queue tells nobody
+            while stage.queue._turns.running:  # noqa: ASYNC110 -- the queue tells nobody
                 await asyncio.sleep(0.001)
         assert stage.queue.waiting == 0
         for number, ticket in enumerate(tickets):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.queue.fairness import Share
-from generation.queue.turns import TURN_STEPS, Schedule, turn_steps
+from generation.queue.turns import TURN_STEPS, Turns, turn_steps
 
 from ...fairness.simulation import MEASURED, ROOM, Ask, in_turns
 
@@ -32,14 +32,14 @@ ROWS = job(rows=1).load
 TURN = TURN_STEPS * MEASURED.step_seconds[8] + 4 * MEASURED.decode_seconds[1]
 
 
-def started(schedule: Schedule[Ask], rows: float | None) -> list[Ask]:
+def started(schedule: Turns[Ask], rows: float | None) -> list[Ask]:
     """Return the jobs that start when there is room for so many rows."""
-    schedule.room = None if rows is None else rows * ROWS
+    schedule.capacity = None if rows is None else rows * ROWS
     return list(iter(schedule.start, None))
 
 
-def schedule_of(*jobs: Ask) -> Schedule[Ask]:
-    schedule: Schedule[Ask] = Schedule()
+def schedule_of(*jobs: Ask) -> Turns[Ask]:
+    schedule: Turns[Ask] = Turns()
     for each in jobs:
         schedule.add(each)
     return schedule
@@ -138,7 +138,7 @@ class TestTurns:
 
     def test_a_member_is_charged_for_no_more_than_the_turn(self) -> None:
         """Or who asks for something large would wait for four turns of others for each."""
-        schedule = Schedule[Ask](ROOM)
+        schedule = Turns[Ask](ROOM)
         huge, long = large(steps=150), [job("long", steps=150, rows=8) for _ in range(9)]
         for each in (huge, *long):
             schedule.add(each)
@@ -186,9 +186,9 @@ class TestAfterABreak:
         jobs = [job(str(number)) for number in range(5)]
         schedule = schedule_of(*jobs)
         assert started(schedule, 8) == jobs[:4]
-        schedule.start_over(jobs[2], alone=False)
-        schedule.start_over(jobs[0], alone=True)
-        schedule.start_over(jobs[1], alone=True)
+        schedule.restart(jobs[2], alone=False)
+        schedule.restart(jobs[0], alone=True)
+        schedule.restart(jobs[1], alone=True)
         assert list(schedule.ordered()) == [jobs[0], jobs[1], jobs[2], jobs[4]]
         assert started(schedule, 8) == []
         schedule.remove(jobs[3])
@@ -201,7 +201,7 @@ class TestAfterABreak:
         suspect, other = job("suspect", steps=100), job("other")
         schedule = schedule_of(suspect, other)
         started(schedule, 2)
-        schedule.start_over(suspect, alone=True)
+        schedule.restart(suspect, alone=True)
         assert started(schedule, 8) == [suspect]
         suspect.taken = 60
         assert not schedule.end_turn(suspect)
@@ -211,7 +211,7 @@ class TestAfterABreak:
         long, suspect = job("long", steps=100), job("suspect")
         schedule = schedule_of(long, suspect)
         assert started(schedule, 8) == [long, suspect]
-        schedule.start_over(suspect, alone=True)
+        schedule.restart(suspect, alone=True)
         long.taken = TURN_STEPS
         assert schedule.end_turn(long)
         assert started(schedule, 8) == [suspect]
@@ -221,7 +221,7 @@ class Plan:
     """A schedule at the mercy of chance."""
 
     def __init__(self, chance: random.Random) -> None:
-        self.schedule: Schedule[Ask] = Schedule()
+        self.schedule: Turns[Ask] = Turns()
         self.alive: set[Ask] = set()
         self.chance = chance
         self.room = chance.choice([None, 2, 8])
@@ -261,7 +261,7 @@ class Plan:
         alone = self.chance.random() < 0.5
         for each in self.schedule.running:
             each.taken = 0
-            self.schedule.start_over(each, alone=alone)
+            self.schedule.restart(each, alone=alone)
 
 
 @settings(max_examples=60)

@@ -117,12 +117,12 @@ def test_having_images_forgotten_by_an_engine_that_stopped_never_blocks() -> Non
         [images] = engine.begin([a_request()])
         stop(engine)
         # With nothing to forget nothing is sent; with much, it is more than the pipe takes.
-        engine.rest()
+        engine.release_unused()
         del images
         gc.collect()
         engine._dropped.extend(range(300_000))
         with lost_in_time(engine):
-            engine.rest()
+            engine.release_unused()
 
 
 def test_a_stopped_engine_is_closed_without_waiting_for_it() -> None:

@@ -199,7 +199,7 @@ def test_what_a_process_that_has_ended_cannot_forget_is_left_to_the_next_call() 
         engine.close()
         engine.join()
         del images
-        engine.rest()
+        engine.release_unused()
         with pytest.raises(EngineLost):
             begin(engine, a_request())
 

@@ -1,0 +1,142 @@
+"""Tells each job what changed for it: model loading, place in the queue, progress, estimates."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ..timing import Measured
+from ..values.events import Loading, Progress, Waiting
+from .estimates import TimingModel, finish_times
+from .tickets import Ticket
+
+# An estimate is told again when it is wrong by this part of the remaining time.
+_ESTIMATE_CHANGE: Final = 0.2
+# The engine counts as silent after so many times the expected duration of its call, but never
+# sooner than after so many seconds.
+_SILENCE_RATIO: Final = 5.0
+_SILENCE_SECONDS: Final = 4.0
+
+
+class JobUpdates:
+    """Works out places and finish times, and sends each job the events that are new to it.
+
+    No finish time is told while the engine is lost or silent.
+    """
+
+    def __init__(self) -> None:
+        self._timing: TimingModel | None = None
+        self._was_lost = False
+        self._is_silent = False
+        self._ends: dict[Ticket, float] = {}
+
+    def engine_ready(self, measured: Measured) -> float:
+        """Note that an engine is loaded; return its capacity, the load of a full call."""
+        self._timing = TimingModel(measured)
+        self._is_silent = False
+        return self._timing.capacity
+
+    def engine_lost(self) -> None:
+        """Note that there is no engine until the next one is loaded."""
+        self._timing = None
+        self._ends = {}
+        self._was_lost = True
+
+    def engine_silent(self) -> None:
+        """Note that the engine does not answer, so that all estimates are wrong."""
+        self._is_silent = True
+        self._ends = {}
+
+    def engine_answered(self) -> bool:
+        """Note that the engine answered; return whether it was silent before."""
+        was_silent, self._is_silent = self._is_silent, False
+        return was_silent
+
+    def observe_step(self, load: float, seconds: float) -> None:
+        """Learn how long a step of `load` took."""
+        if self._timing is not None and load:
+            self._timing.observe(load, seconds)
+
+    def silence_limit(self, running: Sequence[Ticket]) -> float | None:
+        """Return after how many seconds the engine counts as silent; None if it has no work."""
+        if self._timing is None or not running:
+            return None
+        step = self._timing.step(sum(ticket.load for ticket in running))
+        decoding = sum(self._timing.decode(ticket.remaining) for ticket in running)
+        return max(_SILENCE_SECONDS, _SILENCE_RATIO * (step + decoding))
+
+    def refresh(self, running: Sequence[Ticket], waiting: Sequence[Ticket]) -> None:
+        """Work out places and times again, and tell the changes; `waiting` is in order."""
+        if self._timing is None:
+            self.tell_loading([*running, *waiting])
+            return
+        self._estimate(self._timing, running, waiting)
+        for position, ticket in enumerate(waiting, start=1):
+            if not ticket.taken:
+                self._tell_place(ticket, position)
+        for ticket in (*running, *waiting):
+            self._tell_silence(ticket)
+
+    def tell_loading(self, tickets: Iterable[Ticket]) -> None:
+        """Tell jobs that the model is being loaded, if so and unless they were told before."""
+        if self._timing is not None:
+            return
+        for ticket in tickets:
+            if self._was_lost and ticket.after == "bot":
+                # The restart of the bot is old news by now.
+                ticket.after = None
+            loading = Loading("engine" if self._was_lost else ticket.after)
+            if ticket.told != loading:
+                ticket.nearest = None
+                ticket.tell(loading)
+
+    def tell_progress(self, ticket: Ticket, progress: Progress) -> None:
+        """Tell a job its progress, with an estimate."""
+        ticket.after = None
+        ticket.tell(dataclasses.replace(progress, seconds=self._seconds(ticket)))
+
+    def _tell_place(self, ticket: Ticket, position: int) -> None:
+        told = ticket.told
+        is_same = isinstance(told, Waiting) and told.position == position
+        if is_same and not self._is_estimate_changed(ticket):
+            return
+        ticket.nearest = min(position, ticket.nearest or position)
+        ticket.told_end = self._ends.get(ticket)
+        ticket.tell(Waiting(position, self._seconds(ticket), ticket.nearest, ticket.after))
+
+    def _tell_silence(self, ticket: Ticket) -> None:
+        """Tell a started job that it is late, or no longer late."""
+        told = ticket.told
+        if isinstance(told, Progress) and told.late != self._is_silent:
+            seconds = self._seconds(ticket)
+            ticket.tell(Progress(told.step, told.steps, seconds, late=self._is_silent))
+
+    def _is_estimate_changed(self, ticket: Ticket) -> bool:
+        """Return whether the job now ends noticeably sooner or later than it was told."""
+        end = self._ends.get(ticket)
+        if end is None or ticket.told_end is None:
+            return end is not ticket.told_end
+        return abs(end - ticket.told_end) > max(1.0, _ESTIMATE_CHANGE * (end - time.monotonic()))
+
+    def _estimate(
+        self, timing: TimingModel, running: Sequence[Ticket], waiting: Sequence[Ticket]
+    ) -> None:
+        if self._is_silent:
+            return
+        times = finish_times(
+            [ticket.remaining for ticket in running],
+            [ticket.remaining for ticket in waiting],
+            timing,
+        )
+        now = time.monotonic()
+        self._ends = {
+            ticket: now + seconds
+            for ticket, seconds in zip([*running, *waiting], times, strict=True)
+        }
+
+    def _seconds(self, ticket: Ticket) -> float | None:
+        """Return the estimated seconds until the job is done; None without an estimate."""
+        end = self._ends.get(ticket)
+        return None if end is None else max(0.0, end - time.monotonic())
