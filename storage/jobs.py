@@ -19,8 +19,8 @@ from .deletion import erasing, stripping
 from .errors import DatabaseDamaged, JobUnreadable, SourceGone, StorageError
 from .pictures import keeping
 from .pictures.files import PictureFiles
-from .queries import UNFINISHED
-from .records import HistoryEntry, Job, JobKind, JobStatus, NewJob, Removal, Row, StoredImage
+from .records import HistoryEntry, Job, JobKind, NewJob, Removal, Row, StoredImage
+from .states import JobStatus
 from .upkeep import sweeping
 from .upkeep.eraser import Eraser
 
@@ -32,10 +32,8 @@ __all__ = ["HistoryEntry", "Job", "JobKind", "JobStatus", "JobStore", "NewJob", 
 class JobStore:
     """Jobs and images; what a method has returned from is on disk.
 
-    A job moves queued -> running -> generated -> delivered, or to failed or cancelled, and from
-    running back to queued where the bot is stopped. A move
-    that does not start where the job stands changes nothing and returns False; so does every
-    move of a deleted job.
+    A job moves from state to state as `storage.states.MOVES` allows. Any other move changes
+    nothing and returns False; so does every move of a deleted job.
 
     Every method raises StorageError when the disk or the database fails.
     """
@@ -168,7 +166,7 @@ class JobStore:
             if not is_running:
                 return False
             queries.insert_images(db, self._pictures, job_id, images)
-            return queries.move(db, job_id, origins=(JobStatus.RUNNING,), to=JobStatus.GENERATED)
+            return queries.move(db, job_id, to=JobStatus.GENERATED)
 
         return await self._db.run_both(announce, store)
 
@@ -178,7 +176,6 @@ class JobStore:
             lambda db: queries.move(
                 db,
                 job_id,
-                origins=(JobStatus.GENERATED,),
                 to=JobStatus.DELIVERED,
                 message_id=message_id,
             )
@@ -193,7 +190,7 @@ class JobStore:
         await self._remove_files()
         return moved
 
-    async def tell_later(self, job_id: int, error: str) -> None:
+    async def set_error(self, job_id: int, error: str) -> None:
         """Keep why an unfinished job came to nothing, which nobody could be told yet.
 
         Its status stays. A generated job keeps no reason: its pictures are delivered later.
@@ -376,5 +373,5 @@ def _without_source(row: Row | None) -> Job | None:
 
 
 def _fail(db: sqlite_utils.Database, job_id: int, error: str) -> bool:
-    moved = queries.move(db, job_id, origins=UNFINISHED, to=JobStatus.FAILED, error=error)
+    moved = queries.move(db, job_id, to=JobStatus.FAILED, error=error)
     return moved and erasing.release_source(db, job_id)

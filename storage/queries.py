@@ -24,11 +24,11 @@ from . import records, search
 from .errors import JobUnreadable, PictureDamaged
 from .pictures import keeping
 from .pictures.files import NewFile, PictureFiles, from_png
-from .records import HistoryEntry, Job, JobStatus, NewJob, Row, StoredImage
+from .records import HistoryEntry, Job, NewJob, Row, StoredImage
+from .states import PENDING, UNFINISHED, JobStatus, origins
 
 log = logging.getLogger(__name__)
 
-UNFINISHED: Final = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED)
 # The largest number that SQLite takes: a person may type a longer one.
 ID_MAX: Final = 2**63 - 1
 # Nobody can send an id that Discord did not get from the bot, so a token has to be unlike those of
@@ -121,11 +121,10 @@ def move(
     db: sqlite_utils.Database,
     job_id: int,
     *,
-    origins: Sequence[JobStatus],
     to: JobStatus,
     **values: Any,
 ) -> bool:
-    """Give a job another status, and columns other values, if it stands in one of `origins`.
+    """Move a job to another state, and give columns other values, where `MOVES` allows that.
 
     Returns False, and changes nothing, for any other job.
     """
@@ -135,7 +134,7 @@ def move(
         db,
         f"""
         UPDATE jobs SET {assignments}
-        WHERE id = :id AND status IN ({_quoted(origins)})
+        WHERE id = :id AND status IN ({_quoted(origins(to))})
         """,  # noqa: S608 -- names of columns and statuses come from this program
         {**columns, "id": job_id},
     )
@@ -147,7 +146,7 @@ def start(db: sqlite_utils.Database, job_id: int) -> bool:
         db,
         f"""
         UPDATE jobs SET status = 'running', attempts = attempts + 1
-        WHERE id = ? AND status IN ({_quoted((JobStatus.QUEUED, JobStatus.RUNNING))})
+        WHERE id = ? AND status IN ({_quoted(origins(JobStatus.RUNNING))})
         """,  # noqa: S608 -- the statuses come from this program
         (job_id,),
     )
@@ -248,7 +247,7 @@ def unremoved_rows(db: sqlite_utils.Database) -> list[Row]:
 def set_error(db: sqlite_utils.Database, job_id: int, error: str) -> None:
     """Remember why a job without pictures failed, until it is called failed."""
     db.execute(
-        "UPDATE jobs SET error = ? WHERE id = ? AND status IN ('queued', 'running')",
+        f"UPDATE jobs SET error = ? WHERE id = ? AND status IN ({_quoted(PENDING)})",  # noqa: S608
         (error, job_id),
     )
 

@@ -17,17 +17,7 @@ from generation.values.recipe import Recipe
 from generation.values.request import SIZE_MIN, GenerationRequest
 
 from .errors import JobUnreadable
-
-
-class JobStatus(enum.StrEnum):
-    """Where a job stands; it moves forward only, and the last three are final."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    GENERATED = "generated"
-    DELIVERED = "delivered"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+from .states import JobStatus
 
 
 class Remover(enum.StrEnum):

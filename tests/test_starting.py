@@ -15,7 +15,7 @@ import pytest
 from bot.cli.run import CONFIG_FAULT
 from generation.catalog.locate import starter_folder
 from storage.opening import DATABASE_NAME, open_storage
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from .rig import BotProcess, Discord
 from .running import imagine_bot

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import discord
 from discord.ext import commands
 
-from storage.records import Job, JobStatus
+from storage.records import Job
+from storage.states import JobStatus
 
 from ..delivery.codes import FAULTS
 from ..errors import USER_ERRORS, sentence

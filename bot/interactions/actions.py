@@ -11,7 +11,8 @@ import discord
 from PIL import Image
 
 from storage.errors import PictureMissing
-from storage.records import HistoryEntry, Job, JobKind, JobStatus, NewJob, StoredImage
+from storage.records import HistoryEntry, Job, JobKind, NewJob, StoredImage
+from storage.states import UNFINISHED, JobStatus
 
 from ..delivery.presence import is_gone
 from ..errors import MissingInput, NotVisible
@@ -160,7 +161,7 @@ class Actions:
 
     async def pictures_of(self, job: Job) -> int:
         """Return how many pictures a job has that is not under way."""
-        if job.status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED):
+        if job.status in UNFINISHED:
             return 0
         return len(await self._bot.service.jobs.images(job.id))
 

@@ -25,7 +25,8 @@ from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 from storage.errors import PASSING, UNWRITABLE, PictureMissing, StorageError
 from storage.jobs import JobStore
-from storage.records import Job, JobStatus, NewJob, Removal, Remover
+from storage.records import Job, NewJob, Removal, Remover
+from storage.states import PENDING, JobStatus
 
 from ..errors import sentence
 from .courier import Courier, MessageGone, Picture, Unanswered, Undeliverable
@@ -197,7 +198,7 @@ class ImagineService:
 
     async def _cancel_or_remove(self, job: Job, by: Removal | None) -> None:
         if (
-            job.status in (JobStatus.QUEUED, JobStatus.RUNNING)
+            job.status in PENDING
             and await self.jobs.cancel(job.id, by)
             # Not if its pictures were finished just now: then they have to go as well.
             and self._queue.cancel(job.id)
@@ -519,7 +520,7 @@ class ImagineService:
             await self._courier.apologise(job, await self._message_of(job), text)
         except Unanswered:
             log.warning("Job %s failed, and the next start says so: no answer", job.id)
-            await self._disk.retry(lambda: self.jobs.tell_later(job.id, text))
+            await self._disk.retry(lambda: self.jobs.set_error(job.id, text))
             return
         except (MessageGone, Undeliverable) as gone:
             log.info("Job %s failed and nobody can be told: %s", job.id, gone)

@@ -24,8 +24,9 @@ import sqlite_utils
 
 from .. import queries
 from ..errors import StorageError
-from ..records import FORGOTTEN, UNSTRIPPED, JobStatus, Removal
+from ..records import FORGOTTEN, UNSTRIPPED, Removal
 from ..sqlite.threads import transaction
+from ..states import JobStatus
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,6 @@ def cancel(db: sqlite_utils.Database, job_id: int, by: Removal | None) -> bool:
     moved = queries.move(
         db,
         job_id,
-        origins=queries.UNFINISHED,
         to=JobStatus.CANCELLED,
         ended_by=who["kind"],
         ended_by_id=who["person"],

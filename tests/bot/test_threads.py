@@ -3,7 +3,7 @@ from __future__ import annotations
 import discord
 import pytest
 
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from .stage import GatedEngine, Stage, pictures
 

@@ -14,7 +14,8 @@ from storage import queries
 from storage.database import open_readonly
 from storage.opening import DATABASE_NAME, PICTURES_NAME
 from storage.pictures.files import PictureFiles
-from storage.records import Job, JobStatus
+from storage.records import Job
+from storage.states import JobStatus
 
 from ..rig import Asked, MessageView
 from ..running import Reference, finished, shown

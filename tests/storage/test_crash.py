@@ -12,10 +12,11 @@ from generation.images.png import to_png as to_png_with_recipe
 from generation.values.recipe import GeneratedImage
 from storage.deletion import erasing
 from storage.errors import DiskFull
-from storage.jobs import Job, JobStatus, JobStore
+from storage.jobs import Job, JobStore
 from storage.opening import open_storage
 from storage.pictures.checking import compare
 from storage.pictures.files import PictureFiles
+from storage.states import JobStatus
 
 from .samples import finished, new_job, pixels, recipe, request
 

@@ -7,8 +7,9 @@ import pytest
 
 from storage.errors import DiskFull, FolderUnusable
 from storage.folder.space import Space, free_bytes
-from storage.jobs import JobStatus, JobStore
+from storage.jobs import JobStore
 from storage.opening import open_storage
+from storage.states import JobStatus
 
 from .disks import fill, small_disk
 from .samples import finished, new_job, request

@@ -19,9 +19,10 @@ from storage.errors import (
     SourceGone,
     StorageError,
 )
-from storage.jobs import Job, JobKind, JobStatus, JobStore
+from storage.jobs import Job, JobKind, JobStore
 from storage.opening import open_storage
 from storage.records import request_from_json, request_to_json
+from storage.states import JobStatus
 
 from .samples import finished, new_job, pixels, request
 
@@ -163,7 +164,7 @@ async def test_a_sentence_for_later_changes_no_status_and_waits_for_no_pictures(
     over = await store.add(new_job())
     assert await store.cancel(over.id)
     for job in (untold, made, over):
-        await store.tell_later(job.id, "It broke.")
+        await store.set_error(job.id, "It broke.")
     found = [await store.record(job.id) for job in (untold, made, over)]
     assert [(job.status, job.error) for job in found if job] == [
         (JobStatus.QUEUED, "It broke."),

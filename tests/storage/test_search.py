@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.jobs import HistoryEntry, JobKind, JobStatus, JobStore
+from storage.jobs import HistoryEntry, JobKind, JobStore
 from storage.opening import open_storage
 from storage.search import words_query
+from storage.states import JobStatus
 
 from .samples import finished, new_job, request
 

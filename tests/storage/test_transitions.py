@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from storage.jobs import JobStatus, JobStore
+from storage.jobs import JobStore
 from storage.opening import open_storage
+from storage.states import JobStatus
 
 from .samples import finished, new_job, request
 

@@ -4,7 +4,8 @@ import discord
 import pytest
 
 from generation.images.png import read_png
-from storage.records import JobKind, JobStatus
+from storage.records import JobKind
+from storage.states import JobStatus
 
 from ...generation.examples import EDGE
 from ..stage import GatedEngine, Stage, deeds, pictures

@@ -14,7 +14,7 @@ from simcord.components import walk_components
 from bot.client import create_bot
 from bot.ui.views import finished_view
 from generation.images.png import read_origin
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from ..stage import Stage, buttons, deeds, pictures
 from ..ui.test_messages import JOB

@@ -23,7 +23,8 @@ from bot.requests.options import RequestOptions
 from storage.database import Database
 from storage.errors import DatabaseBusy, DiskFull, StorageError
 from storage.jobs import JobStore
-from storage.records import Job, JobKind, JobStatus, NewJob, Removal, Remover
+from storage.records import Job, JobKind, NewJob, Removal, Remover
+from storage.states import JobStatus
 
 from ..stage import GatedEngine, Person, Stage, deeds, pictures
 

@@ -18,7 +18,7 @@ from bot.delivery import courier
 from bot.delivery.codes import TABLE, Course, Garbled, Refusal, refusal_of, understood
 from bot.delivery.retry import InvalidRequests, Place, Retry
 from bot.jobs.courier import MessageGone, Unanswered, Undeliverable
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from ..stage import GatedEngine, Stage, pictures
 

@@ -16,7 +16,7 @@ from bot.memory import PictureMemory
 from bot.ui.attachments import Attachment, is_finished
 from generation.images.png import read_png
 from generation.values.recipe import GeneratedImage
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from ..stage import Stage
 

@@ -14,7 +14,8 @@ from bot.delivery import codes
 from bot.delivery import courier as courier_module
 from generation.values.events import Progress
 from generation.values.pixels import Pixels
-from storage.records import Job, JobStatus
+from storage.records import Job
+from storage.states import JobStatus
 
 from ..stage import GatedEngine, Stage, pictures
 

@@ -10,7 +10,7 @@ from bot.client import MakeEngine
 from generation.engine.engine import Denoising, Engine
 from generation.errors import ModelError
 from generation.values.recipe import GeneratedImage
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from ..stage import GatedEngine, Stage, deeds
 

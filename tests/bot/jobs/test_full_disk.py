@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from bot.config import Settings
-from bot.jobs import disk as room_module
-from bot.jobs.disk import Room
+from bot.jobs import disk as disk_module
+from bot.jobs.disk import DiskGuard
 from generation.images.png import read_png
 from storage.errors import DatabaseUnusable, DiskFull
 from storage.folder.space import Space, free_bytes
 from storage.jobs import JobStore
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from ...storage.disks import fill, small_disk
 from ..stage import GatedEngine, Stage
@@ -130,7 +130,7 @@ async def test_what_waits_for_room_when_the_bot_stops_is_delivered_by_the_next_s
 async def test_what_was_too_much_to_hold_is_made_again_when_there_is_room(
     stage: Stage, gate: GatedEngine, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room_module, "_HELD_MAX", 0)
+    monkeypatch.setattr(disk_module, "_HELD_MAX", 0)
     result = await one_at_work(stage, gate)
     ballast = fill(disk)
     gate.open()
@@ -210,8 +210,8 @@ def refusing(tmp_path: Path) -> Callable[[], Awaitable[None]]:
 async def test_more_pictures_than_memory_should_hold_are_not_waited_with(
     tmp_path: Path, refusing: Callable[[], Awaitable[None]]
 ) -> None:
-    room = Room(Space(tmp_path, 0))
-    first = asyncio.ensure_future(room.insist(refusing, held=300 * MB))
+    guard = DiskGuard(Space(tmp_path, 0))
+    first = asyncio.ensure_future(guard.retry(refusing, held=300 * MB))
     await asyncio.sleep(0.05)
     told = []
 
@@ -219,13 +219,13 @@ async def test_more_pictures_than_memory_should_hold_are_not_waited_with(
         told.append("it waits")
 
     with pytest.raises(DiskFull):
-        await room.insist(refusing, held=300 * MB, on_wait=tell)
+        await guard.retry(refusing, held=300 * MB, on_wait=tell)
     assert told == ["it waits"]
-    second = asyncio.ensure_future(room.insist(refusing, held=200 * MB))
+    second = asyncio.ensure_future(guard.retry(refusing, held=200 * MB))
     await asyncio.sleep(0.05)
     assert not first.done()
     assert not second.done()
-    room.close()
+    guard.close()
     for waiting in (first, second):
         with pytest.raises(DiskFull):
             await asyncio.wait_for(waiting, 5)
@@ -235,6 +235,6 @@ async def test_a_reserve_of_nothing_is_always_free(tmp_path: Path) -> None:
     async def write() -> str:
         return "accepted"
 
-    assert await Room(Space(tmp_path, 0)).admit(write) == "accepted"
+    assert await DiskGuard(Space(tmp_path, 0)).admit(write) == "accepted"
     with pytest.raises(DiskFull):
-        await Room(Space(tmp_path, 2 * free_bytes(tmp_path))).admit(write)
+        await DiskGuard(Space(tmp_path, 2 * free_bytes(tmp_path))).admit(write)

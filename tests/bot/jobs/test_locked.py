@@ -11,7 +11,7 @@ import pytest
 
 from bot import client
 from storage.errors import DatabaseUnusable
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from ..stage import GatedEngine, Stage, pictures
 

@@ -14,7 +14,7 @@ from bot.jobs import service
 from generation.images.png import read_png
 from generation.queue.queue import GenerationQueue
 from generation.values.request import GenerationRequest
-from storage.records import JobStatus
+from storage.states import JobStatus
 
 from ..stage import GatedEngine, Stage, pictures
 

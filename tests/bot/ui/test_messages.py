@@ -15,7 +15,8 @@ from generation.values.events import Progress, Waiting
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import PROMPT_LENGTH, SEED_MAX, GenerationRequest
-from storage.records import HistoryEntry, Job, JobKind, JobStatus
+from storage.records import HistoryEntry, Job, JobKind
+from storage.states import JobStatus
 
 REQUEST = GenerationRequest(
     prompt="owl", seed=7, width=64, height=64, steps=25, guidance_scale=4.0, scheduler="lms"

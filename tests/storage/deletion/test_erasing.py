@@ -20,11 +20,12 @@ from storage.archive import Archive
 from storage.database import open_readonly
 from storage.deletion import erasing, stripping
 from storage.errors import DiskFull, FolderUnusable, PictureMissing
-from storage.jobs import Job, JobStatus, JobStore
+from storage.jobs import Job, JobStore
 from storage.opening import DATABASE_NAME, open_storage
 from storage.pictures.files import PictureFiles, to_png
 from storage.records import JobKind, Removal, Remover, recipe_to_json, request_to_json
 from storage.sqlite import migrations
+from storage.states import JobStatus
 from storage.upkeep import eraser
 
 from ..samples import new_job, pixels, recipe, request

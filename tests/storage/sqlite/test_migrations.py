@@ -10,9 +10,9 @@ import sqlite_utils
 
 from storage.database import Database, open_readonly
 from storage.errors import DatabaseUnusable
-from storage.jobs import JobStatus
 from storage.opening import DATABASE_NAME, open_storage
 from storage.sqlite import migrations
+from storage.states import JobStatus
 
 # What each version wrote into the tables that it brought. It is never edited, as the
 # versions are not; a later version adds its own.

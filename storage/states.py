@@ -1,0 +1,46 @@
+"""The states of a job and the moves between them: the one table that storage and bot share."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+
+class JobStatus(enum.StrEnum):
+    """The state of a job; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    GENERATED = "generated"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+MOVES: Final[Mapping[JobStatus, tuple[JobStatus, ...]]] = {
+    JobStatus.QUEUED: (JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED),
+    # Running again is one more attempt; queued again is an attempt that the bot's end cut short.
+    JobStatus.RUNNING: (
+        JobStatus.QUEUED,
+        JobStatus.RUNNING,
+        JobStatus.GENERATED,
+        JobStatus.FAILED,
+        JobStatus.CANCELLED,
+    ),
+    JobStatus.GENERATED: (JobStatus.DELIVERED, JobStatus.FAILED, JobStatus.CANCELLED),
+    JobStatus.DELIVERED: (),
+    JobStatus.FAILED: (),
+    JobStatus.CANCELLED: (),
+}
+"""Where a job may move from each state."""
+
+UNFINISHED: Final = tuple(status for status, moves in MOVES.items() if moves)
+"""The states that a job can leave."""
+PENDING: Final = (JobStatus.QUEUED, JobStatus.RUNNING)
+"""The states of a job whose pictures are not made yet."""
+
+
+def origins(target: JobStatus) -> tuple[JobStatus, ...]:
+    """Return the states from which a job may move to `target`."""
+    return tuple(status for status, moves in MOVES.items() if target in moves)
