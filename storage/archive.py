@@ -11,8 +11,9 @@ from generation.values.pixels import Pixels
 
 from . import queries
 from .database import open_readonly
-from .opening import DATABASE_NAME, PICTURES_NAME
+from .folder.layout import DATABASE_NAME, PICTURES_NAME
 from .pictures.files import PictureFiles
+from .pictures.rows import source_pixels
 from .records import StoredImage
 
 
@@ -56,4 +57,4 @@ class Archive:
         Raises:
             PictureMissing: it is kept, but its file is gone or damaged.
         """
-        return queries.source_pixels(self._db, self._pictures, pixels_sha256)
+        return source_pixels(self._db, self._pictures, pixels_sha256)

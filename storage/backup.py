@@ -16,10 +16,12 @@ from typing import Final
 import sqlite_utils
 
 from .errors import BackupRefused, DatabaseUnusable, from_os_error
+from .folder.layout import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME
+from .folder.lock import locked
 from .folder.space import free_bytes
-from .opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME, locked
-from .pictures.checking import check_whole, compare, is_sound
 from .pictures.files import PictureFiles
+from .pictures.inventory import is_sound, take_inventory
+from .sqlite.integrity import check_integrity
 from .sqlite.readonly import looking
 from .sqlite.threads import translated
 
@@ -93,7 +95,7 @@ def restore(backup: Path, data: Path, *, replace: bool = False) -> Copied:
     if not (backup / MARK_NAME).is_file() or not (backup / DATABASE_NAME).is_file():
         raise BackupRefused(f"{backup} is no whole backup; name a folder of `imagine-bot backup`.")
     with looking(backup / DATABASE_NAME) as db:
-        check_whole(backup / DATABASE_NAME, db)
+        check_integrity(backup / DATABASE_NAME, db)
     owner = _owner_of(data)
     with _os_errors(data), locked(data):
         staging = data / RESTORING_NAME
@@ -181,7 +183,7 @@ def _snapshot(source: Path, target: Path) -> Path:
         # The copy takes no such files along. Beside other pictures it must not have any removed.
         _change(new, "UPDATE pictures SET state = 'removed' WHERE state = 'removing'")
         with looking(new) as copy:
-            check_whole(source, copy)
+            check_integrity(source, copy)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
@@ -263,7 +265,7 @@ def _removed_meanwhile(source: Path, lost: tuple[str, ...]) -> bool:
 def _remove_unknown(target: Path) -> None:
     pictures = PictureFiles(target / PICTURES_NAME)
     with looking(target / DATABASE_NAME) as db:
-        for sha in compare(db, pictures).unknown:
+        for sha in take_inventory(db, pictures).orphans:
             pictures.remove(sha)
     for part in target.glob(f"{PICTURES_NAME}/??/*.tmp"):
         part.unlink()

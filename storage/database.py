@@ -12,8 +12,8 @@ import sqlite_utils
 
 from .deletion import erasing
 from .errors import DatabaseDamaged, DatabaseUnusable, DiskFull, from_os_error
-from .pictures.checking import check_whole
 from .sqlite import indexing, migrations
+from .sqlite.integrity import check_integrity
 from .sqlite.readonly import BUSY_SECONDS, open_readonly
 from .sqlite.threads import READING, ConnectionThread, transaction, translated
 
@@ -141,7 +141,7 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         try:
             db = _prepare(path, connection)
-            check_whole(path, db, None if was_cut_short else _CHECK_SECONDS)
+            check_integrity(path, db, None if was_cut_short else _CHECK_SECONDS)
             migrations.apply(path, db)
             indexing.catch_up(path, db)
             erasing.clean_once(path, db)

@@ -15,14 +15,14 @@ from generation.values.recipe import GeneratedImage
 
 from . import guilds, queries, records
 from .database import Database
-from .deletion import erasing, stripping
+from .deletion import erasing, recipes
 from .errors import DatabaseDamaged, JobUnreadable, SourceGone, StorageError
-from .pictures import keeping
+from .pictures import rows as picture_rows
 from .pictures.files import PictureFiles
 from .records import HistoryEntry, Job, JobKind, NewJob, Removal, Row, StoredImage
 from .states import JobStatus
-from .upkeep import sweeping
-from .upkeep.eraser import Eraser
+from .upkeep import orphans
+from .upkeep.secure_deletion import SecureDeletion
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +42,11 @@ class JobStore:
         self._db = db
         self._pictures = pictures
         self._searching = weakref.WeakValueDictionary[int, asyncio.Lock]()
-        self._eraser = Eraser(db, pictures)
+        self._secure_deletion = SecureDeletion(db, pictures)
 
     async def close(self) -> None:
         """Erase from the files what was deleted."""
-        await self._eraser.close()
+        await self._secure_deletion.close()
 
     @property
     def folder(self) -> Path:
@@ -58,11 +58,11 @@ class JobStore:
 
         Only for the start, when nobody else works on the folder.
         """
-        await asyncio.to_thread(self._pictures.sweep)
-        await sweeping.sweep(self._db, self._pictures)
-        await self._db.run(lambda db: keeping.remove_marked_files(db, self._pictures))
-        if await self._db.run(lambda db: stripping.is_any_left(db) or not erasing.is_clean(db)):
-            self._eraser.want()
+        await asyncio.to_thread(self._pictures.remove_half_written)
+        await orphans.quarantine_orphans(self._db, self._pictures)
+        await self._db.run(lambda db: picture_rows.remove_marked_files(db, self._pictures))
+        if await self._db.run(lambda db: recipes.has_recipes_left(db) or not erasing.is_clean(db)):
+            self._secure_deletion.request()
 
     async def add(self, new: NewJob) -> Job:
         """Store a new job, queued, with the picture that it starts from, and return it.
@@ -73,7 +73,7 @@ class JobStore:
         if self._db.damage is not None:
             raise DatabaseDamaged(self._db.path, self._db.damage.fault)
         return await self._db.run_both(
-            lambda db: keeping.announce_source(db, self._pictures, new.request.pixels),
+            lambda db: picture_rows.announce_source(db, self._pictures, new.request.pixels),
             lambda db, file: queries.insert_job(db, self._pictures, new, file),
         )
 
@@ -159,7 +159,7 @@ class JobStore:
         def announce(db: sqlite_utils.Database) -> bool:
             is_running = queries.has_status(db, job_id, JobStatus.RUNNING)
             if is_running:
-                keeping.announce_files(db, keeping.files_of(images))
+                picture_rows.announce_files(db, picture_rows.files_of(images))
             return is_running
 
         def store(db: sqlite_utils.Database, is_running: bool) -> bool:
@@ -284,7 +284,7 @@ class JobStore:
             PictureMissing: it is kept, but its file is gone or damaged.
         """
         return await self._db.run(
-            lambda db: queries.source_pixels(db, self._pictures, pixels_sha256)
+            lambda db: picture_rows.source_pixels(db, self._pictures, pixels_sha256)
         )
 
     async def read(self, image: StoredImage) -> bytes:
@@ -327,14 +327,14 @@ class JobStore:
 
         count = await self._db.run(forget)
         await self._remove_files()
-        self._eraser.want()
+        self._secure_deletion.request()
         return count
 
     async def _remove_files(self) -> None:
         # In a transaction of its own: a rollback brings rows back, but no files. The rows say
         # already that the files go, so an error here is for the operator and not for a member.
         try:
-            await self._db.run(lambda db: keeping.remove_marked_files(db, self._pictures))
+            await self._db.run(lambda db: picture_rows.remove_marked_files(db, self._pictures))
         except StorageError as error:
             log.error("The files of deleted pictures are to be removed later. %s", error)
 

@@ -17,13 +17,12 @@ from typing import Any, Final, Literal
 
 import sqlite_utils
 
-from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 
 from . import records, search
-from .errors import JobUnreadable, PictureDamaged
-from .pictures import keeping
-from .pictures.files import NewFile, PictureFiles, from_png
+from .errors import JobUnreadable
+from .pictures import rows as picture_rows
+from .pictures.files import NewFile, PictureFiles
 from .records import HistoryEntry, Job, NewJob, Row, StoredImage
 from .states import PENDING, UNFINISHED, JobStatus, origins
 
@@ -65,16 +64,16 @@ _STEPS_BETWEEN_LOOKS: Final = 200
 def insert_job(
     db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob, file: NewFile | None
 ) -> Job:
-    """Store a new job and return it; first its source, as `keeping.announce_source` returned it.
+    """Store the announced file of its source, then a new job; return the job.
 
     Raises:
         TypeError: the request is without the pixels of its source.
     """
     source, source_sha256 = new.request.pixels, None
     if file is not None:
-        source_sha256 = keeping.keep_file(db, pictures, file)
+        source_sha256 = picture_rows.keep_file(db, pictures, file)
     elif source is not None:
-        source_sha256 = keeping.kept_file(db, pictures, source)
+        source_sha256 = picture_rows.kept_file(db, pictures, source)
     (row,) = db.query(
         """
         INSERT INTO jobs (token, kind, user_id, guild_id, channel_id, origin, weight,
@@ -107,7 +106,7 @@ def insert_images(
     images: Sequence[tuple[GeneratedImage, bytes]],
 ) -> None:
     """Store the finished images of a job, whose files are announced: the files, then the rows."""
-    files = [keeping.keep_file(db, pictures, file) for file in keeping.files_of(images)]
+    files = [picture_rows.keep_file(db, pictures, file) for file in picture_rows.files_of(images)]
     db.conn.executemany(
         'INSERT INTO images (job_id, "index", sha256, recipe) VALUES (?, ?, ?, ?)',
         [
@@ -266,19 +265,7 @@ def job_of(pictures: PictureFiles, row: Row) -> Job:
     sha256 = row["source_sha256"]
     if sha256 is None or row["deleted"]:
         return records.job_from_row(row, None)
-    return records.job_from_row(row, read_pixels(pictures, sha256))
-
-
-def read_pixels(pictures: PictureFiles, sha256: str) -> Pixels:
-    """Return the pixels of a picture file.
-
-    Raises:
-        PictureMissing: the file is gone, damaged, or no PNG.
-    """
-    try:
-        return from_png(pictures.read(sha256))
-    except ValueError as error:
-        raise PictureDamaged(sha256) from error
+    return records.job_from_row(row, pictures.read_pixels(sha256))
 
 
 def images(db: sqlite_utils.Database, job_id: int) -> list[StoredImage]:
@@ -301,23 +288,6 @@ def image_by_pixels(db: sqlite_utils.Database, pixels_sha256: str) -> StoredImag
         (pixels_sha256,),
     )
     return None if row is None else records.image_from_row(row)
-
-
-def source_pixels(
-    db: sqlite_utils.Database, pictures: PictureFiles, pixels_sha256: str
-) -> Pixels | None:
-    """Return the pixels with this hash, if an image or a source with them is kept.
-
-    Raises:
-        PictureMissing: it is kept, but its file is gone or damaged.
-    """
-    sha256 = keeping.kept_picture(db, pixels_sha256)
-    if sha256 is None:
-        return None
-    pixels = read_pixels(pictures, sha256)
-    if pixels.sha256 != pixels_sha256:
-        raise PictureDamaged(sha256)
-    return pixels
 
 
 def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> list[HistoryEntry]:

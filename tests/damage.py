@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from bot.cli import data_folder
 from storage.backup import back_up, restore
 from storage.errors import StorageError
+from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore
-from storage.opening import DATABASE_NAME, open_storage
+from storage.opening import open_storage
 
 from .storage.samples import finished, new_job, request
 

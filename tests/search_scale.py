@@ -24,8 +24,9 @@ from typing import Any
 import sqlite_utils
 
 from generation.values.request import GenerationRequest
+from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobKind, JobStore, NewJob
-from storage.opening import DATABASE_NAME, open_storage
+from storage.opening import open_storage
 from storage.sqlite import migrations
 
 WORDS = [

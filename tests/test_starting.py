@@ -14,7 +14,8 @@ import pytest
 
 from bot.cli.run import CONFIG_FAULT
 from generation.catalog.locate import starter_folder
-from storage.opening import DATABASE_NAME, open_storage
+from storage.folder.layout import DATABASE_NAME
+from storage.opening import open_storage
 from storage.states import JobStatus
 
 from .rig import BotProcess, Discord

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.backup import Copied, back_up, restore
-from storage.folder.rights import private_files
+from storage.folder.permissions import private_files
 
 from .. import console
 from ..config import load_settings

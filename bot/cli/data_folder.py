@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Final
 
 from storage.errors import StorageError
-from storage.opening import DATABASE_NAME, LOCK_NAME, PICTURES_NAME, RESTORING_NAME, refuse_vanished
-from storage.pictures.checking import Comparison, check_whole, compare
+from storage.folder.layout import (
+    DATABASE_NAME,
+    LOCK_NAME,
+    PICTURES_NAME,
+    RESTORING_NAME,
+    UNKNOWN_NAME,
+    refuse_vanished,
+)
 from storage.pictures.files import PictureFiles
+from storage.pictures.inventory import Inventory, take_inventory
+from storage.sqlite.integrity import check_integrity
 from storage.sqlite.readonly import looking
-from storage.upkeep.sweeping import KEPT_DAYS, UNKNOWN_NAME, set_aside
+from storage.upkeep.orphans import KEPT_DAYS, quarantined
 
 _READ_WRITE: Final = stat.S_IRUSR | stat.S_IWUSR
 
@@ -34,12 +42,12 @@ def look_at(data: Path) -> tuple[str, str]:
     if not path.exists():
         return usable, ""
     with looking(path) as db:
-        check_whole(path, db)
-        found = compare(db, PictureFiles(data / PICTURES_NAME))
-    return _files(found, frozenset(set_aside(data)), usable)
+        check_integrity(path, db)
+        found = take_inventory(db, PictureFiles(data / PICTURES_NAME))
+    return _files(found, frozenset(quarantined(data)), usable)
 
 
-def _files(found: Comparison, aside: frozenset[str], usable: str) -> tuple[str, str]:
+def _files(found: Inventory, aside: frozenset[str], usable: str) -> tuple[str, str]:
     """Return what is the matter with the picture files, those `aside` in their own folder too."""
     missing = [sha256 for sha256 in found.missing if sha256 not in aside]
     text = f"{usable}; it is sound"
@@ -56,7 +64,7 @@ def _files(found: Comparison, aside: frozenset[str], usable: str) -> tuple[str, 
             f"that it names are missing, {missing[0][:12]} among them",
             "copy them from the pictures folder of a backup",
         )
-    if count := len(found.unknown):
+    if count := len(found.orphans):
         return (
             f"{text}, but it knows {found.known:,} picture files and {count:,} others are there, "
             f"which are moved to {UNKNOWN_NAME} at the next start",

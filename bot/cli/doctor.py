@@ -15,7 +15,7 @@ import discord
 from generation.errors import GenerationError
 from generation.values.request import SIZE_MIN
 from storage.errors import StorageError
-from storage.folder.rights import others_may_enter
+from storage.folder.permissions import others_may_enter
 from storage.folder.space import free_bytes
 
 from .. import console

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import discord
 
-from storage.folder.rights import Rights, make_private
+from storage.folder.permissions import Privacy, make_private
 
 from .. import console
 from ..client import ImagineBot, create_bot
@@ -59,9 +59,9 @@ def _start(config: Path | None, *, data: Path | None) -> int:
 
 def _keep_private(data: Path) -> None:
     match make_private(data):
-        case Rights.TIGHTENED:
+        case Privacy.TIGHTENED:
             log.warning("Other users could look into %s; now they cannot (chmod 700)", data)
-        case Rights.SHARED:
+        case Privacy.SHARED:
             log.warning(
                 "Other users may look into %s, which is not the bot's alone; choose a folder for "
                 "it alone with --data, or chmod 700 that one",

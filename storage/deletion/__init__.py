@@ -1,1 +1,1 @@
-"""Deleting for good: rows, files, recipes and what no row knows."""
+"""Deletion for good: rows, files, recipes in files, and remnants in the database file."""

@@ -1,1 +1,1 @@
-"""The data folder itself: its room and its rights."""
+"""The data folder: its file names, its lock, its free space and its permissions."""

@@ -1,4 +1,4 @@
-"""How much room there is for what comes."""
+"""The free space on the disk that holds the data folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import DiskFull, from_os_error
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how many bytes may still be written on the disk that holds `folder`.
+    """Return how many bytes are free on the disk that holds `folder`.
 
     Raises:
-        FolderUnusable: it cannot be asked.
+        FolderUnusable: the file system does not answer.
     """
     try:
         return shutil.disk_usage(folder).free
@@ -24,17 +24,17 @@ def free_bytes(folder: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The disk that holds `folder`, of which `reserve` bytes are kept for what was accepted."""
+    """The disk that holds `folder`; `reserve` bytes are kept free for accepted jobs."""
 
     folder: Path
     reserve: int
 
     def check(self) -> None:
-        """Return only if more can be accepted; it blocks on the disk.
+        """Return if new jobs may be accepted; block on the disk meanwhile.
 
         Raises:
             DiskFull: fewer bytes are free than the reserve.
-            FolderUnusable: the folder cannot be asked, or nothing can be written there.
+            FolderUnusable: the folder cannot be written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Pictures as files, and how they agree with the rows of the database."""
+"""The picture files and their rows in the database."""

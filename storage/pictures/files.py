@@ -1,9 +1,8 @@
-"""Pictures as files that are named by the SHA-256 of their bytes."""
+"""Picture files, each named by the SHA-256 of its bytes."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterable
@@ -11,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from PIL import Image, UnidentifiedImageError
-
 from generation.values.pixels import Pixels
 
 from ..errors import PictureDamaged, PictureMissing, from_os_error
+from .png import decode_png
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """The bytes of a PNG file that is to be written, and the hash of its pixels."""
+    """The bytes of a PNG file to write, and the hash of its pixels."""
 
     data: bytes
     pixels_sha256: str
@@ -31,15 +29,15 @@ class NewFile:
 class PictureFiles:
     """The picture files below `folder`, each at `ab/abcdef….png`.
 
-    Its methods block on the disk, so they are not called from the event loop. A file that
-    is there is whole: it gets its name only when all of its bytes are on disk.
+    The methods block on the disk: do not call them in the event loop. A file that exists is
+    complete: it gets its name only when all of its bytes are on disk.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, sha256: str) -> Path:
-        """Return where the file with these bytes is, or would be.
+        """Return the path of the file with this hash, whether it exists or not.
 
         Raises:
             ValueError: `sha256` is not 64 hex digits in lower case.
@@ -49,10 +47,10 @@ class PictureFiles:
         return self.folder / sha256[:2] / f"{sha256}.png"
 
     def write(self, data: bytes) -> str:
-        """Put the bytes on disk unless they are there, and return their SHA-256.
+        """Write the bytes unless their file exists, and return their SHA-256.
 
         Raises:
-            DiskFull: there is no room.
+            DiskFull: the disk has no space left.
             FolderUnusable: the folder cannot be written.
         """
         sha256 = name_of(data)
@@ -75,8 +73,8 @@ class PictureFiles:
         """Return the bytes of the file.
 
         Raises:
-            PictureMissing: there is no such file.
-            PictureDamaged: its bytes are not the ones that were written.
+            PictureMissing: the file does not exist.
+            PictureDamaged: the bytes of the file have another hash.
             FolderUnusable: the file cannot be read.
         """
         path = self.path(sha256)
@@ -90,8 +88,20 @@ class PictureFiles:
             raise PictureDamaged(sha256)
         return data
 
+    def read_pixels(self, sha256: str) -> Pixels:
+        """Return the pixels of the file.
+
+        Raises:
+            PictureMissing: the file does not exist, is damaged, or is not a PNG file.
+            FolderUnusable: the file cannot be read.
+        """
+        try:
+            return decode_png(self.read(sha256))
+        except ValueError as error:
+            raise PictureDamaged(sha256) from error
+
     def remove(self, sha256: str) -> None:
-        """Remove the file; one that is not there is no error.
+        """Remove the file; do nothing if it does not exist.
 
         Raises:
             FolderUnusable: the folder cannot be written.
@@ -103,10 +113,10 @@ class PictureFiles:
             raise from_os_error(path, error) from error
 
     def sync_names(self, names: Iterable[str]) -> None:
-        """Put on disk which of the files with these SHA-256 are there.
+        """Sync the folders of these files, so that creations and removals are on disk.
 
         Raises:
-            FolderUnusable: the disk refuses.
+            FolderUnusable: a folder cannot be synced.
         """
         for folder in {self.path(name).parent for name in names}:
             try:
@@ -115,13 +125,13 @@ class PictureFiles:
             except OSError as error:
                 raise from_os_error(folder, error) from error
 
-    def sweep(self) -> None:
-        """Remove what writes that a crash cut short have left, and make the folder if need be.
+    def remove_half_written(self) -> None:
+        """Remove the temporary files of writes that a crash interrupted; create the folder.
 
-        Only the one process that writes here may call it, and only before it writes.
+        Only for the start: no write may be under way.
 
         Raises:
-            FolderUnusable: the folder cannot be made or written.
+            FolderUnusable: the folder cannot be created or written.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -132,7 +142,7 @@ class PictureFiles:
 
 
 def name_of(data: bytes) -> str:
-    """Return the SHA-256 of the bytes, by which their file is named."""
+    """Return the SHA-256 of the bytes, which is the name of their file."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -151,31 +161,9 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk; syncing a file does not do that."""
+    """Put the file names of a folder on disk; syncing a file does not do that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def to_png(pixels: Pixels) -> bytes:
-    """Return a PNG file of the pixels, without loss and without metadata."""
-    file = io.BytesIO()
-    size = (pixels.width, pixels.height)
-    Image.frombytes("RGB", size, pixels.rgb).save(file, format="PNG")
-    return file.getvalue()
-
-
-def from_png(data: bytes) -> Pixels:
-    """Return the pixels of an RGB PNG file.
-
-    Raises:
-        ValueError: the bytes are no such file.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            rgb = image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError("the bytes are no PNG file") from error
-    return Pixels(rgb.width, rgb.height, rgb.tobytes())

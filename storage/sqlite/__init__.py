@@ -1,1 +1,1 @@
-"""The SQLite file: its threads, its schema and its connections."""
+"""The SQLite file: its threads, its schema, its connections and its integrity."""

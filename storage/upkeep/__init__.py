@@ -1,1 +1,1 @@
-"""What is done for the store in the background, or at the start."""
+"""Maintenance of the store: orphan files at the start, secure deletion in the background."""

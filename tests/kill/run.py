@@ -17,7 +17,7 @@ from PIL import Image
 
 from bot.ui.attachments import is_finished
 from storage.database import open_readonly
-from storage.opening import DATABASE_NAME
+from storage.folder.layout import DATABASE_NAME
 
 from ..rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
 from ..running import imagine_bot

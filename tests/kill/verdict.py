@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from bot.ui.custom_ids import remove_ids
 from storage import queries
 from storage.database import open_readonly
-from storage.opening import DATABASE_NAME, PICTURES_NAME
+from storage.folder.layout import DATABASE_NAME, PICTURES_NAME
 from storage.pictures.files import PictureFiles
 from storage.records import Job
 from storage.states import JobStatus

@@ -9,7 +9,7 @@ from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage, Recipe
 from generation.values.request import GenerationRequest
 from storage.jobs import JobKind, NewJob
-from storage.pictures.files import to_png
+from storage.pictures.png import encode_png
 
 SIZE = 32
 
@@ -73,7 +73,7 @@ def finished(
     return [
         (
             GeneratedImage(index=index, pixels=result, recipe=recipe(request, index, result)),
-            to_png(result),
+            encode_png(result),
         )
         for index, result in enumerate(results)
     ]

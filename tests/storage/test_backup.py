@@ -11,11 +11,11 @@ import pytest
 from storage import backup
 from storage.backup import back_up, restore
 from storage.errors import BackupRefused, DatabaseDamaged, FolderInUse, StorageError
+from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME
 from storage.jobs import JobStore
-from storage.opening import DATABASE_NAME, PICTURES_NAME, open_storage
-from storage.pictures import keeping
+from storage.opening import open_storage
+from storage.pictures import rows
 from storage.pictures.files import PictureFiles
-from storage.upkeep.sweeping import UNKNOWN_NAME
 
 from .disks import fill, small_disk
 from .samples import finished, new_job, request
@@ -81,7 +81,7 @@ async def test_the_database_of_a_backup_that_is_put_in_place_by_hand_costs_no_pi
         job = await store.add(new_job(request=request("an owl")))
         await store.start(job.id)
         images = finished(job.request)
-        await store._db.run(lambda db: keeping.announce_files(db, keeping.files_of(images)))
+        await store._db.run(lambda db: rows.announce_files(db, rows.files_of(images)))
         back_up(data, tmp_path / "copy")
         await store.complete(job.id, images)
         (image,) = await store.images(job.id)

@@ -14,8 +14,8 @@ from storage.deletion import erasing
 from storage.errors import DiskFull
 from storage.jobs import Job, JobStore
 from storage.opening import open_storage
-from storage.pictures.checking import compare
 from storage.pictures.files import PictureFiles
+from storage.pictures.inventory import take_inventory
 from storage.states import JobStatus
 
 from .samples import finished, new_job, pixels, recipe, request
@@ -85,8 +85,8 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
                     assert await store.complete(job.id, finished(job.request))
                 assert await store.delivered(job.id, 5)
             assert await store.unfinished() == []
-            found = await store._db.run(lambda db: compare(db, PictureFiles(store.folder)))
-            assert (found.missing, found.unknown) == ((), ())
+            found = await store._db.run(lambda db: take_inventory(db, PictureFiles(store.folder)))
+            assert (found.missing, found.orphans) == ((), ())
 
 
 @pytest.mark.parametrize("step", ["add", "complete", "erase"])
@@ -115,7 +115,7 @@ async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next
         act = {
             "add": lambda: store.add(other),
             "complete": lambda: store.complete(job.id, finished(job.request)),
-            "erase": store._eraser.erase,
+            "erase": store._secure_deletion.run,
         }[step]
         with monkeypatch.context() as patch:
             patch.setattr(PictureFiles, "write", write_and_die)
@@ -125,12 +125,12 @@ async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next
         assert [files.path(name).exists() for name in written] == [True]
         assert await store._db.run(lambda db: db["pictures"].get(written[0])["state"] == "removing")
         # What a process that dies does not do.
-        store._eraser._wanted = False
+        store._secure_deletion._is_requested = False
     async with open_storage(tmp_path) as store:
         # The eraser may have written its file again.
         assert step == "erase" or not files.path(written[0]).exists()
-        found = await store._db.run(lambda db: compare(db, files))
-        assert (found.missing, found.unknown) == ((), ())
+        found = await store._db.run(lambda db: take_inventory(db, files))
+        assert (found.missing, found.orphans) == ((), ())
 
 
 async def test_a_full_disk_leaves_no_file_that_no_row_knows(

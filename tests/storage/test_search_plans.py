@@ -11,8 +11,9 @@ import pytest
 import sqlite_utils
 
 from storage import queries
+from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore
-from storage.opening import DATABASE_NAME, open_storage
+from storage.opening import open_storage
 from storage.sqlite import indexing
 
 from ..search_scale import HEAVY, LIGHT, NEW, fill

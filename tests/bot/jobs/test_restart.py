@@ -342,7 +342,7 @@ async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
     assert submitted == {1: True, 2: False}
 
 
-async def test_a_job_that_has_ended_the_bot_again_and_again_is_set_aside(
+async def test_a_job_that_has_ended_the_bot_again_and_again_is_quarantined(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service, "_ATTEMPTS", 1)

@@ -18,15 +18,17 @@ from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 from storage.archive import Archive
 from storage.database import open_readonly
-from storage.deletion import erasing, stripping
+from storage.deletion import erasing, recipes
 from storage.errors import DiskFull, FolderUnusable, PictureMissing
+from storage.folder.layout import DATABASE_NAME
 from storage.jobs import Job, JobStore
-from storage.opening import DATABASE_NAME, open_storage
-from storage.pictures.files import PictureFiles, to_png
+from storage.opening import open_storage
+from storage.pictures.files import PictureFiles
+from storage.pictures.png import encode_png
 from storage.records import JobKind, Removal, Remover, recipe_to_json, request_to_json
 from storage.sqlite import migrations
 from storage.states import JobStatus
-from storage.upkeep import eraser
+from storage.upkeep import secure_deletion
 
 from ..samples import new_job, pixels, recipe, request
 
@@ -84,7 +86,7 @@ async def test_nothing_of_a_deleted_job_is_left_in_any_file(tmp_path: Path) -> N
         assert list(remnants(tmp_path))
         await store.delete(job.id, Removal(Remover.OWNER, USER))
         await store.message_removed(job.id)
-        assert await store._eraser.erase()
+        assert await store._secure_deletion.run()
         assert list(remnants(tmp_path)) == []
         assert [entry.job_id for entry in await store.history(1, "owl", 5)] == [after.id]
         assert await store.get(others[0].id) == others[0]
@@ -122,12 +124,12 @@ async def test_the_log_is_emptied_soon_after_a_deletion_while_the_bot_runs(
     job = await made(store)
     await store.delete(job.id)
     await store.message_removed(job.id)
-    task = store._eraser._task
+    task = store._secure_deletion._task
     assert task is not None
     # A question to the reading connection could be in the way of emptying the log.
     while not await store._db.run(erasing.is_clean):
         assert not task.done()
-    await store._eraser.erase()
+    await store._secure_deletion.run()
     assert list(remnants(tmp_path)) == []
 
 
@@ -139,9 +141,9 @@ async def test_a_reader_is_waited_for_by_nobody_and_the_log_is_emptied_after_it(
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM jobs").fetchall()
         await store.delete(job.id)
-        assert not await store._eraser.erase()
+        assert not await store._secure_deletion.run()
     await store.message_removed(job.id)
-    assert await store._eraser.erase()
+    assert await store._secure_deletion.run()
     assert list(remnants(tmp_path)) == []
 
 
@@ -183,7 +185,7 @@ async def test_a_picture_that_others_varied_is_kept_without_its_recipe(
     )
     await store.delete(parent.id, Removal(Remover.OWNER, USER))
     await store.message_removed(parent.id)
-    await store._eraser.erase()
+    await store._secure_deletion.run()
     assert list(remnants(tmp_path)) == []
     again = await store.get(child.id)
     assert again is not None
@@ -216,14 +218,14 @@ async def test_the_bot_goes_on_storing_while_a_picture_is_written_again_without_
 ) -> None:
     parent, source = await varied(store)
     reading, go_on = threading.Event(), threading.Event()
-    without_recipe = stripping.without_recipe
+    without_recipe = recipes.strip_recipe
 
     def slow(*values: Any) -> Any:
         reading.set()
         assert go_on.wait(10)
         return without_recipe(*values)
 
-    monkeypatch.setattr(stripping, "without_recipe", slow)
+    monkeypatch.setattr(recipes, "strip_recipe", slow)
     async with asyncio.timeout(10):
         await store.delete(parent.id)
         assert await asyncio.to_thread(reading.wait, 10)
@@ -231,7 +233,7 @@ async def test_the_bot_goes_on_storing_while_a_picture_is_written_again_without_
         assert await store.get(job.id) == job
     go_on.set()
     await store.message_removed(parent.id)
-    await store._eraser.erase()
+    await store._secure_deletion.run()
     assert list(remnants(tmp_path)) == []
     assert await store.source_pixels(source.sha256) == source
 
@@ -242,11 +244,11 @@ async def test_a_picture_that_somebody_makes_again_while_it_is_written_keeps_its
     parent, source = await varied(store)
     (image,) = await store.images(parent.id)
     await store._db.run(lambda db: erasing.forget(db, parent.id, None))
-    bare = stripping.without_recipe(store._pictures, image.sha256)
+    bare = recipes.strip_recipe(store._pictures, image.sha256)
     again = await made(store)
     files = set(store.folder.glob("??/*.png"))
-    await store._db.run(lambda db: stripping.replace(db, store._pictures, image.sha256, bare))
-    assert await store._db.run(stripping.next_picture) is None
+    await store._db.run(lambda db: recipes.replace_file(db, store._pictures, image.sha256, bare))
+    assert await store._db.run(recipes.next_picture) is None
     (kept,) = await store.images(again.id)
     assert kept.sha256 == image.sha256
     assert await store.read(kept)
@@ -273,13 +275,13 @@ async def test_each_picture_is_written_again_in_a_transaction_of_its_own(
     with monkeypatch.context() as patch:
         patch.setattr(PictureFiles, "write", write_one)
         with pytest.raises(DiskFull):
-            await store._eraser.erase()
+            await store._secure_deletion.run()
     left = await store._db.run(
         lambda db: db.execute("SELECT count(*) FROM images WHERE recipe = '[]'").fetchone()
     )
     assert left == (2,)
-    await store._eraser.erase()
-    assert await store._db.run(stripping.next_picture) is None
+    await store._secure_deletion.run()
+    assert await store._db.run(recipes.next_picture) is None
     for _, source in parents:
         assert await store.source_pixels(source.sha256) == source
 
@@ -287,20 +289,20 @@ async def test_each_picture_is_written_again_in_a_transaction_of_its_own(
 async def test_images_whose_files_are_gone_are_passed_over_in_portions(
     store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stripping, "_ROWS", 2)
+    monkeypatch.setattr(recipes, "_ROWS", 2)
     jobs = [await made(store, request=asked(seed=SEED + 10 * number)) for number in range(3)]
     for job in jobs:
         await store._db.run(lambda db, job_id=job.id: erasing.forget(db, job_id, None))
-    assert await store._db.run(stripping.pass_over)
-    assert await store._db.run(stripping.is_any_left)
-    assert not await store._db.run(stripping.pass_over)
-    assert not await store._db.run(stripping.is_any_left)
+    assert await store._db.run(recipes.skip_finished)
+    assert await store._db.run(recipes.has_recipes_left)
+    assert not await store._db.run(recipes.skip_finished)
+    assert not await store._db.run(recipes.has_recipes_left)
 
 
 async def test_the_file_of_a_picture_does_not_wait_until_the_index_is_merged_once_more(
     store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eraser, "_LEAST_REST_SECONDS", 60.0)
+    monkeypatch.setattr(secure_deletion, "_PAUSE_MIN_SECONDS", 60.0)
     first = await made(store, request=asked(seed=7))
     await store.delete(first.id)
     async with asyncio.timeout(10):
@@ -331,7 +333,7 @@ async def test_a_word_that_is_deleted_during_a_merge_is_merged_away_by_the_next(
     assert not await run(erasing.is_clean)
     for job in (first, second):
         await store.message_removed(job.id)
-    assert await store._eraser.erase()
+    assert await store._secure_deletion.run()
     assert await run(erasing.is_clean)
     assert list(remnants(tmp_path)) == []
 
@@ -342,9 +344,9 @@ async def test_a_merge_counts_once_the_log_is_empty(store: JobStore, tmp_path: P
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM jobs").fetchall()
         await store._db.run(lambda db: erasing.forget(db, job.id, None))
-        assert not await store._eraser.erase()
+        assert not await store._secure_deletion.run()
         assert not await store._db.run(erasing.is_clean)
-    assert await store._eraser.erase()
+    assert await store._secure_deletion.run()
     assert await store._db.run(erasing.is_clean)
 
 
@@ -386,7 +388,7 @@ async def test_on_a_full_disk_a_job_is_deleted_all_the_same_and_its_recipe_goes_
         assert await store.delete(parent.id)
         assert await store.image(parent.id, 1) is None
     await store.message_removed(parent.id)
-    await store._eraser.erase()
+    await store._secure_deletion.run()
     assert list(remnants(tmp_path)) == []
     assert await store.source_pixels(source.sha256) == source
 
@@ -404,7 +406,7 @@ async def test_a_file_counts_as_removed_once_that_is_on_disk(
         patch.setattr(PictureFiles, "sync_names", refuse)
         assert await store.delete(job.id)
         assert await state_of(store, image.sha256) == "removing"
-    await store._eraser.erase()
+    await store._secure_deletion.run()
     assert await state_of(store, image.sha256) == "removed"
 
 
@@ -456,7 +458,7 @@ async def test_what_failed_in_its_delivery_only_keeps_its_source(store: JobStore
     await store.start(job.id)
     result = pixels(9)
     image = GeneratedImage(index=0, pixels=result, recipe=recipe(job.request, 0, result))
-    await store.complete(job.id, [(image, to_png(result))])
+    await store.complete(job.id, [(image, encode_png(result))])
     assert await store.fail(job.id, "Nobody can see it.")
     assert await store.source_pixels(pixels(8).sha256) == pixels(8)
 
@@ -469,7 +471,7 @@ async def test_what_an_older_version_deleted_is_forgotten_at_the_first_start(
     names = [step.__name__ for step in migrations.STEPS]
     migrations.migrations().apply(db, stop_before=["m006_search_by_member"])
     assert names.index("m006_search_by_member") < names.index("m009_forgetting")
-    uploaded, bare = PictureFiles(tmp_path / "pictures"), to_png(pixels(8))
+    uploaded, bare = PictureFiles(tmp_path / "pictures"), encode_png(pixels(8))
     source = uploaded.write(bare)
     db.execute("INSERT INTO pictures (sha256, pixels_sha256) VALUES (?, ?)", (source, "c" * 64))
     rows = [(PROMPT, "delivered", None), ("red apple", "delivered", None)] * 40

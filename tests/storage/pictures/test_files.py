@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import DiskFull, FolderUnusable, PictureDamaged, PictureMissing
-from storage.pictures.files import PictureFiles, from_png, to_png
+from storage.pictures.files import PictureFiles
+from storage.pictures.png import decode_png, encode_png
 
 from ..conftest import ReadOnly
 from ..samples import pixels
@@ -106,10 +107,10 @@ def test_removing_leaves_the_others_and_can_be_repeated(pictures: PictureFiles) 
     assert all_files(pictures) == [pictures.path(second)]
 
 
-def test_sweeping_removes_half_written_files_only(pictures: PictureFiles) -> None:
+def test_only_half_written_files_are_removed_at_the_start(pictures: PictureFiles) -> None:
     sha256 = pictures.write(b"picture")
     pictures.path(sha256).with_suffix(".tmp").write_bytes(b"pic")
-    pictures.sweep()
+    pictures.remove_half_written()
     assert all_files(pictures) == [pictures.path(sha256)]
 
 
@@ -120,10 +121,10 @@ def test_only_a_hash_names_a_file(pictures: PictureFiles, name: str) -> None:
 
 
 def test_png_keeps_every_pixel() -> None:
-    assert from_png(to_png(pixels(1))) == pixels(1)
+    assert decode_png(encode_png(pixels(1))) == pixels(1)
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", to_png(pixels(1))[:200]])
+@pytest.mark.parametrize("data", [b"", b"GIF89a", encode_png(pixels(1))[:200]])
 def test_what_is_no_png_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no PNG"):
-        from_png(data)
+        decode_png(data)

@@ -10,7 +10,8 @@ import sqlite_utils
 
 from storage.database import Database, open_readonly
 from storage.errors import DatabaseUnusable
-from storage.opening import DATABASE_NAME, open_storage
+from storage.folder.layout import DATABASE_NAME
+from storage.opening import open_storage
 from storage.sqlite import migrations
 from storage.states import JobStatus
 

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from bot.cli import doctor
+from bot.cli import data_folder
 from storage.backup import back_up, restore
 from storage.deletion import erasing
 from storage.errors import FolderInUse
-from storage.folder.rights import Rights, make_private
+from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME
+from storage.folder.permissions import Privacy, make_private
 from storage.jobs import JobStore
-from storage.opening import DATABASE_NAME, PICTURES_NAME, open_storage
+from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
-from storage.upkeep import sweeping
-from storage.upkeep.sweeping import UNKNOWN_NAME
+from storage.upkeep import orphans
 
 from ..samples import new_job, pixels, request
 from ..test_search import show
@@ -118,7 +118,7 @@ async def test_a_file_goes_30_days_after_it_was_moved(
     now = time.time()
     for days, is_there in ((29.9, True), (30.1, False)):
         with monkeypatch.context() as patch:
-            patch.setattr(sweeping.time, "time", lambda days=days: now + days * DAY)
+            patch.setattr(orphans.time, "time", lambda days=days: now + days * DAY)
             await start(tmp_path)
         assert moved.exists() is is_there
     assert not (tmp_path / UNKNOWN_NAME).exists()
@@ -140,7 +140,7 @@ async def test_an_older_database_that_is_put_in_place_costs_no_picture(
     newer, all_of_them = path.read_bytes(), there(tmp_path)
     assert len(all_of_them) == 5 + 3
     path.write_bytes(older)
-    text, fix = doctor.storage_checks.sentence(tmp_path)
+    text, fix = data_folder.sentence(tmp_path)
     assert "it knows 5 picture files and 3 others are there, which are moved" in text
     assert "put the right one back" in fix
     for _ in range(2):
@@ -148,17 +148,17 @@ async def test_an_older_database_that_is_put_in_place_costs_no_picture(
         assert len(there(tmp_path)) == 5
         assert there(tmp_path) | aside(tmp_path) == all_of_them
     assert "does not know 3 of the picture files" in caplog.text
-    text, fix = doctor.storage_checks.sentence(tmp_path)
+    text, fix = data_folder.sentence(tmp_path)
     assert (f"3 picture files lie in {UNKNOWN_NAME}" in text, fix) == (True, "")
     path.write_bytes(newer)
-    text, fix = doctor.storage_checks.sentence(tmp_path)
+    text, fix = data_folder.sentence(tmp_path)
     assert ("3 of them are known and come back at the next start" in text, fix) == (True, "")
     await read_all(tmp_path, ids)
     async with open_storage(tmp_path) as store:
         assert await store.source_pixels(pixels(70).sha256) == pixels(70)
     assert (there(tmp_path), aside(tmp_path)) == (all_of_them, set())
-    assert "3 pictures came back" in caplog.text
-    assert doctor.storage_checks.sentence(tmp_path) == (
+    assert "3 pictures returned" in caplog.text
+    assert data_folder.sentence(tmp_path) == (
         f"{tmp_path} can be written; it is sound",
         "",
     )
@@ -405,7 +405,7 @@ async def test_a_file_that_cannot_be_moved_stops_neither_the_start_nor_the_other
         patch.setattr(Path, "replace", refuse)
         await start(tmp_path)
     assert (there(tmp_path), aside(tmp_path)) == ({stuck}, names - {stuck})
-    assert "could not be moved to or from" in caplog.text
+    assert "picture files could not be moved to" in caplog.text
     await start(tmp_path)
     assert (there(tmp_path), aside(tmp_path)) == (set(), names)
 
@@ -440,7 +440,7 @@ async def test_doctor_counts_and_changes_nothing(tmp_path: Path) -> None:
         age(in_aside(tmp_path, name), 31)
     unknown_file(tmp_path)
     before = every(tmp_path)
-    text, fix = doctor.storage_checks.sentence(tmp_path)
+    text, fix = data_folder.sentence(tmp_path)
     assert f"3 picture files lie in {UNKNOWN_NAME}" in text
     assert "1 others are there, which are moved" in text
     assert fix
@@ -452,4 +452,4 @@ async def test_the_folder_of_unknown_files_is_the_bots_own(tmp_path: Path) -> No
     unknown_file(data)
     await start(data)
     data.chmod(0o755)
-    assert make_private(data) is Rights.TIGHTENED
+    assert make_private(data) is Privacy.TIGHTENED

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import StorageError
-from storage.folder.rights import Rights, make_private, others_may_enter
+from storage.folder.permissions import Privacy, make_private, others_may_enter
 from storage.opening import open_storage
 
 from ..samples import new_job
@@ -34,7 +34,7 @@ async def _used(folder: Path) -> None:
 def test_a_new_folder_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        assert make_private(tmp_path / "in" / "data") is Rights.PRIVATE
+        assert make_private(tmp_path / "in" / "data") is Privacy.PRIVATE
     finally:
         os.umask(before)
     assert mode(tmp_path / "in" / "data") == 0o700
@@ -42,20 +42,20 @@ def test_a_new_folder_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None
 
 def test_a_folder_from_before_is_closed_to_others(data: Path) -> None:
     assert others_may_enter(data)
-    assert make_private(data) is Rights.TIGHTENED
+    assert make_private(data) is Privacy.TIGHTENED
     assert mode(data) == 0o700
-    assert make_private(data) is Rights.PRIVATE
+    assert make_private(data) is Privacy.PRIVATE
 
 
 def test_a_folder_with_other_things_in_it_is_left_as_it_is(data: Path) -> None:
     (data / "public.html").touch()
-    assert make_private(data) is Rights.SHARED
+    assert make_private(data) is Privacy.SHARED
     assert mode(data) == 0o755
 
 
 def test_a_folder_that_everybody_writes_to_is_left_as_it_is(data: Path) -> None:
     data.chmod(0o1777)
-    assert make_private(data) is Rights.SHARED
+    assert make_private(data) is Privacy.SHARED
     assert mode(data) == 0o1777
 
 
@@ -64,7 +64,7 @@ def test_a_folder_of_another_user_is_left_as_it_is(
 ) -> None:
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
-    assert make_private(data) is Rights.SHARED
+    assert make_private(data) is Privacy.SHARED
     assert mode(data) == 0o755
 
 

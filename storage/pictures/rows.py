@@ -1,7 +1,8 @@
-"""The files of pictures beside their rows: no file is written or removed that no row tells of.
+"""The rows of picture files: every file has a row before the file is written.
 
-A file and a row cannot change in one step. A row says 'removing' before its file is written and
-until its file is removed, so a crash leaves only files that the next start knows to remove.
+A file and its row cannot change in one step. The row says 'removing' before the file is written,
+'kept' afterwards, and 'removing' again until the file is removed. So after a crash the next start
+finds every unneeded file by its row.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sqlite_utils
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 
-from ..errors import StorageError
-from .files import NewFile, PictureFiles, name_of, to_png
+from ..errors import PictureDamaged, StorageError
+from .files import NewFile, PictureFiles, name_of
+from .png import encode_png
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +28,10 @@ def files_of(images: Sequence[tuple[GeneratedImage, bytes]]) -> list[NewFile]:
 
 
 def announce_files(db: sqlite_utils.Database, files: Iterable[NewFile]) -> None:
-    """Mark files for removal that are about to be written, unless they are kept already.
+    """Add rows that say 'removing' for files that will be written; leave kept files alone.
 
-    `keep_file` takes the mark back, in a later transaction. A crash between the two leaves files
-    that their rows tell the next start to remove, and never a file that no row knows.
+    `keep_file` sets the state to 'kept' in a later transaction. After a crash between the two,
+    the next start removes the files.
     """
     db.conn.executemany(
         """
@@ -43,16 +45,16 @@ def announce_files(db: sqlite_utils.Database, files: Iterable[NewFile]) -> None:
 def announce_source(
     db: sqlite_utils.Database, pictures: PictureFiles, source: Pixels | None
 ) -> NewFile | None:
-    """Return the announced file of a source, or None if there is none to be written."""
+    """Announce the file of a source picture and return it; None if no file has to be written."""
     if source is None or kept_file(db, pictures, source) is not None:
         return None
-    file = NewFile(to_png(source), source.sha256)
+    file = NewFile(encode_png(source), source.sha256)
     announce_files(db, [file])
     return file
 
 
 def keep_file(db: sqlite_utils.Database, pictures: PictureFiles, file: NewFile) -> str:
-    """Write an announced file, unless it is there, call it kept, and return its hash."""
+    """Write an announced file unless it exists, set its row to 'kept', and return its hash."""
     sha256 = pictures.write(file.data)
     db.execute(
         """
@@ -65,7 +67,7 @@ def keep_file(db: sqlite_utils.Database, pictures: PictureFiles, file: NewFile) 
 
 
 def kept_file(db: sqlite_utils.Database, pictures: PictureFiles, pixels: Pixels) -> str | None:
-    """Return the SHA-256 of a kept picture with these pixels whose file is there."""
+    """Return the SHA-256 of a kept picture with these pixels, if its file exists."""
     known = kept_picture(db, pixels.sha256)
     return known if known is not None and pictures.path(known).exists() else None
 
@@ -80,12 +82,12 @@ def kept_picture(db: sqlite_utils.Database, pixels_sha256: str) -> str | None:
 
 
 def remove_marked_files(db: sqlite_utils.Database, pictures: PictureFiles) -> None:
-    """Remove the files of pictures that were marked for removal.
+    """Remove the files of the pictures whose rows say 'removing'.
 
-    One that cannot be removed stays marked, and is tried again with the next.
+    A file that cannot be removed keeps its row, so the next call tries again.
 
     Raises:
-        FolderUnusable: that the files are gone cannot be put on disk; all stay marked.
+        FolderUnusable: a folder cannot be synced; all rows stay 'removing'.
     """
     removed = list[str]()
     rows = db.execute("SELECT sha256 FROM pictures WHERE state = 'removing'")
@@ -94,9 +96,26 @@ def remove_marked_files(db: sqlite_utils.Database, pictures: PictureFiles) -> No
             pictures.remove(sha256)
             removed.append(sha256)
         except StorageError as error:
-            log.error("A deleted picture is still there. %s", error)
-    # Or a power cut could bring back a file of which no row says that it has to go.
+            log.error("The file of a deleted picture could not be removed. %s", error)
+    # Without this a power cut could restore a file whose row already says 'removed'.
     pictures.sync_names(removed)
     db.conn.executemany(
         "UPDATE pictures SET state = 'removed' WHERE sha256 = ?", [(name,) for name in removed]
     )
+
+
+def source_pixels(
+    db: sqlite_utils.Database, pictures: PictureFiles, pixels_sha256: str
+) -> Pixels | None:
+    """Return the pixels with this hash, if a kept picture has them.
+
+    Raises:
+        PictureMissing: the picture is kept, but its file is missing or damaged.
+    """
+    sha256 = kept_picture(db, pixels_sha256)
+    if sha256 is None:
+        return None
+    pixels = pictures.read_pixels(sha256)
+    if pixels.sha256 != pixels_sha256:
+        raise PictureDamaged(sha256)
+    return pixels

@@ -1,4 +1,4 @@
-"""Who else may look into the data folder: nobody, as far as it is the bot's alone."""
+"""The file permissions of the data folder: only the bot's user may read the bot's own folder."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import from_os_error
+from .layout import PICTURES_NAME, UNKNOWN_NAME
 
 PRIVATE: Final = 0o700
 _OTHERS: Final = 0o077
-# All that the bot puts into its folder is called so; a mounted disk has the last one.
+# Files of the bot start with the prefix; a mounted disk may hold a lost+found.
 _PREFIX: Final = "imagine-bot"
-_NAMES: Final = frozenset({"pictures", "unknown-pictures", "lost+found"})
+_NAMES: Final = frozenset({PICTURES_NAME, UNKNOWN_NAME, "lost+found"})
 
 
-class Rights(Enum):
-    """What `make_private` found."""
+class Privacy(Enum):
+    """The result of `make_private`."""
 
     PRIVATE = "private"
     TIGHTENED = "tightened"
     SHARED = "shared"
 
 
-def make_private(folder: Path) -> Rights:
-    """Make the data folder, or take the rights of other users to one that is the bot's alone.
+def make_private(folder: Path) -> Privacy:
+    """Create the data folder, or take the permissions of other users away.
 
-    A folder that belongs to another user, or holds other things too, is left as it is: SHARED.
+    A folder that belongs to another user, or that holds other files too, stays as it is: SHARED.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: the folder cannot be created or changed.
     """
     try:
         folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         if not others_may_enter(folder):
-            return Rights.PRIVATE
+            return Privacy.PRIVATE
         if not _is_ours(folder):
-            return Rights.SHARED
+            return Privacy.SHARED
         folder.chmod(PRIVATE)
     except OSError as error:
         raise from_os_error(folder, error) from error
-    return Rights.TIGHTENED
+    return Privacy.TIGHTENED
 
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Make files and folders that only their owner may read while inside."""
+    """Create files and folders inside with permissions for their owner only."""
     before = os.umask(_OTHERS)
     try:
         yield
@@ -58,10 +59,10 @@ def private_files() -> Iterator[None]:
 
 
 def others_may_enter(folder: Path) -> bool:
-    """Return whether other users of this machine have any right to `folder`.
+    """Return whether other users of this machine have any permission on `folder`.
 
     Raises:
-        OSError: that cannot be told.
+        OSError: the permissions cannot be read.
     """
     return bool(folder.stat().st_mode & _OTHERS)
 
