@@ -134,7 +134,7 @@ def survives(sample: Sample, damage: list[Damage], folder: Path) -> None:
     apply(live, damage)
     apply(backup, damage)
     begun = time.monotonic()
-    data_folder.sentence(live)
+    data_folder.check_or_explain(live)
     for step in (
         lambda: restore(backup, folder / "new"),
         lambda: asyncio.run(_work(folder / "new")),

@@ -80,7 +80,7 @@ def test_the_unit_agrees_with_the_code(unit: str) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_the_unit_is_right_and_hardened(unit: str, tmp_path: Path) -> None:
-    file = tmp_path / "imagine-bot.jobs.service"
+    file = tmp_path / "imagine-bot.service"
     file.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", unit))
     verified = analyze("verify", str(file))
     said = [line for line in verified.stderr.splitlines() if str(file) in line]

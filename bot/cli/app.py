@@ -1,4 +1,4 @@
-"""The command line. Every command imports what it needs itself, so that --help is quick."""
+"""The command line. Each command imports its own modules, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -6,9 +6,24 @@ import importlib.metadata
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
+
+from generation.values.request import (
+    COUNT_MAX,
+    GUIDANCE_MAX,
+    GUIDANCE_MIN,
+    SCHEDULERS,
+    SEED_MAX,
+    SIZE_MAX,
+    SIZE_MIN,
+    SIZE_MULTIPLE,
+    STEPS_MAX,
+    STEPS_MIN,
+    STRENGTH_MAX,
+    STRENGTH_MIN,
+)
 
 from .. import terminal
 
@@ -23,6 +38,7 @@ app = typer.Typer(
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file; ./config.toml if there is one.")
 ]
+_SIZES: Final = f"{SIZE_MIN} to {SIZE_MAX}, a multiple of {SIZE_MULTIPLE}."
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="Folder of the database and the pictures.")
 ]
@@ -44,10 +60,12 @@ def _print_version(wanted: bool) -> None:
 def _options(
     _version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which it is."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """Hold the options that belong to no command."""
+    """Take the options that belong to no command."""
 
 
 @app.command()
@@ -75,18 +93,26 @@ def demo(
 def generate(
     prompt: Annotated[str, typer.Argument(help="What you want to see.")],
     negative: Annotated[str, typer.Option(help="What you do not want to see.")] = "",
-    seed: Annotated[int | None, typer.Option(help="0 to 4294967295.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to 150.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="How closely to follow the prompt, 1 to 30.")
+    seed: Annotated[int | None, typer.Option(help=f"0 to {SEED_MAX}.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help=f"Denoising steps, {STEPS_MIN} to {STEPS_MAX}.")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="32 to 2048, a multiple of 8.")] = None,
-    height: Annotated[int | None, typer.Option(help="32 to 2048, a multiple of 8.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="lms or ddim.")] = None,
-    count: Annotated[int, typer.Option(help="How many pictures, 1 to 4.")] = 1,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help=f"How closely to follow the prompt, {GUIDANCE_MIN:g} to {GUIDANCE_MAX:g}."
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help=_SIZES)] = None,
+    height: Annotated[int | None, typer.Option(help=_SIZES)] = None,
+    scheduler: Annotated[str | None, typer.Option(help=f"{' or '.join(SCHEDULERS)}.")] = None,
+    count: Annotated[int, typer.Option(help=f"How many pictures, 1 to {COUNT_MAX}.")] = 1,
     image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
     strength: Annotated[
-        float | None, typer.Option(help="With --image: 0.05, almost the same, to 1, all new.")
+        float | None,
+        typer.Option(
+            help=f"With --image: {STRENGTH_MIN:g}, almost the same, to {STRENGTH_MAX:g}, all new."
+        ),
     ] = None,
     model: ModelOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
@@ -129,7 +155,7 @@ def replay(
 
 @app.command()
 def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
-    """Say what is wrong with the set-up, and how to fix it."""
+    """Check the set-up, and say how to fix what is wrong."""
     from .doctor import examine  # noqa: PLC0415
 
     raise typer.Exit(examine(config, data=data))
@@ -141,7 +167,7 @@ def backup(
     config: ConfigOption = None,
     data: DataOption = None,
 ) -> None:
-    """Copy database and pictures whole, also while the bot runs; again, only what is new."""
+    """Copy database and pictures, even while the bot runs; later, only what is new."""
     from .backup import back_up_folder  # noqa: PLC0415
 
     raise typer.Exit(back_up_folder(folder, config=config, data=data))
@@ -151,7 +177,7 @@ def backup(
 def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of `backup`.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put aside what the data folder holds.")
+        bool, typer.Option("--replace", help="Move existing data out of the way.")
     ] = False,
     config: ConfigOption = None,
     data: DataOption = None,
@@ -179,9 +205,9 @@ def bench(
 
 def main() -> NoReturn:
     """Run the command line; an error is one sentence on standard error and exit code 1."""
-    # Read when torch is loaded, which is later. A CPU's threads wait for each other after every
-    # operation; where something else runs on a core too, such as the event loop, spinning for
-    # as long as they do by default makes a step four times slower, and not spinning twice.
+    # OpenMP reads this when torch is loaded. Its threads wait for each other after every operation.
+    # If another thread needs a core, such as the event loop, then waiting by a busy loop of the
+    # default length makes a step four times slower; waiting without a busy loop, twice.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     terminal.prepare_streams()
     sys.exit(terminal.exit_code(app))

@@ -1,4 +1,4 @@
-"""`imagine-bot backup` and `imagine-bot restore`: a copy that is whole, and the way back."""
+"""`imagine-bot backup` and `imagine-bot restore`."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from ..config import load_settings
 
 @console.one_sentence
 def back_up_folder(target: Path, *, config: Path | None, data: Path | None) -> int:
-    """Copy the data folder to `target`; return 0 only if no picture was lost before."""
+    """Copy the data folder to `target`; return 0 only if no picture is missing."""
     source = load_settings(config, data=data).data
     with private_files():
         copied = back_up(source, target)
     console.out.print(
-        f"{target} is a whole copy of {source}: the database and {copied.pictures:,} pictures, "
+        f"{target} is a complete copy of {source}: the database and {copied.pictures:,} pictures, "
         f"{copied.added:,} of them new.",
         markup=False,
     )
-    return _say_lost(copied, f"{source} holds no sound file of")
+    return _report_missing(copied, source)
 
 
 @console.one_sentence
 def restore_folder(backup: Path, *, config: Path | None, data: Path | None, replace: bool) -> int:
-    """Put a backup into the data folder; return 0 only if it has all of its pictures."""
+    """Put a backup into the data folder; return 0 only if no picture is missing."""
     target = load_settings(config, data=data).data
     with private_files():
         copied = restore(backup, target, replace=replace)
     console.out.print(
-        f"{target} is as {backup} has it: the database and {copied.pictures:,} pictures.",
+        f"{target} is restored from {backup}: the database and {copied.pictures:,} pictures.",
         markup=False,
     )
     if copied.aside is not None:
-        console.out.print(f"What was there before is in {copied.aside}.", markup=False)
-    return _say_lost(copied, f"{backup} holds no sound file of")
+        console.out.print(f"The earlier data is in {copied.aside}.", markup=False)
+    return _report_missing(copied, backup)
 
 
-def _say_lost(copied: Copied, where: str) -> int:
+def _report_missing(copied: Copied, folder: Path) -> int:
     if not copied.lost:
         return 0
     console.err.print(
-        f"{where} {len(copied.lost):,} pictures that the database names, "
-        f"{copied.lost[0][:12]} among them; look for them in an older backup.",
+        f"{folder} has no intact file of {len(copied.lost):,} pictures, such as "
+        f"{copied.lost[0][:12]}; look for them in an older backup.",
         markup=False,
     )
     return 1

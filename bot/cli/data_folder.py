@@ -1,4 +1,4 @@
-"""What `doctor` says of a data folder. It only looks: no file is made, written or locked."""
+"""Checks of the data folder for `doctor`. They make, write and lock no file."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from storage.upkeep.orphans import KEPT_DAYS, quarantined
 _READ_WRITE: Final = stat.S_IRUSR | stat.S_IWUSR
 
 
-def look_at(data: Path) -> tuple[str, str]:
-    """Return what is the matter with a data folder that is there, and the fix, "" if it is well.
+def check(data: Path) -> tuple[str, str]:
+    """Return the state of an existing data folder, and the fix; the fix is "" if all is well.
 
     Raises:
         StorageError: the database is damaged or cannot be read.
     """
     if (data / RESTORING_NAME).exists():
-        return f"a restore into {data} was cut short", "run `imagine-bot restore` once more"
+        return f"a restore into {data} was interrupted", "run `imagine-bot restore` again"
     if refused := next(_unwritable(data), None):
         return "the data folder cannot be used", refused
     usable = f"{data} is in use by a running bot" if is_in_use(data) else f"{data} can be written"
@@ -48,34 +48,34 @@ def look_at(data: Path) -> tuple[str, str]:
 
 
 def _files(found: Inventory, aside: frozenset[str], usable: str) -> tuple[str, str]:
-    """Return what is the matter with the picture files, those `aside` in their own folder too."""
+    """Return the state of the picture files, and the fix; `aside` are the files set aside."""
     missing = [sha256 for sha256 in found.missing if sha256 not in aside]
-    text = f"{usable}; it is sound"
+    text = f"{usable}; it is intact"
     if aside:
         text += (
-            f"; {len(aside):,} picture files lie in {UNKNOWN_NAME}, and each is removed "
+            f"; {len(aside):,} picture files are in {UNKNOWN_NAME}, and each is deleted "
             f"{KEPT_DAYS} days after it was moved there"
         )
     if returning := len(found.missing) - len(missing):
-        text += f"; {returning:,} of them are known and come back at the next start"
+        text += f"; the database knows {returning:,} of them, which come back at the next start"
     if missing:
         return (
-            f"{text}, but {len(missing):,} of {len(found.missing) + found.known:,} pictures "
-            f"that it names are missing, {missing[0][:12]} among them",
+            f"{text}, but {len(missing):,} of the {len(found.missing) + found.known:,} picture "
+            f"files that it names are missing, such as {missing[0][:12]}",
             "copy them from the pictures folder of a backup",
         )
     if count := len(found.orphans):
         return (
-            f"{text}, but it knows {found.known:,} picture files and {count:,} others are there, "
-            f"which are moved to {UNKNOWN_NAME} at the next start",
-            "if you put a new or an older database in place, put the right one back, or "
-            "`imagine-bot restore --replace` a backup that has them; else there is nothing to do",
+            f"{text}, but it knows only {found.known:,} of the picture files; the next start moves "
+            f"the other {count:,} to {UNKNOWN_NAME}",
+            "if you replaced the database by hand, put the right one back, or "
+            "`imagine-bot restore --replace` a backup that has them; otherwise do nothing",
         )
     return text, ""
 
 
 def is_in_use(data: Path) -> bool:
-    """Tell whether the process that last held the folder is alive; the lock itself is not tried."""
+    """Return whether the process that last locked the folder is alive; the lock is not tried."""
     try:
         holder = int((data / LOCK_NAME).read_text("ascii"))
         os.kill(holder, 0)
@@ -87,7 +87,7 @@ def is_in_use(data: Path) -> bool:
 
 
 def _unwritable(data: Path) -> Iterator[str]:
-    """Yield what the bot's user, who owns the folder, could not write."""
+    """Yield a sentence for each path that the folder's owner, the bot's user, cannot write."""
     try:
         if not data.is_dir():
             yield f"{data} is not a folder; name another with --data"
@@ -108,18 +108,18 @@ def _unwritable_place(place: Path, owner: int) -> Iterator[str]:
         if not os.access(place, os.R_OK | os.W_OK | (os.X_OK if place.is_dir() else 0)):
             yield f"let the bot's user read and write {place}, or name another folder with --data"
     elif status.st_uid != owner:
-        # The superuser may do anything, so it is looked at with the eyes of the folder's owner.
+        # The superuser may write anything, so the owner's rights are checked instead.
         yield (
             f"{place} belongs to user {status.st_uid} and the folder to user {owner}: chown it, "
-            "or run doctor as the bot's user if that is well"
+            "or, if that is intended, run doctor as the bot's user"
         )
     elif status.st_mode & _READ_WRITE != _READ_WRITE:
         yield f"let the bot's user read and write {place}"
 
 
-def sentence(data: Path) -> tuple[str, str]:
-    """Return what `look_at` does, with the sentence of an error as the fix."""
+def check_or_explain(data: Path) -> tuple[str, str]:
+    """Return what `check` returns; after an error, its sentence is the fix."""
     try:
-        return look_at(data)
+        return check(data)
     except StorageError as error:
         return "the data folder cannot be used", str(error)

@@ -166,7 +166,7 @@ def _data(settings: Settings) -> Finding:
     if not _is_there(settings.data):
         # It is looked at and not made: the person who asks may be another user than the bot's.
         return _folder_to_be(settings.data)
-    return Finding("database", *data_folder.sentence(settings.data))
+    return Finding("database", *data_folder.check_or_explain(settings.data))
 
 
 def _folder_to_be(data: Path) -> Finding:

@@ -76,7 +76,7 @@ async def test_a_damaged_database_is_refused_with_what_to_do(
         async with open_storage(tmp_path):
             pass
     assert path.read_bytes()[PAGE:] == spoilt[PAGE:]
-    text, fix = data_folder.sentence(tmp_path)
+    text, fix = data_folder.check_or_explain(tmp_path)
     assert text == "the data folder cannot be used"
     assert "`imagine-bot restore` with your backup" in fix
 
@@ -92,7 +92,7 @@ async def test_a_database_that_vanished_is_not_begun_again_in_silence(
     with pytest.raises(StorageError, match="`imagine-bot restore` with your backup"):
         async with open_storage(data):
             pass
-    assert data_folder.sentence(data)[1]
+    assert data_folder.check_or_explain(data)[1]
     after = state(data)
     assert {name for name in before if before[name] != after[name]} <= {str(data / LOCK_NAME)}
 
@@ -117,21 +117,21 @@ async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_pat
     async with open_storage(tmp_path) as store:
         await show(store, "owl")
         await store.add(new_job(request=request(source=pixels(5), strength=0.5)))
-    assert data_folder.sentence(tmp_path) == (
-        f"{tmp_path} can be written; it is sound",
+    assert data_folder.check_or_explain(tmp_path) == (
+        f"{tmp_path} can be written; it is intact",
         "",
     )
     files = PictureFiles(tmp_path / "pictures")
     files.write(b"left")
     for number in range(3):
         files.write(b"%d" % number)
-    text, fix = data_folder.sentence(tmp_path)
-    assert "knows 2 picture files and 4 others are there" in text
+    text, fix = data_folder.check_or_explain(tmp_path)
+    assert "knows only 2 of the picture files; the next start moves the other 4" in text
     assert fix
     for path in there(tmp_path):
         path.unlink()
-    text, fix = data_folder.sentence(tmp_path)
-    assert "2 of 2 pictures that it names are missing" in text
+    text, fix = data_folder.check_or_explain(tmp_path)
+    assert "2 of the 2 picture files that it names are missing" in text
     assert "backup" in fix
 
 
@@ -142,7 +142,7 @@ async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> 
         await show(store, "owl")
         if is_running:
             before = state(data)
-            text, _ = data_folder.sentence(data)
+            text, _ = data_folder.check_or_explain(data)
             assert "is in use by a running bot" in text
             with looking(data / DATABASE_NAME) as db:
                 assert db["jobs"].count == 1
@@ -151,14 +151,14 @@ async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> 
             assert [v[:2] for v in after.values()] == [v[:2] for v in before.values()]
             return
     before = state(data)
-    assert data_folder.sentence(data)[1] == ""
+    assert data_folder.check_or_explain(data)[1] == ""
     with looking(data / DATABASE_NAME) as db:
         assert db["jobs"].count == 1
     assert state(data) == before
 
 
 async def test_an_empty_folder_stays_empty_under_doctor(tmp_path: Path) -> None:
-    data_folder.sentence(tmp_path)
+    data_folder.check_or_explain(tmp_path)
     assert state(tmp_path) == {}
 
 

@@ -488,14 +488,14 @@ def test_a_backup_is_made_and_restored_with_a_sentence_each(tmp_path: Path) -> N
     asyncio.run(fill())
     made = imagine_bot("backup", "copy", cwd=tmp_path)
     assert made.stdout == (
-        "copy is a whole copy of data: the database and 0 pictures, 0 of them new.\n"
+        "copy is a complete copy of data: the database and 0 pictures, 0 of them new.\n"
     )
     refused = imagine_bot("restore", "copy", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "with --replace they are put aside" in refused.stderr
     done = imagine_bot("restore", "copy", "--replace", cwd=tmp_path)
     assert done.returncode == 0
-    assert "data is as copy has it: the database and 0 pictures." in done.stdout
-    assert "What was there before is in " in done.stdout
+    assert "data is restored from copy: the database and 0 pictures." in done.stdout
+    assert "The earlier data is in " in done.stdout
     assert imagine_bot("backup", "data", cwd=tmp_path).returncode == 1
     assert imagine_bot("restore", "nowhere", cwd=tmp_path).returncode == 1

@@ -140,26 +140,29 @@ async def test_an_older_database_that_is_put_in_place_costs_no_picture(
     newer, all_of_them = path.read_bytes(), there(tmp_path)
     assert len(all_of_them) == 5 + 3
     path.write_bytes(older)
-    text, fix = data_folder.sentence(tmp_path)
-    assert "it knows 5 picture files and 3 others are there, which are moved" in text
+    text, fix = data_folder.check_or_explain(tmp_path)
+    assert "it knows only 5 of the picture files; the next start moves the other 3" in text
     assert "put the right one back" in fix
     for _ in range(2):
         await read_all(tmp_path, ids[:5])
         assert len(there(tmp_path)) == 5
         assert there(tmp_path) | aside(tmp_path) == all_of_them
     assert "does not know 3 of the picture files" in caplog.text
-    text, fix = data_folder.sentence(tmp_path)
-    assert (f"3 picture files lie in {UNKNOWN_NAME}" in text, fix) == (True, "")
+    text, fix = data_folder.check_or_explain(tmp_path)
+    assert (f"3 picture files are in {UNKNOWN_NAME}" in text, fix) == (True, "")
     path.write_bytes(newer)
-    text, fix = data_folder.sentence(tmp_path)
-    assert ("3 of them are known and come back at the next start" in text, fix) == (True, "")
+    text, fix = data_folder.check_or_explain(tmp_path)
+    assert ("the database knows 3 of them, which come back at the next start" in text, fix) == (
+        True,
+        "",
+    )
     await read_all(tmp_path, ids)
     async with open_storage(tmp_path) as store:
         assert await store.source_pixels(pixels(70).sha256) == pixels(70)
     assert (there(tmp_path), aside(tmp_path)) == (all_of_them, set())
     assert "3 pictures returned" in caplog.text
-    assert data_folder.sentence(tmp_path) == (
-        f"{tmp_path} can be written; it is sound",
+    assert data_folder.check_or_explain(tmp_path) == (
+        f"{tmp_path} can be written; it is intact",
         "",
     )
 
@@ -440,9 +443,9 @@ async def test_doctor_counts_and_changes_nothing(tmp_path: Path) -> None:
         age(in_aside(tmp_path, name), 31)
     unknown_file(tmp_path)
     before = every(tmp_path)
-    text, fix = data_folder.sentence(tmp_path)
-    assert f"3 picture files lie in {UNKNOWN_NAME}" in text
-    assert "1 others are there, which are moved" in text
+    text, fix = data_folder.check_or_explain(tmp_path)
+    assert f"3 picture files are in {UNKNOWN_NAME}" in text
+    assert "the next start moves the other 1" in text
     assert fix
     assert every(tmp_path) == before
 
