@@ -212,7 +212,7 @@ class GenerationQueue(Generic[I]):
         self._turns.remove(ticket)
         if ticket.begun:
             # It waits between two turns, and the engine thread holds what it has so far.
-            self._worker.give(None)
+            self._worker.wake()
         ticket.fail(JobCancelled())
         # It may have been a suspect, which others have to wait for.
         self._admit()
@@ -224,7 +224,10 @@ class GenerationQueue(Generic[I]):
         was_idle = not self._turns.running
         while (ticket := self._turns.start()) is not None:
             ticket.active = True
-            self._worker.give(None if ticket.begun else ticket)
+            if ticket.begun:
+                self._worker.wake()
+            else:
+                self._worker.submit(ticket)
             ticket.begun = True
         if was_idle:
             # Nothing was expected of the engine until now.
@@ -287,7 +290,7 @@ class GenerationQueue(Generic[I]):
         self._updates.observe_step(step.load, step.seconds)
         if time.monotonic() - self._refreshed >= _ESTIMATE_SECONDS:
             self._refresh_soon()
-        for ticket, progress in step.news:
+        for ticket, progress in step.progress:
             ticket.taken = progress.step
             if not ticket.images.done() and not ticket.cancelled.is_set():
                 self._updates.tell_progress(ticket, progress)
@@ -335,30 +338,30 @@ class GenerationQueue(Generic[I]):
 
 
 class _Reports:
-    """Takes what the engine thread tells to the event loop."""
+    """Posts the events of the engine thread to the event loop."""
 
     def __init__(self, owner: GenerationQueue[Any]) -> None:
         self._owner = owner
 
-    def ready(self, measured: Measured) -> None:
+    def engine_ready(self, measured: Measured) -> None:
         self._owner.post(self._owner._is_ready, measured)
 
-    def died(self, error: GenerationError) -> None:
+    def engine_died(self, error: GenerationError) -> None:
         self._owner.post(self._owner._is_dead, error)
 
-    def lost(self) -> None:
+    def engine_lost(self) -> None:
         self._owner.post(self._owner._is_lost)
 
-    def begun(self, tickets: list[Ticket]) -> None:
+    def started(self, tickets: list[Ticket]) -> None:
         self._owner.post(self._owner._has_begun, tickets)
 
     def stepped(self, step: Stepped) -> None:
         self._owner.post(self._owner._has_stepped, step)
 
-    def over(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
+    def ended(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
         self._owner.post(self._owner._is_over, ticket, outcome)
 
-    def again(self, ticket: Ticket, *, alone: bool) -> None:
+    def restart(self, ticket: Ticket, *, alone: bool) -> None:
         self._owner.post(lambda: self._owner._starts_over(ticket, alone=alone))
 
 

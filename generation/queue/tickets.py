@@ -34,7 +34,7 @@ class QueueClosed(GenerationError):
         super().__init__("The bot is shutting down; the picture will be made when it is back.")
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
+@dataclass(eq=False, slots=True, weakref_slot=True, kw_only=True)
 class Ticket:
     """One job in the queue.
 
@@ -72,7 +72,6 @@ class Ticket:
     load: float = field(init=False)
     taken: int = 0
     turn_ends: int = 0
-    breaks: int = 0
 
     def __post_init__(self) -> None:
         request = self.request

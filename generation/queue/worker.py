@@ -1,18 +1,17 @@
 """The engine thread: takes all active jobs forward together, one step at a time.
 
-It decides nothing about order. It is handed tickets, steps those that are active, and reports
-what happened; an engine that breaks is replaced by a new one.
+The engine thread does not decide the order of jobs. It is given tickets, takes steps of the active
+ones, and reports what happened. It replaces an engine that is lost.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Generic, Protocol
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from ..errors import EngineFailed, EngineLost, GenerationError, SetAside, brief
 from ..timing import Measured
@@ -20,69 +19,57 @@ from ..values.events import Progress
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest
 from ..workers.protocol import EngineLike, I
+from .engine_slot import EngineSlot
+from .running import RunningJobs
+from .supervisor import Decision, EngineAction, Supervisor
 from .tickets import JobCancelled, Ticket
-from .turns import FairSizes
 
 log = logging.getLogger(__name__)
 
-_BREAKS: Final = 2
-# So many engines in a row without a picture, and no job to blame: a new one will not do better.
-_LOSSES: Final = 3
-# So many jobs in a row that fail on it, and none that is made: perhaps a new one does better.
-_FAILURES: Final = 3
-# So many jobs in a row that seem to break it: it is hardly the jobs.
-_SET_ASIDE: Final = 5
-# Seconds before each attempt to load another: the memory of the last one may take a while to go.
-_PAUSES: Final = (0, 2, 10)
+R = TypeVar("R")
+Outcome = list[GeneratedImage] | Exception
 
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A step of several jobs: where each is now, and how long it took for their whole load."""
+    """A step of several jobs: the progress of each, the load of all, and the duration."""
 
-    news: list[tuple[Ticket, Progress]]
+    progress: list[tuple[Ticket, Progress]]
     load: float
     seconds: float
 
 
-class Reports(Protocol):
-    """What the engine thread tells; see `generation.queue.queue`."""
+class WorkerEvents(Protocol):
+    """What the engine thread reports."""
 
-    def ready(self, measured: Measured) -> None:
-        """Take note that an engine is loaded."""
+    def engine_ready(self, measured: Measured) -> None:
+        """Handle that an engine is loaded."""
 
-    def died(self, error: GenerationError) -> None:
-        """Take note that there is no engine and will be none."""
+    def engine_lost(self) -> None:
+        """Handle that the engine is lost, and that another is being loaded."""
 
-    def lost(self) -> None:
-        """Take note that there is no engine, and that another is tried."""
+    def engine_died(self, error: GenerationError) -> None:
+        """Handle that there is no engine, and will be none."""
 
-    def begun(self, tickets: list[Ticket]) -> None:
-        """Take note that the engine has taken these jobs up."""
+    def started(self, tickets: list[Ticket]) -> None:
+        """Handle that the engine has started jobs."""
 
     def stepped(self, step: Stepped) -> None:
-        """Take note of a step."""
+        """Handle a step."""
 
-    def over(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
-        """Take note that a job is finished, or will not be."""
+    def ended(self, ticket: Ticket, outcome: Outcome) -> None:
+        """Handle the end of a job, with its pictures or an error."""
 
-    def again(self, ticket: Ticket, *, alone: bool) -> None:
-        """Have a job start over, with nobody beside it if it may be what broke the engine."""
+    def restart(self, ticket: Ticket, *, alone: bool) -> None:
+        """Run a job again from its first step; with `alone` no other job may run beside it."""
 
 
-@dataclass(slots=True)
-class _Job(Generic[I]):
-    images: list[I]
-    pictures: dict[int, GeneratedImage] = field(default_factory=dict)
-    previewed: float = 0.0
+class _CallFailed(Exception):
+    """A call of the engine failed, and its jobs are dealt with; the turn goes on."""
 
-    @property
-    def failure(self) -> GenerationError | None:
-        return next((image.failure for image in self.images if image.failure), None)
 
-    @property
-    def unfinished(self) -> list[I]:
-        return [image for number, image in enumerate(self.images) if number not in self.pictures]
+class _EngineReplaced(Exception):
+    """The engine was replaced or given up; the turn is over."""
 
 
 class Worker(Generic[I]):
@@ -91,196 +78,152 @@ class Worker(Generic[I]):
     def __init__(
         self,
         make_engine: Callable[[], EngineLike[I]],
-        reports: Reports,
+        events: WorkerEvents,
         *,
         preview_seconds: float | None,
     ) -> None:
-        self._make_engine = make_engine
-        self._reports = reports
+        self._events = events
         self._preview_seconds = preview_seconds
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
-        self._stopping = threading.Event()
-        self._engine: EngineLike[I] | None = None
-        self._jobs: dict[Ticket, _Job[I]] = {}
-        # Whose images the engine has in hand: one of them did it if it is lost now.
+        self._slot = EngineSlot(make_engine)
+        self._jobs: RunningJobs[I] = RunningJobs()
+        self._supervisor: Supervisor[Ticket] = Supervisor()
+        # The jobs of the current call: the suspects if the engine is lost in it.
         self._in_call: list[Ticket] = []
-        self._sizes: FairSizes[tuple[int, int]] = FairSizes()
-        # Since the last picture. A step proves nothing: decoding may be what breaks, and on a GPU
-        # a step is only launched.
-        self._losses = 0
-        self._set_aside = 0
-        self._failures = 0
-        # In pixels.
-        self._decoded_together = 0
 
-    def give(self, ticket: Ticket | None) -> None:
-        """Hand over a job that is to run, or None where a known one has changed."""
+    def submit(self, ticket: Ticket) -> None:
+        """Hand over a job to run."""
         self._inbox.put(ticket)
 
-    def stop(self) -> None:
-        """End after the step that the engine is at, or sooner if it can be broken off."""
-        self._stopping.set()
+    def wake(self) -> None:
+        """Look at the known jobs again: one of them was changed."""
         self._inbox.put(None)
-        engine = self._engine
-        if engine is not None:
-            engine.close()
+
+    def stop(self) -> None:
+        """End after the current step, or sooner if the engine can end in the middle of a call."""
+        self._slot.stop()
+        self.wake()
 
     def work(self) -> None:
         """Load the engine and serve jobs until `stop`; the body of the engine thread."""
         try:
-            if (failure := self._load()) is not None:
-                self._died(failure)
-                return
-            while not self._stopping.is_set():
-                self._turn()
+            self._handle_load(self._slot.load())
+            while self._slot.engine is not None and not self._slot.is_stopping:
+                self._turn(self._slot.engine)
         except Exception as error:
             log.exception("The engine thread ends")
-            self._reports.died(
+            self._events.engine_died(
                 EngineFailed(f"The engine thread broke ({brief(error)}); see the log.")
             )
         finally:
             self._jobs.clear()
-            self._discard_engine()
+            self._slot.close()
 
-    def _load(self) -> GenerationError | None:
-        """Make an engine; return why there is none, if so."""
-        try:
-            self._engine = self._make_engine()
-            if self._stopping.is_set():
-                return None
-            measured = self._engine.measured()
-        except GenerationError as error:
-            failure = error
-        except Exception as error:
-            log.exception("The engine could not be loaded")
-            failure = EngineFailed.at_load(error)
+    def _handle_load(self, loaded: Measured | GenerationError) -> None:
+        if isinstance(loaded, Measured):
+            self._jobs.use(loaded)
+            self._events.engine_ready(loaded)
         else:
-            self._decoded_together = max(measured.decode_seconds) * measured.pixels
-            self._reports.ready(measured)
-            return None
-        self._discard_engine()
-        return failure
+            self._die(loaded)
 
-    def _died(self, failure: GenerationError) -> None:
-        # `stop` has broken it off.
-        if not self._stopping.is_set():
-            self._reports.died(failure)
+    def _die(self, error: GenerationError) -> None:
+        # When the queue stops, the error is only that the engine was closed.
+        if not self._slot.is_stopping:
+            self._events.engine_died(error)
 
-    def _discard_engine(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-
-    def _turn(self) -> None:
-        """Take in what is new, take one step of whose turn it is, and finish what is done."""
+    def _turn(self, engine: EngineLike[I]) -> None:
+        """Start new jobs, take one step of one size of pictures, and decode what is denoised."""
         try:
-            new = self._take_in()
-            if self._stopping.is_set() or self._engine is None:
+            new = self._receive(engine)
+            if self._slot.is_stopping:
                 return
-            self._without_cancelled(list(self._jobs))
-            self._begin(self._engine, self._without_cancelled(new))
-            self._step(self._engine, self._whose_turn())
-            if not self._stopping.is_set():
-                self._finish(self._engine)
+            self._end_cancelled(list(self._jobs))
+            self._start(engine, self._end_cancelled(new))
+            self._step(engine, self._jobs.next_step())
+            if not self._slot.is_stopping:
+                self._finish(engine)
         except EngineLost as error:
-            self._replace(error)
+            log.error("%s Another is started", error)
+            others = self._jobs.others(self._in_call)
+            self._replace(self._supervisor.engine_lost(self._in_call, others))
+        except _EngineReplaced:
+            pass
         self._in_call = []
 
-    def _take_in(self) -> list[Ticket]:
-        """Return the tickets that came, waiting for one if there is nothing to do."""
+    def _receive(self, engine: EngineLike[I]) -> list[Ticket]:
+        """Return the tickets that were submitted; wait for one if there is nothing to do."""
         new = list[Ticket]()
-        idle = not any(ticket.active for ticket in self._jobs) and not self._ready_to_decode()
-        if idle and self._inbox.empty() and self._engine is not None:
-            self._engine.release_unused()
-        while idle or not self._inbox.empty():
+        is_idle = not self._jobs.have_work
+        if is_idle and self._inbox.empty():
+            engine.release_unused()
+        while is_idle or not self._inbox.empty():
             ticket = self._inbox.get()
-            idle = False
+            is_idle = False
             if ticket is not None:
                 new.append(ticket)
         return new
 
-    def _without_cancelled(self, tickets: Sequence[Ticket]) -> list[Ticket]:
-        """End those that are cancelled and return the others.
+    def _end_cancelled(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """End the jobs that are cancelled, and return the others.
 
-        Each is asked once: the event loop may cancel one at any time, and a ticket that is neither
-        ended nor begun would hold its room for ever.
+        Each ticket is checked once, since the event loop may cancel it at any time. A job that is
+        neither ended nor started would keep its place for ever.
         """
         others = list[Ticket]()
         for ticket in tickets:
             if ticket.cancelled.is_set():
-                self._over(ticket, JobCancelled())
+                self._end(ticket, JobCancelled())
             else:
                 others.append(ticket)
         return others
 
-    def _begin(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
+    def _start(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
         requests = self._read_sources(tickets)
         if not requests:
             return
-        tickets = list(requests)
-        self._in_call = tickets
         try:
-            begun = engine.begin(list(requests.values()))
-        except EngineLost:
-            raise
-        except Exception as error:
-            self._broke(tickets, error)
+            begun = self._call(list(requests), lambda: engine.begin(list(requests.values())))
+        except _CallFailed:
             return
         started = []
-        for ticket, images in zip(tickets, begun, strict=True):
+        for ticket, images in zip(requests, begun, strict=True):
             if isinstance(images, GenerationError):
-                self._over(ticket, images)
+                self._end(ticket, images)
             else:
-                self._jobs[ticket] = _Job(images)
+                self._jobs.add(ticket, images)
                 started.append(ticket)
-        self._reports.begun(started)
-        self._reports.stepped(
-            Stepped([(t, self._jobs[t].images[0].progress) for t in started], 0, 0)
-        )
+        self._events.started(started)
+        progress = [(ticket, self._jobs[ticket].images[0].progress) for ticket in started]
+        self._events.stepped(Stepped(progress, load=0, seconds=0))
 
     def _read_sources(self, tickets: Sequence[Ticket]) -> dict[Ticket, GenerationRequest]:
-        """Return whole requests; a job whose source cannot be read ends with the reason."""
+        """Return requests with their pixels; a job whose source cannot be read ends here."""
         requests = dict[Ticket, GenerationRequest]()
         for ticket in tickets:
             try:
                 requests[ticket] = ticket.request_with_pixels()
             except Exception as error:
-                self._over(ticket, error)
+                self._end(ticket, error)
         return requests
 
-    def _whose_turn(self) -> list[Ticket]:
-        """Return the active jobs that take the next step together: those of one size."""
-        groups: dict[tuple[int, int], list[Ticket]] = {}
-        for ticket, job in self._jobs.items():
-            if ticket.active and not all(image.done for image in job.unfinished):
-                groups.setdefault(_size(ticket), []).append(ticket)
-        if not groups:
-            return []
-        loads = {size: [ticket.load for ticket in group] for size, group in groups.items()}
-        return groups[self._sizes.choose(loads)]
-
-    def _step(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
+    def _step(self, engine: EngineLike[I], tickets: list[Ticket]) -> None:
         if not tickets:
             return
-        self._in_call = list(tickets)
-        images = [image for ticket in tickets for image in self._jobs[ticket].unfinished]
+        images = [image for ticket in tickets for image in self._jobs[ticket].unfinished.values()]
         load = sum(ticket.load for ticket in tickets)
         start = time.perf_counter()
         try:
-            engine.step(images)
-        except EngineLost:
-            raise
-        except Exception as error:
-            self._broke(tickets, error)
+            self._call(tickets, lambda: engine.step(images))
+        except _CallFailed:
             return
         seconds = time.perf_counter() - start
-        news = [(ticket, self._news(engine, ticket)) for ticket in tickets]
-        self._reports.stepped(Stepped(news, load, seconds))
+        progress = [(ticket, self._progress(engine, ticket)) for ticket in tickets]
+        self._events.stepped(Stepped(progress, load, seconds))
 
-    def _news(self, engine: EngineLike[I], ticket: Ticket) -> Progress:
-        """Return how far a job is, with a look at it when one is due."""
+    def _progress(self, engine: EngineLike[I], ticket: Ticket) -> Progress:
+        """Return the progress of a job, with a preview if one is due."""
         job = self._jobs[ticket]
-        image = job.unfinished[0]
+        image = next(iter(job.unfinished.values()))
         progress = image.progress
         now = time.monotonic()
         if self._preview_seconds is None or now - job.previewed < self._preview_seconds:
@@ -291,143 +234,108 @@ class Worker(Generic[I]):
         except EngineLost:
             raise
         except Exception:
-            # A picture is worth more than a look at it.
+            # The picture can still be made without a preview.
             log.exception("There is no preview of job %s", ticket.job_id)
             return progress
 
     def _finish(self, engine: EngineLike[I]) -> None:
-        """Decode pictures of jobs that are through, and end the jobs that are complete.
+        """Decode images that are denoised, and end the jobs that are complete or failed.
 
-        No more than share a decoder call, so that nobody's next step waits for more than that;
-        a job of several pictures may take several turns.
+        At most one decoder call is made, so that the next step of other jobs does not wait for
+        longer. A job of several pictures may take several turns.
         """
-        for ticket, job in list(self._jobs.items()):
-            if (failure := job.failure) is not None:
-                self._over(ticket, failure)
-        ready = self._ready_to_decode()
+        for ticket in self._jobs:
+            if (failure := self._jobs[ticket].failure) is not None:
+                self._end(ticket, failure)
+        ready = self._jobs.next_decoding()
         if not ready:
             return
-        tickets = list(dict.fromkeys(ticket for ticket, _ in ready))
-        self._in_call = tickets
-        images = [image for _, image in ready]
+        tickets = list(dict.fromkeys(decoding.ticket for decoding in ready))
+        images = [decoding.image for decoding in ready]
         try:
-            pictures = engine.finish(images)
+            pictures = self._call(tickets, lambda: engine.finish(images))
+        except _CallFailed:
+            return
+        for decoding, picture in zip(ready, pictures, strict=True):
+            if picture is not None:
+                self._jobs[decoding.ticket].pictures[decoding.number] = picture
+                self._supervisor.picture_made()
+        for ticket in tickets:
+            self._end_if_complete(ticket)
+
+    def _end_if_complete(self, ticket: Ticket) -> None:
+        job = self._jobs[ticket]
+        if (failure := job.failure) is not None:
+            self._end(ticket, failure)
+        elif not job.unfinished:
+            self._end(ticket, job.ordered_pictures)
+
+    def _end(self, ticket: Ticket, outcome: Outcome) -> None:
+        self._jobs.remove(ticket)
+        if isinstance(outcome, Exception):
+            # The traceback would keep the latents alive for as long as the error is kept.
+            outcome = outcome.with_traceback(None)
+        self._events.ended(ticket, outcome)
+
+    def _call(self, tickets: list[Ticket], call: Callable[[], R]) -> R:
+        """Return the result of a call of the engine for some jobs.
+
+        Raises:
+            EngineLost: the engine is lost.
+            _CallFailed: the call failed, and its jobs are dealt with.
+            _EngineReplaced: the call failed, and the engine was replaced.
+        """
+        self._in_call = tickets
+        try:
+            return call()
         except EngineLost:
             raise
         except Exception as error:
-            self._broke(tickets, error)
-            return
-        made = dict(zip(map(id, images), pictures, strict=True))
-        for ticket in tickets:
-            self._keep(ticket, made)
+            self._handle_failure(tickets, error)
+            raise _CallFailed from error
 
-    def _ready_to_decode(self) -> list[tuple[Ticket, I]]:
-        """Return images of one size of jobs that are through, as many as share a decoder call."""
-        ready = list[tuple[Ticket, I]]()
-        most = 1
-        for ticket, job in self._jobs.items():
-            is_alike = not ready or _size(ready[0][0]) == _size(ticket)
-            if is_alike and all(image.done for image in job.unfinished):
-                ready += [(ticket, image) for image in job.unfinished]
-                width, height = _size(ticket)
-                most = max(1, self._decoded_together // (width * height))
-                if len(ready) >= most:
-                    break
-        return ready[:most]
-
-    def _keep(self, ticket: Ticket, made: dict[int, GeneratedImage | None]) -> None:
-        job = self._jobs[ticket]
-        for number, image in enumerate(job.images):
-            picture = made.get(id(image))
-            if picture is not None:
-                job.pictures[number] = picture
-                self._losses = self._set_aside = self._failures = 0
-        if (failure := job.failure) is not None:
-            self._over(ticket, failure)
-        elif not job.unfinished:
-            self._over(ticket, [job.pictures[number] for number in range(len(job.images))])
-
-    def _over(self, ticket: Ticket, outcome: list[GeneratedImage] | Exception) -> None:
-        self._jobs.pop(ticket, None)
-        if isinstance(outcome, Exception):
-            # Its traceback holds the latents, and anyone who has the ticket holds the error.
-            outcome = outcome.with_traceback(None)
-        self._reports.over(ticket, outcome)
-
-    def _broke(self, tickets: Sequence[Ticket], error: Exception) -> None:
-        """Fail the job that broke; if it was one of several, find out which, one by one.
-
-        Raises:
-            EngineLost: nothing but failures come of this engine any more.
-        """
+    def _handle_failure(self, tickets: list[Ticket], error: Exception) -> None:
         jobs = ", ".join(str(ticket.job_id) for ticket in tickets)
         log.error("The engine failed on job %s", jobs, exc_info=error)
-        if len(tickets) == 1:
-            self._failures += 1
-            if self._failures >= _FAILURES:
-                self._failures = 0
-                raise EngineLost("The engine failed on several pictures in a row.")
-            self._over(
-                tickets[0],
-                EngineFailed(
-                    f"The engine failed on this picture ({brief(error)}); try other settings, or "
-                    "ask the operator to look at the log."
-                ),
+        decision = self._supervisor.call_failed(tickets, self._jobs.others(tickets))
+        if decision.engine is not EngineAction.KEEP:
+            log.error("The engine failed on several pictures in a row. Another is started")
+            self._replace(decision)
+            raise _EngineReplaced
+        for ticket in decision.fail:
+            self._end(ticket, _failed_by(error))
+        self._restart(decision)
+
+    def _replace(self, decision: Decision[Ticket]) -> None:
+        """Deal with the jobs of a lost engine, and load another engine unless it is given up."""
+        if self._slot.is_stopping:
+            return
+        # First, so that no job is told a place or a time of the lost engine.
+        self._events.engine_lost()
+        for ticket in decision.set_aside:
+            log.error("Job %s broke the engine again and is set aside", ticket.job_id)
+            self._end(ticket, SetAside())
+        self._restart(decision)
+        if decision.engine is EngineAction.REPLACE:
+            self._handle_load(self._slot.replace())
+            return
+        self._slot.close()
+        self._die(
+            EngineFailed(
+                "The engine broke several times in a row without making a picture; look at the "
+                "log, then run imagine-bot doctor."
             )
-            return
-        for ticket in tickets:
-            self._jobs.pop(ticket, None)
-            self._reports.again(ticket, alone=True)
+        )
 
-    def _replace(self, error: EngineLost) -> None:
-        """Start a new engine, and all jobs over; those that were in the call one by one."""
-        if self._stopping.is_set():
-            return
-        log.error("%s Another is started", error)
-        # First, so that nobody is told a place or a time of the engine that is gone.
-        self._reports.lost()
-        suspects = self._in_call
-        others = [ticket for ticket in self._jobs if ticket not in suspects]
-        self._jobs.clear()
-        self._blame(suspects)
-        for ticket in others:
-            self._reports.again(ticket, alone=False)
-        self._discard_engine()
-        if self._losses >= _LOSSES or self._set_aside >= _SET_ASIDE:
-            self._died(
-                EngineFailed(
-                    "The engine broke several times in a row without making a picture; look at the "
-                    "log, then run imagine-bot doctor."
-                )
-            )
-        else:
-            self._reload()
-
-    def _blame(self, suspects: Sequence[Ticket]) -> None:
-        """Set the job aside that broke the engine again, alone; have others start over, alone."""
-        for ticket in suspects:
-            ticket.breaks += 1
-        if len(suspects) == 1 and suspects[0].breaks >= _BREAKS:
-            log.error("Job %s broke the engine %s times", suspects[0].job_id, suspects[0].breaks)
-            self._over(suspects[0], SetAside())
-            self._losses = 0
-            self._set_aside += 1
-            return
-        self._losses += 1
-        for ticket in suspects:
-            self._reports.again(ticket, alone=True)
-
-    def _reload(self) -> None:
-        for pause in _PAUSES:
-            if self._stopping.wait(pause):
-                return
-            failure = self._load()
-            if failure is None:
-                return
-            log.error("There is no new engine: %s", failure)
-            if pause == _PAUSES[-1]:
-                self._died(failure)
+    def _restart(self, decision: Decision[Ticket]) -> None:
+        for tickets, alone in ((decision.run_alone, True), (decision.run_again, False)):
+            for ticket in tickets:
+                self._jobs.remove(ticket)
+                self._events.restart(ticket, alone=alone)
 
 
-def _size(ticket: Ticket) -> tuple[int, int]:
-    return ticket.request.width, ticket.request.height
+def _failed_by(error: Exception) -> EngineFailed:
+    return EngineFailed(
+        f"The engine failed on this picture ({brief(error)}); try other settings, or ask the "
+        "operator to look at the log."
+    )

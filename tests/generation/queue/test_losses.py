@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from generation.errors import EngineFailed, EngineLost, GenerationError, ModelError, SetAside
-from generation.queue import worker
+from generation.queue import engine_slot
 from generation.queue.queue import GenerationQueue
+from generation.queue.supervisor import JOB_FAILURES, JOBS_SET_ASIDE
 from generation.timing import Measured
 from generation.values.recipe import GeneratedImage
 
@@ -42,7 +43,7 @@ class TestSeveralThatBreakIt:
             async with asyncio.timeout(PATIENCE):
                 with pytest.raises(EngineFailed, match="several times in a row"):
                     await stage.queue.died()
-            assert sum(ticket.images.done() for ticket in tickets) == worker._SET_ASIDE
+            assert sum(ticket.images.done() for ticket in tickets) == JOBS_SET_ASIDE
 
 
 @dataclass
@@ -65,7 +66,7 @@ class TestFailingAtEverything:
         waiting = iter(engines)
         async with GenerationQueue(lambda: next(waiting), limit=9) as queue:
             stage = Stage(queue, engines[0])
-            for number in range(1, worker._FAILURES):
+            for number in range(1, JOB_FAILURES):
                 assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
             assert await seeds_of(stage.submit(8)) == [8]
 
@@ -74,7 +75,7 @@ class TestFailingAtEverything:
         engine = FakeEngine(open=True, failures=broken)
         async with GenerationQueue(lambda: engine, limit=9) as queue:
             stage = Stage(queue, engine)
-            for number in range(2 * worker._FAILURES):
+            for number in range(2 * JOB_FAILURES):
                 assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
                 assert await seeds_of(stage.submit(50 + number)) == [50 + number]
         assert max(Counter(engine.begun).values()) == 1
@@ -120,7 +121,7 @@ class HangsWhenIdle(FakeEngine):
 class TestLoadingAgain:
     @pytest.fixture(autouse=True)
     def _hurried(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(worker, "_PAUSES", (0, 0.01, 0.02))
+        monkeypatch.setattr(engine_slot, "_RETRY_DELAYS", (0, 0.01, 0.02))
 
     async def test_it_is_tried_again_while_the_memory_is_not_free_yet(self) -> None:
         busy: list[GenerationError] = [ModelError("It does not fit."), EngineLost("It is lost.")]

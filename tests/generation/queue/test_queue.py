@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from generation.engine.engine import Engine
 from generation.errors import EngineFailed, GenerationError, InvalidRequest, ModelError, QueueFull
 from generation.queue import queue as queue_module
-from generation.queue import worker
+from generation.queue import supervisor
 from generation.queue.fairness import FairQueue
 from generation.queue.queue import GenerationQueue
 from generation.queue.tickets import JobCancelled, QueueClosed, Ticket
@@ -696,7 +696,7 @@ def test_whatever_happens_each_job_ends_once_in_turn_and_alone(plan: list[Action
     try:
         # An engine that fails at all it is given is replaced: see test_losses.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker, "_FAILURES", len(plan) + 1)
+            patch.setattr(supervisor, "JOB_FAILURES", len(plan) + 1)
             asyncio.run(act(plan))
     finally:
         logging.disable(logging.NOTSET)
