@@ -20,9 +20,16 @@ from generation.queue.queue import GenerationQueue
 from generation.workers.protocol import EngineLike
 from storage.errors import StorageError
 from storage.folder.space import Space
+from storage.jobs import JobStore
 from storage.opening import open_storage
+from storage.records import Job
 
 from .cogs.buttons import DYNAMIC_ITEMS
+from .cogs.history import History
+from .cogs.imagine import Imagine
+from .cogs.reactions import Reactions
+from .cogs.removals import TakenAway
+from .cogs.vary import Vary
 from .config import Settings
 from .delivery.courier import DiscordCourier
 from .delivery.presence import has_left
@@ -31,16 +38,22 @@ from .engines import start_engine
 from .errors import sentence
 from .interactions.actions import Actions
 from .interactions.answers import tell
-from .interactions.gate import Gate, GatedTree
+from .interactions.gate import Gate
+from .interactions.gated import GatedTree
 from .interactions.intake import Intake
+from .interactions.lookup import Lookup
+from .interactions.services import Services
 from .jobs.disk import DiskGuard
 from .jobs.service import ImagineService
 from .jobs.tasks import Background
-from .memory import PictureMemory
+from .memory import UPLOAD_BYTES, PictureMemory
 from .permissions.ages import Ages
+from .permissions.commands import CommandAccess
 from .permissions.integrations import Integrations
+from .permissions.members import Members
 from .publishing import Publisher
 from .requests.builder import RequestBuilder
+from .requests.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +63,6 @@ INTENTS: Final = discord.Intents(
     guilds=True, guild_messages=True, dm_messages=True, guild_reactions=True, dm_reactions=True
 )
 _RESUME_SECONDS: Final = 60.0
-_COGS: Final = ("imagine", "vary", "history", "reactions", "removals")
 
 MakeEngine = Callable[[], EngineLike[Any]]
 
@@ -58,18 +70,14 @@ MakeEngine = Callable[[], EngineLike[Any]]
 class ImagineBot(commands.Bot):
     """Imagine Bot on Discord; made by `create_bot`.
 
-    `service`, `courier`, `intake`, `actions`, `ages`, `builder`, `integrations` and `memory` are
-    there from `setup_hook` until `close`. `failure` holds what made it stop by itself.
+    `services`, `service`, `courier` and `integrations` exist from `setup_hook` on. `failure` holds
+    the error that stopped the bot, if one did.
     """
 
+    services: Services
     service: ImagineService
     courier: DiscordCourier
-    intake: Intake
-    actions: Actions
-    ages: Ages
-    builder: RequestBuilder
     integrations: Integrations
-    memory: PictureMemory
     _queue: GenerationQueue[Any]
 
     def __init__(self, settings: Settings, profile: ModelProfile, make_engine: MakeEngine) -> None:
@@ -92,7 +100,6 @@ class ImagineBot(commands.Bot):
         self.settings = settings
         self.profile = profile
         self.failure: Exception | None = None
-        self.gate = Gate()
         self._make_engine = make_engine
         self._stack = AsyncExitStack()
         self._background = Background()
@@ -106,42 +113,84 @@ class ImagineBot(commands.Bot):
             StorageError: the data folder cannot be used.
             CommandsRefused: Discord refused the commands, and has none from before.
         """
-        jobs = await self._stack.enter_async_context(open_storage(self.settings.data))
-        self.memory = PictureMemory()
-        self.courier = DiscordCourier(
-            self,
-            self.memory,
-            progress_seconds=self.settings.progress_seconds,
-            previews=self.settings.previews,
-            invalid=self._invalid,
-        )
-        queue = GenerationQueue(
+        store = await self._stack.enter_async_context(open_storage(self.settings.data))
+        queue = self._build_queue()
+        self._build(store, queue)
+        # Closed in the reverse order: the queue stops first, then finished pictures are delivered.
+        self._stack.push_async_callback(self.courier.close)
+        self._stack.push_async_callback(self.service.close)
+        await self._add_handlers()
+        # The engine starts to load the model now, which takes longer than the rest.
+        await self._stack.enter_async_context(queue)
+        self._queue = queue
+        self._background.start(self._watch(queue), "load the engine")
+        await self._publish()
+        self._background.start(self._resume(), "take up the jobs from before")
+
+    def _build_queue(self) -> GenerationQueue[Any]:
+        return GenerationQueue(
             self._make_engine,
             limit=self.settings.queue_limit,
             member_limit=self.settings.member_limit,
             group_limit=self.settings.guild_limit,
             previews=self.settings.previews,
         )
-        space = Space(jobs.folder, self.settings.min_free_mb * 2**20)
-        self.service = ImagineService(
-            jobs=jobs, queue=queue, courier=self.courier, disk=DiskGuard(space, self.memory)
+
+    def _build(self, store: JobStore, queue: GenerationQueue[Any]) -> None:
+        """Build the services, each with what it needs."""
+        if self.application_id is None:
+            raise app_commands.MissingApplicationID
+        memory = PictureMemory()
+        self.courier = DiscordCourier(
+            self,
+            memory,
+            on_message_gone=self._on_message_gone,
+            progress_seconds=self.settings.progress_seconds,
+            previews=self.settings.previews,
+            invalid=self._invalid,
         )
-        # Closed in the reverse order: the queue stops first, then what it made is delivered.
-        self._stack.push_async_callback(self.courier.close)
-        self._stack.push_async_callback(self.service.close)
-        self.intake = Intake(self.service, self.settings)
-        self.ages = Ages(self, self._invalid)
-        self.actions = Actions(self, self.memory)
-        self.builder = RequestBuilder(self.settings, self.profile)
+        disk = DiskGuard(Space(store.folder, self.settings.min_free_mb * 2**20), memory)
+        self.service = ImagineService(jobs=store, queue=queue, courier=self.courier, disk=disk)
+        self.integrations = Integrations(self.http, self.application_id)
+        members, ages = Members(self), Ages(self, self._invalid)
+        lookup = Lookup(
+            store=store,
+            removals=self.service.removals,
+            members=members,
+            ages=ages,
+            http=self.http,
+        )
+        builder = RequestBuilder(self.settings, self.profile)
+        self.services = Services(
+            gate=Gate(),
+            jobs=self.service,
+            intake=Intake(self.service, self.settings),
+            lookup=lookup,
+            actions=Actions(lookup=lookup, builder=builder, store=store, memory=memory),
+            builder=builder,
+            members=members,
+            commands=CommandAccess(members, self.integrations),
+            ages=ages,
+            courier=self.courier,
+            memory=memory,
+        )
+
+    def _on_message_gone(self, job: Job) -> None:
+        self.service.message_gone(job)
+
+    async def _add_handlers(self) -> None:
+        # Uploads have a memory of their own: a slow download must not delay a delivery.
+        uploads = Uploads(self.services.builder, PictureMemory(UPLOAD_BYTES))
+        cogs = (
+            Imagine(self.services),
+            Vary(self.services, uploads),
+            History(self.services),
+            Reactions(self, self.services),
+            TakenAway(self.service),
+        )
+        for cog in cogs:
+            await self.add_cog(cog)
         self.add_dynamic_items(*DYNAMIC_ITEMS)
-        for name in _COGS:
-            await self.load_extension(f"bot.cogs.{name}")
-        # It starts to load the model, which takes longer than what follows.
-        await self._stack.enter_async_context(queue)
-        self._queue = queue
-        self._background.start(self._watch(queue), "load the engine")
-        await self._publish()
-        self._background.start(self._resume(), "take up the jobs from before")
 
     async def engine_loaded(self) -> None:
         """Wait until the engine that `setup_hook` started has loaded the model.
@@ -153,7 +202,7 @@ class ImagineBot(commands.Bot):
 
     async def _publish(self) -> None:
         publisher = Publisher(self.tree)
-        self.integrations = Integrations(self, await publisher.publish())
+        self.integrations.learn(await publisher.publish())
         retrying = publisher.keep_trying(self.integrations.learn)
         self._background.start(retrying, "publish the commands")
 

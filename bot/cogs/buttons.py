@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import discord
 from discord.ui import Button, DynamicItem
@@ -11,9 +11,10 @@ from discord.ui import Button, DynamicItem
 from storage.records import NewJob
 
 from ..interactions.answers import answering
-from ..interactions.gate import Gated
+from ..interactions.gated import Gated
 from ..interactions.requester import requester_of
-from ..permissions.members import check_may_use, removal_by
+from ..interactions.services import services_of
+from ..permissions.members import removal_by
 from ..requests.reference import ImageReference
 from ..ui import views
 from ..ui.custom_ids import (
@@ -26,17 +27,14 @@ from ..ui.custom_ids import (
     JobKey,
 )
 
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
-
-async def _check(interaction: discord.Interaction[ImagineBot], key: JobKey) -> None:
+async def _check(interaction: discord.Interaction[Any], key: JobKey) -> None:
     """Return only if the clicked button is of a job that this database has.
 
     Raises:
         UnknownButton: it is of a job that another database had.
     """
-    await interaction.client.actions.check_button(interaction, key.job_id, key.token)
+    await services_of(interaction).lookup.check_button(interaction, key.job_id, key.token)
 
 
 class RerunButton(Gated, DynamicItem[Button[Any]], template=RERUN_PATTERN):
@@ -56,12 +54,14 @@ class RerunButton(Gated, DynamicItem[Button[Any]], template=RERUN_PATTERN):
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Queue the rerun."""
         async with answering(interaction):
-            await interaction.client.intake.accept(interaction, self._order(interaction))
+            await services_of(interaction).intake.accept(interaction, self._new_job(interaction))
 
-    async def _order(self, interaction: discord.Interaction[ImagineBot]) -> NewJob:
-        await check_may_use(interaction, RERUN_COMMAND)
+    async def _new_job(self, interaction: discord.Interaction[Any]) -> NewJob:
+        await services_of(interaction).commands.check_click(interaction, RERUN_COMMAND)
         await _check(interaction, self.key)
-        return await interaction.client.actions.rerun(requester_of(interaction), self.key.job_id)
+        return await services_of(interaction).actions.rerun(
+            requester_of(interaction), self.key.job_id
+        )
 
 
 class VaryButton(Gated, DynamicItem[Button[Any]], template=VARY_PATTERN):
@@ -82,13 +82,13 @@ class VaryButton(Gated, DynamicItem[Button[Any]], template=VARY_PATTERN):
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Queue the variation."""
         async with answering(interaction):
-            await interaction.client.intake.accept(interaction, self._order(interaction))
+            await services_of(interaction).intake.accept(interaction, self._new_job(interaction))
 
-    async def _order(self, interaction: discord.Interaction[ImagineBot]) -> NewJob:
-        await check_may_use(interaction, VARY_COMMAND)
+    async def _new_job(self, interaction: discord.Interaction[Any]) -> NewJob:
+        await services_of(interaction).commands.check_click(interaction, VARY_COMMAND)
         await _check(interaction, self.key)
         picture = ImageReference(self.key.job_id, self.number)
-        return await interaction.client.actions.vary(requester_of(interaction), picture)
+        return await services_of(interaction).actions.vary(requester_of(interaction), picture)
 
 
 class RemoveButton(Gated, DynamicItem[Button[Any]], template=REMOVE_PATTERN):
@@ -108,16 +108,16 @@ class RemoveButton(Gated, DynamicItem[Button[Any]], template=REMOVE_PATTERN):
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Cancel or delete."""
         async with answering(interaction):
-            bot: ImagineBot = interaction.client
+            services = services_of(interaction)
             await interaction.response.defer()
             await _check(interaction, self.key)
-            job = await bot.actions.find_removable(self.key.job_id, requester_of(interaction))
-            if count := await bot.actions.pictures_of(job):
+            job = await services.lookup.find_removable(self.key.job_id, requester_of(interaction))
+            if count := await services.lookup.pictures_of(job):
                 question = f"Delete {count} picture{'' if count == 1 else 's'}?"
                 view = views.delete_view(job)
                 await interaction.followup.send(question, view=view, ephemeral=True)
             else:
-                await bot.service.cancel_or_remove(job, removal_by(job, interaction.user))
+                await services.jobs.cancel_or_remove(job, removal_by(job, interaction.user))
 
 
 class DeleteButton(Gated, DynamicItem[Button[Any]], template=DELETE_PATTERN):
@@ -137,11 +137,11 @@ class DeleteButton(Gated, DynamicItem[Button[Any]], template=DELETE_PATTERN):
     async def callback(self, interaction: discord.Interaction[Any]) -> None:
         """Delete what may still be deleted by this person."""
         async with answering(interaction):
-            bot: ImagineBot = interaction.client
+            services = services_of(interaction)
             await interaction.response.defer()
             await _check(interaction, self.key)
-            job = await bot.actions.find_removable(self.key.job_id, requester_of(interaction))
-            await bot.service.cancel_or_remove(job, removal_by(job, interaction.user))
+            job = await services.lookup.find_removable(self.key.job_id, requester_of(interaction))
+            await services.jobs.cancel_or_remove(job, removal_by(job, interaction.user))
             await interaction.edit_original_response(content="Deleted.", view=None)
 
 

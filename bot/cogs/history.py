@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import discord
 from discord import app_commands
@@ -16,12 +16,9 @@ from ..interactions.answers import answering
 from ..interactions.concurrency import AtWork
 from ..interactions.intake import within_deadline
 from ..interactions.requester import requester_of
-from ..memory import PictureMemory
+from ..interactions.services import Services
 from ..ui import attachments, messages
 from ..ui.views import finished_view
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 _CHOICES = 25
 _LISTED = 10
@@ -32,16 +29,15 @@ _AT_ONCE = 3
 class History(commands.Cog):
     """One's own prompts and pictures."""
 
-    def __init__(self, bot: ImagineBot, memory: PictureMemory) -> None:
-        self._bot = bot
-        self._memory = memory
+    def __init__(self, services: Services) -> None:
+        self._services = services
         self._at_work = AtWork(_AT_ONCE)
 
     @app_commands.command()
     @app_commands.describe(search="Words from the prompt, or a job id; suggestions as you type")
     async def history(
         self,
-        interaction: discord.Interaction[ImagineBot],
+        interaction: discord.Interaction[Any],
         search: app_commands.Range[str, 0, 100] | None = None,
     ) -> None:
         """Find your own pictures again; only you see the answer."""
@@ -49,35 +45,33 @@ class History(commands.Cog):
             with self._at_work.one_for(interaction.user.id):
                 await self._answer(interaction, search or "")
 
-    async def _answer(self, interaction: discord.Interaction[ImagineBot], search: str) -> None:
+    async def _answer(self, interaction: discord.Interaction[Any], search: str) -> None:
         entries = await within_deadline(
             interaction,
-            self._bot.service.jobs.history(interaction.user.id, search, _LISTED),
+            self._services.lookup.history(interaction.user.id, search, _LISTED),
             ephemeral=True,
         )
         if len(entries) == 1 or (entries and search and _names(search, entries[0])):
             await self._show(interaction, entries[0])
         else:
-            shown = await self._bot.actions.shown(entries, requester_of(interaction))
+            shown = await self._services.lookup.shown(entries, requester_of(interaction))
             hidden = {entry.job_id for entry in entries if entry not in shown}
             await self._say(interaction, messages.history(entries, search, hidden))
 
-    async def _show(
-        self, interaction: discord.Interaction[ImagineBot], entry: HistoryEntry
-    ) -> None:
+    async def _show(self, interaction: discord.Interaction[Any], entry: HistoryEntry) -> None:
         """Show one job again, with its pictures and buttons."""
-        await self._bot.actions.check_age(entry, requester_of(interaction))
+        await self._services.lookup.check_age(entry, requester_of(interaction))
         # Reading, enlarging and sending several pictures may take longer than Discord waits.
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
-        job = await self._bot.actions.find_job(entry.job_id, requester_of(interaction))
-        await self._bot.actions.check_is_there(entry.job_id, str(entry.job_id))
-        async with self._memory.hold(attachments.bytes_to_show(job), interaction.user.id):
-            pictures = await self._bot.service.pictures(job)
+        job = await self._services.lookup.find_job(entry.job_id, requester_of(interaction))
+        await self._services.lookup.check_is_there(entry.job_id, str(entry.job_id))
+        async with self._services.memory.hold(attachments.bytes_to_show(job), interaction.user.id):
+            pictures = await self._services.jobs.pictures(job)
             if not pictures:
                 raise NotVisible(str(entry.job_id))
-            parent = await self._bot.service.jobs.parent(job)
-            with lent(await self._bot.courier.files(job, pictures)) as files:
+            parent = await self._services.lookup.parent(job)
+            with lent(await self._services.courier.files(job, pictures)) as files:
                 text = messages.finished(job, pictures[0].image.recipe, parent)
                 await self._say(
                     interaction,
@@ -88,7 +82,7 @@ class History(commands.Cog):
 
     async def _say(
         self,
-        interaction: discord.Interaction[ImagineBot],
+        interaction: discord.Interaction[Any],
         content: str,
         *,
         files: list[discord.File] = discord.utils.MISSING,
@@ -103,10 +97,12 @@ class History(commands.Cog):
 
     @history.autocomplete("search")
     async def suggest(
-        self, interaction: discord.Interaction[ImagineBot], current: str
+        self, interaction: discord.Interaction[Any], current: str
     ) -> list[app_commands.Choice[str]]:
         """Suggest the person's own jobs that match what is typed so far."""
-        entries = await self._bot.actions.suggestions(requester_of(interaction), current, _CHOICES)
+        entries = await self._services.lookup.suggestions(
+            requester_of(interaction), current, _CHOICES
+        )
         return [
             app_commands.Choice(name=messages.choice_name(entry), value=str(entry.job_id))
             for entry in entries
@@ -116,8 +112,3 @@ class History(commands.Cog):
 def _names(search: str, entry: HistoryEntry) -> bool:
     """Return whether `search` is this entry's job id, as a chosen suggestion is."""
     return search.strip().removeprefix("#") == str(entry.job_id)
-
-
-async def setup(bot: ImagineBot) -> None:
-    """Add the cog; called by `load_extension`."""
-    await bot.add_cog(History(bot, bot.memory))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import discord
 from discord import app_commands
@@ -24,15 +24,16 @@ from storage.records import JobKind, NewJob
 
 from ..interactions.answers import answering
 from ..interactions.requester import requester_of
+from ..interactions.services import Services
 from ..requests.mentions import named
 from ..requests.options import RequestOptions
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 
 class Imagine(commands.Cog):
     """New pictures from a prompt."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     @app_commands.command()
     @app_commands.describe(
@@ -48,7 +49,7 @@ class Imagine(commands.Cog):
     )
     async def imagine(
         self,
-        interaction: discord.Interaction[ImagineBot],
+        interaction: discord.Interaction[Any],
         prompt: app_commands.Range[str, 1, PROMPT_LENGTH],
         negative_prompt: app_commands.Range[str, 0, PROMPT_LENGTH] | None = None,
         seed: app_commands.Range[int, 0, SEED_MAX] | None = None,
@@ -61,7 +62,6 @@ class Imagine(commands.Cog):
     ) -> None:
         """Make pictures from a prompt."""
         async with answering(interaction):
-            bot = interaction.client
             options = RequestOptions(
                 prompt=prompt,
                 negative_prompt=negative_prompt,
@@ -73,15 +73,10 @@ class Imagine(commands.Cog):
                 scheduler=scheduler,
                 count=count,
             )
-            await bot.intake.accept(interaction, self._order(interaction, options))
+            await self._services.intake.accept(interaction, self._new_job(interaction, options))
 
-    async def _order(
-        self, interaction: discord.Interaction[ImagineBot], options: RequestOptions
+    async def _new_job(
+        self, interaction: discord.Interaction[Any], options: RequestOptions
     ) -> NewJob:
-        request = interaction.client.builder.imagine(await named(interaction, options))
-        return requester_of(interaction).order(JobKind.IMAGINE, request)
-
-
-async def setup(bot: ImagineBot) -> None:
-    """Add the cog; called by `load_extension`."""
-    await bot.add_cog(Imagine())
+        request = self._services.builder.imagine(await named(interaction, options))
+        return requester_of(interaction).new_job(JobKind.IMAGINE, request)

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import discord
 from discord.ext import commands
 
 from storage.records import Job
-from storage.states import JobStatus
 
 from ..delivery.codes import FAULTS
 from ..errors import USER_ERRORS, sentence
-from ..interactions.gate import Gate
 from ..interactions.requester import Requester
-from ..permissions.members import may_remove, may_use, removal_by
+from ..interactions.services import Services
+from ..permissions.members import removal_by
 from ..requests.reference import ImageReference
 from ..ui.custom_ids import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 _SHOWN_SECONDS: Final = 20.0
 _QUIET_SECONDS: Final = 60.0
@@ -36,9 +32,9 @@ class Reactions(commands.Cog):
     reactions on messages that it remembers only, which after a restart is none.
     """
 
-    def __init__(self, bot: ImagineBot, gate: Gate) -> None:
-        self._bot = bot
-        self._gate = gate
+    def __init__(self, client: discord.Client, services: Services) -> None:
+        self._client = client
+        self._services = services
         # When each person was last told something, by where.
         self._told: dict[tuple[int, int], float] = {}
 
@@ -48,13 +44,13 @@ class Reactions(commands.Cog):
         emoji = str(payload.emoji)
         if emoji not in (RERUN_EMOJI, VARY_EMOJI, REMOVE_EMOJI):
             return
-        if not self._gate.passes(payload.user_id):
+        if not self._services.gate.passes(payload.user_id):
             return
         person = payload.member or await self._person(payload)
         if person is None or person.bot:
             return
         try:
-            job = await self._bot.service.shown_in(payload.message_id)
+            job = await self._services.jobs.shown_in(payload.message_id)
             if job is not None and not job.deleted:
                 await self._act(emoji, job, person, payload)
         except USER_ERRORS as error:
@@ -65,7 +61,7 @@ class Reactions(commands.Cog):
         if payload.guild_id is not None:
             return None
         try:
-            return await self._bot.fetch_user(payload.user_id)
+            return await self._client.fetch_user(payload.user_id)
         except discord.HTTPException:
             log.warning("Nothing is known of the person who reacted to %s", payload.message_id)
             return None
@@ -78,35 +74,29 @@ class Reactions(commands.Cog):
         payload: discord.RawReactionActionEvent,
     ) -> None:
         if emoji == REMOVE_EMOJI:
-            if may_remove(self._bot, job, person, payload.channel_id):
+            if self._services.members.may_remove(job, person, payload.channel_id):
                 # At once: it is chosen from a list, and there is no private way to ask.
-                await self._bot.service.cancel_or_remove(job, removal_by(job, person))
+                await self._services.jobs.cancel_or_remove(job, removal_by(job, person))
             return
         command = RERUN_COMMAND if emoji == RERUN_EMOJI else VARY_COMMAND
-        if not await may_use(self._bot, job, person, command):
+        if not await self._services.commands.may_react(job, person, command):
             return
         here = (payload.guild_id, payload.channel_id)
-        await self._bot.ages.learn([here])
+        await self._services.ages.learn([here])
         requester = Requester(
             person=person,
             guild_id=payload.guild_id,
             channel_id=payload.channel_id,
             origin=f"reaction:{payload.message_id}:{payload.user_id}:{emoji}",
-            age_restricted=self._bot.ages.is_restricted(*here) is True,
+            age_restricted=self._services.ages.is_restricted(*here) is True,
         )
         if emoji == RERUN_EMOJI:
-            ordering = self._bot.actions.rerun(requester, job.id)
-        elif await self._has_pictures(job):
-            ordering = self._bot.actions.vary(requester, ImageReference(job.id, 1))
+            new_job = self._services.actions.rerun(requester, job.id)
+        elif await self._services.lookup.can_be_varied(job):
+            new_job = self._services.actions.vary(requester, ImageReference(job.id, 1))
         else:
             return
-        await self._bot.intake.accept_reaction(requester, ordering, self._message(payload))
-
-    async def _has_pictures(self, job: Job) -> bool:
-        if job.status is JobStatus.FAILED:
-            # It may have failed in its delivery only.
-            return bool(await self._bot.service.jobs.images(job.id))
-        return job.status in (JobStatus.GENERATED, JobStatus.DELIVERED)
+        await self._services.intake.accept_reaction(requester, new_job, self._message(payload))
 
     async def _tell(
         self,
@@ -132,10 +122,7 @@ class Reactions(commands.Cog):
             log.warning("Could not answer a reaction with %r: %s", text, error)
 
     def _message(self, payload: discord.RawReactionActionEvent) -> discord.PartialMessage:
-        channel = self._bot.get_partial_messageable(payload.channel_id, guild_id=payload.guild_id)
+        channel = self._client.get_partial_messageable(
+            payload.channel_id, guild_id=payload.guild_id
+        )
         return channel.get_partial_message(payload.message_id)
-
-
-async def setup(bot: ImagineBot) -> None:
-    """Add the cog; called by `load_extension`."""
-    await bot.add_cog(Reactions(bot, bot.gate))

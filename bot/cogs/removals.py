@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import discord
 from discord.ext import commands
@@ -12,9 +12,6 @@ from discord.ext import commands
 from storage.errors import StorageError
 
 from ..jobs.service import ImagineService
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +72,3 @@ async def _noting(writing: Coroutine[Any, Any, None]) -> None:
     except StorageError as error:
         # It is found again when the picture is asked for, and a server at the next connection.
         log.error("What happened in Discord cannot be recorded here now. %s", error)
-
-
-async def setup(bot: ImagineBot) -> None:
-    """Add the cog; called by `load_extension`."""
-    await bot.add_cog(TakenAway(bot.service))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import discord
 from discord import app_commands
@@ -15,16 +15,13 @@ from storage.records import JobKind, NewJob
 from ..errors import MissingInput
 from ..interactions.answers import answering
 from ..interactions.requester import Requester, requester_of
-from ..memory import UPLOAD_BYTES, PictureMemory
+from ..interactions.services import Services
 from ..requests.downloading import download
 from ..requests.mentions import named
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..requests.uploads import Uploads
 from ..ui.messages import choice_name
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 _CHOICES = 25
 # Of what is typed there, a search of prompts until something is chosen.
@@ -34,8 +31,8 @@ _REFERENCE_LENGTH = 100
 class Vary(commands.Cog):
     """Similar pictures."""
 
-    def __init__(self, bot: ImagineBot, uploads: Uploads) -> None:
-        self._bot = bot
+    def __init__(self, services: Services, uploads: Uploads) -> None:
+        self._services = services
         self._uploads = uploads
 
     @app_commands.command()
@@ -49,7 +46,7 @@ class Vary(commands.Cog):
     )
     async def vary(
         self,
-        interaction: discord.Interaction[ImagineBot],
+        interaction: discord.Interaction[Any],
         image: app_commands.Range[str, 1, _REFERENCE_LENGTH] | None = None,
         attachment: discord.Attachment | None = None,
         strength: app_commands.Range[float, STRENGTH_MIN, STRENGTH_MAX] | None = None,
@@ -63,13 +60,13 @@ class Vary(commands.Cog):
                 prompt=prompt, negative_prompt=negative_prompt, strength=strength, seed=seed
             )
 
-            async def order() -> NewJob:
+            async def new_job() -> NewJob:
                 typed = await named(interaction, options)
-                return await self._order(requester_of(interaction), image, attachment, typed)
+                return await self._new_job(requester_of(interaction), image, attachment, typed)
 
-            await self._bot.intake.accept(interaction, order())
+            await self._services.intake.accept(interaction, new_job())
 
-    async def _order(
+    async def _new_job(
         self,
         requester: Requester,
         image: str | None,
@@ -78,9 +75,9 @@ class Vary(commands.Cog):
     ) -> NewJob:
         if image is not None and attachment is None:
             reference = ImageReference.parse(image)
-            ordering = await self._bot.actions.vary(requester, reference, options)
-            await self._bot.actions.check_is_there(reference.job_id, str(reference))
-            return ordering
+            new_job = await self._services.actions.vary(requester, reference, options)
+            await self._services.lookup.check_is_there(reference.job_id, str(reference))
+            return new_job
         if attachment is not None and image is None:
             return await self._from_outside(requester, attachment, options)
         raise MissingInput(
@@ -91,14 +88,16 @@ class Vary(commands.Cog):
         self, requester: Requester, attachment: discord.Attachment, options: RequestOptions
     ) -> NewJob:
         request = await self._uploads.request(requester.person.id, attachment, options, _download)
-        return requester.order(JobKind.VARY, request)
+        return requester.new_job(JobKind.VARY, request)
 
     @vary.autocomplete("image")
     async def suggest_image(
-        self, interaction: discord.Interaction[ImagineBot], current: str
+        self, interaction: discord.Interaction[Any], current: str
     ) -> list[app_commands.Choice[str]]:
         """Suggest the person's own latest pictures, first those whose number is being typed."""
-        entries = await self._bot.actions.suggestions(requester_of(interaction), current, _CHOICES)
+        entries = await self._services.lookup.suggestions(
+            requester_of(interaction), current, _CHOICES
+        )
         choices = [
             app_commands.Choice(name=choice_name(entry, number), value=f"{entry.job_id}-{number}")
             for entry in entries
@@ -110,9 +109,3 @@ class Vary(commands.Cog):
 
 async def _download(attachment: discord.Attachment) -> bytes | bytearray:
     return await download(attachment, most=SOURCE_BYTES_MAX)
-
-
-async def setup(bot: ImagineBot) -> None:
-    """Add the cog; called by `load_extension`."""
-    # Not of what deliveries share: a slow download would have pictures wait that are finished.
-    await bot.add_cog(Vary(bot, Uploads(bot.builder, PictureMemory(UPLOAD_BYTES))))

@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import discord
 
@@ -29,9 +29,6 @@ from .codes import FAULTS, Course, refusal_of, understood
 from .pacing import ProgressPacer
 from .presence import exists
 from .retry import FEW_TRIES, TRIES, InvalidRequests, Place, Retry
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +51,23 @@ _ABOUT_FILES: Final = _LASTING | {Course.SMALLER}
 class DiscordCourier:
     """Shows jobs in Discord; the `Courier` of the application service.
 
-    `retry` repeats its requests, and others that take as long as they need.
+    `retry` repeats its requests, and others that take as long as they need. `on_message_gone` is
+    called with a job whose message turns out to be deleted.
     """
 
     def __init__(
         self,
-        bot: ImagineBot,
+        client: discord.Client,
         memory: PictureMemory,
         *,
+        on_message_gone: Callable[[Job], None],
         progress_seconds: float,
         previews: bool = True,
         invalid: InvalidRequests | None = None,
     ) -> None:
-        self._bot = bot
+        self._client = client
         self._memory = memory
+        self._on_message_gone = on_message_gone
         self._invalid = invalid or InvalidRequests()
         self.retry = Retry(_pauses, self._invalid)
         self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
@@ -114,7 +114,7 @@ class DiscordCourier:
 
     async def _answer_in(self, place: AsyncIterator[discord.Message], job: Job) -> int | None:
         async for message in place:
-            if message.author == self._bot.user and _answers(message, job):
+            if message.author == self._client.user and _answers(message, job):
                 return message.id
         return None
 
@@ -201,7 +201,7 @@ class DiscordCourier:
         return await asyncio.to_thread(attachments_of, job, pictures, limit=limit)
 
     def _limit(self, job: Job) -> int:
-        guild = self._bot.get_guild(job.guild_id) if job.guild_id is not None else None
+        guild = self._client.get_guild(job.guild_id) if job.guild_id is not None else None
         return guild.filesize_limit if guild is not None else UPLOAD_LIMIT
 
     async def postpone(self, job: Job, message_id: int) -> None:
@@ -283,10 +283,10 @@ class DiscordCourier:
     async def _progress_refused(self, job: Job, message_id: int, error: Exception) -> None:
         """Give up what is certain; else the next event says it all again."""
         course = refusal_of(error).course
-        is_there = partial(exists, self._bot.http, job.channel_id, message_id)
+        is_there = partial(exists, self._client.http, job.channel_id, message_id)
         if course is Course.GONE and await is_there() is False:
             log.info("Job %s: its message was deleted", job.id)
-            self._bot.service.message_gone(job)
+            self._on_message_gone(job)
         elif course in _LASTING:
             # Not tried again: Discord shuts out who is refused too often.
             log.info("Discord refuses the progress of job %s (%s)", job.id, error)
@@ -319,7 +319,7 @@ class DiscordCourier:
         return True
 
     def _channel(self, job: Job) -> discord.PartialMessageable:
-        return self._bot.get_partial_messageable(job.channel_id, guild_id=job.guild_id)
+        return self._client.get_partial_messageable(job.channel_id, guild_id=job.guild_id)
 
     def _message(self, job: Job, message_id: int) -> discord.PartialMessage:
         return self._channel(job).get_partial_message(message_id)
@@ -336,12 +336,12 @@ class DiscordCourier:
 
         If the job's thread was archived meanwhile, it is opened once.
         """
-        is_there = partial(exists, self._bot.http, job.channel_id, message_id)
+        is_there = partial(exists, self._client.http, job.channel_id, message_id)
         place = Place(is_there, partial(self._open_thread, job))
         return await self.retry.insist(attempt, place, tries=tries)
 
     async def _open_thread(self, job: Job) -> None:
-        thread = await understood(self._bot.fetch_channel(job.channel_id))
+        thread = await understood(self._client.fetch_channel(job.channel_id))
         if isinstance(thread, discord.Thread):
             await understood(thread.edit(archived=False))
 

@@ -1,180 +1,65 @@
-"""What can be done to a picture, once for commands, buttons and reactions."""
+"""What can be made out of a picture, once for commands, buttons and reactions."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-import discord
 from PIL import Image
 
-from storage.errors import PictureMissing
-from storage.records import HistoryEntry, Job, JobKind, NewJob, StoredImage
-from storage.states import UNFINISHED, JobStatus
+from storage.jobs import JobStore
+from storage.records import JobKind, NewJob
 
-from ..delivery.presence import is_gone
-from ..errors import MissingInput, NotVisible
 from ..memory import PictureMemory
-from ..permissions.ages import Made
-from ..permissions.members import check_clicked, check_may_remove, check_may_see
+from ..requests.builder import RequestBuilder
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
-from .concurrency import NewestOnly
+from .lookup import Lookup
 from .requester import Requester
 
-if TYPE_CHECKING:
-    from ..client import ImagineBot
-
 _NO_OPTIONS: Final = RequestOptions()
-# Of somebody's latest jobs, when most of them may not be suggested.
-_LOOKED_THROUGH: Final = 400
 
 
 class Actions:
-    """Turns "again", "vary" and "away" into orders and deeds, for anyone who asks and may.
+    """Makes the jobs for reruns and variations of pictures that the requester may see.
 
-    All methods raise NotVisible for a picture that does not exist, was deleted, or is not for
-    the person, and all but `find_removable` AgeRestricted for one that is not for the channel.
+    All methods raise the errors of `Lookup`, and InvalidRequest as `RequestBuilder` does.
     """
 
-    def __init__(self, bot: ImagineBot, memory: PictureMemory) -> None:
-        self._bot = bot
-        self._memory = memory
-        self._typing = NewestOnly()
-
-    async def check_button(
-        self, interaction: discord.Interaction[ImagineBot], job_id: int, token: str | None
+    def __init__(
+        self,
+        *,
+        lookup: Lookup,
+        builder: RequestBuilder,
+        store: JobStore,
+        memory: PictureMemory,
     ) -> None:
-        """Return only if the clicked button is of the job with this id in this database.
-
-        Raises:
-            UnknownButton: it is of another.
-        """
-        job = await self._bot.service.jobs.record(job_id)
-        check_clicked(job, token, interaction.message)
-
-    async def find_job(self, job_id: int, requester: Requester) -> Job:
-        """Return a job that the requester may see."""
-        found = await self._bot.service.jobs.get(job_id)
-        return await self._visible(found, requester, str(job_id))
-
-    async def _visible(self, job: Job | None, requester: Requester, what: str) -> Job:
-        found = check_may_see(self._bot, job, requester.person, requester.channel_id, what)
-        await self.check_age(found, requester)
-        return found
-
-    async def check_age(self, made: Made, requester: Requester) -> None:
-        """Return only if what was made may be shown or used where the requester is."""
-        await self._learn_ages([made], requester)
-        self._bot.ages.check(made, is_restricted_here=requester.age_restricted)
-
-    async def shown(
-        self, entries: Sequence[HistoryEntry], requester: Requester
-    ) -> list[HistoryEntry]:
-        """Return the lines of the requester's own history that may be read where they ask."""
-        await self._learn_ages(entries, requester)
-        may_show, is_restricted = self._bot.ages.may_show, requester.age_restricted
-        return [entry for entry in entries if may_show(entry, is_restricted_here=is_restricted)]
-
-    async def _learn_ages(self, made: Sequence[Made], requester: Requester) -> None:
-        if not requester.age_restricted:
-            places = ((one.guild_id, one.channel_id) for one in made if not one.age_restricted)
-            await self._bot.ages.learn(places)
-
-    async def suggestions(self, requester: Requester, query: str, limit: int) -> list[HistoryEntry]:
-        """Return at most `limit` of the requester's own jobs that match and may be shown here.
-
-        None are returned for what the requester has typed on from before its turn came.
-        """
-        found = await self._typing.do(
-            requester.person.id, lambda: self._suggestions(requester, query, limit)
-        )
-        return found or []
-
-    async def _suggestions(
-        self, requester: Requester, query: str, limit: int
-    ) -> list[HistoryEntry]:
-        asked = limit
-        while True:
-            entries = await self._bot.service.jobs.history(requester.person.id, query, asked)
-            shown = await self.shown(entries, requester)
-            if len(shown) >= limit or len(entries) < asked or asked >= _LOOKED_THROUGH:
-                return shown[:limit]
-            asked = min(asked * 4, _LOOKED_THROUGH)
-
-    async def find_image(self, reference: ImageReference, requester: Requester) -> StoredImage:
-        """Return the record of the picture that `reference` names."""
-        jobs = self._bot.service.jobs
-        await self._visible(await jobs.get(reference.job_id), requester, str(reference))
-        stored = await jobs.image(reference.job_id, reference.number)
-        if stored is None:
-            raise NotVisible(str(reference))
-        return stored
+        self._lookup = lookup
+        self._builder = builder
+        self._store = store
+        self._memory = memory
 
     async def rerun(self, requester: Requester, job_id: int) -> NewJob:
-        """Return the order for the same recipe with a new seed."""
-        job = await self._find_rerunnable(job_id, requester)
-        request = self._bot.builder.rerun(job.request)
-        return requester.order(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
+        """Return a new job for the same recipe with a new seed."""
+        job = await self._lookup.find_rerunnable(job_id, requester)
+        request = self._builder.rerun(job.request)
+        return requester.new_job(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
 
     async def vary(
         self, requester: Requester, reference: ImageReference, options: RequestOptions = _NO_OPTIONS
     ) -> NewJob:
-        """Return the order for a variation of one picture."""
-        stored = await self.find_image(reference, requester)
-        # As a file, as a picture, and as the pixels to start from.
+        """Return a new job for a variation of one picture."""
+        stored = await self._lookup.find_image(reference, requester)
+        # The file, the decoded picture, and the pixels to start from.
         held = 3 * (3 * stored.recipe.width * stored.recipe.height)
         async with self._memory.hold(held, requester.person.id):
-            picture = await asyncio.to_thread(_open, await self._bot.service.jobs.read(stored))
+            picture = await asyncio.to_thread(_open, await self._store.read(stored))
             # Copying a large picture takes milliseconds.
             request = await asyncio.to_thread(
-                self._bot.builder.variation, stored.recipe, picture, options
+                self._builder.variation, stored.recipe, picture, options
             )
-        return requester.order(JobKind.VARY, request, parent_image_id=stored.id)
-
-    async def _find_rerunnable(self, job_id: int, requester: Requester) -> Job:
-        try:
-            return await self.find_job(job_id, requester)
-        except PictureMissing as error:
-            job = await self._bot.service.jobs.record(job_id)
-            if job is None or job.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
-                raise
-            raise MissingInput(
-                f"The picture that job {job_id} started from was not kept, since nothing came of "
-                "it; send it again with /vary."
-            ) from error
-
-    async def check_is_there(self, job_id: int, what: str) -> None:
-        """Return only if the message of a job is not known to be deleted; if it is, so is the job.
-
-        It may have been deleted while the bot was away.
-
-        Raises:
-            NotVisible: it is gone.
-        """
-        job = await self._bot.service.jobs.record(job_id)
-        if job is not None and not job.deleted and await is_gone(self._bot.http, job):
-            await self._bot.service.removals.job_gone(job)
-            raise NotVisible(what)
-
-    async def pictures_of(self, job: Job) -> int:
-        """Return how many pictures a job has that is not under way."""
-        if job.status in UNFINISHED:
-            return 0
-        return len(await self._bot.service.jobs.images(job.id))
-
-    async def find_removable(self, job_id: int, requester: Requester) -> Job:
-        """Return a job that the requester may take away.
-
-        Raises:
-            NotAllowed: somebody else asked for it, and the person is no moderator.
-        """
-        found = await self._bot.service.jobs.record(job_id)
-        job = check_may_see(self._bot, found, requester.person, requester.channel_id, str(job_id))
-        check_may_remove(self._bot, job, requester.person, requester.channel_id)
-        return job
+        return requester.new_job(JobKind.VARY, request, parent_image_id=stored.id)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -11,16 +11,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiohttp
 import discord
-from discord import app_commands
 
 from .buckets import Buckets, Policy
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +67,3 @@ async def _refuse(interaction: discord.Interaction[Any], *, is_typing: bool) -> 
         await interaction.response.autocomplete([])
     else:
         await interaction.response.send_message(_TOO_MANY, ephemeral=True)
-
-
-class GatedTree(app_commands.CommandTree["ImagineBot"]):
-    """Commands, menus and suggestions behind the gate."""
-
-    async def interaction_check(self, interaction: discord.Interaction[ImagineBot], /) -> bool:
-        """Return whether the interaction passes the gate."""
-        return await self.client.gate.admits(interaction)
-
-
-class Gated:
-    """Puts the buttons, views and forms that inherit it, as the first of their bases, behind it."""
-
-    async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
-        """Return whether the interaction passes the gate."""
-        gate: Gate = interaction.client.gate
-        return await gate.admits(interaction)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import discord
 
@@ -17,13 +17,11 @@ from storage.records import Job, NewJob
 from ..config import Settings
 from ..delivery.codes import FAULTS, understood
 from ..jobs.service import ImagineService, Placed
-from ..permissions.members import check_can_answer, check_can_reply, weight
+from ..permissions.channels import check_can_answer, check_can_reply
+from ..permissions.members import weight
 from ..ui import messages
 from ..ui.views import waiting_view
 from .requester import Requester, requester_of
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ _PATIENCE_SECONDS: Final = 1.5
 
 
 async def within_deadline(
-    interaction: discord.Interaction[ImagineBot],
+    interaction: discord.Interaction[Any],
     work: Coroutine[Any, Any, T],
     *,
     ephemeral: bool = False,
@@ -64,7 +62,7 @@ class Intake:
         self._settings = settings
 
     async def accept(
-        self, interaction: discord.Interaction[ImagineBot], ordering: Coroutine[Any, Any, NewJob]
+        self, interaction: discord.Interaction[Any], ordering: Coroutine[Any, Any, NewJob]
     ) -> None:
         """Accept the order that `ordering` returns, for a command, a button or a modal.
 
@@ -133,7 +131,7 @@ class Intake:
 
 
 async def _answer(
-    interaction: discord.Interaction[ImagineBot], job: Job, event: Event | None
+    interaction: discord.Interaction[Any], job: Job, event: Event | None
 ) -> int | None:
     content, view = messages.waiting(job, event), waiting_view(job)
     if interaction.response.is_done():

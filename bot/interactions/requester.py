@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import discord
 
@@ -11,9 +11,6 @@ from generation.values.request import GenerationRequest
 from storage.records import JobKind, NewJob
 
 from ..permissions.ages import restriction
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 Person = discord.User | discord.Member
 
@@ -31,7 +28,7 @@ class Requester:
     origin: str
     age_restricted: bool = False
 
-    def order(
+    def new_job(
         self, kind: JobKind, request: GenerationRequest, *, parent_image_id: int | None = None
     ) -> NewJob:
         """Return the job to submit for this person."""
@@ -47,7 +44,7 @@ class Requester:
         )
 
 
-def requester_of(interaction: discord.Interaction[ImagineBot]) -> Requester:
+def requester_of(interaction: discord.Interaction[Any]) -> Requester:
     """Return who asks by this interaction, and where."""
     return Requester(
         person=interaction.user,

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import discord
 
@@ -21,9 +21,6 @@ from storage.records import HistoryEntry, Job
 from ..delivery.codes import FAULTS, understood
 from ..delivery.retry import InvalidRequests
 from ..errors import AgeRestricted
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +39,8 @@ Made = Job | HistoryEntry
 class Ages:
     """Says which channels are age-restricted, as far as that is known."""
 
-    def __init__(self, bot: ImagineBot, invalid: InvalidRequests) -> None:
-        self._bot = bot
+    def __init__(self, client: discord.Client, invalid: InvalidRequests) -> None:
+        self._client = client
         self._invalid = invalid
         self._parents: dict[int, int] = {}
         self._refused_at: dict[int, float] = {}
@@ -55,7 +52,7 @@ class Ages:
         """
         if guild_id is None:
             return False
-        guild = self._bot.get_guild(guild_id)
+        guild = self._client.get_guild(guild_id)
         if guild is None:
             return None
         channel = guild.get_channel_or_thread(channel_id)
@@ -83,7 +80,7 @@ class Ages:
 
     async def _ask(self, channel_id: int) -> None:
         try:
-            found = await understood(self._bot.fetch_channel(channel_id))
+            found = await understood(self._client.fetch_channel(channel_id))
         except FAULTS as error:
             log.info("Whether channel %s is age-restricted is not known: %s", channel_id, error)
             if isinstance(error, discord.Forbidden | discord.NotFound):

@@ -12,15 +12,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiohttp
 import discord
 from discord import AppCommandPermissionType as Kind
 from discord import app_commands
-
-if TYPE_CHECKING:
-    from ..client import ImagineBot
+from discord.http import HTTPClient
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +76,10 @@ def _first(settings: Iterator[bool | None]) -> bool:
 class Integrations:
     """Those settings of all servers, asked of Discord when first needed, and then remembered."""
 
-    def __init__(self, bot: ImagineBot, commands: Sequence[app_commands.AppCommand]) -> None:
-        self._bot = bot
-        if bot.application_id is None:
-            raise app_commands.MissingApplicationID
-        self._application_id = bot.application_id
+    def __init__(self, http: HTTPClient, application_id: int) -> None:
+        self._http = http
+        self._application_id = application_id
         self._ids: dict[str, int] = {}
-        self.learn(commands)
         self._known: dict[tuple[int, int], Overrides] = {}
         self._changes = 0
 
@@ -128,7 +123,7 @@ class Integrations:
             return known
         try:
             # discord.py has a method for a command, and none for the whole application.
-            found = await self._bot.http.get_application_command_permissions(
+            found = await self._http.get_application_command_permissions(
                 self._application_id, guild_id, of
             )
         except discord.NotFound:

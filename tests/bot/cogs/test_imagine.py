@@ -25,9 +25,9 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
         f"seed 7 · {EDGE}×{EDGE} · 2 steps · guidance {guidance} · DDIM · job 1",
     ]
     assert deeds(message) == ["rerun:1", "vary:1:1", "remove:1"]
-    made = engine.generate(stage.bot.builder.imagine(RequestOptions(prompt="rabbit face", seed=7)))[
-        0
-    ]
+    made = engine.generate(
+        stage.bot.services.builder.imagine(RequestOptions(prompt="rabbit face", seed=7))
+    )[0]
     shown = await opened(message.attachments[0])
     assert shown.size == (256, 256)
     assert shown.convert("RGB").tobytes() == enlarged(to_image(made.pixels), 256 // EDGE).tobytes()

@@ -19,7 +19,8 @@ from bot.errors import StillAtWork
 from bot.interactions import gate as gates
 from bot.interactions.buckets import Buckets, Policy
 from bot.interactions.concurrency import AtWork, NewestOnly
-from bot.interactions.gate import Gate, Gated
+from bot.interactions.gate import Gate
+from bot.interactions.gated import Gated
 
 from ..stage import Stage, buttons
 
@@ -105,7 +106,7 @@ class TestGate:
 
 def shut(stage: Stage, person: int) -> None:
     """Let nothing more of a person pass but two requests for suggestions, and answer it once."""
-    gate, slow = stage.bot.gate, 0.001
+    gate, slow = stage.bot.services.gate, 0.001
     gate._asking, gate._answers = (Buckets(Policy(burst=1, rate=slow)) for _ in range(2))
     gate._typing = Buckets(Policy(burst=2, rate=slow))
     assert gate.passes(person)

@@ -34,7 +34,7 @@ async def _ordered(
     alice = await channel.guild.fetch_member(stage.alice.id)
     requester = Requester(alice, channel.guild.id, channel.id, f"reaction:{message_id}:{n}:🎲")
     picture = channel.get_partial_message(message_id)
-    await stage.bot.intake.accept_reaction(requester, make(requester, n), picture)
+    await stage.bot.services.intake.accept_reaction(requester, make(requester, n), picture)
 
 
 async def test_a_full_queue_says_so_and_takes_jobs_again_when_there_is_room(
@@ -128,8 +128,8 @@ class TestOnePerson:
         async def reading(requester: Requester, number: int) -> NewJob:
             begun.append(number)
             await arrives.wait()
-            return requester.order(
-                JobKind.VARY, stage.bot.builder.imagine(RequestOptions(prompt="red apple"))
+            return requester.new_job(
+                JobKind.VARY, stage.bot.services.builder.imagine(RequestOptions(prompt="red apple"))
             )
 
         accepting = [

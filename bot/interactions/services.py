@@ -1,0 +1,51 @@
+"""The services that commands, buttons and reactions use, and nothing else of the bot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import discord
+
+from ..delivery.courier import DiscordCourier
+from ..jobs.service import ImagineService
+from ..memory import PictureMemory
+from ..permissions.ages import Ages
+from ..permissions.commands import CommandAccess
+from ..permissions.members import Members
+from ..requests.builder import RequestBuilder
+from .actions import Actions
+from .gate import Gate
+from .intake import Intake
+from .lookup import Lookup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What handlers need. Cogs get it by constructor; buttons get it by `services_of`."""
+
+    gate: Gate
+    jobs: ImagineService
+    intake: Intake
+    lookup: Lookup
+    actions: Actions
+    builder: RequestBuilder
+    members: Members
+    commands: CommandAccess
+    ages: Ages
+    courier: DiscordCourier
+    memory: PictureMemory
+
+
+class HasServices(Protocol):
+    """The client of an interaction, as far as handlers may know it."""
+
+    @property
+    def services(self) -> Services:
+        """Return the services that handlers use."""
+
+
+def services_of(interaction: discord.Interaction[Any]) -> Services:
+    """Return the services for a handler that discord.py builds itself, such as a dynamic item."""
+    client: HasServices = interaction.client
+    return client.services

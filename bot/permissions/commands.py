@@ -1,0 +1,70 @@
+"""Who may use a slash command, and so the button and the reaction that do the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import discord
+
+from storage.records import Job
+
+from ..errors import NotAllowed
+from .integrations import Integrations
+from .members import Members
+
+
+class CommandAccess:
+    """Applies Discord's rule for slash commands to buttons and reactions.
+
+    Discord checks the permission Use Application Commands and the settings under Server Settings,
+    Integrations for slash commands alone.
+    """
+
+    def __init__(self, members: Members, integrations: Integrations) -> None:
+        self._members = members
+        self._integrations = integrations
+
+    async def check_click(self, interaction: discord.Interaction[Any], command: str) -> None:
+        """Return only if the person who clicked a button may use `command` in this channel.
+
+        Raises:
+            NotAllowed: the person may not.
+        """
+        if interaction.guild_id is None:
+            return
+        channel = interaction.channel or discord.Object(interaction.channel_id or 0)
+        await self._check(command, interaction.user, channel, interaction.permissions)
+
+    async def may_react(
+        self, job: Job, person: discord.User | discord.Member, command: str
+    ) -> bool:
+        """Return whether `person` may use `command` in the channel of `job`."""
+        if job.guild_id is None:
+            return job.user_id == person.id
+        channel = self._members.channel_of(job)
+        if channel is None:
+            return False
+        allowed = self._members.permissions(job, person, job.channel_id)
+        try:
+            await self._check(command, person, channel, allowed)
+        except NotAllowed:
+            return False
+        return True
+
+    async def _check(
+        self,
+        command: str,
+        person: discord.User | discord.Member,
+        channel: discord.abc.Snowflake,
+        allowed: discord.Permissions,
+    ) -> None:
+        if not allowed.use_application_commands:
+            raise NotAllowed(
+                "You may not use commands in this channel, and so not make pictures here; ask a "
+                "moderator for the permission Use Application Commands."
+            )
+        if not await self._integrations.allow(command, person, channel):
+            raise NotAllowed(
+                f"You may not use /{command} in this channel, and so not this button; ask an "
+                "admin, who can allow it under Server Settings, Integrations."
+            )
