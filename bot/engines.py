@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from generation.catalog.profile import ModelProfile
 from generation.workers.process import EngineProcess
+from generation.workers.protocol import OnSign
 
 from . import console
 from .config import Settings
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
     from generation.engine.engine import Engine
 
 
-def load_engine(settings: Settings, profile: ModelProfile, *, shared: bool) -> Engine:
+def load_engine(
+    settings: Settings,
+    profile: ModelProfile,
+    *,
+    shared: bool,
+    on_sign: OnSign = lambda _: None,
+) -> Engine:
     """Return an engine in this process, with the model loaded.
 
-    `shared` says whether it is to make pictures of several requests at once.
+    `shared` says whether it is to make pictures of several requests at once. `on_sign` is called
+    after each call of a network, and before a model is loaded.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -32,6 +40,7 @@ def load_engine(settings: Settings, profile: ModelProfile, *, shared: bool) -> E
         deterministic=settings.deterministic,
         compiled=settings.compile,
         shared=shared,
+        on_sign=on_sign,
         load_in_float32=partial(load, profile, device=settings.device, dtype="float32"),
     )
 
@@ -47,6 +56,6 @@ def start_engine(settings: Settings, profile: ModelProfile) -> EngineProcess:
     )
 
 
-def _load_in_child(settings: Settings, profile: ModelProfile) -> Engine:
+def _load_in_child(settings: Settings, profile: ModelProfile, on_sign: OnSign) -> Engine:
     console.set_up_logging(settings.log_level)
-    return load_engine(settings, profile, shared=True)
+    return load_engine(settings, profile, shared=True, on_sign=on_sign)

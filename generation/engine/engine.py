@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
@@ -30,6 +30,7 @@ from ..values.events import Progress
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage, Recipe
 from ..values.request import GenerationRequest, Told
+from ..workers.protocol import OnSign
 from . import batching, guidance, noise
 from .autoencoder import Posterior, to_pixels
 from .batching import Batch
@@ -81,9 +82,6 @@ class Denoising:
         return (self.networks.parts.dtype, *self.latents.shape[1:], self.conditional.shape[1])
 
 
-Sign = Literal["alive", "loading"]
-
-
 class Engine:
     """A latent diffusion engine on one device, used by one thread.
 
@@ -92,6 +90,7 @@ class Engine:
     costs nothing and is always so. With `compiled` the UNet is compiled at the start. Without
     `shared` each image has calls of its own: slower for many, but nothing has to be measured.
     `load_in_float32` loads the networks again in float32, for pictures that overflow.
+    `on_sign` is called after each call of a network, and before a model is loaded.
     """
 
     def __init__(
@@ -102,6 +101,7 @@ class Engine:
         compiled: bool = False,
         shared: bool = True,
         load_in_float32: Callable[[], Components] | None = None,
+        on_sign: OnSign = lambda _: None,
     ) -> None:
         self._exact = deterministic or components.device.type == "cpu"
         self._profile = components.profile
@@ -114,9 +114,7 @@ class Engine:
         # Alive for as long as an image needs them.
         self._float32: weakref.ref[Networks] | None = None
         self._versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-        # Called after each call of a network, and before a model is loaded, for who watches
-        # whether this hangs: all the calls of a step may take long.
-        self.on_sign: Callable[[Sign], None] = lambda _: None
+        self._on_sign = on_sign
 
     @torch.inference_mode()
     def measured(self) -> Measured:
@@ -138,7 +136,7 @@ class Engine:
         begun: list[list[Denoising] | GenerationError] = []
         self._embed_together(requests)
         for request in requests:
-            self.on_sign("alive")
+            self._on_sign("alive")
             try:
                 embedded = self._networks.text.embed(_texts(request))
                 begun.append(self._begin_images(request, embedded))
@@ -164,7 +162,7 @@ class Engine:
             # A shape that is seen for the first time; the others have to go on.
             waiting = _fail_shapes(waiting, failure)
             batches = list(batching.plan(waiting, _sizes))
-        self.on_sign("alive")
+        self._on_sign("alive")
         for batch in batches:
             self._step_batch(batch)
         self._keep_pace()
@@ -187,7 +185,7 @@ class Engine:
             groups.setdefault(image.batch_key, []).append(position)
         for positions in groups.values():
             pictures = self._decode([images[position] for position in positions])
-            self.on_sign("alive")
+            self._on_sign("alive")
             for position, picture in zip(positions, pictures, strict=True):
                 if picture is not None:
                     finished[position] = self._finished(images[position], picture)
@@ -316,7 +314,7 @@ class Engine:
                 raise
             predictions = None
         seconds = time.perf_counter() - start
-        self.on_sign("alive")
+        self._on_sign("alive")
         # The error is gone by now, and with its traceback the tensors that its frames held.
         first = batch.images[0]
         if predictions is not None:
@@ -384,10 +382,10 @@ class Engine:
     def _networks_in_float32(self, load: Callable[[], Components]) -> Networks:
         networks = None if self._float32 is None else self._float32()
         if networks is None:
-            self.on_sign("loading")
+            self._on_sign("loading")
             # Few pictures need it, so measuring what they can share would not pay.
             networks = Networks(load(), exact=self._exact, compiled=False, shared=False)
-            self.on_sign("alive")
+            self._on_sign("alive")
             self._float32 = weakref.ref(networks)
             weakref.finalize(networks, self._regain_memory).atexit = False
         return networks
@@ -427,7 +425,7 @@ class Engine:
                 raise
         else:
             return dict(zip(images, decoded, strict=True))
-        self.on_sign("alive")
+        self._on_sign("alive")
         release(self._device)
         if len(images) == 1:
             return {}
@@ -444,7 +442,7 @@ class Engine:
         tile = image.decoder_tile or autoencoder.tile_for(image.latents)
         while tile is not None:
             try:
-                self.on_sign("alive")
+                self._on_sign("alive")
                 picture = autoencoder.decode_in_tiles(image.latents, tile)
             except RuntimeError as error:
                 if not is_out_of_memory(error):

@@ -30,6 +30,7 @@ from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest
 from .pipe import Pipe
+from .protocol import OnSign
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class EngineError(Exception):
 class EngineProcess:
     """Starts a process that builds an engine by `build`, and passes calls on to it.
 
-    `build` is pickled: a function of a module, or a partial of one. It counts as a hang when
+    `build` is pickled: a function of a module, or a partial of one; its argument is what the
+    engine calls to show that it is alive. It counts as a hang when
     the process neither reads what is sent, nor answers, nor gives a sign of life for more than
     `timeout` seconds, and for more than `load_timeout` while a model is loaded.
 
@@ -100,7 +102,9 @@ class EngineProcess:
         EngineError: the engine raised; it can go on.
     """
 
-    def __init__(self, build: Callable[[], Any], *, timeout: float, load_timeout: float) -> None:
+    def __init__(
+        self, build: Callable[[OnSign], Any], *, timeout: float, load_timeout: float
+    ) -> None:
         self._timeout = timeout
         self._load_timeout = load_timeout
         self._numbers = itertools.count()
@@ -244,7 +248,7 @@ def _update(images: Sequence[RemoteImage], states: Sequence[_State]) -> None:
 # From here on: the other process.
 
 
-def _serve(pipe: Pipe, build: Callable[[], Any]) -> None:
+def _serve(pipe: Pipe, build: Callable[[OnSign], Any]) -> None:
     """Build the engine and answer calls until the other end goes away."""
     # A signal to the whole group is for the bot, which then ends this process in its own time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -266,10 +270,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _answer_calls(pipe: Pipe, build: Callable[[], Any]) -> None:
+def _answer_calls(pipe: Pipe, build: Callable[[OnSign], Any]) -> None:
     method, arguments, dropped = pipe.receive()
     try:
-        engine = build()
+        engine = build(lambda sign: pipe.send((_SIGN, sign)))
         server = _Server(engine)
         measured = server.measured()
     except GenerationError as error:
@@ -280,7 +284,6 @@ def _answer_calls(pipe: Pipe, build: Callable[[], Any]) -> None:
         pipe.send(("refused", EngineFailed.at_load(error)))
         return
     pipe.send(("done", measured))
-    engine.on_sign = lambda sign: pipe.send((_SIGN, sign))
     while True:
         method, arguments, dropped = pipe.receive()
         server.forget(dropped)

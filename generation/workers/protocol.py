@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from ..errors import GenerationError
 from ..timing import Measured
@@ -11,6 +11,10 @@ from ..values.events import Progress
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest
+
+Sign = Literal["alive", "loading"]
+OnSign: TypeAlias = Callable[[Sign], None]
+"""Called after each call of a network, and before a model is loaded: see `EngineProcess`."""
 
 
 class ImageInProgress(Protocol):

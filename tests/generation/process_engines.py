@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,14 @@ from generation.values.events import Progress
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
+from generation.workers.protocol import OnSign, Sign
 
 from .examples import a_recipe, a_request, gradient
 
 MEASURED = Measured(pixels=4096, step_seconds={2: 0.5, 4: 0.75}, decode_seconds={1: 0.25})
 
 # What an image gives as signs of life, and how long it takes after each.
-SIGNS = {
+SIGNS: dict[str, list[tuple[Sign, float]]] = {
     "slow": 5 * [("alive", 0.5)],
     "load": [("loading", 2.5)],
     "hang after a sign": [("alive", 600.0)],
@@ -47,9 +48,9 @@ class SmallImage:
 class SmallEngine:
     """Does what the prompts of its requests say; `preview` tells how many images are alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_sign: OnSign) -> None:
         self._alive: weakref.WeakSet[SmallImage] = weakref.WeakSet()
-        self.on_sign: Callable[[str], None] = lambda _: None
+        self._on_sign = on_sign
 
     def measured(self) -> Measured:
         return MEASURED
@@ -76,7 +77,7 @@ class SmallEngine:
 
     def _obey(self, image: SmallImage) -> None:
         for sign, seconds in SIGNS.get(image.request.prompt, ()):
-            self.on_sign(sign)
+            self._on_sign(sign)
             time.sleep(seconds)
         match image.request.prompt:
             case "hang":
@@ -117,24 +118,24 @@ def spin() -> None:
         pass
 
 
-def small_engine() -> SmallEngine:
-    return SmallEngine()
+def small_engine(on_sign: OnSign) -> SmallEngine:
+    return SmallEngine(on_sign)
 
 
-def no_model() -> SmallEngine:
+def no_model(_: OnSign) -> SmallEngine:
     raise ModelError("There is no model 'x'; use starter.")
 
 
-def breaks_at_the_start() -> SmallEngine:
+def breaks_at_the_start(_: OnSign) -> SmallEngine:
     raise ValueError("not a sentence for people")
 
 
-def never_loads() -> SmallEngine:
+def never_loads(on_sign: OnSign) -> SmallEngine:
     time.sleep(600)
-    return SmallEngine()
+    return SmallEngine(on_sign)
 
 
-def starter_engine() -> object:
+def starter_engine(on_sign: OnSign) -> object:
     """Return the real engine on the model that comes with the package, on one thread."""
     import torch  # noqa: PLC0415
 
@@ -143,7 +144,7 @@ def starter_engine() -> object:
     from generation.models.loading import load  # noqa: PLC0415
 
     torch.set_num_threads(1)
-    return Engine(load(locate("starter"), device="cpu", dtype="float32"))
+    return Engine(load(locate("starter"), device="cpu", dtype="float32"), on_sign=on_sign)
 
 
 def lost_parent(file: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
+from generation.workers.protocol import OnSign
 
 from .examples import a_recipe
 from .process_engines import SmallEngine, SmallImage
@@ -44,5 +45,5 @@ def slowly(end: socket.socket, data: memoryview) -> int:
     return _send(end, data[: 3 * SIDE * SIDE // 8])
 
 
-def large_answers() -> LargeAnswers:
-    return LargeAnswers()
+def large_answers(on_sign: OnSign) -> LargeAnswers:
+    return LargeAnswers(on_sign)

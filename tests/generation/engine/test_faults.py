@@ -297,11 +297,11 @@ class TestOverflow:
         return small_calls(Engine(half, load_in_float32=lambda: starter))
 
     def test_latents_that_are_no_numbers_are_made_again_in_float32(
-        self, cautious: Engine, half: Components, plain: Engine
+        self, half: Components, starter: Components, plain: Engine
     ) -> None:
         request = a_request(count=2, steps=2)
         signs: list[str] = []
-        cautious.on_sign = signs.append
+        cautious = small_calls(Engine(half, load_in_float32=lambda: starter, on_sign=signs.append))
         with spoiled(half.unet.conv_out, lambda: True):
             made = cautious.generate(request)
         assert made == plain.generate(request)

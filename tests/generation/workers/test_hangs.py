@@ -18,6 +18,7 @@ from generation.queue.queue import GenerationQueue
 from generation.values.pixels import Pixels
 from generation.values.request import GenerationRequest
 from generation.workers.process import EngineProcess
+from generation.workers.protocol import OnSign
 
 from ..examples import a_request
 from ..process_engines import small_engine
@@ -31,7 +32,7 @@ NOTICED = 15.0
 
 @contextmanager
 def started(
-    build: Callable[[], Any] = small_engine, *, timeout: float = TIMEOUT
+    build: Callable[[OnSign], Any] = small_engine, *, timeout: float = TIMEOUT
 ) -> Iterator[EngineProcess]:
     engine = EngineProcess(build, timeout=timeout, load_timeout=60.0)
     try:

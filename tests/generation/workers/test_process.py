@@ -41,6 +41,7 @@ from generation.values.events import Progress
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 from generation.workers.process import EngineError, EngineProcess, RemoteImage
+from generation.workers.protocol import OnSign
 
 from .. import process_engines
 from ..examples import a_request, latent_side
@@ -51,7 +52,7 @@ PATIENCE = 60.0
 
 @contextmanager
 def started(
-    build: Callable[[], Any] = process_engines.small_engine,
+    build: Callable[[OnSign], Any] = process_engines.small_engine,
     *,
     timeout: float = PATIENCE,
     load_timeout: float = PATIENCE,
@@ -305,7 +306,7 @@ def test_a_process_that_is_killed_between_two_calls_is_lost() -> None:
 
 
 @pytest.mark.parametrize("build", [process_engines.small_engine, process_engines.never_loads])
-def test_closing_from_another_thread_breaks_a_call_off(build: Callable[[], Any]) -> None:
+def test_closing_from_another_thread_breaks_a_call_off(build: Callable[[OnSign], Any]) -> None:
     with started(build, timeout=600, load_timeout=600) as engine:
         threading.Timer(1.0, engine.close).start()
         start = time.monotonic()
