@@ -1,14 +1,15 @@
-"""What a click on a button does (`bot.ui.custom_ids` has the ids, `bot.ui.views` the buttons)."""
+"""What a click on a button does; `bot.ui.actions` has the table, `bot.ui.views` the buttons."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Self
 
 import discord
 from discord.ui import Button, DynamicItem
 
-from storage.records import NewJob
+from storage.records import Job, NewJob
 
 from ..interactions.answers import answering
 from ..interactions.gated import Gated
@@ -17,132 +18,74 @@ from ..interactions.services import services_of
 from ..permissions.members import removal_by
 from ..requests.reference import ImageReference
 from ..ui import views
-from ..ui.custom_ids import (
-    DELETE_PATTERN,
-    REMOVE_PATTERN,
-    RERUN_COMMAND,
-    RERUN_PATTERN,
-    VARY_COMMAND,
-    VARY_PATTERN,
-    JobKey,
-)
+from ..ui.actions import CUSTOM_ID_PATTERN, DELETE, REMOVE, RERUN, VARY, Action, CustomId
+
+Interaction = discord.Interaction[Any]
 
 
-async def _check(interaction: discord.Interaction[Any], key: JobKey) -> None:
-    """Return only if the clicked button is of a job that this database has.
+class ActionButton(Gated, DynamicItem[Button[Any]], template=CUSTOM_ID_PATTERN):
+    """A button below a job's message, found by its custom id, also after a restart."""
 
-    Raises:
-        UnknownButton: it is of a job that another database had.
-    """
-    await services_of(interaction).lookup.check_button(interaction, key.job_id, key.token)
-
-
-class RerunButton(Gated, DynamicItem[Button[Any]], template=RERUN_PATTERN):
-    """🔁 makes new pictures from the same recipe."""
-
-    def __init__(self, key: JobKey) -> None:
-        super().__init__(views.rerun_button(key))
-        self.key = key
+    def __init__(self, clicked: CustomId) -> None:
+        super().__init__(views.button(clicked))
+        self.clicked = clicked
 
     @classmethod
     async def from_custom_id(
-        cls, _interaction: discord.Interaction[Any], _item: Any, match: re.Match[str], /
+        cls, _interaction: Interaction, _item: Any, match: re.Match[str], /
     ) -> Self:
         """Return the button that was clicked."""
-        return cls(JobKey.read(match))
+        return cls(CustomId.read(match))
 
-    async def callback(self, interaction: discord.Interaction[Any]) -> None:
-        """Queue the rerun."""
+    async def callback(self, interaction: Interaction) -> None:
+        """Do what the button stands for."""
         async with answering(interaction):
-            await services_of(interaction).intake.accept(interaction, self._new_job(interaction))
-
-    async def _new_job(self, interaction: discord.Interaction[Any]) -> NewJob:
-        await services_of(interaction).commands.check_click(interaction, RERUN_COMMAND)
-        await _check(interaction, self.key)
-        return await services_of(interaction).actions.rerun(
-            requester_of(interaction), self.key.job_id
-        )
+            await HANDLERS[self.clicked.action](interaction, self.clicked)
 
 
-class VaryButton(Gated, DynamicItem[Button[Any]], template=VARY_PATTERN):
-    """🎲 makes a variation of one picture."""
-
-    def __init__(self, key: JobKey, number: int) -> None:
-        super().__init__(views.vary_button(key, number))
-        self.key = key
-        self.number = number
-
-    @classmethod
-    async def from_custom_id(
-        cls, _interaction: discord.Interaction[Any], _item: Any, match: re.Match[str], /
-    ) -> Self:
-        """Return the button that was clicked."""
-        return cls(JobKey.read(match), int(match["number"]))
-
-    async def callback(self, interaction: discord.Interaction[Any]) -> None:
-        """Queue the variation."""
-        async with answering(interaction):
-            await services_of(interaction).intake.accept(interaction, self._new_job(interaction))
-
-    async def _new_job(self, interaction: discord.Interaction[Any]) -> NewJob:
-        await services_of(interaction).commands.check_click(interaction, VARY_COMMAND)
-        await _check(interaction, self.key)
-        picture = ImageReference(self.key.job_id, self.number)
-        return await services_of(interaction).actions.vary(requester_of(interaction), picture)
+async def _make(interaction: Interaction, clicked: CustomId) -> None:
+    """Queue the job that the action makes."""
+    await services_of(interaction).intake.accept(interaction, _new_job(interaction, clicked))
 
 
-class RemoveButton(Gated, DynamicItem[Button[Any]], template=REMOVE_PATTERN):
-    """❌ cancels a job at once, and deletes its pictures after a question."""
-
-    def __init__(self, key: JobKey) -> None:
-        super().__init__(views.remove_button(key))
-        self.key = key
-
-    @classmethod
-    async def from_custom_id(
-        cls, _interaction: discord.Interaction[Any], _item: Any, match: re.Match[str], /
-    ) -> Self:
-        """Return the button that was clicked."""
-        return cls(JobKey.read(match))
-
-    async def callback(self, interaction: discord.Interaction[Any]) -> None:
-        """Cancel or delete."""
-        async with answering(interaction):
-            services = services_of(interaction)
-            await interaction.response.defer()
-            await _check(interaction, self.key)
-            job = await services.lookup.find_removable(self.key.job_id, requester_of(interaction))
-            if count := await services.lookup.pictures_of(job):
-                question = f"Delete {count} picture{'' if count == 1 else 's'}?"
-                view = views.delete_view(job)
-                await interaction.followup.send(question, view=view, ephemeral=True)
-            else:
-                await services.jobs.cancel_or_remove(job, removal_by(job, interaction.user))
+async def _new_job(interaction: Interaction, clicked: CustomId) -> NewJob:
+    services = services_of(interaction)
+    await services.commands.check_click(interaction, clicked.action)
+    await services.lookup.check_button(interaction, clicked.job_id, clicked.token)
+    picture = ImageReference(clicked.job_id, clicked.number)
+    return await services.actions.new_job(clicked.action, requester_of(interaction), picture)
 
 
-class DeleteButton(Gated, DynamicItem[Button[Any]], template=DELETE_PATTERN):
-    """Deletes the pictures of a job. Only the person who clicked ❌ sees it."""
-
-    def __init__(self, key: JobKey) -> None:
-        super().__init__(views.delete_button(key))
-        self.key = key
-
-    @classmethod
-    async def from_custom_id(
-        cls, _interaction: discord.Interaction[Any], _item: Any, match: re.Match[str], /
-    ) -> Self:
-        """Return the button that was clicked."""
-        return cls(JobKey.read(match))
-
-    async def callback(self, interaction: discord.Interaction[Any]) -> None:
-        """Delete what may still be deleted by this person."""
-        async with answering(interaction):
-            services = services_of(interaction)
-            await interaction.response.defer()
-            await _check(interaction, self.key)
-            job = await services.lookup.find_removable(self.key.job_id, requester_of(interaction))
-            await services.jobs.cancel_or_remove(job, removal_by(job, interaction.user))
-            await interaction.edit_original_response(content="Deleted.", view=None)
+async def _remove(interaction: Interaction, clicked: CustomId) -> None:
+    """Cancel an unfinished job; ask before the pictures of a finished one are deleted."""
+    services = services_of(interaction)
+    job = await _find_removable(interaction, clicked)
+    if count := await services.lookup.pictures_of(job):
+        question = f"Delete {count} picture{'' if count == 1 else 's'}?"
+        view = views.delete_view(job)
+        await interaction.followup.send(question, view=view, ephemeral=True)
+    else:
+        await services.jobs.cancel_or_remove(job, removal_by(job, interaction.user))
 
 
-DYNAMIC_ITEMS: Final = (RerunButton, VaryButton, RemoveButton, DeleteButton)
+async def _delete(interaction: Interaction, clicked: CustomId) -> None:
+    """Delete the pictures. Only the person who clicked ❌ sees this button."""
+    job = await _find_removable(interaction, clicked)
+    await services_of(interaction).jobs.cancel_or_remove(job, removal_by(job, interaction.user))
+    await interaction.edit_original_response(content="Deleted.", view=None)
+
+
+async def _find_removable(interaction: Interaction, clicked: CustomId) -> Job:
+    lookup = services_of(interaction).lookup
+    await interaction.response.defer()
+    await lookup.check_button(interaction, clicked.job_id, clicked.token)
+    return await lookup.find_removable(clicked.job_id, requester_of(interaction))
+
+
+HANDLERS: Final[Mapping[Action, Callable[[Interaction, CustomId], Awaitable[None]]]] = {
+    RERUN: _make,
+    VARY: _make,
+    REMOVE: _remove,
+    DELETE: _delete,
+}
+DYNAMIC_ITEMS: Final = (ActionButton,)

@@ -17,7 +17,7 @@ from ..interactions.requester import Requester
 from ..interactions.services import Services
 from ..permissions.members import removal_by
 from ..requests.reference import ImageReference
-from ..ui.custom_ids import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
+from ..ui.actions import REMOVE, Action, by_emoji
 
 _SHOWN_SECONDS: Final = 20.0
 _QUIET_SECONDS: Final = 60.0
@@ -41,8 +41,8 @@ class Reactions(commands.Cog):
     @commands.Cog.listener()
     async def on_raw_reaction_add(self, payload: discord.RawReactionActionEvent) -> None:
         """Act on 🔁, 🎲 and ❌ below our own messages; ignore all else."""
-        emoji = str(payload.emoji)
-        if emoji not in (RERUN_EMOJI, VARY_EMOJI, REMOVE_EMOJI):
+        action = by_emoji(str(payload.emoji))
+        if action is None:
             return
         if not self._services.gate.passes(payload.user_id):
             return
@@ -52,7 +52,7 @@ class Reactions(commands.Cog):
         try:
             job = await self._services.jobs.shown_in(payload.message_id)
             if job is not None and not job.deleted:
-                await self._act(emoji, job, person, payload)
+                await self._act(action, job, person, payload)
         except USER_ERRORS as error:
             await self._tell(payload, person, sentence(error))
 
@@ -68,18 +68,19 @@ class Reactions(commands.Cog):
 
     async def _act(
         self,
-        emoji: str,
+        action: Action,
         job: Job,
         person: discord.User | discord.Member,
         payload: discord.RawReactionActionEvent,
     ) -> None:
-        if emoji == REMOVE_EMOJI:
+        if action is REMOVE:
             if self._services.members.may_remove(job, person, payload.channel_id):
                 # At once: it is chosen from a list, and there is no private way to ask.
                 await self._services.jobs.cancel_or_remove(job, removal_by(job, person))
             return
-        command = RERUN_COMMAND if emoji == RERUN_EMOJI else VARY_COMMAND
-        if not await self._services.commands.may_react(job, person, command):
+        if not await self._services.commands.may_react(job, person, action):
+            return
+        if action.of_picture and not await self._services.lookup.has_pictures(job):
             return
         here = (payload.guild_id, payload.channel_id)
         await self._services.ages.learn([here])
@@ -87,15 +88,10 @@ class Reactions(commands.Cog):
             person=person,
             guild_id=payload.guild_id,
             channel_id=payload.channel_id,
-            origin=f"reaction:{payload.message_id}:{payload.user_id}:{emoji}",
+            origin=f"reaction:{payload.message_id}:{payload.user_id}:{action.emoji}",
             age_restricted=self._services.ages.is_restricted(*here) is True,
         )
-        if emoji == RERUN_EMOJI:
-            new_job = self._services.actions.rerun(requester, job.id)
-        elif await self._services.lookup.can_be_varied(job):
-            new_job = self._services.actions.vary(requester, ImageReference(job.id, 1))
-        else:
-            return
+        new_job = self._services.actions.new_job(action, requester, ImageReference(job.id))
         await self._services.intake.accept_reaction(requester, new_job, self._message(payload))
 
     async def _tell(

@@ -23,7 +23,7 @@ from storage.records import Job, StoredImage
 from ..jobs.courier import MessageGone, Picture, Unanswered, Undeliverable
 from ..memory import PictureMemory
 from ..ui import attachments, messages
-from ..ui.custom_ids import remove_ids
+from ..ui.actions import remove_ids
 from ..ui.views import cancelled_view, finished_view, waiting_view
 from .codes import FAULTS, Course, refusal_of, understood
 from .pacing import ProgressPacer

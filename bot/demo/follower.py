@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from simcord.preview import Preview
 
-from ..ui.custom_ids import RERUN_EMOJI
+from ..ui.actions import RERUN
 from .world import World
 
 _PAUSE_SECONDS: Final = 0.5
@@ -38,7 +38,7 @@ class Follower:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             self._changed.clear()
-            self._world.offer_reaction(RERUN_EMOJI)
+            self._world.offer_reaction(RERUN.emoji)
             self._publish()
             await asyncio.sleep(_PAUSE_SECONDS)
 

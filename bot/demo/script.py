@@ -12,7 +12,7 @@ import discord
 from .. import console
 from ..errors import BotError
 from ..ui import attachments
-from ..ui.custom_ids import RERUN_EMOJI
+from ..ui.actions import RERUN
 from .world import World, open_world
 
 _PROMPT: Final = "rabbit face"
@@ -45,7 +45,7 @@ async def _play() -> int:
         await script.command("imagine", prompt=_PROMPT, seed=_SEED)
         image = await script.suggestion("vary", "image")
         varied = await script.command("vary", image=image, prompt=_VARIED_PROMPT, seed=_SEED)
-        await script.react(varied, RERUN_EMOJI)
+        await script.react(varied, RERUN.emoji)
     console.out.print(f"The pictures stay in {folder}", markup=False)
     return 0
 

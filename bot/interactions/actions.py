@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from PIL import Image
@@ -15,10 +16,12 @@ from ..memory import PictureMemory
 from ..requests.builder import RequestBuilder
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
+from ..ui.actions import Action
 from .lookup import Lookup
 from .requester import Requester
 
 _NO_OPTIONS: Final = RequestOptions()
+_Maker = Callable[[Requester, ImageReference], Awaitable[NewJob]]
 
 
 class Actions:
@@ -39,10 +42,20 @@ class Actions:
         self._builder = builder
         self._store = store
         self._memory = memory
+        self._makers: Mapping[JobKind | None, _Maker] = {
+            JobKind.RERUN: self.rerun,
+            JobKind.VARY: self.vary,
+        }
 
-    async def rerun(self, requester: Requester, job_id: int) -> NewJob:
-        """Return a new job for the same recipe with a new seed."""
-        job = await self._lookup.find_rerunnable(job_id, requester)
+    async def new_job(
+        self, action: Action, requester: Requester, picture: ImageReference
+    ) -> NewJob:
+        """Return the new job that an action on a picture makes."""
+        return await self._makers[action.kind](requester, picture)
+
+    async def rerun(self, requester: Requester, picture: ImageReference) -> NewJob:
+        """Return a new job for the recipe of the picture's job, with a new seed."""
+        job = await self._lookup.find_rerunnable(picture.job_id, requester)
         request = self._builder.rerun(job.request)
         return requester.new_job(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
 

@@ -122,8 +122,8 @@ class Lookup:
             return 0
         return len(await self._store.images(job.id))
 
-    async def can_be_varied(self, job: Job) -> bool:
-        """Return whether a job has pictures to vary."""
+    async def has_pictures(self, job: Job) -> bool:
+        """Return whether a job has pictures, delivered or not."""
         if job.status is JobStatus.FAILED:
             # The delivery alone may have failed.
             return bool(await self._store.images(job.id))

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 
-from bot.ui.custom_ids import remove_ids
+from bot.ui.actions import remove_ids
 from storage import queries
 from storage.database import open_readonly
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME
