@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import aiohttp
 import discord
 from discord.utils import MISSING
 
+from .backoff import backoff
 from .errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 UNREACHABLE: Final = (discord.HTTPException, discord.RateLimited, aiohttp.ClientError, OSError)
-_FIRST_PAUSE: Final = 1.0
-_LONGEST_PAUSE: Final = 60.0
+# In seconds, between two attempts at what Discord does not answer.
+DELAYS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _LOGIN_REFUSED: Final = (
     "Discord refused the token; copy it again from the Bot page of "
     "https://discord.com/developers/applications and set DISCORD_TOKEN to it."
@@ -32,35 +34,31 @@ async def log_in(bot: discord.Client, token: str) -> None:
     Raises:
         ConfigError: Discord refused the token.
     """
-    attempts = 0
+    delays = spread_backoff(DELAYS)
     while True:
         try:
             await bot.login(token)
         except discord.LoginFailure as error:
             raise ConfigError(_LOGIN_REFUSED) from error
         except UNREACHABLE as error:
-            pause = pause_after(attempts)
+            delay = next(delays)
             log.warning(
                 "Discord cannot be reached (%s); check the network. Trying again in %.0f s.",
                 reason(error),
-                pause,
+                delay,
             )
         else:
             return
         # Each login opens a session of its own, and would leave the one before it open.
         await bot.http.close()
         bot.http.connector = MISSING
-        attempts += 1
-        await asyncio.sleep(pause)
+        await asyncio.sleep(delay)
 
 
-def pause_after(attempts: int) -> float:
-    """Return how many seconds to wait after `attempts` failures and one more.
-
-    They double up to a minute. A part is random, so that many bots do not come at one time.
-    """
-    longest: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts, 16))
-    return longest * random.uniform(0.75, 1.0)  # noqa: S311 - nothing secret
+def spread_backoff(delays: Sequence[float]) -> Iterator[float]:
+    """Yield `backoff(delays)`, each shortened by a random part: many bots may start at once."""
+    for delay in backoff(delays):
+        yield delay * random.uniform(0.75, 1.0)  # noqa: S311 - nothing secret
 
 
 def reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import discord
 from discord import app_commands
 
-from .connecting import UNREACHABLE, pause_after, reason
+from .connecting import DELAYS, UNREACHABLE, reason, spread_backoff
 from .delivery.codes import Garbled, understood
 from .errors import BotError
 
@@ -36,8 +36,8 @@ _NOT_COMPARED: Final = frozenset(
         "default_permission",
     }
 )
-# The first pause is of 8 s: nobody waits for this.
-_PATIENCE: Final = 3
+# From 8 s on: nobody waits for this.
+_DELAYS: Final = DELAYS[3:]
 _RATE_LIMITED: Final = 429
 _SERVER_ERROR: Final = 500
 
@@ -75,10 +75,9 @@ class Publisher:
 
         `on_publish` is told the commands once they are published after all.
         """
-        attempts = _PATIENCE
+        delays = spread_backoff(_DELAYS)
         while self._may_help:
-            await asyncio.sleep(pause_after(attempts))
-            attempts += 1
+            await asyncio.sleep(next(delays))
             try:
                 commands = await self._sync()
             except UNREACHABLE as error:

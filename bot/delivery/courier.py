@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -28,7 +27,7 @@ from ..ui.views import cancelled_view, finished_view, waiting_view
 from .codes import FAULTS, Course, refusal_of, understood
 from .pacing import ProgressPacer
 from .presence import exists
-from .retry import FEW_TRIES, TRIES, InvalidRequests, Place, Retry
+from .retry import ATTEMPTS, FEW_ATTEMPTS, InvalidRequests, Retry, Target
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,6 @@ UPLOAD_LIMIT: Final = 10 * 2**20
 _UPLOAD_MARGIN: Final = 64 * 2**10
 _SEARCHED: Final = 200
 _CLOCKS_DIFFER: Final = timedelta(minutes=1)
-_RETRY_SECONDS: Final = (1, 2, 5, 10, 20, 40, 60, 120, 300)
 # Where boosts lend no larger limit, Discord has lowered it more than once.
 _SMALLER: Final = 8 * 2**20
 # What a progress edit need not be refused twice.
@@ -69,7 +67,7 @@ class DiscordCourier:
         self._memory = memory
         self._on_message_gone = on_message_gone
         self._invalid = invalid or InvalidRequests()
-        self.retry = Retry(_pauses, self._invalid)
+        self.retry = Retry(self._invalid)
         self._pacer = ProgressPacer(self._edit_progress, progress_seconds)
         self._previews = previews
         # The jobs whose previews Discord did not take, and those whose progress it did not.
@@ -90,7 +88,7 @@ class DiscordCourier:
         A crash may fall between sending a message and recording its id. The message is known
         by its remove button, which holds the job's id, or by the interaction it answers.
         """
-        return await self._insist(job, None, lambda: self._search(job))
+        return await self._retry(job, None, lambda: self._search(job))
 
     async def _search(self, job: Job) -> int | None:
         channel = self._channel(job)
@@ -124,7 +122,7 @@ class DiscordCourier:
         That answer, or one that was posted here before, may have arrived although it seemed
         not to: then nothing is posted, and the id is the one of that message.
         """
-        return await self._insist(job, None, lambda: self._find_or_post(job))
+        return await self._retry(job, None, lambda: self._find_or_post(job))
 
     async def _find_or_post(self, job: Job) -> int:
         if (found := await self._search(job)) is not None:
@@ -172,7 +170,7 @@ class DiscordCourier:
                     limit = min(half + _UPLOAD_MARGIN, _SMALLER)
                     await show(await self._files(job, pictures, limit))
 
-        await self._insist(job, message_id, attempt)
+        await self._retry(job, message_id, attempt)
 
     async def _show(
         self,
@@ -208,8 +206,11 @@ class DiscordCourier:
         """Say in the message that the pictures wait for room on the disk."""
         await self._end_progress(job)
         message, content = self._message(job, message_id), messages.postponed(job)
-        await self._insist(
-            job, message_id, lambda: understood(message.edit(content=content)), tries=FEW_TRIES
+        await self._retry(
+            job,
+            message_id,
+            lambda: understood(message.edit(content=content)),
+            max_unproven=FEW_ATTEMPTS,
         )
 
     async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
@@ -239,7 +240,7 @@ class DiscordCourier:
                 else:
                     raise
 
-        await self._insist(job, message_id, say, tries=FEW_TRIES)
+        await self._retry(job, message_id, say, max_unproven=FEW_ATTEMPTS)
 
     async def remove(self, job: Job, message_id: int) -> None:
         """Delete the message; one that is gone already is as good.
@@ -250,7 +251,7 @@ class DiscordCourier:
         await self._end_progress(job)
         message = self._message(job, message_id)
         try:
-            await self._insist(job, message_id, lambda: understood(message.delete()))
+            await self._retry(job, message_id, lambda: understood(message.delete()))
         except Unanswered:
             raise
         except (MessageGone, Undeliverable) as error:
@@ -324,21 +325,21 @@ class DiscordCourier:
     def _message(self, job: Job, message_id: int) -> discord.PartialMessage:
         return self._channel(job).get_partial_message(message_id)
 
-    async def _insist(
+    async def _retry(
         self,
         job: Job,
         message_id: int | None,
         attempt: Callable[[], Awaitable[T]],
         *,
-        tries: int = TRIES,
+        max_unproven: int = ATTEMPTS,
     ) -> T:
-        """Return what `attempt` returns, as `Retry.insist` does.
+        """Return what `attempt` returns, as `Retry.run` does.
 
         If the job's thread was archived meanwhile, it is opened once.
         """
         is_there = partial(exists, self._client.http, job.channel_id, message_id)
-        place = Place(is_there, partial(self._open_thread, job))
-        return await self.retry.insist(attempt, place, tries=tries)
+        target = Target(is_there, partial(self._open_thread, job))
+        return await self.retry.run(attempt, target, max_unproven=max_unproven)
 
     async def _open_thread(self, job: Job) -> None:
         thread = await understood(self._client.fetch_channel(job.channel_id))
@@ -366,10 +367,6 @@ def lent(files: Iterable[attachments.Attachment]) -> Iterator[list[discord.File]
     finally:
         for file in sent:
             file.fp.close()
-
-
-def _pauses() -> Iterator[float]:
-    return itertools.chain(_RETRY_SECONDS, itertools.repeat(_RETRY_SECONDS[-1]))
 
 
 def _interaction_of(job: Job) -> int | None:

@@ -15,7 +15,7 @@ from storage.records import Job
 
 from ..jobs.courier import MessageGone, Unanswered, Undeliverable
 from .codes import FAULTS, MISSING_ACCESS, Course, refusal_of, understood
-from .retry import Place, Retry
+from .retry import Retry, Target
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
         return False
     asked_again = partial(_is_found_guild, client.http, guild_id)
     try:
-        await retry.insist(ask, Place(asked_again))
+        await retry.run(ask, Target(asked_again))
     except MessageGone:
         # The bot may have been let in again meanwhile.
         return client.get_guild(guild_id) is None

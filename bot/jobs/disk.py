@@ -1,14 +1,14 @@
-"""A full disk: it is said once, nothing new is accepted, and what was accepted waits for room.
+"""What happens when the data folder cannot be written.
 
-So does what meets a folder that cannot be written, which the operator can fix, or a database that
-another program holds, which will be free again.
+A full disk is reported once. No new jobs are accepted, and accepted jobs wait until there is room.
+The same happens for a folder that cannot be written, which the operator can fix, and for a
+database that another program has locked, which will be free again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
@@ -16,23 +16,24 @@ from typing import Final, TypeVar
 from storage.errors import PASSING, DatabaseBusy, DiskFull, FolderUnusable, StorageError
 from storage.folder.space import Space
 
+from ..backoff import backoff
 from ..memory import PictureMemory
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_PAUSES: Final = (1, 2, 5, 10, 30)
-# So many bytes of pictures wait in memory at most, and of what others share no more than half.
+# In seconds, between two attempts to write.
+_DELAYS: Final = (1, 2, 5, 10, 30)
+# The most bytes of pictures that wait in memory, and at most half of the memory that others share.
 _HELD_MAX: Final = 512 * 2**20
-# Discord may be out of reach while there is room again.
-_TELL_SECONDS: Final = 30.0
+# Discord may be out of reach while the disk has room again.
+_ON_WAIT_SECONDS: Final = 30.0
 
 
 class DiskGuard:
-    """Stands before everything that is written to the data folder.
+    """Guards every write to the data folder.
 
-    The operator reads of a full disk once, however many requests meet it, until a job is
-    accepted again.
+    The log names a full disk once, however many requests fail on it, until a job is accepted again.
     """
 
     def __init__(self, space: Space, memory: PictureMemory | None = None) -> None:
@@ -40,15 +41,16 @@ class DiskGuard:
         self._memory = memory or PictureMemory(2 * _HELD_MAX)
         self._is_full = False
         self._unusable: set[str] = set()
-        self._returned = 0
+        # How often the disk looked writable since pictures were last stored.
+        self._resumptions = 0
         self._closing = asyncio.Event()
 
     async def admit(self, write: Callable[[], Awaitable[T]]) -> T:
-        """Return what `write` returns, if there is room for it and what comes of it.
+        """Return what `write` returns, if the disk has room for it and for the pictures after it.
 
         Raises:
-            DiskFull: there is not.
-            FolderUnusable: nothing can be written there.
+            DiskFull: the disk has too little room.
+            FolderUnusable: the data folder cannot be written.
         """
         with self.report_failures():
             await asyncio.to_thread(self._space.check)
@@ -60,7 +62,7 @@ class DiskGuard:
 
     @contextlib.contextmanager
     def report_failures(self) -> Iterator[None]:
-        """Tell the operator of what is met inside, of a full disk unless they know; let it pass."""
+        """Log storage errors and re-raise them; log a full disk only once."""
         try:
             yield
         except DatabaseBusy as error:
@@ -80,77 +82,79 @@ class DiskGuard:
         on_wait: Callable[[], Awaitable[None]] | None = None,
         passing: tuple[type[StorageError], ...] = PASSING,
     ) -> T:
-        """Return what `write` returns, trying again while it meets what is `passing`.
+        """Return what `write` returns; retry it while it raises one of the `passing` errors.
 
-        `held` is how many bytes of pictures are kept in memory for it meanwhile; `on_wait`, which
-        says that it has to wait for room, is awaited once, before it waits or gives up.
+        `held` is the number of bytes of pictures that stay in memory during the retries. `on_wait`
+        tells the person that the job waits for room. It is awaited once, before the first delay.
 
-        All that is held together is bounded: what would be too much gives up after one attempt.
-        The pictures of such a job are made again, but not before `wait_until_writable`. On a disk
-        that stays nearly full the engine would else make the same pictures again and again.
+        All waiting jobs together may hold a limited number of bytes. A job above the limit gets
+        one attempt. Its pictures are made again after `wait_until_writable`: on a disk that stays
+        nearly full, the engine would otherwise make the same pictures again and again.
 
         Raises:
-            DiskFull: it still is, and the bot stops or may not hold that much in memory.
-            DatabaseBusy: the same of a locked database.
-            FolderUnusable: the same of a folder, if that is `passing`.
+            DiskFull: the disk is full, and the bot stops or the memory limit is reached.
+            DatabaseBusy: the same for a locked database.
+            FolderUnusable: the same for a folder, if that error is `passing`.
         """
         self._memory.count(self, held)
-        met: set[str] = set()
+        unusable: set[str] = set()
+        delays = backoff(_DELAYS)
         try:
-            for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+            while True:
                 try:
                     with self.report_failures():
                         result = await write()
-                    self._unusable -= met
-                    self._returned = 0 if held else self._returned
+                    self._unusable -= unusable
+                    self._resumptions = 0 if held else self._resumptions
                     return result
                 except passing as error:
                     if isinstance(error, FolderUnusable):
-                        met.add(str(error))
-                        self._say(error)
+                        unusable.add(str(error))
+                        self._report_folder(error)
                     if on_wait is not None and not isinstance(error, DatabaseBusy):
-                        await _tell(on_wait)
+                        await _call_in_time(on_wait)
                         on_wait = None
                     if self._closing.is_set() or self._is_too_much():
                         raise
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._closing.wait(), pause)
+                await self._closes_within(next(delays))
         finally:
             self._memory.count(self, -held)
-        raise AssertionError("the pauses never end")
 
     def _is_too_much(self) -> bool:
         return self._memory.held_by(self) > min(_HELD_MAX, self._memory.limit // 2)
 
-    def _say(self, error: FolderUnusable) -> None:
-        """Tell the operator of a folder that cannot be used, once until it can."""
+    def _report_folder(self, error: FolderUnusable) -> None:
+        """Log an unusable folder once, until it is usable again."""
         if str(error) not in self._unusable:
             self._unusable.add(str(error))
-            log.error("What was accepted waits. %s", error)
+            log.error("Accepted jobs wait. %s", error)
 
     async def wait_until_writable(self) -> bool:
-        """Wait until new jobs would be accepted; return False if the bot stops before that.
+        """Wait until new jobs would be accepted; return False if the bot stops first.
 
-        It takes longer each time until pictures were stored: that jobs are accepted need not mean
-        that their pictures are.
+        Each call begins with a longer delay until pictures are stored: a disk with room for a job
+        need not have room for its pictures.
         """
-        first = min(self._returned, len(_PAUSES) - 1)
-        self._returned += 1
-        for pause in itertools.chain(_PAUSES[first:], itertools.repeat(_PAUSES[-1])):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), pause)
-                return False
+        delays = backoff(_DELAYS[min(self._resumptions, len(_DELAYS) - 1) :])
+        self._resumptions += 1
+        while not await self._closes_within(next(delays)):
             with contextlib.suppress(StorageError):
                 await asyncio.to_thread(self._space.check)
                 return True
-        raise AssertionError("the pauses never end")
+        return False
+
+    async def _closes_within(self, seconds: float) -> bool:
+        """Wait so long, or until `close`; return whether `close` was called."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        return self._closing.is_set()
 
     def close(self) -> None:
-        """Have what waits for room give up after one more attempt."""
+        """Let every retry make one more attempt and then give up."""
         self._closing.set()
 
 
-async def _tell(on_wait: Callable[[], Awaitable[None]]) -> None:
+async def _call_in_time(on_wait: Callable[[], Awaitable[None]]) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_TELL_SECONDS):
+        async with asyncio.timeout(_ON_WAIT_SECONDS):
             await on_wait()

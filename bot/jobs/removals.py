@@ -67,11 +67,11 @@ class Removals:
         """Delete the jobs of a server that the bot has left."""
         await self._delete(await self._jobs.ids_in_guild(guild_id), "the bot has left their server")
         # Only now: if the bot stops before, the next `guilds_are` begins again.
-        await self._insist(lambda: self._jobs.left_guild(guild_id))
+        await self._retry(lambda: self._jobs.left_guild(guild_id))
 
     async def guild_joined(self, account_id: int, guild_id: int) -> None:
         """Remember a server that the bot, by that account, has come into."""
-        await self._insist(lambda: self._jobs.joined_guilds(account_id, [guild_id]))
+        await self._retry(lambda: self._jobs.joined_guilds(account_id, [guild_id]))
 
     async def guilds_are(
         self,
@@ -86,7 +86,7 @@ class Removals:
         """
         # One after the other: a second connection may come while Discord is still asked.
         async with self._looking:
-            await self._insist(lambda: self._jobs.joined_guilds(account_id, guild_ids))
+            await self._retry(lambda: self._jobs.joined_guilds(account_id, guild_ids))
             for guild_id in await self._jobs.missing_guilds(account_id, guild_ids):
                 if await has_left(guild_id):
                     await self.guild_gone(guild_id)
@@ -100,7 +100,7 @@ class Removals:
     async def _delete(self, job_ids: Sequence[int], reason: str) -> None:
         for start in range(0, len(job_ids), _AT_ONCE):
             portion = job_ids[start : start + _AT_ONCE]
-            await self._insist(partial(self._delete_portion, portion))
+            await self._retry(partial(self._delete_portion, portion))
         if job_ids:
             log.info("Deleted %s jobs: %s", len(job_ids), reason)
 
@@ -110,5 +110,5 @@ class Removals:
         for job_id in job_ids:
             self._cancel(job_id)
 
-    async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
+    async def _retry(self, write: Callable[[], Awaitable[None]]) -> None:
         await self._disk.retry(write, passing=UNWRITABLE)

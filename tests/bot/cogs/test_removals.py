@@ -18,7 +18,7 @@ import simcord
 from PIL import Image
 
 from bot.client import INTENTS, create_bot
-from bot.delivery import courier
+from bot.delivery import retry
 from bot.requests.options import RequestOptions
 from storage.database import Database
 from storage.errors import DatabaseBusy, DiskFull, StorageError
@@ -239,7 +239,7 @@ async def test_a_server_with_an_outage_loses_nothing_when_the_bot_comes_back(
 async def test_a_server_is_not_left_for_one_answer(
     stage: Stage, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier, "_RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(retry, "_DELAYS", (0.01,))
     await stage.imagine(PROMPT)
     await compared(stage)
     # The connection names no server, and Discord's first answer is wrong too.
@@ -254,7 +254,7 @@ async def test_a_server_is_not_left_for_one_answer(
 async def test_a_server_is_left_once_discord_says_so_in_its_own_words(
     stage: Stage, status: int, code: int, times: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(courier, "_RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(retry, "_DELAYS", (0.01,))
     await stage.imagine(PROMPT)
     await compared(stage)
     await away(stage)
@@ -267,7 +267,7 @@ async def test_a_server_is_left_once_discord_says_so_in_its_own_words(
 async def test_what_cannot_be_written_while_it_is_deleted_is_tried_again(
     stage: Stage, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.jobs.disk._PAUSES", (0.01,))
+    monkeypatch.setattr("bot.jobs.disk._DELAYS", (0.01,))
     await stage.imagine(PROMPT)
     faults: list[StorageError] = [DiskFull(Path("x")), DatabaseBusy(Path("x"))]
     delete_all = JobStore.delete_all

@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bot.client import ImagineBot
-from bot.delivery import courier
+from bot.delivery import retry as retry_module
 from bot.delivery.codes import TABLE, Course, Garbled, Refusal, refusal_of, understood
-from bot.delivery.retry import InvalidRequests, Place, Retry
+from bot.delivery.retry import InvalidRequests, Retry, Target
 from bot.jobs.courier import MessageGone, Unanswered, Undeliverable
 from storage.states import JobStatus
 
@@ -55,7 +55,7 @@ def stray(status: int) -> discord.HTTPException:
     return discord.HTTPException(mock.Mock(status=status, reason="x"), "<html>No</html>")
 
 
-class Pursued:
+class FakeRequest:
     """A request that fails with the given errors, one a try, and then succeeds."""
 
     def __init__(self, *errors: Exception, exists: bool | None = True) -> None:
@@ -77,13 +77,13 @@ class Pursued:
     async def open(self) -> None:
         self.opened += 1
 
-    async def insist(self, **options: Any) -> str:
+    async def run(self, **options: Any) -> str:
         async def sleep(seconds: float) -> None:
             self.slept.append(seconds)
 
-        retry = Retry(lambda: itertools.repeat(1.0), InvalidRequests())
+        retry = Retry(InvalidRequests(), lambda: itertools.repeat(1.0))
         with mock.patch("bot.delivery.retry.asyncio.sleep", sleep):
-            return await retry.insist(self.attempt, Place(self.exists, self.open), **options)
+            return await retry.run(self.attempt, Target(self.exists, self.open), **options)
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: str(row.code))
@@ -93,25 +93,25 @@ async def test_each_code_has_the_end_that_the_table_says(row: Refusal) -> None:
     for status in (400, 403, 404):
         error = refused(status, row.code)
         assert refusal_of(error) is row
-        again = Pursued(*[error] * 100, exists=False)
+        again = FakeRequest(*[error] * 100, exists=False)
         if outcome == GONE:
             with pytest.raises(MessageGone):
-                await again.insist()
+                await again.run()
             assert again.tries == 1
-            assert await Pursued(error, exists=True).insist() == "done"
+            assert await FakeRequest(error, exists=True).run() == "done"
         elif outcome == WAITS:
-            assert await again.insist() == "done"
+            assert await again.run() == "done"
             assert min(again.slept) >= 0.8 * max(row.pause, 1)
         elif outcome == OPENED:
             with pytest.raises(Undeliverable, match="thread is closed"):
-                await again.insist()
+                await again.run()
             assert (again.tries, again.opened) == (2, 1)
         elif outcome == LASTS:
             with pytest.raises(Unanswered):
-                await again.insist()
+                await again.run()
         else:
             with pytest.raises(Undeliverable, match=WORDS.get(row.code, ".")) as ended:
-                await again.insist()
+                await again.run()
             assert str(ended.value) == row.sentence
             assert again.tries == 1
             assert not isinstance(ended.value, Unanswered)
@@ -139,23 +139,23 @@ STRAY: list[Exception] = [
 
 @pytest.mark.parametrize("error", STRAY, ids=repr)
 async def test_whatever_else_comes_is_tried_again_and_proves_nothing(error: Exception) -> None:
-    pursued = Pursued(*[error] * 5, exists=None)
-    assert await pursued.insist() == "done"
-    assert pursued.tries == 6
+    request = FakeRequest(*[error] * 5, exists=None)
+    assert await request.run() == "done"
+    assert request.tries == 6
 
 
 async def test_answers_without_a_meaning_come_to_an_end_and_a_dead_line_does_not() -> None:
     for error in (stray(404), refused(403, 0), Garbled()):
         with pytest.raises(Unanswered):
-            await Pursued(*[error] * 1000).insist(tries=7)
-    assert await Pursued(*[ConnectionResetError()] * 1000).insist(tries=7) == "done"
+            await FakeRequest(*[error] * 1000).run(max_unproven=7)
+    assert await FakeRequest(*[ConnectionResetError()] * 1000).run(max_unproven=7) == "done"
 
 
 async def test_where_nothing_can_be_looked_up_a_second_answer_says_what_is_gone() -> None:
-    pursued = Pursued(*[refused(404, 10008)] * 9, exists=None)
+    request = FakeRequest(*[refused(404, 10008)] * 9, exists=None)
     with pytest.raises(MessageGone):
-        await pursued.insist()
-    assert pursued.tries == 2
+        await request.run()
+    assert request.tries == 2
 
 
 async def test_too_large_without_a_code_is_too_large_all_the_same() -> None:
@@ -182,23 +182,23 @@ async def test_the_bot_stays_far_below_the_invalid_requests_that_shut_it_out(
         now += seconds
 
     monkeypatch.setattr("bot.delivery.retry.asyncio.sleep", sleep)
-    invalid = InvalidRequests(most=100)
+    invalid = InvalidRequests(limit=100)
     asked: list[float] = []
 
     async def attempt() -> None:
         asked.append(now)
-        invalid.note(403)
+        invalid.count(403)
         raise refused(403, 0)
 
     with pytest.raises(Unanswered):
-        await Retry(lambda: itertools.repeat(1.0), invalid).insist(
-            attempt, Place(Pursued().exists), tries=1000
+        await Retry(invalid, lambda: itertools.repeat(1.0)).run(
+            attempt, Target(FakeRequest().exists), max_unproven=1000
         )
     assert len(asked) == 1000
     for start in asked:
         assert sum(start <= at < start + 600 for at in asked) <= 100
     for status in (200, 204, 404, 400, 500):
-        invalid.note(status)
+        invalid.count(status)
     assert len(invalid._times) <= 100
 
 
@@ -227,7 +227,7 @@ async def test_every_request_of_the_bot_is_counted(simcord_bot: ImagineBot) -> N
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "_RETRY_SECONDS", (0.05,))
+    monkeypatch.setattr(retry_module, "_DELAYS", (0.05,))
 
 
 Refuse = Callable[..., list[list[str]]]

@@ -10,7 +10,7 @@ import discord
 import pytest
 from discord.http import HTTPClient
 
-from bot.delivery import courier
+from bot.delivery import retry
 from bot.jobs.courier import Picture
 from bot.memory import PictureMemory
 from bot.ui.attachments import Attachment, is_finished
@@ -28,7 +28,7 @@ OUTAGE = ("PATCH", "/channels/*/messages/*")
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier, "_RETRY_SECONDS", (0.5,))
+    monkeypatch.setattr(retry, "_DELAYS", (0.5,))
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ async def test_pictures_that_wait_for_discord_are_held_nowhere_in_memory(
     stage: Stage, lent: list[discord.File], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # So long that all wait at one time, and for longer than it takes to look for what is held.
-    monkeypatch.setattr(courier, "_RETRY_SECONDS", (6,))
+    monkeypatch.setattr(retry, "_DELAYS", (6,))
     before = held()
     stage.env.inject_error(*OUTAGE, status=503, times=None)
     messages = await ask(stage)

@@ -10,8 +10,7 @@ from unittest import mock
 import discord
 import pytest
 
-from bot.delivery import codes
-from bot.delivery import courier as courier_module
+from bot.delivery import codes, retry
 from generation.values.events import Progress
 from generation.values.pixels import Pixels
 from storage.records import Job
@@ -27,7 +26,7 @@ MESSAGES = "/channels/*/messages"
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(courier_module, "_RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(retry, "_DELAYS", (0.01,))
     # The least pauses of the table have their own test.
     rows = {code: dataclasses.replace(row, pause=0) for code, row in codes._BY_CODE.items()}
     monkeypatch.setattr(codes, "_BY_CODE", rows)
