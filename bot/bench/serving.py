@@ -63,13 +63,13 @@ class _Mailbox:
         await asyncio.to_thread(attachments_of, job, pictures)
         self.over.put_nowait(None)
 
-    async def postpone(self, job: Job, _message_id: int) -> None:
+    async def report_wait(self, job: Job, _message_id: int) -> None:
         self.over.put_nowait(messages.postponed(job))
 
-    async def apologise(self, _job: Job, _message_id: int, sentence: str) -> None:
+    async def report_failure(self, _job: Job, _message_id: int, sentence: str) -> None:
         self.over.put_nowait(sentence)
 
-    async def withdraw(self, job: Job, _message_id: int) -> None:
+    async def report_cancellation(self, job: Job, _message_id: int) -> None:
         self.over.put_nowait(messages.cancelled(job))
 
     async def remove(self, _job: Job, _message_id: int) -> None:

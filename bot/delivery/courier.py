@@ -202,7 +202,7 @@ class DiscordCourier:
         guild = self._client.get_guild(job.guild_id) if job.guild_id is not None else None
         return guild.filesize_limit if guild is not None else UPLOAD_LIMIT
 
-    async def postpone(self, job: Job, message_id: int) -> None:
+    async def report_wait(self, job: Job, message_id: int) -> None:
         """Say in the message that the pictures wait for room on the disk."""
         await self._end_progress(job)
         message, content = self._message(job, message_id), messages.postponed(job)
@@ -213,11 +213,11 @@ class DiscordCourier:
             max_unproven=FEW_ATTEMPTS,
         )
 
-    async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
+    async def report_failure(self, job: Job, message_id: int, sentence: str) -> None:
         """Say in the message why there will be no pictures."""
         await self._end(job, message_id, messages.failed(job, sentence))
 
-    async def withdraw(self, job: Job, message_id: int) -> None:
+    async def report_cancellation(self, job: Job, message_id: int) -> None:
         """Say in the message that the job was cancelled."""
         await self._end(job, message_id, messages.cancelled(job))
 

@@ -1,4 +1,4 @@
-"""What takes news and pictures to the people who asked, and how that can fail."""
+"""The protocol by which jobs reach the people who asked, and the errors of a delivery."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.records import Job, StoredImage
 
 
 class MessageGone(Exception):
-    """The message that was to hold the pictures was certainly deleted, or its channel was."""
+    """The message for the pictures, or its channel, was certainly deleted."""
 
 
 class Undeliverable(Exception):
@@ -19,7 +19,7 @@ class Undeliverable(Exception):
 
 
 class Unanswered(Undeliverable):
-    """For a long time no answer made sense: what was asked for may be done, or not."""
+    """For a long time no answer made sense: the request was carried out, or was not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +31,16 @@ class Picture:
 
 
 class Courier(Protocol):
-    """Takes what happens to jobs to the people who asked; see `bot.delivery.courier`."""
+    """Shows jobs to the people who asked for them; `bot.delivery.courier` does so on Discord."""
 
     def progress(self, job: Job, message_id: int, event: Event) -> None:
-        """Show an event when there is time for it; a later one replaces it."""
+        """Show an event when the channel has time for it; a later event replaces it."""
 
     async def find(self, job: Job) -> int | None:
         """Return the message that already answers this job, if there is one."""
 
     async def post(self, job: Job) -> int:
-        """Post a new message for this job unless there is one after all, and return its id."""
+        """Return the message that answers this job; post a message only if there is none."""
 
     async def deliver(
         self,
@@ -49,24 +49,25 @@ class Courier(Protocol):
         read: Callable[[], Awaitable[Sequence[Picture]]],
         parent: StoredImage | None,
     ) -> None:
-        """Put the pictures into the message; doing it again changes nothing.
+        """Put the pictures into the message; a second delivery changes nothing.
 
-        `read` returns them, none if they were removed; they are not kept while it has to wait.
-        `parent` is the image that they were varied from.
+        `read` returns the pictures, or none if they were removed. They are read again for each
+        attempt, and are not kept in memory between two attempts. `parent` is the image that the
+        pictures were varied from.
         """
 
-    async def postpone(self, job: Job, message_id: int) -> None:
+    async def report_wait(self, job: Job, message_id: int) -> None:
         """Say in the message that the pictures wait for room on the disk."""
 
-    async def apologise(self, job: Job, message_id: int, sentence: str) -> None:
+    async def report_failure(self, job: Job, message_id: int, sentence: str) -> None:
         """Say in the message why there will be no pictures."""
 
-    async def withdraw(self, job: Job, message_id: int) -> None:
+    async def report_cancellation(self, job: Job, message_id: int) -> None:
         """Say in the message that the job was cancelled."""
 
     async def remove(self, job: Job, message_id: int) -> None:
         """Delete the message, unless that is impossible.
 
         Raises:
-            Unanswered: nobody knows whether it is deleted.
+            Unanswered: nobody knows whether the message is deleted.
         """

@@ -139,8 +139,8 @@ async def test_no_preview_is_left_below_an_apology_or_a_cancelled_job(stage: Sta
         showing.show(Progress(1, 4, preview=BLUE))
         await showing.says("25 %")
         assert showing.message.attachments
-    await failed.courier.apologise(failed.job, failed.message_id, "It broke.")
-    await cancelled.courier.withdraw(cancelled.job, cancelled.message_id)
+    await failed.courier.report_failure(failed.job, failed.message_id, "It broke.")
+    await cancelled.courier.report_cancellation(cancelled.job, cancelled.message_id)
     assert "It broke." in failed.message.content
     assert "cancelled" in cancelled.message.content
     assert failed.message.attachments == cancelled.message.attachments == []
@@ -151,7 +151,7 @@ async def test_an_apology_is_said_even_where_nothing_may_be_done_about_files(
 ) -> None:
     path = f"/channels/*/messages/{showing.message_id}"
     showing.stage.env.inject_error("PATCH", path, status=403, code=50013)
-    await showing.courier.apologise(showing.job, showing.message_id, "It broke.")
+    await showing.courier.report_failure(showing.job, showing.message_id, "It broke.")
     assert "It broke." in showing.message.content
     assert len(showing.edits()) == 2
 

@@ -86,9 +86,9 @@ async def test_a_message_is_posted_once(struck: Struck) -> None:
 async def test_whatever_is_said_in_a_message_is_said(struck: Struck) -> None:
     courier, job, message_id = struck.courier, struck.job, struck.message_id
     sayings: dict[str, Callable[[], Awaitable[None]]] = {
-        "My disk does not take": lambda: courier.postpone(job, message_id),
-        "It broke.": lambda: courier.apologise(job, message_id, "It broke."),
-        "cancelled": lambda: courier.withdraw(job, message_id),
+        "My disk does not take": lambda: courier.report_wait(job, message_id),
+        "It broke.": lambda: courier.report_failure(job, message_id, "It broke."),
+        "cancelled": lambda: courier.report_cancellation(job, message_id),
     }
     for words, say in sayings.items():
         for _ in struck.each("PATCH", MESSAGE):
@@ -142,7 +142,7 @@ async def test_a_thread_is_opened_whatever_is_answered_at_first(
         stage.env.inject_error("PATCH", MESSAGE, status=400, code=50083)
         path = f"/channels/{thread.id}"
         stage.env.inject_error(method, path, status=status, code=code, times=2)
-        await stage.bot.courier.apologise(job, job.message_id, f"Broken by {status}.{code}.")
+        await stage.bot.courier.report_failure(job, job.message_id, f"Broken by {status}.{code}.")
         assert not stage.env.backend.faults
         assert not await is_archived(stage, thread)
         message = await thread.fetch_message(job.message_id)
@@ -165,7 +165,7 @@ async def test_a_thread_is_opened_although_it_is_called_something_else_at_first(
         return {**found, "type": 99} if asked == 1 else found
 
     monkeypatch.setattr(stage.bot.http, "get_channel", garble)
-    await stage.bot.courier.apologise(job, job.message_id, "It broke.")
+    await stage.bot.courier.report_failure(job, job.message_id, "It broke.")
     assert asked == 2
     assert not await is_archived(stage, thread)
 
@@ -241,7 +241,7 @@ async def test_progress_that_is_forbidden_is_not_tried_again_and_again(struck: S
         assert not await struck.courier._edit_progress(struck.job, struck.message_id, event)
     assert len(struck.stage.env.backend.faults) == 1
     struck.stage.env.backend.faults.clear()
-    await struck.courier.apologise(struck.job, struck.message_id, "It broke.")
+    await struck.courier.report_failure(struck.job, struck.message_id, "It broke.")
     assert "It broke." in struck.content
 
 

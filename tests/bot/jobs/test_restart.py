@@ -10,7 +10,7 @@ from discord.http import HTTPClient
 
 from bot.delivery import courier
 from bot.delivery.courier import DiscordCourier
-from bot.jobs import service
+from bot.jobs import recovery
 from generation.images.png import read_png
 from generation.queue.queue import GenerationQueue
 from generation.values.request import GenerationRequest
@@ -326,7 +326,7 @@ async def test_only_what_ends_the_bot_counts_as_an_attempt(
 async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_SUSPECT_ATTEMPTS", 1)
+    monkeypatch.setattr(recovery, "_SUSPECT_ATTEMPTS", 1)
     first, second = await _crash_with_one_running_and_one_waiting(stage, gate)
     submitted: dict[int, bool] = {}
     submit = GenerationQueue.submit
@@ -347,7 +347,7 @@ async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
 async def test_a_job_that_has_ended_the_bot_again_and_again_is_quarantined(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_ATTEMPTS", 1)
+    monkeypatch.setattr(recovery, "_MAX_ATTEMPTS", 1)
     first, second = await _crash_with_one_running_and_one_waiting(stage, gate)
     closing = stage.restart()
     gate.open()
