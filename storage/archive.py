@@ -9,11 +9,11 @@ import sqlite_utils
 
 from generation.values.pixels import Pixels
 
-from . import queries
 from .database import open_readonly
 from .folder.layout import DATABASE_NAME, PICTURES_NAME
 from .pictures.files import PictureFiles
 from .pictures.rows import source_pixels
+from .queries.images import images_of
 from .records import StoredImage
 
 
@@ -41,7 +41,7 @@ class Archive:
 
     def images(self, job_id: int) -> list[StoredImage]:
         """Return the images of a job that are not deleted, in order."""
-        return [image for image in queries.images(self._db, job_id) if not image.deleted]
+        return [image for image in images_of(self._db, job_id) if not image.deleted]
 
     def read(self, image: StoredImage) -> bytes:
         """Return the PNG file of an image.

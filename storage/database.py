@@ -10,7 +10,7 @@ from typing import Final, Self, TypeVar
 
 import sqlite_utils
 
-from .deletion import erasing
+from .deletion import remnants
 from .errors import DatabaseDamaged, DatabaseUnusable, DiskFull, from_os_error
 from .sqlite import indexing, migrations
 from .sqlite.integrity import check_integrity
@@ -144,7 +144,7 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
             check_integrity(path, db, None if was_cut_short else _CHECK_SECONDS)
             migrations.apply(path, db)
             indexing.catch_up(path, db)
-            erasing.clean_once(path, db)
+            remnants.clean_once(path, db)
         except BaseException:
             connection.close()
             raise

@@ -1,11 +1,9 @@
-"""The store of jobs: every question that the bot asks, answered in the database thread."""
+"""The store of jobs and their images."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import weakref
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import sqlite_utils
@@ -13,83 +11,75 @@ import sqlite_utils
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 
-from . import guilds, queries, records
+from . import recovery
 from .database import Database
-from .deletion import erasing, recipes
-from .errors import DatabaseDamaged, JobUnreadable, SourceGone, StorageError
-from .pictures import rows as picture_rows
+from .deletion import jobs as deletion
+from .errors import DatabaseDamaged, SourceGone, StorageError
+from .history import History
+from .pictures import rows
 from .pictures.files import PictureFiles
-from .records import HistoryEntry, Job, JobKind, NewJob, Removal, Row, StoredImage
+from .queries import guilds, images, jobs
+from .queries.conversion import Row, job_from_row
+from .records import HistoryEntry, Job, NewJob, Removal, StoredImage
 from .states import JobStatus
-from .upkeep import orphans
 from .upkeep.secure_deletion import SecureDeletion
 
 log = logging.getLogger(__name__)
 
-__all__ = ["HistoryEntry", "Job", "JobKind", "JobStatus", "JobStore", "NewJob", "StoredImage"]
-
 
 class JobStore:
-    """Jobs and images; what a method has returned from is on disk.
+    """Jobs and images. When a method returns, its changes are on disk.
 
     A job moves from state to state as `storage.states.MOVES` allows. Any other move changes
     nothing and returns False; so does every move of a deleted job.
 
-    Every method raises StorageError when the disk or the database fails.
+    Every method raises StorageError if the disk or the database fails.
     """
 
-    def __init__(self, db: Database, pictures: PictureFiles) -> None:
+    def __init__(
+        self, db: Database, pictures: PictureFiles, secure_deletion: SecureDeletion
+    ) -> None:
         self._db = db
         self._pictures = pictures
-        self._searching = weakref.WeakValueDictionary[int, asyncio.Lock]()
-        self._secure_deletion = SecureDeletion(db, pictures)
-
-    async def close(self) -> None:
-        """Erase from the files what was deleted."""
-        await self._secure_deletion.close()
+        self._secure_deletion = secure_deletion
+        self._history = History(db)
 
     @property
     def folder(self) -> Path:
         """Return the folder of the picture files."""
         return self._pictures.folder
 
-    async def tidy(self) -> None:
-        """Finish half-written files and removals that a crash cut short; move unknown files aside.
-
-        Only for the start, when nobody else works on the folder.
-        """
-        await asyncio.to_thread(self._pictures.remove_half_written)
-        await orphans.quarantine_orphans(self._db, self._pictures)
-        await self._db.run(lambda db: picture_rows.remove_marked_files(db, self._pictures))
-        if await self._db.run(lambda db: recipes.has_recipes_left(db) or not erasing.is_clean(db)):
-            self._secure_deletion.request()
-
     async def add(self, new: NewJob) -> Job:
-        """Store a new job, queued, with the picture that it starts from, and return it.
+        """Store a new job, with the picture that it starts from, as queued; return the job.
 
         Raises:
-            DatabaseDamaged: damage was met before, so nothing more is accepted.
+            DatabaseDamaged: the database was found damaged before, so it accepts no new jobs.
         """
         if self._db.damage is not None:
             raise DatabaseDamaged(self._db.path, self._db.damage.fault)
         return await self._db.run_both(
-            lambda db: picture_rows.announce_source(db, self._pictures, new.request.pixels),
-            lambda db, file: queries.insert_job(db, self._pictures, new, file),
+            lambda db: rows.announce_source(db, self._pictures, new.request.pixels),
+            lambda db, file: jobs.insert_job(db, self._pictures, new, file),
         )
 
     async def get(self, job_id: int) -> Job | None:
-        """Return a job, deleted or not, or None when there is none.
+        """Return a job, deleted or not, or None if it does not exist.
 
         Raises:
-            PictureMissing: the picture that it starts from is gone or damaged.
+            PictureMissing: the picture that the job starts from is missing or damaged.
         """
-        return await self._db.run(lambda db: self._job(queries.job_row(db, job_id)))
+
+        def read(db: sqlite_utils.Database) -> Job | None:
+            row = jobs.job_row(db, job_id)
+            return None if row is None else jobs.job_of(self._pictures, row)
+
+        return await self._db.run(read)
 
     async def source_of(self, job_id: int) -> Pixels:
         """Return the pixels that a job starts from.
 
         Raises:
-            PictureMissing: their file is gone or damaged.
+            PictureMissing: the file is missing or damaged.
             SourceGone: the job was deleted, or starts from noise.
         """
         job = await self.get(job_id)
@@ -99,32 +89,26 @@ class JobStore:
         return source
 
     async def record(self, job_id: int) -> Job | None:
-        """Return a job as `get` does, without the picture that it starts from, gone or not."""
-        return await self._db.run(lambda db: _without_source(queries.job_row(db, job_id)))
+        """Return a job as `get` does, without the picture that it starts from."""
+        return await self._db.run(lambda db: _without_source(jobs.job_row(db, job_id)))
 
     async def by_message(self, message_id: int) -> Job | None:
-        """Return the newest job that a Discord message shows, deleted or not, without its source.
-
-        A picture that it starts from may be gone: the job can be removed all the same.
-        """
+        """Return the newest job that a Discord message shows, as `record` does."""
         return await self._db.run(
-            lambda db: _without_source(queries.job_row_by_message(db, message_id))
+            lambda db: _without_source(jobs.job_row_by_message(db, message_id))
         )
 
-    def _job(self, row: Row | None) -> Job | None:
-        return None if row is None else queries.job_of(self._pictures, row)
-
     async def ids_shown_in(self, message_ids: Sequence[int]) -> list[int]:
-        """Return the ids of the jobs that are shown in any of these messages, and not deleted."""
-        return await self._db.read(lambda db: queries.ids_shown_in(db, message_ids))
+        """Return the ids of the jobs that these messages show, deleted jobs left out."""
+        return await self._db.read(lambda db: jobs.ids_shown_in(db, message_ids))
 
     async def ids_in_channel(self, channel_id: int) -> list[int]:
-        """Return the ids of the jobs of a channel that are not deleted."""
-        return await self._db.read(lambda db: queries.ids_where(db, "channel_id", channel_id))
+        """Return the ids of the jobs of a channel, deleted jobs left out."""
+        return await self._db.read(lambda db: jobs.ids_where(db, "channel_id", channel_id))
 
     async def ids_in_guild(self, guild_id: int) -> list[int]:
-        """Return the ids of the jobs of a server that are not deleted."""
-        return await self._db.read(lambda db: queries.ids_where(db, "guild_id", guild_id))
+        """Return the ids of the jobs of a server, deleted jobs left out."""
+        return await self._db.read(lambda db: jobs.ids_where(db, "guild_id", guild_id))
 
     async def joined_guilds(self, account_id: int, guild_ids: Collection[int]) -> None:
         """Remember that a bot account is in these servers."""
@@ -139,170 +123,126 @@ class JobStore:
         await self._db.run(lambda db: guilds.forget(db, guild_id))
 
     async def set_message(self, job_id: int, message_id: int) -> None:
-        """Remember the Discord message that shows a job."""
-        await self._db.run(lambda db: queries.set_message(db, job_id, message_id))
+        """Record the Discord message that shows a job."""
+        await self._db.run(lambda db: jobs.set_message(db, job_id, message_id))
 
     async def start(self, job_id: int) -> bool:
-        """Call a queued job running, or a running one once more, and count the attempt."""
-        return await self._db.run(lambda db: queries.start(db, job_id))
+        """Move a queued or running job to running, and count one more attempt."""
+        return await self._db.run(lambda db: jobs.start(db, job_id))
 
     async def park(self, job_id: int) -> bool:
-        """Call a running job queued again: it was not the job that ended this attempt at it."""
-        return await self._db.run(lambda db: queries.park(db, job_id))
+        """Move a running job back to queued, and do not count this attempt."""
+        return await self._db.run(lambda db: jobs.park(db, job_id))
 
-    async def complete(self, job_id: int, images: Sequence[tuple[GeneratedImage, bytes]]) -> bool:
-        """Store the images of a running job, each with its PNG file, and call it generated.
+    async def complete(self, job_id: int, made: Sequence[tuple[GeneratedImage, bytes]]) -> bool:
+        """Store the images of a running job, each with its PNG file; move the job to generated.
 
-        After a crash at any instant either all of it is there or the job is still running.
+        After a crash at any instant either all of it is stored or the job is still running.
         """
 
         def announce(db: sqlite_utils.Database) -> bool:
-            is_running = queries.has_status(db, job_id, JobStatus.RUNNING)
+            is_running = jobs.has_status(db, job_id, JobStatus.RUNNING)
             if is_running:
-                picture_rows.announce_files(db, picture_rows.files_of(images))
+                rows.announce_files(db, rows.files_of(made))
             return is_running
 
         def store(db: sqlite_utils.Database, is_running: bool) -> bool:
             if not is_running:
                 return False
-            queries.insert_images(db, self._pictures, job_id, images)
-            return queries.move(db, job_id, to=JobStatus.GENERATED)
+            images.insert_images(db, self._pictures, job_id, made)
+            return jobs.move(db, job_id, to=JobStatus.GENERATED)
 
         return await self._db.run_both(announce, store)
 
     async def delivered(self, job_id: int, message_id: int) -> bool:
-        """Call a generated job delivered, by that Discord message."""
+        """Move a generated job to delivered, and record the Discord message."""
         return await self._db.run(
-            lambda db: queries.move(
-                db,
-                job_id,
-                to=JobStatus.DELIVERED,
-                message_id=message_id,
-            )
+            lambda db: jobs.move(db, job_id, to=JobStatus.DELIVERED, message_id=message_id)
         )
 
     async def fail(self, job_id: int, error: str) -> bool:
-        """Call an unfinished job failed, for the reason in that sentence.
+        """Move an unfinished job to failed; `error` is the sentence for the member.
 
-        Without pictures its source is not kept either, unless something else needs it.
+        The source of a job without images is removed, unless something else needs it.
         """
-        moved = await self._db.run(lambda db: _fail(db, job_id, error))
+        moved = await self._db.run(lambda db: deletion.fail(db, job_id, error))
         await self._remove_files()
         return moved
 
     async def set_error(self, job_id: int, error: str) -> None:
-        """Keep why an unfinished job came to nothing, which nobody could be told yet.
+        """Record why an unfinished job failed while its member cannot be told; the status stays.
 
-        Its status stays. A generated job keeps no reason: its pictures are delivered later.
+        A generated job records nothing: its images are delivered later.
         """
-        await self._db.run(lambda db: queries.set_error(db, job_id, error))
+        await self._db.run(lambda db: jobs.set_error(db, job_id, error))
 
     async def cancel(self, job_id: int, by: Removal | None = None) -> bool:
-        """Call an unfinished job cancelled; its source goes, unless something else needs it."""
-        moved = await self._db.run(lambda db: erasing.cancel(db, job_id, by))
+        """Move an unfinished job to cancelled; remove its source unless something else needs it."""
+        moved = await self._db.run(lambda db: deletion.cancel(db, job_id, by))
         await self._remove_files()
         return moved
 
     async def withdrawn(self, job_id: int) -> None:
-        """Remember that the message of a cancelled job says so, or that there is none to say it."""
-        await self._db.run(lambda db: queries.set_withdrawn(db, job_id))
+        """Record that the message of a cancelled job shows that, or does not exist."""
+        await self._db.run(lambda db: jobs.set_withdrawn(db, job_id))
 
     async def not_withdrawn(self) -> list[Job]:
-        """Return the cancelled jobs, deleted ones left out, whose messages do not say so yet.
+        """Return the cancelled jobs whose messages do not show that yet, oldest first.
 
-        The oldest come first. Their requests have lost their sources, which nobody needs now.
+        Deleted jobs are left out. The requests are without their sources, which are removed.
         """
-        return await self._db.run(lambda db: _readable(queries.unwithdrawn_rows(db)))
+        return await self._db.run(lambda db: recovery.readable(jobs.unwithdrawn_rows(db)))
 
     async def message_removed(self, job_id: int) -> None:
-        """Remember that the message of a deleted job is gone, or cannot be deleted."""
-        await self._db.run(lambda db: erasing.forget_message(db, job_id))
+        """Record that the message of a deleted job is gone, or cannot be deleted."""
+        await self._db.run(lambda db: deletion.forget_message(db, job_id))
 
     async def not_removed(self) -> list[Job]:
-        """Return the deleted jobs whose messages may still be there, the oldest first."""
-        return await self._db.run(lambda db: _readable(queries.unremoved_rows(db)))
-
-    async def unfinished(self) -> list[Job]:
-        """Return the queued, running and generated jobs that can go on, the oldest first.
-
-        One whose source cannot be read is left out: see `unfinished_or_stranded`.
-        """
-        return [job for job, fault in await self.unfinished_or_stranded() if fault is None]
+        """Return the deleted jobs whose messages may still exist, oldest first."""
+        return await self._db.run(lambda db: recovery.readable(jobs.unremoved_rows(db)))
 
     async def unfinished_or_stranded(
         self, known: Collection[int] = ()
     ) -> list[tuple[Job, StorageError | None]]:
-        """Return the queued, running and generated jobs, the oldest first, and what stops them.
+        """Return the unfinished jobs, oldest first, each with the error of its source or None.
 
-        That is the fault by which a job's source cannot be read; its request is without it then.
-        Of a source that can be read, the request holds the size only: `source_of` returns its
-        pixels. Jobs with `known` ids are left out. So is one whose row cannot be read; the log
-        names it.
+        The error says why the source cannot be read; the request is then without a source.
+        Otherwise the request holds the size of the source only: `source_of` returns the pixels.
+        Jobs with `known` ids are left out. Jobs whose rows cannot be read are logged and left out.
         """
-        return await self._db.run(lambda db: self._unfinished(db, known))
-
-    def _unfinished(
-        self, db: sqlite_utils.Database, known: Collection[int]
-    ) -> list[tuple[Job, StorageError | None]]:
-        jobs: list[tuple[Job, StorageError | None]] = []
-        for row in queries.unfinished_rows(db):
-            if row["id"] in known:
-                continue
-            try:
-                jobs.append((queries.job_of(self._pictures, row).without_pixels(), None))
-            except StorageError as error:
-                # What is made already needs no source any more.
-                is_made = row["status"] == JobStatus.GENERATED
-                fault = None if is_made else error.with_traceback(None)
-                jobs += [(job, fault) for job in _readable([row])]
-        return jobs
+        return await self._db.run(lambda db: recovery.unfinished_jobs(db, self._pictures, known))
 
     async def images(self, job_id: int) -> list[StoredImage]:
-        """Return the images of a job in their order, deleted ones too."""
-        return await self._db.run(lambda db: queries.images(db, job_id))
+        """Return the images of a job in order, deleted images too."""
+        return await self._db.run(lambda db: images.images_of(db, job_id))
 
     async def image(self, job_id: int, number: int) -> StoredImage | None:
-        """Return image `number` of a job, counted from 1, unless there is none or it is deleted."""
-        images = await self.images(job_id)
-        return next((i for i in images if i.index == number - 1 and not i.deleted), None)
+        """Return image `number` of a job, counted from 1; None if it is deleted or missing."""
+        found = await self.images(job_id)
+        return next((i for i in found if i.index == number - 1 and not i.deleted), None)
 
     async def parent(self, job: Job) -> StoredImage | None:
-        """Return the image that a job came from, deleted or not; None for one from a prompt."""
+        """Return the image that a job varies, deleted or not; None if it varies none."""
         image_id = job.parent_image_id
         if image_id is None:
             return None
-        return await self._db.run(lambda db: queries.image_by_id(db, image_id))
-
-    async def image_by_pixels(self, pixels_sha256: str) -> StoredImage | None:
-        """Return the oldest image with these pixels that is not deleted."""
-        return await self._db.run(lambda db: queries.image_by_pixels(db, pixels_sha256))
-
-    async def source_pixels(self, pixels_sha256: str) -> Pixels | None:
-        """Return the pixels with this hash, if an image or a source with them is kept.
-
-        Raises:
-            PictureMissing: it is kept, but its file is gone or damaged.
-        """
-        return await self._db.run(
-            lambda db: picture_rows.source_pixels(db, self._pictures, pixels_sha256)
-        )
+        return await self._db.run(lambda db: images.image_by_id(db, image_id))
 
     async def read(self, image: StoredImage) -> bytes:
         """Return the PNG file of an image, byte for byte as it was stored.
 
         Raises:
-            PictureMissing: the file is gone or damaged.
+            PictureMissing: the file is missing or damaged.
         """
         return await self._db.run(lambda _: self._pictures.read(image.sha256))
 
     async def delete(self, job_id: int, by: Removal | None = None) -> bool:
-        """Delete a job's images and take it out of the history; cancel it if it is unfinished.
+        """Delete the images and the content of a job; cancel the job if it is unfinished.
 
-        Of the job itself it stays known that it was deleted, by whom, and what its message needs
-        to be removed. Files that nothing else refers to are removed, now or, where that fails,
-        with those of the next job that is deleted, or at the next start; their last bytes leave
-        the database a little later: see `storage.deletion.erasing`. Returns False when there is no
-        such job or it is deleted already.
+        The store keeps that the job was deleted, by whom, and where its message is. Files that
+        nothing else needs are removed now. If that fails, the next deletion or the next start
+        removes them. Their remnants in the database are overwritten soon after: see
+        `storage.deletion`. Return False if the job does not exist or is already deleted.
         """
         return await self.delete_all([job_id], by) == 1
 
@@ -313,65 +253,29 @@ class JobStore:
         *,
         without_messages: bool = False,
     ) -> int:
-        """Delete several jobs as `delete` does, in one transaction; return how many there were.
+        """Delete several jobs in one transaction, as `delete` does; return how many were deleted.
 
-        `without_messages` says that their messages are gone.
+        `without_messages` says that the messages of the jobs are already gone.
         """
-
-        def forget(db: sqlite_utils.Database) -> int:
-            count = sum(erasing.forget(db, job_id, by) for job_id in job_ids)
-            if without_messages:
-                for job_id in job_ids:
-                    erasing.forget_message(db, job_id)
-            return count
-
-        count = await self._db.run(forget)
+        count = await self._db.run(
+            lambda db: deletion.forget_all(db, job_ids, by, without_messages=without_messages)
+        )
         await self._remove_files()
         self._secure_deletion.request()
         return count
 
     async def _remove_files(self) -> None:
-        # In a transaction of its own: a rollback brings rows back, but no files. The rows say
-        # already that the files go, so an error here is for the operator and not for a member.
+        # A transaction of its own: a rollback restores rows, but no files. The rows already say
+        # that the files have to go, so an error concerns the operator and not the member.
         try:
-            await self._db.run(lambda db: picture_rows.remove_marked_files(db, self._pictures))
+            await self._db.run(lambda db: rows.remove_marked_files(db, self._pictures))
         except StorageError as error:
-            log.error("The files of deleted pictures are to be removed later. %s", error)
+            log.error("The files of deleted pictures could not be removed yet. %s", error)
 
     async def history(self, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
-        """Return at most `limit` of somebody's jobs with images, the newest first.
-
-        Their prompts have every word of `query`, or a word that begins with it; a number also
-        finds the job of that number, and a query without any word finds all.
-        """
-        # One at a time for each, so that a member who sends many delays nobody else.
-        async with self._turn(user_id):
-            return await self._db.read(lambda db: queries.history(db, user_id, query, limit))
-
-    def _turn(self, user_id: int) -> asyncio.Lock:
-        # It is kept as long as somebody holds it or waits for it.
-        return self._searching.setdefault(user_id, asyncio.Lock())
-
-    async def counts(self) -> Mapping[JobStatus, int]:
-        """Return how many jobs that are not deleted stand at each status."""
-        return await self._db.read(queries.counts)
-
-
-def _readable(rows: Iterable[Row]) -> list[Job]:
-    """Return the jobs of rows, without their sources; one that cannot be read stops no other."""
-    jobs = list[Job]()
-    for row in rows:
-        try:
-            jobs.append(records.job_from_row(row, None))
-        except JobUnreadable as error:
-            log.error("%s", error)
-    return jobs
+        """Return what `History.search` returns."""
+        return await self._history.search(user_id, query, limit)
 
 
 def _without_source(row: Row | None) -> Job | None:
-    return None if row is None else records.job_from_row(row, None)
-
-
-def _fail(db: sqlite_utils.Database, job_id: int, error: str) -> bool:
-    moved = queries.move(db, job_id, to=JobStatus.FAILED, error=error)
-    return moved and erasing.release_source(db, job_id)
+    return None if row is None else job_from_row(row, None)

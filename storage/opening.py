@@ -11,6 +11,8 @@ from .folder.layout import DATABASE_NAME, PICTURES_NAME, refuse_half_restored, r
 from .folder.lock import locked
 from .jobs import JobStore
 from .pictures.files import PictureFiles
+from .upkeep.secure_deletion import SecureDeletion
+from .upkeep.startup import finish_interrupted
 
 
 @asynccontextmanager
@@ -26,9 +28,9 @@ async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
         refuse_half_restored(data_dir)
         refuse_vanished(data_dir)
         async with Database(data_dir / DATABASE_NAME) as db:
-            store = JobStore(db, pictures)
-            await store.tidy()
+            secure_deletion = SecureDeletion(db, pictures)
+            await finish_interrupted(db, pictures, secure_deletion)
             try:
-                yield store
+                yield JobStore(db, pictures, secure_deletion)
             finally:
-                await store.close()
+                await secure_deletion.close()

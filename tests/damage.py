@@ -116,7 +116,7 @@ async def _ask(store: JobStore) -> None:
             await store.start(job.id)
             await store.complete(job.id, finished(job.request))
             await store.delete(job.id)
-    for ask in (store.unfinished, store.not_removed, store.not_withdrawn, store.counts):
+    for ask in (store.unfinished_or_stranded, store.not_removed, store.not_withdrawn):
         with contextlib.suppress(StorageError):
             await ask()
     for number in range(1, 10):

@@ -2,8 +2,8 @@
 
 It fills a database as the version before the search index by member left it, one member with
 half of all pictures, migrates it, and prints milliseconds: how long each search as one types
-takes, an insert, and what the bot asks at every start. `tests/storage/test_search_plans.py` is
-the short form, which looks at SQLite's plans and not at a clock.
+takes, an insert, and what the bot asks at every start. The short form,
+`tests/storage/queries/test_search_plans.py`, looks at SQLite's plans and not at a clock.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import sqlite_utils
 
 from generation.values.request import GenerationRequest
 from storage.folder.layout import DATABASE_NAME
-from storage.jobs import JobKind, JobStore, NewJob
+from storage.jobs import JobStore
 from storage.opening import open_storage
+from storage.records import JobKind, NewJob
 from storage.sqlite import migrations
 
 WORDS = [
@@ -170,7 +171,7 @@ async def others(store: JobStore, rows: int) -> None:
     await measure("insert a job", lambda: insert(store, HEAVY), 500)
     ids = iter(range(rows + 1, rows + 501))
     await measure("index its prompt", lambda: indexed(store, next(ids)), 500)
-    for name in ("not_removed", "not_withdrawn", "counts"):
+    for name in ("not_removed", "not_withdrawn"):
         await measure(name, getattr(store, name))
     await measure("by_message", lambda: store.by_message(10**17 + 5))
     doomed = iter(range(1, 99, 2))

@@ -20,6 +20,7 @@ from storage.states import JobStatus
 
 from .rig import BotProcess, Discord
 from .running import imagine_bot
+from .storage.inspection import unfinished
 from .storage.samples import new_job
 
 
@@ -264,5 +265,5 @@ async def test_a_model_that_cannot_be_loaded_costs_no_session_and_loses_no_job(
     assert "unet" in said
     assert world.gateway.identified == 0
     async with open_storage(data) as jobs:
-        [left] = await jobs.unfinished()
+        [left] = await unfinished(jobs)
     assert (left.id, left.status) == (before.id, JobStatus.QUEUED)

@@ -14,8 +14,8 @@ from ..errors import PictureMissing
 from ..pictures.files import NewFile, PictureFiles
 from ..pictures.png import encode_png
 from ..pictures.rows import keep_file
-from ..records import FORGOTTEN
-from . import erasing
+from ..queries.conversion import FORGOTTEN
+from .jobs import mark_unneeded
 
 # The rows of one transaction, which then takes milliseconds.
 _ROWS: Final = 500
@@ -85,7 +85,7 @@ def replace_file(
         new = keep_file(db, pictures, stripped)
         if new != sha256:
             db.execute("UPDATE jobs SET source_sha256 = ? WHERE source_sha256 = ?", (new, sha256))
-            erasing.mark_unneeded(db, sha256)
+            mark_unneeded(db, sha256)
     db.execute(
         "UPDATE images SET recipe = ? WHERE sha256 = ? AND recipe = '[]'", (FORGOTTEN, sha256)
     )

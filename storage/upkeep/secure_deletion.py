@@ -9,7 +9,7 @@ import time
 from typing import Final
 
 from ..database import Database
-from ..deletion import erasing, recipes
+from ..deletion import recipes, remnants
 from ..errors import StorageError
 from ..pictures import rows
 from ..pictures.files import NewFile, PictureFiles
@@ -69,12 +69,12 @@ class SecureDeletion:
         self._is_requested = False
         try:
             await self._strip_files()
-            merge = erasing.begin_merging
+            merge = remnants.begin_merging
             while await self._db.run(merge):
-                merge = erasing.go_on_merging
-            is_done = await self._db.run_bare(erasing.empty_log)
+                merge = remnants.continue_merging
+            is_done = await self._db.run_bare(remnants.empty_log)
             if is_done:
-                await self._db.run(erasing.end_merging)
+                await self._db.run(remnants.end_merging)
         except BaseException:
             self._is_requested = True
             raise

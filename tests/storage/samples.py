@@ -8,8 +8,8 @@ from typing import Any
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage, Recipe
 from generation.values.request import GenerationRequest
-from storage.jobs import JobKind, NewJob
 from storage.pictures.png import encode_png
+from storage.records import JobKind, NewJob
 
 SIZE = 32
 

@@ -18,8 +18,8 @@ from storage.pictures import rows
 from storage.pictures.files import PictureFiles
 
 from .disks import fill, small_disk
+from .queries.test_search import show
 from .samples import finished, new_job, request
-from .test_search import show
 
 KEPT = "SELECT sha256 FROM pictures WHERE state = 'kept'"
 

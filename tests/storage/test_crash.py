@@ -10,14 +10,16 @@ import pytest
 
 from generation.images.png import to_png as to_png_with_recipe
 from generation.values.recipe import GeneratedImage
-from storage.deletion import erasing
+from storage.deletion import jobs as deletion
 from storage.errors import DiskFull
-from storage.jobs import Job, JobStore
+from storage.jobs import JobStore
 from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
 from storage.pictures.inventory import take_inventory
+from storage.records import Job
 from storage.states import JobStatus
 
+from .inspection import unfinished
 from .samples import finished, new_job, pixels, recipe, request
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,13 +80,13 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
                 job = await store.get(job_id)
                 assert job is not None
                 await check(store, job)
-            for left in await store.unfinished():
+            for left in await unfinished(store):
                 job = await store.get(left.id)
                 assert job is not None
                 if await store.start(job.id):
                     assert await store.complete(job.id, finished(job.request))
                 assert await store.delivered(job.id, 5)
-            assert await store.unfinished() == []
+            assert await unfinished(store) == []
             found = await store._db.run(lambda db: take_inventory(db, PictureFiles(store.folder)))
             assert (found.missing, found.orphans) == ((), ())
 
@@ -110,7 +112,7 @@ async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next
             await store.complete(job.id, png)
             source = request(source=png[0][0].pixels, strength=0.5)
             await store.add(new_job(request=source, parent_image_id=1))
-            await store._db.run(lambda db: erasing.forget(db, job.id, None))
+            await store._db.run(lambda db: deletion.forget(db, job.id, None))
         other = new_job(request=request(source=pixels(71), strength=0.5))
         act = {
             "add": lambda: store.add(other),

@@ -19,8 +19,8 @@ from storage.pictures.files import PictureFiles
 from storage.sqlite.readonly import looking
 
 from ..damage import Damage, Sample, damages, survives
+from .queries.test_search import show
 from .samples import new_job, pixels, request
-from .test_search import show
 
 PAGE = 4096
 

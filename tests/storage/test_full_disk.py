@@ -12,6 +12,7 @@ from storage.opening import open_storage
 from storage.states import JobStatus
 
 from .disks import fill, small_disk
+from .inspection import unfinished
 from .samples import finished, new_job, request
 
 MB = 2**20
@@ -37,9 +38,9 @@ async def test_nothing_is_accepted_by_halves_on_a_full_disk(disk: Path) -> None:
             await add_until_refused(store)
         ballast.unlink()
         assert await store.get(first.id) == first
-        before = await store.unfinished()
+        before = await unfinished(store)
         last = await store.add(new_job("cat"))
-        assert await store.unfinished() == [*before, last]
+        assert await unfinished(store) == [*before, last]
         assert [job.id for job in before] == list(range(1, last.id))
 
 
@@ -78,7 +79,7 @@ async def test_a_disk_that_filled_up_while_the_bot_was_off_is_said_so(disk: Path
             await store.add(new_job("cat"))
     ballast.unlink()
     async with open_storage(disk) as store:
-        assert [job.request.prompt for job in await store.unfinished()] == ["owl"]
+        assert [job.request.prompt for job in await unfinished(store)] == ["owl"]
 
 
 async def test_sqlite_running_out_of_pages_accepts_nothing(tmp_path: Path) -> None:
@@ -86,10 +87,10 @@ async def test_sqlite_running_out_of_pages_accepts_nothing(tmp_path: Path) -> No
         await store._db.run(lambda db: db.execute("PRAGMA max_page_count = 1"))
         with pytest.raises(DiskFull):
             await add_until_refused(store)
-        before = len(await store.unfinished())
+        before = len(await unfinished(store))
         await store._db.run(lambda db: db.execute("PRAGMA max_page_count = 1000000"))
         await store.add(new_job("cat"))
-        assert len(await store.unfinished()) == before + 1
+        assert len(await unfinished(store)) == before + 1
 
 
 def test_the_reserve_is_kept_free(disk: Path) -> None:

@@ -19,11 +19,14 @@ from storage.errors import (
     SourceGone,
     StorageError,
 )
-from storage.jobs import Job, JobKind, JobStore
+from storage.jobs import JobStore
 from storage.opening import open_storage
-from storage.records import request_from_json, request_to_json
+from storage.queries.conversion import request_from_json, request_to_json
+from storage.records import Job, JobKind
 from storage.states import JobStatus
+from storage.upkeep.startup import finish_interrupted
 
+from .inspection import counts, kept_pixels, unfinished
 from .samples import finished, new_job, pixels, request
 
 
@@ -43,6 +46,10 @@ def lose_pictures(folder: Path) -> None:
     assert lost
     for path in lost:
         path.unlink()
+
+
+async def restart_maintenance(store: JobStore) -> None:
+    await finish_interrupted(store._db, store._pictures, store._secure_deletion)
 
 
 async def test_a_new_job_is_queued_and_holds_what_was_asked(store: JobStore) -> None:
@@ -65,7 +72,7 @@ async def test_a_job_outlives_the_process_with_its_source(tmp_path: Path) -> Non
     async with open_storage(tmp_path) as store:
         assert await store.get(job.id) == job
         # A restart may find many, whose sources together may be more than fits in memory.
-        assert await store.unfinished() == [job.without_pixels()]
+        assert await unfinished(store) == [job.without_pixels()]
         assert await store.source_of(job.id) == pixels(7)
     assert job.request == asked
 
@@ -136,7 +143,7 @@ async def test_a_job_goes_from_queued_to_delivered(store: JobStore) -> None:
     assert await store.delivered(job.id, 555)
     done = await store.get(job.id)
     assert done == dataclasses.replace(job, status=JobStatus.DELIVERED, attempts=1, message_id=555)
-    assert await store.unfinished() == []
+    assert await unfinished(store) == []
 
 
 async def test_each_start_of_a_job_counts_as_an_attempt(store: JobStore) -> None:
@@ -171,7 +178,7 @@ async def test_a_sentence_for_later_changes_no_status_and_waits_for_no_pictures(
         (JobStatus.GENERATED, None),
         (JobStatus.CANCELLED, None),
     ]
-    assert [job.id for job in await store.unfinished()] == [untold.id, made.id]
+    assert [job.id for job in await unfinished(store)] == [untold.id, made.id]
     assert await store.fail(untold.id, "It broke.")
 
 
@@ -225,7 +232,7 @@ async def test_a_variation_knows_the_image_it_came_from(store: JobStore) -> None
 async def test_a_job_from_an_unknown_image_is_refused(store: JobStore) -> None:
     with pytest.raises(StorageError):
         await store.add(new_job(parent_image_id=12))
-    assert await store.unfinished() == []
+    assert await unfinished(store) == []
 
 
 async def test_a_source_that_is_a_stored_image_shares_its_file(
@@ -238,14 +245,11 @@ async def test_a_source_that_is_a_stored_image_shares_its_file(
 
 
 async def test_pictures_are_found_by_their_pixels(store: JobStore) -> None:
-    job = await generated(store)
-    (image,) = await store.images(job.id)
+    await generated(store)
     await store.add(new_job(request=request(source=pixels(8), strength=0.5)))
-    assert await store.image_by_pixels(pixels(42).sha256) == image
-    assert await store.image_by_pixels(pixels(8).sha256) is None
-    assert await store.source_pixels(pixels(42).sha256) == pixels(42)
-    assert await store.source_pixels(pixels(8).sha256) == pixels(8)
-    assert await store.source_pixels(pixels(9).sha256) is None
+    assert await kept_pixels(store, pixels(42).sha256) == pixels(42)
+    assert await kept_pixels(store, pixels(8).sha256) == pixels(8)
+    assert await kept_pixels(store, pixels(9).sha256) is None
 
 
 async def test_a_deleted_job_loses_its_images_but_stays(store: JobStore, tmp_path: Path) -> None:
@@ -260,8 +264,7 @@ async def test_a_deleted_job_loses_its_images_but_stays(store: JobStore, tmp_pat
     assert [i.deleted for i in await store.images(job.id)] == [True]
     assert await store.history(1, "", 10) == []
     assert await store.history(1, "rabbit", 10) == []
-    assert await store.image_by_pixels(pixels(42).sha256) is None
-    assert await store.source_pixels(pixels(42).sha256) is None
+    assert await kept_pixels(store, pixels(42).sha256) is None
     assert picture_files(tmp_path) == set()
 
 
@@ -270,7 +273,7 @@ async def test_deleting_a_job_that_runs_cancels_it(store: JobStore) -> None:
     await store.start(job.id)
     await store.delete(job.id)
     assert not await store.complete(job.id, finished(job.request))
-    assert await store.unfinished() == []
+    assert await unfinished(store) == []
     gone = await store.get(job.id)
     assert gone is not None
     assert gone.status is JobStatus.CANCELLED
@@ -298,7 +301,7 @@ async def test_a_deleted_picture_can_be_made_and_deleted_again(
     second = await generated(store)
     (image,) = await store.images(second.id)
     assert await store.read(image) == finished(second.request)[0][1]
-    assert await store.source_pixels(pixels(42).sha256) == pixels(42)
+    assert await kept_pixels(store, pixels(42).sha256) == pixels(42)
     await store.delete(second.id)
     assert picture_files(tmp_path) == set()
 
@@ -343,8 +346,8 @@ async def test_a_file_that_cannot_be_removed_keeps_no_other_from_being_removed(
         assert "let the bot's user read and write there" in caplog.text
         assert await store.delete(other.id)
         assert picture_files(tmp_path) == {image.sha256}
-        await store.tidy()
-    await store.tidy()
+        await restart_maintenance(store)
+    await restart_maintenance(store)
     assert picture_files(tmp_path) == set()
 
 
@@ -357,15 +360,15 @@ async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
         (tmp_path / "pictures" / sha256[:2] / f"{sha256}.png").unlink()
     with pytest.raises(PictureMissing, match="restore it from a backup"):
         await store.get(lost.id)
-    assert await store.unfinished() == [whole]
+    assert await unfinished(store) == [whole]
     (job, fault), _ = await store.unfinished_or_stranded()
     assert (job.id, job.request.source) == (lost.id, None)
     assert isinstance(fault, PictureMissing)
-    assert (await store.counts())[JobStatus.QUEUED] == 2
+    assert (await counts(store))[JobStatus.QUEUED] == 2
     # For what is made already its source is not needed.
     await store.start(lost.id)
     await store.complete(lost.id, finished(request()))
-    assert [job.id for job in await store.unfinished()] == [lost.id, whole.id]
+    assert [job.id for job in await unfinished(store)] == [lost.id, whole.id]
     assert [fault for _, fault in await store.unfinished_or_stranded()] == [None, None]
 
 
@@ -385,7 +388,7 @@ async def test_a_row_that_cannot_be_read_back_stops_no_other_job(
             )
 
     await store._db.run(spoil)
-    assert [job.id for job in await store.unfinished()] == [waiting]
+    assert [job.id for job in await unfinished(store)] == [waiting]
     assert await store.not_withdrawn() == await store.not_removed() == []
     said = [record.getMessage() for record in caplog.records]
     assert [text.split(" (")[0] for text in said] == [
@@ -408,10 +411,10 @@ async def test_a_source_that_cannot_be_read_now_strands_its_job_alone(
     (stranded, fault), _ = await store.unfinished_or_stranded()
     assert stranded.id == job.id
     assert isinstance(fault, FolderUnusable)
-    assert await store.unfinished() == [whole]
+    assert await unfinished(store) == [whole]
     file.rmdir()
     kept.rename(file)
-    assert await store.unfinished() == [job.without_pixels(), whole]
+    assert await unfinished(store) == [job.without_pixels(), whole]
 
 
 async def test_a_damaged_picture_is_never_handed_out(store: JobStore, tmp_path: Path) -> None:
@@ -420,21 +423,6 @@ async def test_a_damaged_picture_is_never_handed_out(store: JobStore, tmp_path: 
     (tmp_path / "pictures" / image.sha256[:2] / f"{image.sha256}.png").write_bytes(b"rust")
     with pytest.raises(PictureDamaged, match="is damaged"):
         await store.read(image)
-
-
-async def test_counts_name_every_status(store: JobStore) -> None:
-    await store.add(new_job())
-    await generated(store)
-    job = await store.add(new_job())
-    await store.delete(job.id)
-    assert await store.counts() == {
-        JobStatus.QUEUED: 1,
-        JobStatus.RUNNING: 0,
-        JobStatus.GENERATED: 1,
-        JobStatus.DELIVERED: 0,
-        JobStatus.FAILED: 0,
-        JobStatus.CANCELLED: 0,
-    }
 
 
 async def test_a_cancelled_job_is_withdrawn_until_that_is_recorded(store: JobStore) -> None:

@@ -11,6 +11,7 @@ from storage.errors import DatabaseUnusable, FolderInUse, FolderUnusable
 from storage.opening import open_storage
 
 from .conftest import ReadOnly
+from .inspection import counts
 from .samples import new_job
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ async def test_two_bots_never_work_on_one_folder(tmp_path: Path) -> None:
 async def test_a_folder_is_free_again_after_leaving(tmp_path: Path) -> None:
     for _ in range(2):
         async with open_storage(tmp_path) as store:
-            await store.counts()
+            await counts(store)
 
 
 async def test_a_folder_is_free_again_when_opening_failed(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ async def test_a_folder_is_free_again_when_opening_failed(tmp_path: Path) -> Non
             pass
     database.unlink()
     async with open_storage(tmp_path) as store:
-        await store.counts()
+        await counts(store)
 
 
 async def test_another_process_is_named_and_frees_the_folder_by_dying(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ async def test_another_process_is_named_and_frees_the_folder_by_dying(tmp_path: 
         other.kill()
         await other.communicate()
     async with open_storage(tmp_path) as store:
-        await store.counts()
+        await counts(store)
 
 
 async def test_a_folder_that_cannot_be_written_is_refused(

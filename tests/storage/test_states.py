@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from storage import queries
 from storage.jobs import JobStore
+from storage.queries import jobs as queries
 from storage.states import MOVES, PENDING, UNFINISHED, JobStatus, origins
 
 from .samples import new_job

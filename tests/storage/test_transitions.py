@@ -14,6 +14,7 @@ from storage.jobs import JobStore
 from storage.opening import open_storage
 from storage.states import JobStatus
 
+from .inspection import unfinished
 from .samples import finished, new_job, request
 
 UNFINISHED = {JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED}
@@ -144,8 +145,7 @@ class Jobs(RuleBasedStateMachine):
                 assert image.deleted is expected.deleted
                 if not image.deleted:
                     await self.store.read(image)
-        unfinished = [job.id for job in await self.store.unfinished()]
-        assert unfinished == [
+        assert [job.id for job in await unfinished(self.store)] == [
             job_id
             for job_id, job in self.model.items()
             if job.status in UNFINISHED and not job.deleted

@@ -20,6 +20,7 @@ from bot.delivery.retry import InvalidRequests, Retry, Target
 from bot.jobs.courier import MessageGone, Unanswered, Undeliverable
 from storage.states import JobStatus
 
+from ...storage.inspection import counts
 from ..stage import GatedEngine, Stage, pictures
 
 # What becomes of a delivery that is refused with each code. A new row needs a line here.
@@ -323,7 +324,7 @@ async def test_a_stray_answer_costs_no_picture(
     assert [file.filename for file in message.attachments] == ["imagine-1-1.png"]
     assert len(sent) == 3
     await stage.until(lambda: not stage.bot.service._under_way)
-    assert (await stage.bot.service.jobs.counts())[JobStatus.DELIVERED] == 1
+    assert (await counts(stage.bot.service.jobs))[JobStatus.DELIVERED] == 1
 
 
 async def test_pictures_that_get_no_answer_for_an_hour_stay_in_the_history(

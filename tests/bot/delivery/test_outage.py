@@ -18,6 +18,7 @@ from generation.images.png import read_png
 from generation.values.recipe import GeneratedImage
 from storage.states import JobStatus
 
+from ...storage.inspection import counts
 from ..stage import Stage
 
 SEEDS = (3, 8, 20)
@@ -67,7 +68,7 @@ async def generated(stage: Stage) -> None:
     jobs = stage.bot.service.jobs
 
     async def are_generated() -> bool:
-        return (await jobs.counts())[JobStatus.GENERATED] == len(SEEDS)
+        return (await counts(jobs))[JobStatus.GENERATED] == len(SEEDS)
 
     await stage.eventually(are_generated)
 

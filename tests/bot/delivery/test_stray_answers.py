@@ -16,6 +16,7 @@ from generation.values.pixels import Pixels
 from storage.records import Job
 from storage.states import JobStatus
 
+from ...storage.inspection import counts
 from ..stage import GatedEngine, Stage, pictures
 
 # Status and code: of a proxy on the way, of Cloudflare, or one that nobody knows.
@@ -326,7 +327,7 @@ async def test_a_job_whose_first_answer_went_astray_gets_its_pictures(
     await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
     await stage.until(lambda: [m for m in stage.messages() if pictures(m)])
     await stage.until(lambda: not stage.bot.service._under_way)
-    assert (await stage.bot.service.jobs.counts())[JobStatus.DELIVERED] == 1
+    assert (await counts(stage.bot.service.jobs))[JobStatus.DELIVERED] == 1
     assert len(stage.messages()) == 1
 
 

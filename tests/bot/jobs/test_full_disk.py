@@ -20,6 +20,7 @@ from storage.jobs import JobStore
 from storage.states import JobStatus
 
 from ...storage.disks import fill, small_disk
+from ...storage.inspection import counts
 from ..stage import GatedEngine, Stage
 
 MB = 2**20
@@ -76,7 +77,7 @@ async def test_a_nearly_full_disk_takes_no_jobs_until_there_is_room(
     ballast.unlink()
     await stage.imagine("cat face")
     assert complaints(caplog)[1:] == ["There is room on the disk again, and jobs are accepted"]
-    assert sum((await stage.bot.service.jobs.counts()).values()) == 2
+    assert sum((await counts(stage.bot.service.jobs)).values()) == 2
 
     fill(disk, leave=MB // 2)
     await stage.alice.slash(stage.channel, "imagine", prompt="cat face")

@@ -16,6 +16,7 @@ from generation.queue.queue import GenerationQueue
 from generation.values.request import GenerationRequest
 from storage.states import JobStatus
 
+from ...storage.inspection import counts
 from ..stage import GatedEngine, Stage, pictures
 
 
@@ -355,7 +356,7 @@ async def test_a_job_that_has_ended_the_bot_again_and_again_is_quarantined(
     await stage.until(lambda: "more than once" in stage.look(first).content)
     await stage.finished(second)
     await stage.until(lambda: not stage.bot.service._under_way)
-    assert (await stage.bot.service.jobs.counts())[JobStatus.FAILED] == 1
+    assert (await counts(stage.bot.service.jobs))[JobStatus.FAILED] == 1
 
 
 async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so(
@@ -413,4 +414,4 @@ async def test_a_history_that_cannot_be_read_holds_no_job_up(
 
 
 async def _is_delivered(stage: Stage) -> bool:
-    return (await stage.bot.service.jobs.counts())[JobStatus.DELIVERED] == 1
+    return (await counts(stage.bot.service.jobs))[JobStatus.DELIVERED] == 1

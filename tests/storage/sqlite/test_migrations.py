@@ -15,6 +15,8 @@ from storage.opening import open_storage
 from storage.sqlite import migrations
 from storage.states import JobStatus
 
+from ..inspection import unfinished
+
 # What each version wrote into the tables that it brought. It is never edited, as the
 # versions are not; a later version adds its own.
 REQUEST = json.dumps(
@@ -144,7 +146,7 @@ async def test_the_store_understands_the_rows_of_every_version(
 ) -> None:
     make_version(tmp_path / DATABASE_NAME, versions)
     async with open_storage(tmp_path) as store:
-        (job,) = await store.unfinished()
+        (job,) = await unfinished(store)
         assert (job.id, job.status, job.message_id) == (1, JobStatus.GENERATED, 40)
         assert job.created_at.isoformat() == "2026-01-02T03:04:05.678901+00:00"
         assert job.request.prompt == "a cute rabbit 🐰, octane render"
@@ -170,7 +172,7 @@ async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alon
 ) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m004_resuming"))
     async with open_storage(tmp_path) as store:
-        (job,) = await store.unfinished()
+        (job,) = await unfinished(store)
         assert job.weight == 1.0
         assert await store.not_withdrawn() == []
 

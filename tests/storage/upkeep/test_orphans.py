@@ -17,7 +17,7 @@ import pytest
 
 from bot.cli import data_folder
 from storage.backup import back_up, restore
-from storage.deletion import erasing
+from storage.deletion import jobs as deletion
 from storage.errors import FolderInUse
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME
 from storage.folder.permissions import Privacy, make_private
@@ -26,8 +26,9 @@ from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
 from storage.upkeep import orphans
 
+from ..inspection import kept_pixels
+from ..queries.test_search import show
 from ..samples import new_job, pixels, request
-from ..test_search import show
 
 REPOSITORY = Path(__file__).parents[3]
 DAY = 24 * 60 * 60
@@ -158,7 +159,7 @@ async def test_an_older_database_that_is_put_in_place_costs_no_picture(
     )
     await read_all(tmp_path, ids)
     async with open_storage(tmp_path) as store:
-        assert await store.source_pixels(pixels(70).sha256) == pixels(70)
+        assert await kept_pixels(store, pixels(70).sha256) == pixels(70)
     assert (there(tmp_path), aside(tmp_path)) == (all_of_them, set())
     assert "3 pictures returned" in caplog.text
     assert data_folder.check_or_explain(tmp_path) == (
@@ -206,7 +207,7 @@ async def test_a_picture_that_was_deleted_before_does_not_lie_there_for_30_days(
     async with open_storage(tmp_path) as store:
         (image,) = await store.images(ids[-1])
         # The bot is killed before the file goes.
-        await store._db.run(lambda db: erasing.forget(db, ids[-1], None))
+        await store._db.run(lambda db: deletion.forget(db, ids[-1], None))
     newer = (tmp_path / DATABASE_NAME).read_bytes()
     (tmp_path / DATABASE_NAME).write_bytes(older)
     await start(tmp_path)

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.jobs import HistoryEntry, JobKind, JobStore
+from storage.jobs import JobStore
 from storage.opening import open_storage
-from storage.search import words_query
+from storage.queries.search import words_query
+from storage.records import HistoryEntry, JobKind
 from storage.states import JobStatus
 
-from .samples import finished, new_job, request
+from ..samples import finished, new_job, request
 
 PROMPTS = [
     "a cute rabbit, octane render",

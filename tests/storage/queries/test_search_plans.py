@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
-from storage import queries
 from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore
 from storage.opening import open_storage
+from storage.queries import history as queries
 from storage.sqlite import indexing
 
-from ..search_scale import HEAVY, LIGHT, NEW, fill
-from .samples import finished, new_job, request
+from ...search_scale import HEAVY, LIGHT, NEW, fill
+from ..inspection import unfinished
+from ..samples import finished, new_job, request
 from .test_search import show
 
 TABLES = {"jobs", "images", "pictures", "search_members"}
@@ -50,7 +51,7 @@ async def test_no_question_of_the_bot_walks_through_all_jobs(
         await store.history(1, query, 25)
     await store.not_removed()
     await store.not_withdrawn()
-    await store.unfinished()
+    await unfinished(store)
     await store.by_message(5)
     await store.ids_shown_in([5, 6])
     await store.ids_in_channel(3)
@@ -119,7 +120,7 @@ async def test_a_search_that_takes_long_ends_with_the_newest_that_it_found(
 ) -> None:
     numbers = [await show(store, f"owl {n}") for n in range(6)]
     monkeypatch.setattr(queries, "SEARCH_SECONDS", -1.0)
-    monkeypatch.setattr(queries, "_STEPS_BETWEEN_LOOKS", 40)
+    monkeypatch.setattr(queries, "_STEPS_BETWEEN_CHECKS", 40)
     found = [entry.job_id for entry in await store.history(1, "owl", 5)]
     assert found == numbers[::-1][: len(found)]
     assert len(found) < 5

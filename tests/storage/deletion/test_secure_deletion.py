@@ -18,18 +18,21 @@ from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 from storage.archive import Archive
 from storage.database import open_readonly
-from storage.deletion import erasing, recipes
+from storage.deletion import jobs as deletion
+from storage.deletion import recipes, remnants
 from storage.errors import DiskFull, FolderUnusable, PictureMissing
 from storage.folder.layout import DATABASE_NAME
-from storage.jobs import Job, JobStore
+from storage.jobs import JobStore
 from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
 from storage.pictures.png import encode_png
-from storage.records import JobKind, Removal, Remover, recipe_to_json, request_to_json
+from storage.queries.conversion import recipe_to_json, request_to_json
+from storage.records import Job, JobKind, Removal, Remover
 from storage.sqlite import migrations
 from storage.states import JobStatus
 from storage.upkeep import secure_deletion
 
+from ..inspection import kept_pixels
 from ..samples import new_job, pixels, recipe, request
 
 PROMPT = "zyzzogeton quokkafant"
@@ -62,7 +65,7 @@ async def made(store: JobStore, **values: Any) -> Job:
     return job
 
 
-def remnants(folder: Path) -> Iterator[str]:
+def secrets_in(folder: Path) -> Iterator[str]:
     """Yield where a secret of the deleted job stands, in clear or as a number of SQLite's."""
     numbers = [
         USER.to_bytes(8, "big"),
@@ -83,14 +86,14 @@ async def test_nothing_of_a_deleted_job_is_left_in_any_file(tmp_path: Path) -> N
         others = [await store.add(new_job(f"rabbit number {n}")) for n in range(30)]
         job = await made(store)
         after = await made(store, request=request("an owl"), user_id=1, origin=None)
-        assert list(remnants(tmp_path))
+        assert list(secrets_in(tmp_path))
         await store.delete(job.id, Removal(Remover.OWNER, USER))
         await store.message_removed(job.id)
         assert await store._secure_deletion.run()
-        assert list(remnants(tmp_path)) == []
+        assert list(secrets_in(tmp_path)) == []
         assert [entry.job_id for entry in await store.history(1, "owl", 5)] == [after.id]
         assert await store.get(others[0].id) == others[0]
-    assert list(remnants(tmp_path)) == []
+    assert list(secrets_in(tmp_path)) == []
 
 
 async def test_what_a_job_needs_to_lose_its_message_is_all_that_is_kept_of_it(
@@ -127,10 +130,10 @@ async def test_the_log_is_emptied_soon_after_a_deletion_while_the_bot_runs(
     task = store._secure_deletion._task
     assert task is not None
     # A question to the reading connection could be in the way of emptying the log.
-    while not await store._db.run(erasing.is_clean):
+    while not await store._db.run(remnants.is_clean):
         assert not task.done()
     await store._secure_deletion.run()
-    assert list(remnants(tmp_path)) == []
+    assert list(secrets_in(tmp_path)) == []
 
 
 async def test_a_reader_is_waited_for_by_nobody_and_the_log_is_emptied_after_it(
@@ -144,15 +147,15 @@ async def test_a_reader_is_waited_for_by_nobody_and_the_log_is_emptied_after_it(
         assert not await store._secure_deletion.run()
     await store.message_removed(job.id)
     assert await store._secure_deletion.run()
-    assert list(remnants(tmp_path)) == []
+    assert list(secrets_in(tmp_path)) == []
 
 
 def forget_alone(folder: Path, job_id: int) -> sqlite_utils.Database:
     """Forget a job as a deletion begins, and return the connection, with the rest not done."""
     db = sqlite_utils.Database(sqlite3.connect(folder / DATABASE_NAME, isolation_level=None))
     db.execute("PRAGMA secure_delete = ON")
-    assert erasing.forget(db, job_id, None)
-    erasing.forget_message(db, job_id)
+    assert deletion.forget(db, job_id, None)
+    deletion.forget_message(db, job_id)
     return db
 
 
@@ -163,11 +166,11 @@ async def test_what_a_crash_left_in_the_index_is_erased_after_the_next_start(
         await made(store, user_id=1, origin=None, request=request("an owl"))
         job = await made(store)
     db = forget_alone(tmp_path, job.id)
-    assert not erasing.is_clean(db)
+    assert not remnants.is_clean(db)
     db.close()
     async with open_storage(tmp_path):
         pass
-    assert list(remnants(tmp_path)) == []
+    assert list(secrets_in(tmp_path)) == []
 
 
 async def test_a_picture_that_others_varied_is_kept_without_its_recipe(
@@ -186,11 +189,11 @@ async def test_a_picture_that_others_varied_is_kept_without_its_recipe(
     await store.delete(parent.id, Removal(Remover.OWNER, USER))
     await store.message_removed(parent.id)
     await store._secure_deletion.run()
-    assert list(remnants(tmp_path)) == []
+    assert list(secrets_in(tmp_path)) == []
     again = await store.get(child.id)
     assert again is not None
     assert again.request.source == source
-    assert await store.source_pixels(source.sha256) == source
+    assert await kept_pixels(store, source.sha256) == source
     with Archive(tmp_path) as archive:
         assert archive.source_pixels(source.sha256) == source
     await store.delete(child.id)
@@ -234,8 +237,8 @@ async def test_the_bot_goes_on_storing_while_a_picture_is_written_again_without_
     go_on.set()
     await store.message_removed(parent.id)
     await store._secure_deletion.run()
-    assert list(remnants(tmp_path)) == []
-    assert await store.source_pixels(source.sha256) == source
+    assert list(secrets_in(tmp_path)) == []
+    assert await kept_pixels(store, source.sha256) == source
 
 
 async def test_a_picture_that_somebody_makes_again_while_it_is_written_keeps_its_recipe(
@@ -243,7 +246,7 @@ async def test_a_picture_that_somebody_makes_again_while_it_is_written_keeps_its
 ) -> None:
     parent, source = await varied(store)
     (image,) = await store.images(parent.id)
-    await store._db.run(lambda db: erasing.forget(db, parent.id, None))
+    await store._db.run(lambda db: deletion.forget(db, parent.id, None))
     bare = recipes.strip_recipe(store._pictures, image.sha256)
     again = await made(store)
     files = set(store.folder.glob("??/*.png"))
@@ -253,7 +256,7 @@ async def test_a_picture_that_somebody_makes_again_while_it_is_written_keeps_its
     assert kept.sha256 == image.sha256
     assert await store.read(kept)
     assert set(store.folder.glob("??/*.png")) == files
-    assert await store.source_pixels(source.sha256) == source
+    assert await kept_pixels(store, source.sha256) == source
 
 
 async def test_each_picture_is_written_again_in_a_transaction_of_its_own(
@@ -261,7 +264,7 @@ async def test_each_picture_is_written_again_in_a_transaction_of_its_own(
 ) -> None:
     parents = [await varied(store, seed=SEED + 10 * number) for number in range(3)]
     for parent, _ in parents:
-        await store._db.run(lambda db, job_id=parent.id: erasing.forget(db, job_id, None))
+        await store._db.run(lambda db, job_id=parent.id: deletion.forget(db, job_id, None))
     write = PictureFiles.write
     written = 0
 
@@ -283,7 +286,7 @@ async def test_each_picture_is_written_again_in_a_transaction_of_its_own(
     await store._secure_deletion.run()
     assert await store._db.run(recipes.next_picture) is None
     for _, source in parents:
-        assert await store.source_pixels(source.sha256) == source
+        assert await kept_pixels(store, source.sha256) == source
 
 
 async def test_images_whose_files_are_gone_are_passed_over_in_portions(
@@ -292,7 +295,7 @@ async def test_images_whose_files_are_gone_are_passed_over_in_portions(
     monkeypatch.setattr(recipes, "_ROWS", 2)
     jobs = [await made(store, request=asked(seed=SEED + 10 * number)) for number in range(3)]
     for job in jobs:
-        await store._db.run(lambda db, job_id=job.id: erasing.forget(db, job_id, None))
+        await store._db.run(lambda db, job_id=job.id: deletion.forget(db, job_id, None))
     assert await store._db.run(recipes.skip_finished)
     assert await store._db.run(recipes.has_recipes_left)
     assert not await store._db.run(recipes.skip_finished)
@@ -306,15 +309,15 @@ async def test_the_file_of_a_picture_does_not_wait_until_the_index_is_merged_onc
     first = await made(store, request=asked(seed=7))
     await store.delete(first.id)
     async with asyncio.timeout(10):
-        while not await store._db.run(erasing.is_clean):
+        while not await store._db.run(remnants.is_clean):
             pass
         parent, source = await varied(store)
         (image,) = await store.images(parent.id)
         await store.delete(parent.id)
         while store._pictures.path(image.sha256).exists():
             await store.record(parent.id)
-    assert await store.source_pixels(source.sha256) == source
-    assert not await store._db.run(erasing.is_clean)
+    assert await kept_pixels(store, source.sha256) == source
+    assert not await store._db.run(remnants.is_clean)
 
 
 async def test_a_word_that_is_deleted_during_a_merge_is_merged_away_by_the_next(
@@ -322,20 +325,20 @@ async def test_a_word_that_is_deleted_during_a_merge_is_merged_away_by_the_next(
 ) -> None:
     first, second = await made(store), await made(store)
     run = store._db.run
-    await run(lambda db: erasing.forget(db, first.id, None))
-    merging = erasing.begin_merging
+    await run(lambda db: deletion.forget(db, first.id, None))
+    merging = remnants.begin_merging
     while await run(merging):
-        merging = erasing.go_on_merging
+        merging = remnants.continue_merging
     # It comes between the last step of the merge and the note that the merge is done.
-    await run(lambda db: erasing.forget(db, second.id, None))
-    assert await store._db.run_bare(erasing.empty_log)
-    await run(erasing.end_merging)
-    assert not await run(erasing.is_clean)
+    await run(lambda db: deletion.forget(db, second.id, None))
+    assert await store._db.run_bare(remnants.empty_log)
+    await run(remnants.end_merging)
+    assert not await run(remnants.is_clean)
     for job in (first, second):
         await store.message_removed(job.id)
     assert await store._secure_deletion.run()
-    assert await run(erasing.is_clean)
-    assert list(remnants(tmp_path)) == []
+    assert await run(remnants.is_clean)
+    assert list(secrets_in(tmp_path)) == []
 
 
 async def test_a_merge_counts_once_the_log_is_empty(store: JobStore, tmp_path: Path) -> None:
@@ -343,11 +346,11 @@ async def test_a_merge_counts_once_the_log_is_empty(store: JobStore, tmp_path: P
     with closing(open_readonly(tmp_path / DATABASE_NAME)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM jobs").fetchall()
-        await store._db.run(lambda db: erasing.forget(db, job.id, None))
+        await store._db.run(lambda db: deletion.forget(db, job.id, None))
         assert not await store._secure_deletion.run()
-        assert not await store._db.run(erasing.is_clean)
+        assert not await store._db.run(remnants.is_clean)
     assert await store._secure_deletion.run()
-    assert await store._db.run(erasing.is_clean)
+    assert await store._db.run(remnants.is_clean)
 
 
 async def test_a_merge_that_a_crash_cut_short_is_begun_again_at_the_next_start(
@@ -357,14 +360,14 @@ async def test_a_merge_that_a_crash_cut_short_is_begun_again_at_the_next_start(
         await made(store, user_id=1, origin=None, request=request("an owl"))
         job = await made(store)
     db = forget_alone(tmp_path, job.id)
-    monkeypatch.setattr(erasing, "_PAGES", 1)
-    erasing.begin_merging(db)
-    assert not erasing.is_clean(db)
+    monkeypatch.setattr(remnants, "_PAGES", 1)
+    remnants.begin_merging(db)
+    assert not remnants.is_clean(db)
     db.close()
     async with open_storage(tmp_path):
         pass
-    assert list(remnants(tmp_path)) == []
-    assert erasing.is_clean(open_readonly(tmp_path / DATABASE_NAME))
+    assert list(secrets_in(tmp_path)) == []
+    assert remnants.is_clean(open_readonly(tmp_path / DATABASE_NAME))
 
 
 async def test_on_a_full_disk_a_job_is_deleted_all_the_same_and_its_recipe_goes_later(
@@ -389,8 +392,8 @@ async def test_on_a_full_disk_a_job_is_deleted_all_the_same_and_its_recipe_goes_
         assert await store.image(parent.id, 1) is None
     await store.message_removed(parent.id)
     await store._secure_deletion.run()
-    assert list(remnants(tmp_path)) == []
-    assert await store.source_pixels(source.sha256) == source
+    assert list(secrets_in(tmp_path)) == []
+    assert await kept_pixels(store, source.sha256) == source
 
 
 async def test_a_file_counts_as_removed_once_that_is_on_disk(
@@ -460,7 +463,7 @@ async def test_what_failed_in_its_delivery_only_keeps_its_source(store: JobStore
     image = GeneratedImage(index=0, pixels=result, recipe=recipe(job.request, 0, result))
     await store.complete(job.id, [(image, encode_png(result))])
     assert await store.fail(job.id, "Nobody can see it.")
-    assert await store.source_pixels(pixels(8).sha256) == pixels(8)
+    assert await kept_pixels(store, pixels(8).sha256) == pixels(8)
 
 
 async def test_what_an_older_version_deleted_is_forgotten_at_the_first_start(
@@ -494,9 +497,9 @@ async def test_what_an_older_version_deleted_is_forgotten_at_the_first_start(
         db.execute("UPDATE jobs SET error = ? WHERE user_id = ?", (error, USER))
     db.execute("UPDATE jobs SET deleted = 1, message_removed = 1 WHERE user_id = ?", (USER,))
     db.close()
-    assert list(remnants(tmp_path))
+    assert list(secrets_in(tmp_path))
     async with open_storage(tmp_path) as store:
-        assert list(remnants(tmp_path)) == []
+        assert list(secrets_in(tmp_path)) == []
         assert len(await store.history(1, "", 100)) == 40
         job = await store.record(1)
         assert job is not None
@@ -550,9 +553,9 @@ async def test_the_recipe_of_a_picture_that_an_older_version_deleted_goes_at_the
         migrations.migrations().apply(db)
         db.execute("PRAGMA user_version = 1")
     db.close()
-    assert list(remnants(tmp_path))
+    assert list(secrets_in(tmp_path))
     async with open_storage(tmp_path) as store:
-        assert await store.source_pixels(result.sha256) == result
-    assert list(remnants(tmp_path)) == []
+        assert await kept_pixels(store, result.sha256) == result
+    assert list(secrets_in(tmp_path)) == []
     async with open_storage(tmp_path) as store:
-        assert await store.source_pixels(result.sha256) == result
+        assert await kept_pixels(store, result.sha256) == result
