@@ -20,23 +20,11 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any, Self
+from typing import Self
 
 
 class GenerationError(Exception):
     """The root of this package's errors; its text is fit for the person who asked."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # They cross from the engine's process; Exception's own way calls __init__ with the text.
-        return _restored, (type(self), self.args, self.__dict__)
-
-
-def _restored(
-    kind: type[GenerationError], args: tuple[Any, ...], fields: dict[str, Any]
-) -> GenerationError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(fields)
-    return error
 
 
 def brief(error: Exception) -> str:

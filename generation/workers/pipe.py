@@ -1,33 +1,32 @@
-"""A pipe between two processes in which no message can block for ever.
+"""A pipe between two processes on which no message can block for ever.
 
-The connections of `multiprocessing` wait without a deadline to send to a process that does not
-read, and for the rest of a message whose first bytes have arrived.
+The connections of `multiprocessing` have no timeout: they block while the other process does not
+read, and while the rest of a message does not arrive.
 """
 
 from __future__ import annotations
 
-import pickle
 import socket
 import struct
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Final, Self
 
 _LENGTH: Final = struct.Struct("!Q")
-_RECEIVED_AT_ONCE: Final = 2**20
+_CHUNK_BYTES: Final = 2**20
 
 
 class Pipe:
-    """One end of a pipe that carries Python values; the other end may be in another process.
+    """One end of a pipe that carries messages of bytes; the other end may be in another process.
 
-    A timeout is how many seconds may pass without a single byte moving, so a large message may
-    take longer; None is for ever. After a timeout a message may be cut in half: use the pipe no
-    more.
+    A timeout is how many seconds may pass without a byte moving, so a large message may take
+    longer. None means no timeout. After a timeout the pipe is useless, since a message may be cut
+    in half.
     """
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        # The code that ends a process closes no pipe: another thread may be waiting for it here.
+        # Ending the other process closes no pipe, since another thread may be waiting here.
         weakref.finalize(self, end.close)
 
     @classmethod
@@ -36,48 +35,46 @@ class Pipe:
         one, other = socket.socketpair()
         return cls(one), cls(other)
 
-    def send(self, value: object, timeout: float | None = None) -> None:
-        """Send a value that can be pickled.
+    def send(self, message: bytes, timeout: float | None = None) -> None:
+        """Send a message.
 
         Raises:
             TimeoutError: the other end does not read.
             OSError: the other end is closed.
         """
-        message = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         self._socket.settimeout(timeout)
         for part in (_LENGTH.pack(len(message)), message):
-            self._all_of(part, self._socket.send)
+            _move_all(memoryview(part), self._socket.send)
 
-    def receive(self, timeout: float | None = None) -> Any:
-        """Return the next value that the other end sent.
+    def receive(self, timeout: float | None = None) -> bytearray:
+        """Return the next message.
 
         Raises:
-            TimeoutError: nothing comes, or not all of it.
+            TimeoutError: no message comes, or only a part of it.
             EOFError: the other end is closed.
-            OSError: the other end is closed, and did not read all that was sent to it.
+            OSError: the other end is closed, and did not read all messages.
         """
         self._socket.settimeout(timeout)
-        (length,) = _LENGTH.unpack(self._received(_LENGTH.size))
-        # Both ends are this program; the other is its own child.
-        return pickle.loads(self._received(length))  # noqa: S301
+        (length,) = _LENGTH.unpack(self._receive_bytes(_LENGTH.size))
+        return self._receive_bytes(length)
 
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
 
-    def _received(self, length: int) -> bytearray:
-        message = bytearray(length)
-        self._all_of(message, self._receive_some)
-        return message
+    def _receive_bytes(self, length: int) -> bytearray:
+        data = bytearray(length)
+        _move_all(memoryview(data), self._receive_chunk)
+        return data
 
-    def _receive_some(self, rest: memoryview) -> int:
-        count = self._socket.recv_into(rest[:_RECEIVED_AT_ONCE])
+    def _receive_chunk(self, target: memoryview) -> int:
+        count = self._socket.recv_into(target[:_CHUNK_BYTES])
         if not count:
             raise EOFError
         return count
 
-    def _all_of(self, data: bytes | bytearray, move: Callable[[memoryview], int]) -> None:
-        """Have `move` send or fill `data`, as many bytes at a time as go."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[move(rest) :]
+
+def _move_all(data: memoryview, move: Callable[[memoryview], int]) -> None:
+    """Call `move`, which sends or fills a part of `data`, until all of it is moved."""
+    while data:
+        data = data[move(data) :]

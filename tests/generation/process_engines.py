@@ -15,6 +15,8 @@ from generation.values.events import Progress
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
+from generation.workers import server
+from generation.workers.messages import Previewed, Stepped, encode
 from generation.workers.protocol import OnSign, Sign
 
 from .examples import a_recipe, a_request, gradient
@@ -133,6 +135,35 @@ def breaks_at_the_start(_: OnSign) -> SmallEngine:
 def never_loads(on_sign: OnSign) -> SmallEngine:
     time.sleep(600)
     return SmallEngine(on_sign)
+
+
+def loads_slowly(on_sign: OnSign) -> SmallEngine:
+    on_sign("alive")
+    time.sleep(2.0)
+    return SmallEngine(on_sign)
+
+
+class Confused(SmallEngine):
+    """Has its process answer a step with the reply that the prompt names."""
+
+    def begin(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[SmallImage] | GenerationError]:
+        reply = {
+            "nonsense": b"\xc1",
+            "another kind": encode(Previewed(None)),
+            "too few": encode(Stepped(())),
+        }[requests[0].prompt]
+
+        def encoded(message: object) -> bytes:
+            return reply if isinstance(message, Stepped) else encode(message)  # type: ignore[arg-type]
+
+        setattr(server, "encode", encoded)  # noqa: B010 - a patch, in a process of its own
+        return super().begin(requests)
+
+
+def confused(on_sign: OnSign) -> SmallEngine:
+    return Confused(on_sign)
 
 
 def starter_engine(on_sign: OnSign) -> object:

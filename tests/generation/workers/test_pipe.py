@@ -25,12 +25,12 @@ def ends() -> Iterator[tuple[Pipe, socket.socket]]:
     other.close()
 
 
-def test_values_arrive_as_they_were_sent_and_in_order() -> None:
+def test_messages_arrive_as_they_were_sent_and_in_order() -> None:
     one, other = Pipe.pair()
-    values: list[object] = ["", ("call", [1, 2.5]), {"pixels": LARGE}, None]
-    sending = threading.Thread(target=lambda: [one.send(value) for value in values])
+    messages = [b"", b"call", LARGE, b"\x00" * 9]
+    sending = threading.Thread(target=lambda: [one.send(message) for message in messages])
     sending.start()
-    assert [other.receive(5.0) for _ in values] == values
+    assert [other.receive(5.0) for _ in messages] == messages
     sending.join()
     one.close()
     with pytest.raises(EOFError):

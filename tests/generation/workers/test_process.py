@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import inspect
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
@@ -18,25 +16,17 @@ from typing import Any
 
 import pytest
 
-from generation import errors
 from generation.engine.engine import Engine
 from generation.errors import (
     EngineFailed,
     EngineLost,
     GenerationError,
     InvalidRequest,
-    MemberQueueFull,
-    MetadataError,
     ModelError,
-    NotFinite,
     OutOfMemory,
-    QueueFull,
-    SetAside,
 )
 from generation.models.stable_diffusion import Components
-from generation.queue import tickets
 from generation.queue.queue import GenerationQueue
-from generation.queue.tickets import JobCancelled, QueueClosed
 from generation.values.events import Progress
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
@@ -78,46 +68,6 @@ def begin(engine: EngineProcess, *requests: GenerationRequest) -> list[RemoteIma
     begun = engine.begin(requests)
     assert not any(isinstance(images, GenerationError) for images in begun)
     return [image for images in begun if isinstance(images, list) for image in images]
-
-
-ERRORS: tuple[GenerationError, ...] = (
-    GenerationError("Something is wrong."),
-    InvalidRequest("width", "The width is 72; use 64."),
-    errors.InvalidSource("The file is no picture."),
-    QueueFull(7),
-    MemberQueueFull(3),
-    errors.GroupQueueFull(5, direct=False),
-    ModelError("There is no model."),
-    EngineFailed("It broke."),
-    OutOfMemory(),
-    NotFinite(),
-    SetAside(),
-    EngineLost("It is gone."),
-    MetadataError("There is no recipe."),
-    JobCancelled(),
-    QueueClosed(),
-)
-
-
-def test_every_error_is_in_the_list_of_this_test() -> None:
-    known = {
-        kind
-        for module in (errors, tickets)
-        for _, kind in inspect.getmembers(module, inspect.isclass)
-        if issubclass(kind, GenerationError)
-    }
-    assert {type(error) for error in ERRORS} == known
-
-
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_errors_keep_their_kind_their_sentence_and_their_fields(error: GenerationError) -> None:
-    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        there = pickle.loads(pickle.dumps(error, protocol))
-        back = pickle.loads(pickle.dumps(there, protocol))
-        assert type(back) is type(error)
-        assert str(back) == str(error)
-        assert vars(back) == vars(error)
-        assert back.args == error.args
 
 
 def test_calls_pass_through(shared: EngineProcess) -> None:
@@ -318,6 +268,29 @@ def test_closing_from_another_thread_breaks_a_call_off(build: Callable[[OnSign],
 def hang(engine: EngineProcess) -> None:
     engine.measured()
     engine.step(begin(engine, a_request(prompt="hang")))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("nonsense", "cannot be read"),
+        ("another kind", "does not fit the request"),
+        ("too few", "does not fit the request"),
+    ],
+)
+def test_a_process_that_sends_nonsense_is_lost(prompt: str, reason: str) -> None:
+    with started(process_engines.confused) as engine:
+        engine.measured()
+        images = begin(engine, a_request(prompt=prompt))
+        with pytest.raises(EngineLost, match=reason):
+            engine.step(images)
+        engine.join()
+        assert engine._process.exitcode == -signal.SIGKILL
+
+
+def test_signs_of_life_do_not_shorten_the_time_to_load() -> None:
+    with started(process_engines.loads_slowly, timeout=0.5) as engine:
+        assert engine.measured() == process_engines.MEASURED
 
 
 def test_signals_to_the_whole_group_do_not_end_it(shared: EngineProcess) -> None:

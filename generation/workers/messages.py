@@ -1,0 +1,297 @@
+"""The messages between the queue's process and the engine's: plain data, checked on arrival.
+
+They are encoded as MessagePack. A message of an unknown kind, with a missing field or with a value
+of the wrong type is refused when it is decoded. Nothing in a message can run code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, Self
+
+import msgspec
+
+from ..errors import (
+    EngineFailed,
+    EngineLost,
+    GenerationError,
+    InvalidRequest,
+    InvalidSource,
+    MetadataError,
+    ModelError,
+    NotFinite,
+    OutOfMemory,
+    SetAside,
+)
+from ..timing import Measured
+from ..values.pixels import Pixels
+from ..values.recipe import GeneratedImage, Recipe
+from ..values.request import GenerationRequest, SchedulerName
+from .protocol import ImageInProgress, Sign
+
+# The errors that an engine can report. Any other error is reported as its nearest base class.
+_FAILURES: Final[Mapping[str, Callable[[Failure], GenerationError]]] = {
+    "GenerationError": lambda failure: GenerationError(failure.sentence),
+    "InvalidRequest": lambda failure: InvalidRequest(failure.field, failure.sentence),
+    "InvalidSource": lambda failure: InvalidSource(failure.sentence),
+    "ModelError": lambda failure: ModelError(failure.sentence),
+    "EngineFailed": lambda failure: EngineFailed(failure.sentence),
+    "OutOfMemory": lambda _: OutOfMemory(),
+    "NotFinite": lambda _: NotFinite(),
+    "SetAside": lambda _: SetAside(),
+    "EngineLost": lambda failure: EngineLost(failure.sentence),
+    "MetadataError": lambda failure: MetadataError(failure.sentence),
+}
+FailureKind = Literal[
+    "GenerationError",
+    "InvalidRequest",
+    "InvalidSource",
+    "ModelError",
+    "EngineFailed",
+    "OutOfMemory",
+    "NotFinite",
+    "SetAside",
+    "EngineLost",
+    "MetadataError",
+]
+
+
+class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of a message."""
+
+
+class Failure(_Value, frozen=True):
+    """A GenerationError; `field` names the value at fault of an InvalidRequest."""
+
+    kind: FailureKind
+    sentence: str
+    field: str = ""
+
+    @classmethod
+    def of(cls, error: GenerationError) -> Self:
+        """Return `error` as plain data."""
+        kind: Any = next(
+            base.__name__ for base in type(error).__mro__ if base.__name__ in _FAILURES
+        )
+        field = error.field if isinstance(error, InvalidRequest) else ""
+        return cls(kind, printable(str(error)), field)
+
+    def error(self) -> GenerationError:
+        """Return the error again."""
+        return _FAILURES[self.kind](self)
+
+
+class ImageState(_Value, frozen=True):
+    """The state of an image: the steps that are taken, and why there will be no picture, if so."""
+
+    step: int
+    steps: int
+    done: bool
+    failure: Failure | None
+
+    @classmethod
+    def of(cls, image: ImageInProgress) -> Self:
+        """Return the state of an image of the engine."""
+        progress, failure = image.progress, image.failure
+        return cls(
+            progress.step,
+            progress.steps,
+            image.done,
+            None if failure is None else Failure.of(failure),
+        )
+
+
+class Picture(_Value, frozen=True):
+    """A finished picture; the recipe is in its JSON form."""
+
+    index: int
+    pixels: Pixels
+    recipe: str
+
+    @classmethod
+    def of(cls, image: GeneratedImage) -> Self:
+        """Return `image` as plain data."""
+        return cls(image.index, image.pixels, image.recipe.to_json())
+
+    def image(self) -> GeneratedImage:
+        """Return the picture again.
+
+        Raises:
+            ValueError: the recipe is invalid.
+        """
+        recipe = Recipe.from_json(self.recipe)
+        return GeneratedImage(index=self.index, pixels=self.pixels, recipe=recipe)
+
+
+class NewJob(_Value, frozen=True, kw_only=True):
+    """The fields of a GenerationRequest, and the numbers by which its images will be known."""
+
+    images: tuple[int, ...]
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    guidance_scale: int | float
+    scheduler: SchedulerName
+    negative_prompt: str
+    count: int
+    source: Pixels | None
+    strength: int | float | None
+    read_prompt: str | None
+    read_negative_prompt: str | None
+
+    @classmethod
+    def of(cls, request: GenerationRequest, images: tuple[int, ...]) -> Self:
+        """Return `request` as plain data.
+
+        Raises:
+            TypeError: the request is without its pixels.
+        """
+        fields = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+        return cls(images=images, **{**fields, "source": request.pixels})
+
+    def request(self) -> GenerationRequest:
+        """Return the request again.
+
+        Raises:
+            InvalidRequest: a value is out of range.
+        """
+        fields = msgspec.structs.asdict(self)
+        del fields["images"]
+        return GenerationRequest(**fields)
+
+
+class _Request(_Value, frozen=True, tag=True, kw_only=True):
+    """A call of the engine; `dropped` are the images that are no longer needed."""
+
+    dropped: tuple[int, ...] = ()
+
+
+class Measure(_Request, frozen=True):
+    """Load the engine, if this is the first call, and measure it."""
+
+
+class Begin(_Request, frozen=True):
+    """Begin the images of jobs."""
+
+    jobs: tuple[NewJob, ...]
+
+
+class Step(_Request, frozen=True):
+    """Take the next step of images."""
+
+    images: tuple[int, ...]
+
+
+class Finish(_Request, frozen=True):
+    """Decode images."""
+
+    images: tuple[int, ...]
+
+
+class Preview(_Request, frozen=True):
+    """Make a small picture of an image."""
+
+    image: int
+
+
+class Release(_Request, frozen=True):
+    """Forget the dropped images; there is no reply."""
+
+
+class _Reply(_Value, frozen=True, tag=True):
+    """A reply of the engine."""
+
+
+class Loaded(_Reply, frozen=True):
+    """The reply to Measure."""
+
+    measured: Measured
+
+
+class Begun(_Reply, frozen=True):
+    """The reply to Begin: for each job the states of its images, or why there are none."""
+
+    jobs: tuple[tuple[ImageState, ...] | Failure, ...]
+
+
+class Stepped(_Reply, frozen=True):
+    """The reply to Step: the states of the images."""
+
+    images: tuple[ImageState, ...]
+
+
+class Finished(_Reply, frozen=True):
+    """The reply to Finish: the pictures, as far as they are made, and the states of the images."""
+
+    pictures: tuple[Picture | None, ...]
+    images: tuple[ImageState, ...]
+
+
+class Previewed(_Reply, frozen=True):
+    """The reply to Preview."""
+
+    pixels: Pixels | None
+
+
+class Refused(_Reply, frozen=True):
+    """The engine cannot be loaded; its process ends."""
+
+    failure: Failure
+
+
+class Raised(_Reply, frozen=True):
+    """The engine raised an unexpected error; it can go on."""
+
+    error: str
+
+
+class Lost(_Reply, frozen=True):
+    """The engine raised an error after which its device does no more work; its process ends."""
+
+    error: str
+
+
+class SignOfLife(_Reply, frozen=True):
+    """Not a reply: the call goes on."""
+
+    sign: Sign
+
+
+Request = Measure | Begin | Step | Finish | Preview | Release
+Reply = Loaded | Begun | Stepped | Finished | Previewed | Refused | Raised | Lost | SignOfLife
+
+BadMessage = msgspec.DecodeError
+_encoder: Final = msgspec.msgpack.Encoder()
+_request_decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
+_reply_decoder: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """Return a message as bytes."""
+    return _encoder.encode(message)
+
+
+def decode_request(data: bytes | bytearray) -> Request:
+    """Return the request in `data`.
+
+    Raises:
+        BadMessage: the data is no request.
+    """
+    return _request_decoder.decode(data)
+
+
+def decode_reply(data: bytes | bytearray) -> Reply:
+    """Return the reply in `data`.
+
+    Raises:
+        BadMessage: the data is no reply.
+    """
+    return _reply_decoder.decode(data)
+
+
+def printable(text: str) -> str:
+    """Return `text` as valid Unicode: a file name in an error may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
