@@ -53,6 +53,7 @@ from .permissions.integrations import Integrations
 from .permissions.members import Members
 from .publishing import Publisher
 from .requests.builder import RequestBuilder
+from .requests.limits import OperatorLimits
 from .requests.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class ImagineBot(commands.Bot):
             ages=ages,
             http=self.http,
         )
-        builder = RequestBuilder(self.settings, self.profile)
+        builder = RequestBuilder(OperatorLimits(self.settings, self.profile), self.profile)
         self.services = Services(
             gate=Gate(),
             jobs=self.service,

@@ -17,6 +17,7 @@ from simcord.builders import ChannelHandle
 from bot.cli.run import CONFIG_FAULT
 from bot.config import Settings
 from bot.requests.builder import RequestBuilder
+from bot.requests.limits import OperatorLimits
 from bot.requests.options import RequestOptions
 from generation.catalog.locate import locate
 
@@ -54,7 +55,9 @@ def right() -> Iterator[Reference]:
 
 @pytest.fixture(scope="module")
 def builder() -> RequestBuilder:
-    return RequestBuilder(Settings(steps=STEPS), locate("starter"))
+    return RequestBuilder(
+        OperatorLimits(Settings(steps=STEPS), locate("starter")), locate("starter")
+    )
 
 
 class Room:
@@ -114,7 +117,9 @@ async def test_a_prompt_is_acknowledged_in_time_and_answered_with_the_pictures_o
 
     [message] = await room.pictured()
     assert message.id == asked.message.id
-    wanted = builder.imagine(RequestOptions(prompt="red apple", seed=4_294_967_295, count=2))
+    wanted = builder.imagine(
+        RequestOptions(prompt="red apple", seed=4_294_967_295, count=2), guild_id=None
+    )
     assert [shown(file) for file in message.attachments] == right.pictures(wanted)
     assert "seeds 4294967295 to 0" in message.content
     assert message.pinged == ()
@@ -132,7 +137,9 @@ async def test_an_attached_picture_is_fetched_and_varied(
     await asked.answered()
 
     [message] = await room.pictured()
-    wanted = builder.similar(picture, RequestOptions(prompt="pizza", strength=0.8, seed=5))
+    wanted = builder.similar(
+        picture, RequestOptions(prompt="pizza", strength=0.8, seed=5), guild_id=None
+    )
     assert [shown(file) for file in message.attachments] == right.pictures(wanted)
     assert [seen.status for seen in room.world.asked("GET", "/cdn/*/sunset.png")] == [200]
 
@@ -338,7 +345,9 @@ async def test_sigterm_ends_the_bot_soon_and_the_next_start_finishes_every_job_o
     finished = await room.pictured(6)
     orders = [(150, 1), (STEPS, 2), (STEPS, 3)]
     for message, (steps, seed) in zip(finished[1:4], orders, strict=True):
-        wanted = builder.imagine(RequestOptions(prompt="rabbit face", seed=seed, steps=steps))
+        wanted = builder.imagine(
+            RequestOptions(prompt="rabbit face", seed=seed, steps=steps), guild_id=None
+        )
         assert [shown(file) for file in message.attachments] == right.pictures(wanted)
 
 

@@ -24,6 +24,7 @@ from ..config import Reading, Settings, read_settings
 from ..engines import load_engine
 from ..errors import ConfigError
 from ..requests.builder import RequestBuilder
+from ..requests.limits import OperatorLimits
 from ..requests.options import RequestOptions
 from ..terminal import shows
 from ..token import PORTAL, NoToken, find_token, readable_by_others
@@ -156,7 +157,8 @@ def _weights(settings: Settings) -> Finding:
         # Compiling takes minutes, and says nothing about the weights.
         engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
         options = RequestOptions(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
-        engine.generate(RequestBuilder(settings, profile).imagine(options))
+        builder = RequestBuilder(OperatorLimits(settings, profile), profile)
+        engine.generate(builder.imagine(options, guild_id=None))
     except GenerationError as error:
         return Finding("weights", "cannot be used", str(error))
     return Finding("weights", "loaded, and one step was taken with them")

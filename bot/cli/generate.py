@@ -19,6 +19,7 @@ from ..config import Settings, load_settings
 from ..engines import load_engine
 from ..errors import MissingInput
 from ..requests.builder import RequestBuilder
+from ..requests.limits import OperatorLimits
 from ..requests.options import RequestOptions
 from .output import open_folder
 
@@ -43,7 +44,8 @@ def generate_files(
     # The limits are for the people on a server, not for the owner of the machine.
     settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
     profile = console.locate_model(settings.model, settings.prediction_type)
-    request = _request(RequestBuilder(settings, profile), options, image)
+    builder = RequestBuilder(OperatorLimits(settings, profile), profile)
+    request = _request(builder, options, image)
     with open_folder(out) as folder:
         if max(request.width, request.height) > profile.default_max_size:
             console.note(
@@ -63,10 +65,10 @@ def _request(
     builder: RequestBuilder, options: RequestOptions, image: Path | None
 ) -> GenerationRequest:
     if image is not None:
-        return builder.similar(read_source(read_file(image)), options)
+        return builder.similar(read_source(read_file(image)), options, guild_id=None)
     if options.strength is not None:
         raise MissingInput("A strength needs a picture to start from; add --image FILE.")
-    return builder.imagine(options)
+    return builder.imagine(options, guild_id=None)
 
 
 def read_file(path: Path) -> bytes:

@@ -78,5 +78,8 @@ class Imagine(commands.Cog):
     async def _new_job(
         self, interaction: discord.Interaction[Any], options: RequestOptions
     ) -> NewJob:
-        request = self._services.builder.imagine(await named(interaction, options))
-        return requester_of(interaction).new_job(JobKind.IMAGINE, request)
+        requester = requester_of(interaction)
+        request = self._services.builder.imagine(
+            await named(interaction, options), guild_id=requester.guild_id
+        )
+        return requester.new_job(JobKind.IMAGINE, request)

@@ -87,7 +87,9 @@ class Vary(commands.Cog):
     async def _from_outside(
         self, requester: Requester, attachment: discord.Attachment, options: RequestOptions
     ) -> NewJob:
-        request = await self._uploads.request(requester.person.id, attachment, options, _download)
+        request = await self._uploads.request(
+            requester.person.id, attachment, options, _download, guild_id=requester.guild_id
+        )
         return requester.new_job(JobKind.VARY, request)
 
     @vary.autocomplete("image")

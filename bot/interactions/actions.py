@@ -56,7 +56,7 @@ class Actions:
     async def rerun(self, requester: Requester, picture: ImageReference) -> NewJob:
         """Return a new job for the recipe of the picture's job, with a new seed."""
         job = await self._lookup.find_rerunnable(picture.job_id, requester)
-        request = self._builder.rerun(job.request)
+        request = self._builder.rerun(job.request, guild_id=requester.guild_id)
         return requester.new_job(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
 
     async def vary(
@@ -70,7 +70,11 @@ class Actions:
             picture = await asyncio.to_thread(_open, await self._store.read(stored))
             # Copying a large picture takes milliseconds.
             request = await asyncio.to_thread(
-                self._builder.variation, stored.recipe, picture, options
+                self._builder.variation,
+                stored.recipe,
+                picture,
+                options,
+                guild_id=requester.guild_id,
             )
         return requester.new_job(JobKind.VARY, request, parent_image_id=stored.id)
 

@@ -1,4 +1,4 @@
-"""From what a person typed to a checked request: defaults, limits, seeds, references."""
+"""From the options that a person typed to a checked request: defaults, limits and seeds."""
 
 from __future__ import annotations
 
@@ -17,54 +17,51 @@ from generation.values.recipe import Recipe
 from generation.values.request import SEED_MAX, SIZE_MULTIPLE, GenerationRequest
 from generation.values.spelling import spell_emoji
 
-from ..config import Settings
+from .limits import Limits, LimitsSource
 from .options import RequestOptions
 
 T = TypeVar("T")
 
 
 def new_seed() -> int:
-    """Return a seed that nobody chose."""
+    """Return a random seed, for a person who chose none."""
     return secrets.randbelow(SEED_MAX + 1)
 
 
 class RequestBuilder:
-    """Makes requests out of options, with this model's defaults and this operator's limits.
+    """Builds requests from options, with the limits and defaults of the server `guild_id`.
 
     All methods raise InvalidRequest for a value that is out of range or above a limit.
     """
 
-    def __init__(self, settings: Settings, profile: ModelProfile) -> None:
-        self._settings = settings
+    def __init__(self, limits: LimitsSource, profile: ModelProfile) -> None:
+        self._limits = limits
         self._profile = profile
-        self._steps = settings.steps or min(profile.default_steps, settings.max_steps)
-        self._largest = settings.max_size or profile.default_max_size
-        self._guidance = settings.guidance_scale or profile.default_guidance_scale
-        multiple = profile.size_multiple
-        self._size = min(profile.native_size, self._largest // multiple * multiple)
 
-    def imagine(self, options: RequestOptions) -> GenerationRequest:
+    def imagine(self, options: RequestOptions, *, guild_id: int | None) -> GenerationRequest:
         """Return the request for new pictures."""
+        limits = self._limits.limits_for(guild_id)
         prompt, negative = _or(options.prompt, ""), _or(options.negative_prompt, "")
-        return self._limited(
-            GenerationRequest(
-                prompt=prompt,
-                negative_prompt=negative,
-                read_prompt=self._read("prompt", prompt),
-                read_negative_prompt=self._read("negative prompt", negative),
-                seed=new_seed() if options.seed is None else options.seed,
-                steps=_or(options.steps, self._steps),
-                guidance_scale=_or(options.guidance_scale, self._guidance),
-                width=_or(options.width, self._size),
-                height=_or(options.height, self._size),
-                scheduler=_or(options.scheduler, "ddim"),
-                count=_or(options.count, 1),
-            )
+        request = GenerationRequest(
+            prompt=prompt,
+            negative_prompt=negative,
+            read_prompt=self._read("prompt", prompt),
+            read_negative_prompt=self._read("negative prompt", negative),
+            seed=new_seed() if options.seed is None else options.seed,
+            steps=_or(options.steps, limits.default_steps),
+            guidance_scale=_or(options.guidance_scale, limits.default_guidance_scale),
+            width=_or(options.width, limits.default_size),
+            height=_or(options.height, limits.default_size),
+            scheduler=_or(options.scheduler, "ddim"),
+            count=_or(options.count, 1),
         )
+        return self._checked(request, limits)
 
-    def similar(self, image: Image.Image, options: RequestOptions) -> GenerationRequest:
-        """Return the request for pictures similar to a file from outside, in its own shape."""
-        fit = self.fit(options)
+    def similar(
+        self, image: Image.Image, options: RequestOptions, *, guild_id: int | None
+    ) -> GenerationRequest:
+        """Return the request for pictures similar to an image of any size, in its shape."""
+        fit = self.fit(options, guild_id=guild_id)
         width, height = fitted_size(
             *image.size, native=fit.native, multiple=fit.multiple, most=fit.most
         )
@@ -74,66 +71,81 @@ class RequestBuilder:
                 options,
                 width=_or(options.width, width),
                 height=_or(options.height, height),
-            )
+            ),
+            guild_id=guild_id,
         )
-        return self._from(to_pixels(image, plain.width, plain.height), plain, options)
+        source = to_pixels(image, plain.width, plain.height)
+        return self._from_source(source, plain, options, guild_id)
 
-    def fit(self, options: RequestOptions) -> Fit:
-        """Return the size that a file from outside is brought to."""
+    def fit(self, options: RequestOptions, *, guild_id: int | None) -> Fit:
+        """Return the size to which an uploaded file is scaled."""
         return Fit(
             native=self._profile.native_size,
             multiple=max(self._profile.size_multiple, SIZE_MULTIPLE),
-            most=min(self._largest, self._profile.default_max_size),
+            most=min(self._limits.limits_for(guild_id).max_size, self._profile.default_max_size),
             width=options.width,
             height=options.height,
         )
 
-    def similar_to(self, pixels: Pixels, options: RequestOptions) -> GenerationRequest:
-        """Return the request for pictures similar to one that has the size of `fit` already."""
-        sized = dataclasses.replace(options, width=pixels.width, height=pixels.height)
-        return self._from(pixels, self.imagine(sized), options)
-
-    def _from(
-        self, source: Pixels, plain: GenerationRequest, options: RequestOptions
+    def similar_to(
+        self, pixels: Pixels, options: RequestOptions, *, guild_id: int | None
     ) -> GenerationRequest:
-        strength = _or(options.strength, self._profile.default_strength)
-        return dataclasses.replace(plain, source=source, strength=strength)
+        """Return the request for pictures similar to pixels that have the size of `fit` already."""
+        sized = dataclasses.replace(options, width=pixels.width, height=pixels.height)
+        plain = self.imagine(sized, guild_id=guild_id)
+        return self._from_source(pixels, plain, options, guild_id)
 
     def variation(
-        self, recipe: Recipe, picture: Image.Image, options: RequestOptions
+        self,
+        recipe: Recipe,
+        picture: Image.Image,
+        options: RequestOptions,
+        *,
+        guild_id: int | None,
     ) -> GenerationRequest:
-        """Return the request for a variation of one of our own pictures, by its own recipe."""
+        """Return the request for a variation of one of the bot's pictures, by its own recipe."""
+        limits = self._limits.limits_for(guild_id)
         return self.similar(
             picture,
             dataclasses.replace(
                 options,
                 prompt=_or(options.prompt, recipe.prompt),
                 negative_prompt=_or(options.negative_prompt, recipe.negative_prompt),
-                # The limit may be lower now; nobody asked for more.
-                steps=_or(options.steps, min(recipe.steps, self._settings.max_steps)),
+                # The limit may be lower now; the person did not ask for more.
+                steps=_or(options.steps, min(recipe.steps, limits.max_steps)),
                 guidance_scale=_or(options.guidance_scale, recipe.guidance_scale),
                 width=recipe.width,
                 height=recipe.height,
             ),
+            guild_id=guild_id,
         )
 
-    def rerun(self, request: GenerationRequest) -> GenerationRequest:
-        """Return the same request with a seed that nobody chose."""
-        # As for a variation: the limit may be lower now.
-        steps = min(request.steps, self._settings.max_steps)
-        return self._limited(
-            dataclasses.replace(
-                request,
-                seed=new_seed(),
-                steps=steps,
-                # The model may be another now, and know other emoji.
-                read_prompt=self._read("prompt", request.prompt),
-                read_negative_prompt=self._read("negative prompt", request.negative_prompt),
-            )
+    def rerun(self, request: GenerationRequest, *, guild_id: int | None) -> GenerationRequest:
+        """Return the same request with a random seed."""
+        limits = self._limits.limits_for(guild_id)
+        again = dataclasses.replace(
+            request,
+            seed=new_seed(),
+            # The limit may be lower now, as for a variation.
+            steps=min(request.steps, limits.max_steps),
+            # The model may be another now, and know other emoji.
+            read_prompt=self._read("prompt", request.prompt),
+            read_negative_prompt=self._read("negative prompt", request.negative_prompt),
         )
+        return self._checked(again, limits)
+
+    def _from_source(
+        self,
+        source: Pixels,
+        plain: GenerationRequest,
+        options: RequestOptions,
+        guild_id: int | None,
+    ) -> GenerationRequest:
+        default = self._limits.limits_for(guild_id).default_strength
+        return dataclasses.replace(plain, source=source, strength=_or(options.strength, default))
 
     def _read(self, name: str, typed: str) -> str:
-        """Return what the model is told in place of what a person typed."""
+        """Return the text that the model reads for a prompt: emoji are spelled out."""
         read = spell_emoji(typed, self._profile.emoji)
         if typed.strip() and not read.strip():
             raise InvalidRequest(
@@ -141,18 +153,18 @@ class RequestBuilder:
             )
         return read
 
-    def _limited(self, request: GenerationRequest) -> GenerationRequest:
-        if request.steps > self._settings.max_steps:
+    def _checked(self, request: GenerationRequest, limits: Limits) -> GenerationRequest:
+        if request.steps > limits.max_steps:
             raise InvalidRequest(
                 "steps",
-                f"At most {self._settings.max_steps} steps are allowed here; you asked for "
+                f"At most {limits.max_steps} steps are allowed here; you asked for "
                 f"{request.steps}.",
             )
         for name, value in (("width", request.width), ("height", request.height)):
-            if value > self._largest:
+            if value > limits.max_size:
                 raise InvalidRequest(
                     name,
-                    f"A {name} of at most {self._largest} is allowed here with this model; you "
+                    f"A {name} of at most {limits.max_size} is allowed here with this model; you "
                     f"asked for {value}.",
                 )
             if value % self._profile.size_multiple:

@@ -32,7 +32,7 @@ class Uploads:
     """
 
     def __init__(self, builder: RequestBuilder, memory: PictureMemory) -> None:
-        self._desk = builder
+        self._builder = builder
         self._memory = memory
         self._turns = PictureMemory(_READ_AT_ONCE)
 
@@ -42,6 +42,8 @@ class Uploads:
         attachment: discord.Attachment,
         options: RequestOptions,
         download: Download,
+        *,
+        guild_id: int | None,
     ) -> GenerationRequest:
         """Return the request for pictures similar to an attachment.
 
@@ -49,11 +51,11 @@ class Uploads:
 
         Raises:
             InvalidSource: the file cannot be fetched or read.
-            InvalidRequest: a wish is out of range.
+            InvalidRequest: an option is out of range.
             MissingInput: there is no prompt.
         """
         check_bytes(attachment.size)
-        fit = self._desk.fit(options)
+        fit = self._builder.fit(options, guild_id=guild_id)
         source = await self._source(owner, attachment, download, fit)
         if options.prompt is None:
             if source.prompts is None:
@@ -64,7 +66,7 @@ class Uploads:
                 prompt=inside.prompt,
                 negative_prompt=options.negative_prompt or inside.negative_prompt or None,
             )
-        return self._desk.similar_to(source.pixels, options)
+        return self._builder.similar_to(source.pixels, options, guild_id=guild_id)
 
     async def _source(
         self, owner: int, attachment: discord.Attachment, download: Download, fit: Fit

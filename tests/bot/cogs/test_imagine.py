@@ -26,7 +26,9 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
     ]
     assert deeds(message) == ["rerun:1", "vary:1:1", "remove:1"]
     made = engine.generate(
-        stage.bot.services.builder.imagine(RequestOptions(prompt="rabbit face", seed=7))
+        stage.bot.services.builder.imagine(
+            RequestOptions(prompt="rabbit face", seed=7), guild_id=None
+        )
     )[0]
     shown = await opened(message.attachments[0])
     assert shown.size == (256, 256)

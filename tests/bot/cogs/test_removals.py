@@ -382,7 +382,7 @@ async def unannounced(stage: Stage) -> Job:
         user_id=stage.alice.id,
         guild_id=stage.guild.id,
         channel_id=stage.channel.id,
-        request=stage.bot.services.builder.imagine(RequestOptions(prompt=PROMPT)),
+        request=stage.bot.services.builder.imagine(RequestOptions(prompt=PROMPT), guild_id=None),
     )
     return await stage.bot.service.submit(order)
 

@@ -129,7 +129,10 @@ class TestOnePerson:
             begun.append(number)
             await arrives.wait()
             return requester.new_job(
-                JobKind.VARY, stage.bot.services.builder.imagine(RequestOptions(prompt="red apple"))
+                JobKind.VARY,
+                stage.bot.services.builder.imagine(
+                    RequestOptions(prompt="red apple"), guild_id=None
+                ),
             )
 
         accepting = [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from PIL import Image
 
 from bot.config import Settings
 from bot.requests.builder import RequestBuilder
+from bot.requests.limits import Limits, OperatorLimits
 from bot.requests.options import RequestOptions
 from bot.requests.reference import ImageReference
 from generation.catalog.locate import locate
@@ -16,9 +19,14 @@ from generation.values.request import COUNT_MAX, SEED_MAX
 from ...generation.examples import EDGE, a_recipe
 
 
+def builder_for(settings: Settings) -> RequestBuilder:
+    profile = locate("starter")
+    return RequestBuilder(OperatorLimits(settings, profile), profile)
+
+
 @pytest.fixture(scope="module")
 def builder() -> RequestBuilder:
-    return RequestBuilder(Settings(max_steps=50, max_size=512), locate("starter"))
+    return builder_for(Settings(max_steps=50, max_size=512))
 
 
 @given(st.integers(0, 10**15 - 1), st.integers(1, COUNT_MAX), st.sampled_from("-./# "))
@@ -42,15 +50,15 @@ def test_anything_typed_is_a_picture_or_one_sentence(text: str) -> None:
 
 
 def test_what_is_left_open_gets_the_model_s_defaults(builder: RequestBuilder) -> None:
-    request = builder.imagine(RequestOptions(prompt="owl"))
+    request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
     assert (request.width, request.height, request.steps) == (EDGE, EDGE, 25)
     assert (request.guidance_scale, request.scheduler, request.count) == (2.5, "ddim", 1)
     assert request.source is None
 
 
 def test_the_operator_s_defaults_come_before_the_model_s() -> None:
-    builder = RequestBuilder(Settings(steps=9, guidance_scale=3.5), locate("starter"))
-    request = builder.imagine(RequestOptions(prompt="owl"))
+    builder = builder_for(Settings(steps=9, guidance_scale=3.5))
+    request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
     assert (request.steps, request.guidance_scale) == (9, 3.5)
 
 
@@ -77,7 +85,7 @@ def test_the_operator_s_limits_hold(
     builder: RequestBuilder, options: RequestOptions, sentence: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=sentence):
-        builder.imagine(options)
+        builder.imagine(options, guild_id=None)
 
 
 def test_a_variation_takes_no_more_steps_than_are_allowed_by_now(builder: RequestBuilder) -> None:
@@ -85,31 +93,39 @@ def test_a_variation_takes_no_more_steps_than_are_allowed_by_now(builder: Reques
     wanted = {30: 30, 50: 50, 80: 50}
     for steps, expected in wanted.items():
         recipe = a_recipe(steps=steps)
-        assert builder.variation(recipe, picture, RequestOptions()).steps == expected
+        assert builder.variation(recipe, picture, RequestOptions(), guild_id=None).steps == expected
     with pytest.raises(InvalidRequest, match="At most 50 steps"):
-        builder.variation(a_recipe(steps=30), picture, RequestOptions(steps=80))
+        builder.variation(a_recipe(steps=30), picture, RequestOptions(steps=80), guild_id=None)
 
 
 def test_a_rerun_costs_no_more_than_is_allowed_by_now() -> None:
-    before = RequestBuilder(Settings(), locate("starter"))
-    now = RequestBuilder(Settings(max_steps=20, max_size=EDGE), locate("starter"))
-    again = now.rerun(before.imagine(RequestOptions(prompt="owl", steps=150, count=4)))
+    before = builder_for(Settings())
+    now = builder_for(Settings(max_steps=20, max_size=EDGE))
+    again = now.rerun(
+        before.imagine(RequestOptions(prompt="owl", steps=150, count=4), guild_id=None),
+        guild_id=None,
+    )
     assert (again.steps, again.count, again.prompt) == (20, 4, "owl")
     with pytest.raises(InvalidRequest, match=f"width of at most {EDGE} is allowed here"):
-        now.rerun(before.imagine(RequestOptions(prompt="owl", width=2 * EDGE)))
+        now.rerun(
+            before.imagine(RequestOptions(prompt="owl", width=2 * EDGE), guild_id=None),
+            guild_id=None,
+        )
 
 
 @pytest.mark.parametrize(("most", "size"), [(100, 96), (96, 96), (EDGE, EDGE), (256, EDGE)])
 def test_who_leaves_the_size_open_gets_one_that_is_allowed(most: int, size: int) -> None:
-    builder = RequestBuilder(Settings(max_size=most), locate("starter"))
-    request = builder.imagine(RequestOptions(prompt="owl"))
+    builder = builder_for(Settings(max_size=most))
+    request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
     assert (request.width, request.height) == (size, size)
 
 
 @given(st.integers(1, 4_000), st.integers(1, 4_000))
 def test_a_picture_of_any_shape_can_be_varied(width: int, height: int) -> None:
-    builder = RequestBuilder(Settings(), locate("starter"))
-    request = builder.similar(Image.new("1", (width, height)), RequestOptions(prompt="owl"))
+    builder = builder_for(Settings())
+    request = builder.similar(
+        Image.new("1", (width, height)), RequestOptions(prompt="owl"), guild_id=None
+    )
     assert request.source is not None
     assert (request.source.width, request.source.height) == (request.width, request.height)
     assert request.width % 8 == request.height % 8 == 0
@@ -117,7 +133,38 @@ def test_a_picture_of_any_shape_can_be_varied(width: int, height: int) -> None:
 
 
 def test_seeds_that_nobody_chose_differ_and_fit(builder: RequestBuilder) -> None:
-    request = builder.imagine(RequestOptions(prompt="owl"))
-    seeds = {builder.rerun(request).seed for _ in range(20)}
+    request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
+    seeds = {builder.rerun(request, guild_id=None).seed for _ in range(20)}
     assert len(seeds) > 15
     assert all(0 <= seed <= SEED_MAX for seed in seeds)
+
+
+class ByServer:
+    """Limits of which one server has its own."""
+
+    def __init__(self, own: dict[int | None, Limits], others: Limits) -> None:
+        self._own = own
+        self._others = others
+
+    def limits_for(self, guild_id: int | None) -> Limits:
+        return self._own.get(guild_id, self._others)
+
+
+def test_each_server_has_its_own_limits_and_defaults() -> None:
+    profile = locate("starter")
+    usual = OperatorLimits(Settings(), profile).limits_for(None)
+    own = dataclasses.replace(
+        usual, max_steps=12, max_size=96, default_steps=6, default_size=96, default_strength=0.3
+    )
+    builder = RequestBuilder(ByServer({7: own}, usual), profile)
+    owl, picture = RequestOptions(prompt="owl"), Image.new("RGB", (EDGE, EDGE))
+    here, elsewhere = (builder.imagine(owl, guild_id=guild_id) for guild_id in (7, 8))
+    assert (here.steps, here.width) == (6, 96)
+    assert (elsewhere.steps, elsewhere.width) == (usual.default_steps, usual.default_size)
+    assert builder.similar(picture, owl, guild_id=7).strength == 0.3
+    assert builder.fit(owl, guild_id=7).most == 96
+    assert builder.rerun(dataclasses.replace(here, steps=40), guild_id=7).steps == 12
+    many = RequestOptions(prompt="owl", steps=13)
+    assert builder.imagine(many, guild_id=8).steps == 13
+    with pytest.raises(InvalidRequest, match="At most 12 steps"):
+        builder.imagine(many, guild_id=7)

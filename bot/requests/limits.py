@@ -1,0 +1,52 @@
+"""The limits and defaults of requests, asked for by server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from generation.catalog.profile import ModelProfile
+
+from ..config import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The most that a request may ask for, and the values of options that are left out.
+
+    Sizes are in pixels: `max_size` bounds each side, `default_size` is the side of a square.
+    """
+
+    max_steps: int
+    max_size: int
+    default_steps: int
+    default_size: int
+    default_guidance_scale: float
+    default_strength: float
+
+
+class LimitsSource(Protocol):
+    """Knows the limits of each server."""
+
+    def limits_for(self, guild_id: int | None) -> Limits:
+        """Return the limits in a server; None stands for direct messages and the command line."""
+
+
+class OperatorLimits:
+    """The limits of the operator's settings and the model, the same in every server."""
+
+    def __init__(self, settings: Settings, profile: ModelProfile) -> None:
+        max_size = settings.max_size or profile.default_max_size
+        multiple = profile.size_multiple
+        self._limits = Limits(
+            max_steps=settings.max_steps,
+            max_size=max_size,
+            default_steps=settings.steps or min(profile.default_steps, settings.max_steps),
+            default_size=min(profile.native_size, max_size // multiple * multiple),
+            default_guidance_scale=settings.guidance_scale or profile.default_guidance_scale,
+            default_strength=profile.default_strength,
+        )
+
+    def limits_for(self, guild_id: int | None) -> Limits:  # noqa: ARG002 - no server differs yet
+        """Return the operator's limits."""
+        return self._limits
