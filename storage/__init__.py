@@ -1,4 +1,4 @@
-"""What outlives the process: jobs and their recipes in SQLite, pictures in files.
+"""Persistent data: jobs and their recipes in SQLite, pictures in files.
 
-One thread owns the database; the event loop never waits on disk.
+One thread writes to the database; the event loop never waits for the disk.
 """

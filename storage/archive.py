@@ -1,4 +1,4 @@
-"""What is kept, read from outside: for commands that run beside a bot and write nothing."""
+"""Read-only access to the stored pictures, for commands that run beside the bot."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .records import StoredImage
 
 
 class Archive:
-    """The pictures in a data folder, read-only; used as a context manager in one thread.
+    """The pictures of a data folder, as a context manager for one thread.
 
     Raises:
-        DatabaseUnusable: there is no database, or it cannot be read.
+        DatabaseUnusable: the database does not exist or cannot be read.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -36,7 +36,7 @@ class Archive:
 
     @staticmethod
     def exists(data_dir: Path) -> bool:
-        """Return whether there is a database in the folder at all."""
+        """Return whether the folder holds a database."""
         return (data_dir / DATABASE_NAME).exists()
 
     def images(self, job_id: int) -> list[StoredImage]:
@@ -47,14 +47,14 @@ class Archive:
         """Return the PNG file of an image.
 
         Raises:
-            PictureMissing: the file is gone or damaged.
+            PictureMissing: the file is missing or damaged.
         """
         return self._pictures.read(image.sha256)
 
     def source_pixels(self, pixels_sha256: str) -> Pixels | None:
-        """Return the kept picture with these pixels, or None.
+        """Return the pixels with this hash, if a kept picture has them.
 
         Raises:
-            PictureMissing: it is kept, but its file is gone or damaged.
+            PictureMissing: the picture is kept, but its file is missing or damaged.
         """
         return source_pixels(self._db, self._pictures, pixels_sha256)

@@ -1,4 +1,4 @@
-"""The database of a data folder: one thread owns the writing connection, one reads beside it."""
+"""The database of a data folder: one thread writes, another thread reads."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ __all__ = ["Database", "open_readonly", "transaction"]
 S = TypeVar("S")
 T = TypeVar("T")
 
-# How long a start may look for damage: everything where the last run was cut short.
+# The time for the integrity check at the start; after a crash the check has no limit.
 _CHECK_SECONDS: Final = 2.0
 
 
 class Database:
-    """A SQLite file whose connections live in threads of their own.
+    """A SQLite file with a writing and a reading connection, each in its own thread.
 
-    Entering it opens the file, makes its folder, and brings the schema up to date; leaving
-    it waits for what was asked before.
+    On entry the file is opened or created, and its schema is migrated. On exit all tasks from
+    before are finished.
 
     Raises:
-        DatabaseUnusable: on entering; the file is no database, is damaged, is locked, cannot be
+        DatabaseUnusable: on entry; the file is not a database, is damaged, is locked, cannot be
             written, or was made by a newer version or by another program.
-        DiskFull: on entering; there is no room to make it.
+        DiskFull: on entry; the disk has no space for the file.
     """
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self.path = path
-        # The first damage that was met, or None: nobody may add a job to a damaged database.
+        # The latest damage that was found, or None. A damaged database accepts no new jobs.
         self.damage: DatabaseDamaged | None = None
         self._writer = ConnectionThread(path, lambda: _open(path, busy_seconds), name="database")
         self._reader = ConnectionThread(
@@ -62,21 +62,21 @@ class Database:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # The last connection puts the write-ahead log into the database: only the writer can.
+        # The last connection to close writes the write-ahead log into the database.
         try:
             await self._reader.close()
         finally:
             await self._writer.close()
 
     async def run(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
-        """Return what `fn` returns, once its transaction is on disk.
+        """Return the result of `fn` when its transaction is on disk.
 
-        `fn` is called in the database thread, in a transaction of its own that is rolled back
-        when it raises. It is carried out even when the caller is cancelled meanwhile.
+        `fn` is called in the writing thread, in a transaction of its own. The transaction is
+        rolled back if `fn` raises. `fn` runs even if the caller is cancelled.
 
         Raises:
-            StorageError: SQLite refused, the disk is full, or the database is closed.
-            Exception: whatever else `fn` raises.
+            StorageError: SQLite failed, the disk is full, or the database is closed.
+            Exception: any other error of `fn`.
         """
         try:
             return await self._writer.run(fn)
@@ -85,7 +85,7 @@ class Database:
             raise
 
     async def run_bare(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
-        """Return what `fn` returns, as `run` does, but outside of a transaction."""
+        """Return the result of `fn`, called as in `run`, but without a transaction."""
         try:
             return await self._writer.run(fn, bare=True)
         except DatabaseDamaged as error:
@@ -97,10 +97,10 @@ class Database:
         first: Callable[[sqlite_utils.Database], S],
         then: Callable[[sqlite_utils.Database, S], T],
     ) -> T:
-        """Return what `then` returns, which is given what `first` has returned.
+        """Return the result of `then`, which is called with the result of `first`.
 
-        Both are called as `run` does it, each in a transaction of its own. `first` is on disk
-        before `then` is called, and no other transaction comes in between.
+        Each is called as in `run`, in a transaction of its own. The transaction of `first` is on
+        disk before `then` is called. No other transaction runs in between.
         """
 
         def both(db: sqlite_utils.Database) -> T:
@@ -112,14 +112,13 @@ class Database:
         return await self.run_bare(both)
 
     async def read(self, fn: Callable[[sqlite_utils.Database], T]) -> T:
-        """Return what `fn` returns, which sees all that was committed before and writes nothing.
+        """Return the result of `fn`, which reads the committed data and cannot write.
 
-        `fn` is called in a thread beside the one of `run`, so what takes long stands in front of
-        no write.
+        `fn` is called in the reading thread, so a slow query does not delay writes.
 
         Raises:
-            StorageError: SQLite refused, or the database is closed.
-            Exception: whatever else `fn` raises.
+            StorageError: SQLite failed, or the database is closed.
+            Exception: any other error of `fn`.
         """
         try:
             return await self._reader.run(fn)
@@ -159,10 +158,11 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> sqlite_utils.Databas
         raise DatabaseUnusable(
             path, "lies on a file system without shared memory; choose a folder on a local disk"
         )
-    # "Accepted" means on disk: the default of WAL mode may lose the last commits with the power.
+    # An accepted job must be on disk. The default of WAL mode may lose the last commits in a power
+    # cut.
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA foreign_keys = ON")
-    # What is deleted is overwritten with zeros.
+    # Deleted rows are overwritten with zeros.
     db.execute("PRAGMA secure_delete = ON")
     return db
 

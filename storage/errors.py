@@ -1,16 +1,17 @@
-"""Everything that can go wrong in storage, each with a sentence for the person.
+"""The errors of storage, each with a sentence for the operator or the member.
 
     StorageError
-    ├── DatabaseUnusable     the database file cannot be opened, read or written
-    │   ├── DatabaseBusy     another program holds its lock
-    │   └── DatabaseDamaged  its file does not hold what was written
-    ├── DiskFull             there is no room left for a row or a picture
+    ├── DatabaseUnusable     the database cannot be opened, read or written
+    │   ├── DatabaseBusy     another program has locked the database
+    │   └── DatabaseDamaged  the database file is damaged
+    ├── DiskFull             the disk has no space for a row or a picture
     ├── FolderUnusable       the data folder or a file in it cannot be read or written
-    ├── FolderInUse          another process works on the same data folder
-    ├── JobUnreadable        a job's row does not say what this version needs to know
-    ├── BackupRefused        a backup or a restore that would harm something, or cannot be whole
-    └── PictureMissing       a picture's file is gone
-        └── PictureDamaged   a picture's file is there, but holds other bytes
+    ├── FolderInUse          another process uses the data folder
+    ├── JobUnreadable        the row of a job cannot be read by this version
+    ├── BackupRefused        a backup or a restore would overwrite files or be incomplete
+    ├── SourceGone           the picture that a job starts from was removed
+    └── PictureMissing       the file of a picture does not exist
+        └── PictureDamaged   the file of a picture holds other bytes
 
 `str(error)` is always one sentence that says what is wrong and what to do.
 """
@@ -25,11 +26,11 @@ from typing import Final
 
 
 class StorageError(Exception):
-    """The root of this package's errors; its text is fit for the operator."""
+    """The base class; its text is for the operator."""
 
 
 class DatabaseUnusable(StorageError):
-    """The database at `path` cannot be used; `reason` ends the sentence that begins with it."""
+    """The database at `path` cannot be used; `reason` is the predicate of the sentence."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"The database {path} {reason}.")
@@ -45,7 +46,7 @@ class DatabaseBusy(DatabaseUnusable):
 
 
 class DatabaseDamaged(DatabaseUnusable):
-    """The database at `path` is damaged; `fault` is what was met, in SQLite's words."""
+    """The database at `path` is damaged; `fault` is the message of SQLite."""
 
     def __init__(self, path: Path, fault: str = "") -> None:
         what = f"is damaged ({fault})" if fault else "is damaged"
@@ -58,11 +59,11 @@ class DatabaseDamaged(DatabaseUnusable):
 
 
 class BackupRefused(StorageError):
-    """A copy is not made; the sentence says why and what to do."""
+    """A backup or a restore is refused; the text says why and what to do."""
 
 
 class DiskFull(StorageError):
-    """There is no room left where `path` lies, or only `free` bytes."""
+    """The disk that holds `path` is full, or has only `free` bytes left."""
 
     def __init__(self, path: Path, free: int | None = None) -> None:
         state = "is full" if free is None else f"has only {free // 2**20} MB left"
@@ -72,7 +73,7 @@ class DiskFull(StorageError):
 
 
 class FolderUnusable(StorageError):
-    """The file system refuses to read or write `path`."""
+    """The file system does not read or write `path`."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(
@@ -84,7 +85,7 @@ class FolderUnusable(StorageError):
 
 
 class FolderInUse(StorageError):
-    """Another process, `process` if it is known, holds the data folder."""
+    """Another process uses the data folder; `process` is its id, if known."""
 
     def __init__(self, folder: Path, process: int | None) -> None:
         which = "" if process is None else f" (process {process})"
@@ -97,7 +98,7 @@ class FolderInUse(StorageError):
 
 
 class JobUnreadable(StorageError):
-    """The row of a job cannot be read back; `reason` says what is wrong with it."""
+    """The row of a job cannot be read; `reason` says why."""
 
     def __init__(self, job_id: int, reason: str) -> None:
         super().__init__(
@@ -107,7 +108,7 @@ class JobUnreadable(StorageError):
 
 
 class PictureMissing(StorageError):
-    """The file of a picture is not there."""
+    """The file of a picture does not exist."""
 
     def __init__(self, sha256: str, fault: str = "is missing") -> None:
         super().__init__(
@@ -118,14 +119,14 @@ class PictureMissing(StorageError):
 
 
 class PictureDamaged(PictureMissing):
-    """The file of a picture holds other bytes than were written."""
+    """The bytes of a picture file have changed."""
 
     def __init__(self, sha256: str) -> None:
         super().__init__(sha256, "is damaged")
 
 
 class SourceGone(StorageError):
-    """The picture that a job starts from is not kept any more."""
+    """The picture that a job starts from was removed."""
 
     def __init__(self, job_id: int) -> None:
         super().__init__(
@@ -133,18 +134,18 @@ class SourceGone(StorageError):
         )
 
 
-# What goes by itself, or when the operator has done something: it need not end a job.
+# Errors that pass by themselves, or when the operator acts. Jobs wait for that and do not fail.
 PASSING: Final = (DiskFull, DatabaseBusy)
-# The same of what keeps pictures from being written, whose folder can be fixed.
+# The same for writing pictures: the operator can repair the folder.
 UNWRITABLE: Final = (*PASSING, FolderUnusable)
 
-_ROOM_MIN: Final = 64 * 2**10
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FREE_BYTES_MIN: Final = 64 * 2**10
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def from_os_error(path: Path, error: OSError) -> StorageError:
-    """Return what an error of the file system at `path` means to the operator."""
-    if error.errno in _NO_ROOM:
+    """Return the StorageError for an error of the file system at `path`."""
+    if error.errno in _NO_SPACE:
         return DiskFull(path)
     if error.errno == errno.EEXIST:
         return FolderUnusable(path, "it is not a folder")
@@ -169,29 +170,29 @@ _REASONS: Final = {
 }
 
 
-# What Python's module says of text that is none: SQLite itself does not look.
-_NO_TEXT: Final = "Could not decode to UTF-8"
+# The message of Python's sqlite3 module for invalid text; SQLite itself does not check text.
+_INVALID_TEXT: Final = "Could not decode to UTF-8"
 
-# What SQLite calls a disk without room for its shared memory, or for a file's name.
+# SQLite reports these if the disk has no space for the shared memory or for a new file.
 _MAYBE_FULL: Final = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 
 
 def _is_full(path: Path) -> bool:
     try:
-        return shutil.disk_usage(path.parent).free < _ROOM_MIN
+        return shutil.disk_usage(path.parent).free < _FREE_BYTES_MIN
     except OSError:
         return False
 
 
 def from_sqlite_error(path: Path, error: sqlite3.Error) -> StorageError:
-    """Return what an error of SQLite on the database at `path` means to the operator."""
-    # The low byte is the error, the rest its details; the module's own errors carry no code.
+    """Return the StorageError for an error of SQLite on the database at `path`."""
+    # The low byte is the primary code. Errors of Python's sqlite3 module itself have no code.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_FULL or (code in _MAYBE_FULL and _is_full(path)):
         return DiskFull(path)
     if code in _BUSY:
         return DatabaseBusy(path)
-    if code == sqlite3.SQLITE_CORRUPT or str(error).startswith(_NO_TEXT):
+    if code == sqlite3.SQLITE_CORRUPT or str(error).startswith(_INVALID_TEXT):
         return DatabaseDamaged(path)
     if reason := _REASONS.get(code):
         return DatabaseUnusable(path, reason)

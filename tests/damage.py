@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from bot.cli import data_folder
-from storage.backup import back_up, restore
+from storage.backup.create import back_up
+from storage.backup.restore import restore
 from storage.errors import StorageError
 from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore

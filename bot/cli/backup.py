@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.backup import Copied, back_up, restore
+from storage.backup.copying import Copied
+from storage.backup.create import back_up
+from storage.backup.restore import restore
 from storage.folder.permissions import private_files
 
 from .. import console

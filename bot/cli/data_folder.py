@@ -20,7 +20,7 @@ from storage.folder.layout import (
 from storage.pictures.files import PictureFiles
 from storage.pictures.inventory import Inventory, take_inventory
 from storage.sqlite.integrity import check_integrity
-from storage.sqlite.readonly import looking
+from storage.sqlite.readonly import opened_readonly
 from storage.upkeep.orphans import KEPT_DAYS, quarantined
 
 _READ_WRITE: Final = stat.S_IRUSR | stat.S_IWUSR
@@ -41,7 +41,7 @@ def check(data: Path) -> tuple[str, str]:
     path = data / DATABASE_NAME
     if not path.exists():
         return usable, ""
-    with looking(path) as db:
+    with opened_readonly(path) as db:
         check_integrity(path, db)
         found = take_inventory(db, PictureFiles(data / PICTURES_NAME))
     return _files(found, frozenset(quarantined(data)), usable)

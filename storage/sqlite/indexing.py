@@ -1,4 +1,4 @@
-"""Indexing the prompts of jobs that an older version stored, in portions that survive a crash."""
+"""Adds the prompts of jobs from an older version to the search index, in portions."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .threads import transaction
 log = logging.getLogger(__name__)
 
 _PORTION: Final = 20_000
-_SECONDS_BETWEEN_LINES: Final = 10.0
+_LOG_SECONDS: Final = 10.0
 
 
 def catch_up(path: Path, db: sqlite_utils.Database) -> None:
-    """Add the jobs to the search index that were there before it; a restart goes on from there.
+    """Add the jobs that are older than the search index; after a crash the next start continues.
 
     A million jobs take about a minute, once.
 
     Raises:
-        StorageError: SQLite refused.
+        StorageError: SQLite failed.
     """
-    indexed, said = 0, time.monotonic()
+    indexed, logged = 0, time.monotonic()
     while True:
         with transaction(path, db):
             portion = _index_portion(db)
         if portion is None:
             return
         indexed += portion
-        if time.monotonic() > said + _SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
-            log.warning("Indexing the prompts of earlier jobs, once: %s are done", f"{indexed:,}")
+        if time.monotonic() > logged + _LOG_SECONDS:
+            logged = time.monotonic()
+            log.warning("Indexing the prompts of earlier jobs, once: %s done", f"{indexed:,}")
 
 
 def _index_portion(db: sqlite_utils.Database) -> int | None:
@@ -42,7 +42,7 @@ def _index_portion(db: sqlite_utils.Database) -> int | None:
     last = db.execute("SELECT user_id, job_id FROM search_backlog").fetchone()
     if last is None:
         return None
-    # In the order of the index: FTS5 then merges little.
+    # In the order of the index, so that FTS5 merges little.
     rows = db.execute(
         """
         SELECT user_id, id, number, iif(json_valid(request), json_extract(request, '$.prompt'), '')

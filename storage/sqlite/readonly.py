@@ -1,4 +1,4 @@
-"""Opening a database only to look: nothing is written, made or locked against a running bot."""
+"""Opens a database read-only, also while a bot uses it: no file is written, created or locked."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ BUSY_SECONDS: Final = 5.0
 
 
 @contextlib.contextmanager
-def looking(path: Path) -> Iterator[sqlite_utils.Database]:
-    """Yield the database at `path`, of whatever version, and leave every file as it was.
+def opened_readonly(path: Path) -> Iterator[sqlite_utils.Database]:
+    """Yield the database at `path`, of any version of the schema.
 
     Raises:
-        DatabaseUnusable: there is none, it cannot be read, or another program made it.
+        DatabaseUnusable: the database does not exist, cannot be read, or is not the bot's.
     """
     with translated(path), contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(_connect(path, stack)))
@@ -34,12 +34,12 @@ def looking(path: Path) -> Iterator[sqlite_utils.Database]:
 
 
 def open_readonly(path: Path) -> sqlite_utils.Database:
-    """Return the database at `path` for reading, also while a bot works on it.
+    """Return the database at `path`, of this version of the schema.
 
-    The caller closes it, and uses it in the thread that called this.
+    The caller closes the database, and uses it only in the calling thread.
 
     Raises:
-        DatabaseUnusable: there is none, it cannot be read, or its version is another.
+        DatabaseUnusable: the database does not exist, cannot be read, or has another version.
     """
     with translated(path), contextlib.ExitStack() as stack:
         connection = _connect(path, stack)
@@ -53,11 +53,11 @@ def open_readonly(path: Path) -> sqlite_utils.Database:
 
 
 def _connect(path: Path, stack: contextlib.ExitStack) -> sqlite3.Connection:
-    """Return a connection that makes no file beside the database.
+    """Return a connection that creates no files beside the database.
 
-    SQLite's own `mode=ro` makes the file of shared memory where there is none, and leaves it.
-    Without a write-ahead log nobody has the database open, so it can be read as one that does
-    not change. A log without shared memory, as an incomplete copy has it, is read in a copy.
+    SQLite's `mode=ro` creates the shared memory file if it does not exist, and leaves it there.
+    Without a write-ahead log nobody has the database open, so it is read as immutable. A log
+    without shared memory, such as in an incomplete copy, is read in a temporary copy.
     """
     try:
         if not path.exists():

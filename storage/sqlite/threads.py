@@ -1,4 +1,4 @@
-"""A SQLite connection in a thread of its own; futures carry the answers back to the event loop."""
+"""SQLite connections in threads of their own; futures return the results to the event loop."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..errors import DatabaseDamaged, StorageError, from_sqlite_error
 
 T = TypeVar("T")
 
-# SQLite does not wait for a lock that a reader asks for in the middle of its transaction, so a
-# transaction that will write takes the lock at once.
+# A transaction that will write takes the lock at its beginning. SQLite does not wait for the lock
+# if a transaction reads first and then writes.
 WRITING: Final = "BEGIN IMMEDIATE"
 READING: Final = "BEGIN DEFERRED"
 
 
 class ConnectionThread:
-    """One connection to the database at `path`, and the thread that alone uses it.
+    """A connection to the database at `path`, and the only thread that uses the connection.
 
-    `begin` is the statement that begins each transaction: WRITING or READING.
+    `begin` is the statement at the beginning of each transaction: WRITING or READING.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class ConnectionThread:
         self._name = name
         self._begin = begin
         self._tasks: queue.SimpleQueue[_Task[Any] | None] = queue.SimpleQueue()
-        # Nothing may be put behind the None that ends the thread: it would wait for ever.
+        # The None that ends the thread must be the last item: a task behind it would never run.
         self._gate = threading.Lock()
         self._open = False
 
     async def start(self) -> None:
-        """Open the connection; what opening it raises is raised here, and the thread is gone."""
-        opened = _Answer[None]()
-        self._ended = _Answer[None]()
-        # A daemon, because an event loop that dies on the way must not keep the process alive.
+        """Open the connection; if that fails, end the thread and raise the error."""
+        opened = _Result[None]()
+        self._ended = _Result[None]()
+        # A daemon thread: it must not keep the process alive if the event loop dies.
         self._thread = threading.Thread(
             target=self._work, args=(opened, self._ended), name=self._name, daemon=True
         )
@@ -60,59 +60,59 @@ class ConnectionThread:
         try:
             await opened.future
         except BaseException:
-            # Even if the caller is cancelled: its folder is free only when the thread is through.
+            # Also if the caller is cancelled: the folder is free only after the thread has ended.
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Close the connection, once what was asked before is carried out."""
+        """Close the connection after all tasks from before."""
         with self._gate:
             self._open = False
             self._tasks.put(None)
         await self._ended.future
-        # It has nothing left to do but to end.
+        # The thread has already left its loop.
         self._thread.join()
 
     async def run(self, fn: Callable[[sqlite_utils.Database], T], *, bare: bool = False) -> T:
-        """Return what `fn` returns in a transaction of its own: see `Database.run`.
+        """Return the result of `fn`, called in a transaction of its own: see `Database.run`.
 
-        With `bare` there is no transaction.
+        `bare` calls `fn` without a transaction.
         """
         with self._gate:
             if not self._open:
                 raise StorageError(
                     f"The database {self._path} is closed; start the bot again to use it."
                 )
-            task = _Task(fn, _Answer[T](), None if bare else self._begin)
+            task = _Task(fn, _Result[T](), None if bare else self._begin)
             self._tasks.put(task)
-        return await task.answer.future
+        return await task.result.future
 
-    def _work(self, opened: _Answer[None], ended: _Answer[None]) -> None:
+    def _work(self, opened: _Result[None], ended: _Result[None]) -> None:
         try:
             db = self._open_connection()
         except BaseException as error:
             opened.fail(error)
-            ended.give(None)
+            ended.set(None)
             return
-        opened.give(None)
+        opened.set(None)
         try:
             while (task := self._tasks.get()) is not None:
-                task.carry_out(self._path, db)
-                # A finished task must not keep its result alive until the next one comes.
+                task.run(self._path, db)
+                # Free the result now, and not when the next task arrives.
                 del task
         finally:
             db.close()
-            ended.give(None)
+            ended.set(None)
 
 
-class _Answer(Generic[T]):
-    """A future of the running event loop that another thread resolves."""
+class _Result(Generic[T]):
+    """A future of the running event loop; another thread sets its result."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.future: asyncio.Future[T] = self._loop.create_future()
 
-    def give(self, result: T) -> None:
+    def set(self, result: T) -> None:
         self._post(lambda: self.future.set_result(result))
 
     def fail(self, error: BaseException) -> None:
@@ -123,7 +123,7 @@ class _Answer(Generic[T]):
             if not self.future.done():
                 settle()
 
-        # A closed loop has nobody left who waits for the answer.
+        # If the loop is closed, nobody waits for the result.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(settle_if_awaited)
 
@@ -131,32 +131,32 @@ class _Answer(Generic[T]):
 @dataclass(frozen=True, slots=True)
 class _Task(Generic[T]):
     fn: Callable[[sqlite_utils.Database], T]
-    answer: _Answer[T]
+    result: _Result[T]
     begin: str | None
 
-    def carry_out(self, path: Path, db: sqlite_utils.Database) -> None:
-        """Call the function in a transaction and send its result or its error back."""
+    def run(self, path: Path, db: sqlite_utils.Database) -> None:
+        """Call the function in a transaction, and return its result or its error to the loop."""
         bare = self.begin is None
         try:
             with translated(path) if bare else transaction(path, db, self.begin or WRITING):
                 result = self.fn(db)
         except StopIteration as error:
-            # A future refuses to carry it.
+            # A future cannot hold a StopIteration.
             failure = RuntimeError("a function of the database raised StopIteration")
             failure.__cause__ = error
-            self.answer.fail(failure)
+            self.result.fail(failure)
         except BaseException as error:
-            self.answer.fail(error)
+            self.result.fail(error)
         else:
-            self.answer.give(result)
+            self.result.set(result)
 
 
 @contextlib.contextmanager
 def transaction(path: Path, db: sqlite_utils.Database, begin: str = WRITING) -> Iterator[None]:
-    """Commit what happens inside, or roll it back on any exception.
+    """Commit the statements inside, or roll them back after any exception.
 
     Raises:
-        StorageError: SQLite refused; the original error is its cause.
+        StorageError: SQLite failed; the original error is the cause.
     """
     with translated(path):
         db.execute(begin)
@@ -170,11 +170,11 @@ def transaction(path: Path, db: sqlite_utils.Database, begin: str = WRITING) -> 
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises inside into a StorageError about the database at `path`."""
+    """Turn errors of SQLite into a StorageError about the database at `path`."""
     try:
         yield
     except sqlite3.Error as error:
         raise from_sqlite_error(path, error) from error
     except UnicodeDecodeError as error:
-        # The module fails at a message of SQLite that quotes damaged text.
+        # Python cannot decode a message of SQLite that quotes damaged text.
         raise DatabaseDamaged(path) from error

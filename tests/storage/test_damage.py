@@ -16,7 +16,7 @@ from storage.errors import DatabaseDamaged, StorageError
 from storage.folder.layout import DATABASE_NAME, LOCK_NAME
 from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
-from storage.sqlite.readonly import looking
+from storage.sqlite.readonly import opened_readonly
 
 from ..damage import Damage, Sample, damages, survives
 from .queries.test_search import show
@@ -144,7 +144,7 @@ async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> 
             before = state(data)
             text, _ = data_folder.check_or_explain(data)
             assert "is in use by a running bot" in text
-            with looking(data / DATABASE_NAME) as db:
+            with opened_readonly(data / DATABASE_NAME) as db:
                 assert db["jobs"].count == 1
             after = state(data)
             assert after.keys() == before.keys()
@@ -152,7 +152,7 @@ async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> 
             return
     before = state(data)
     assert data_folder.check_or_explain(data)[1] == ""
-    with looking(data / DATABASE_NAME) as db:
+    with opened_readonly(data / DATABASE_NAME) as db:
         assert db["jobs"].count == 1
     assert state(data) == before
 
@@ -171,7 +171,7 @@ async def test_a_log_without_its_shared_memory_is_read_and_left_alone(tmp_path: 
             name = f"{DATABASE_NAME}{end}"
             (copy / name).write_bytes((tmp_path / "data" / name).read_bytes())
     before = state(copy)
-    with looking(copy / DATABASE_NAME) as db:
+    with opened_readonly(copy / DATABASE_NAME) as db:
         assert db["jobs"].count == 1
     assert state(copy) == before
 

@@ -492,7 +492,7 @@ def test_a_backup_is_made_and_restored_with_a_sentence_each(tmp_path: Path) -> N
     )
     refused = imagine_bot("restore", "copy", cwd=tmp_path)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "with --replace they are put aside" in refused.stderr
+    assert "use --replace to move them into a folder" in refused.stderr
     done = imagine_bot("restore", "copy", "--replace", cwd=tmp_path)
     assert done.returncode == 0
     assert "data is restored from copy: the database and 0 pictures." in done.stdout

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from bot.cli import data_folder
-from storage.backup import back_up, restore
+from storage.backup.create import back_up
+from storage.backup.restore import restore
 from storage.deletion import jobs as deletion
 from storage.errors import FolderInUse
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME

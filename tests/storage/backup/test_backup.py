@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from storage import backup
-from storage.backup import back_up, restore
+from storage.backup import copying, create
+from storage.backup import restore as restoring
+from storage.backup.create import back_up
+from storage.backup.restore import restore
 from storage.errors import BackupRefused, DatabaseDamaged, FolderInUse, StorageError
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME
 from storage.jobs import JobStore
@@ -17,9 +19,9 @@ from storage.opening import open_storage
 from storage.pictures import rows
 from storage.pictures.files import PictureFiles
 
-from .disks import fill, small_disk
-from .queries.test_search import show
-from .samples import finished, new_job, request
+from ..disks import fill, small_disk
+from ..queries.test_search import show
+from ..samples import finished, new_job, request
 
 KEPT = "SELECT sha256 FROM pictures WHERE state = 'kept'"
 
@@ -34,6 +36,21 @@ def pictures(folder: Path, name: str = PICTURES_NAME) -> set[str]:
 
 async def owl(store: JobStore, seed: int) -> int:
     return await show(store, f"owl {seed}", request=request(f"owl {seed}", seed=seed))
+
+
+def die_at_sync(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the program at one of the calls that put files on disk."""
+    calls, sync = 0, copying.sync
+
+    def die(path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise SystemExit
+        sync(path)
+
+    monkeypatch.setattr(copying, "sync", die)
+    monkeypatch.setattr(restoring, "sync", die)
 
 
 @pytest.fixture
@@ -139,7 +156,7 @@ async def test_pictures_that_the_bot_removes_meanwhile_are_in_no_backup(
     async with open_storage(data) as store:
         first = await owl(store, 1)
         await owl(store, 2)
-        copy_pictures = backup._copy_pictures
+        copy_pictures = create.copy_pictures
         loop, snapshots = asyncio.get_running_loop(), 0
 
         def copy_late(*folders: Path) -> tuple[int, int, tuple[str, ...]]:
@@ -148,7 +165,7 @@ async def test_pictures_that_the_bot_removes_meanwhile_are_in_no_backup(
             asyncio.run_coroutine_threadsafe(store.delete(first), loop).result(10)
             return copy_pictures(*folders)
 
-        monkeypatch.setattr(backup, "_copy_pictures", copy_late)
+        monkeypatch.setattr(create, "copy_pictures", copy_late)
         copied = await asyncio.to_thread(back_up, data, tmp_path / "copy")
     assert (snapshots, copied.pictures, copied.lost) == (2, 1, ())
     assert len(pictures(tmp_path / "copy")) == 1
@@ -176,10 +193,10 @@ async def test_a_backup_goes_nowhere_else(data: Path, tmp_path: Path) -> None:
         (other / "letter.txt").write_text("Dear")
         before = tree(data)
         for target, why in (
-            (other, "holds something else than a backup; name a new or an empty folder"),
-            (data, "outside of"),
-            (data / "backup", "outside of"),
-            (tmp_path, "outside of"),
+            (other, "is not empty and is not a backup; name a new or an empty folder"),
+            (data, "must not contain each other"),
+            (data / "backup", "must not contain each other"),
+            (tmp_path, "must not contain each other"),
         ):
             with pytest.raises(BackupRefused, match=why):
                 back_up(data, target)
@@ -197,7 +214,7 @@ async def test_a_backup_that_finds_no_room_says_how_much_and_keeps_the_earlier_o
             earlier = tree(disk / "copy")
             await owl(store, 2)
             fill(disk)
-            with pytest.raises(BackupRefused, match=r"lacks room: \d+ MB are needed"):
+            with pytest.raises(BackupRefused, match=r"needs \d+ MB of free space"):
                 back_up(data, disk / "copy")
         assert tree(disk / "copy") == earlier
 
@@ -209,22 +226,13 @@ async def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(
     async with open_storage(data) as store:
         await owl(store, 1)
         await owl(store, 2)
-    copy, calls = tmp_path / "copy", 0
-    sync = backup._sync
-
-    def die(path: Path) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise SystemExit
-        sync(path)
-
-    monkeypatch.setattr(backup, "_sync", die)
+    copy = tmp_path / "copy"
+    die_at_sync(call, monkeypatch)
     try:
         back_up(data, copy)
     except SystemExit:
         if not (copy / DATABASE_NAME).exists():
-            with pytest.raises(BackupRefused, match="is no whole backup"):
+            with pytest.raises(BackupRefused, match="is not a complete backup"):
                 restore(copy, tmp_path / "new")
     monkeypatch.undo()
     if (copy / DATABASE_NAME).exists():
@@ -241,16 +249,7 @@ async def test_a_restore_that_is_killed_loses_nothing_and_goes_on(
         back_up(data, tmp_path / "copy")
         await owl(store, 2)
     before = pictures(data)
-    calls, sync = 0, backup._sync
-
-    def die(path: Path) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == call:
-            raise SystemExit
-        sync(path)
-
-    monkeypatch.setattr(backup, "_sync", die)
+    die_at_sync(call, monkeypatch)
     try:
         restore(tmp_path / "copy", data, replace=True)
     except SystemExit:
@@ -274,7 +273,7 @@ async def test_a_restore_puts_aside_what_is_there_and_only_if_told(
         await owl(store, 2)
         with pytest.raises(FolderInUse):
             restore(tmp_path / "copy", data, replace=True)
-    with pytest.raises(BackupRefused, match="with --replace they are put aside"):
+    with pytest.raises(BackupRefused, match="use --replace to move them into a folder"):
         restore(tmp_path / "copy", data)
     copied = restore(tmp_path / "copy", data, replace=True)
     assert copied.aside is not None
