@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install server demo test check clean
+.PHONY: install server demo test test-all check clean
 
 # The stamp is newer than what it was made from, so a second `make` does nothing.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -28,11 +28,16 @@ server:
 demo: install
 	$(BIN)/imagine-bot demo
 
-# Each process loads torch once, and most tests compute on one thread.
+# Each process loads torch once, and computes on one thread.
 TEST_PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: install
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not rare"
+
+# With the slow tests of what seldom changes: the bundled model, its training, the benchmark.
+test-all: install
+	$(PYTEST)
 
 check: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Settings from defaults, a TOML file and the environment, checked before anything starts."""
+"""The settings: from defaults, a TOML file and the environment, validated before the start."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _SHOWN: Final = 100
 class Settings(BaseSettings):
     """Everything that an operator can set; `config.example.toml` explains each key.
 
-    `load_settings` takes a value from the first of: the command line, the environment
-    (`DISCORD_TOKEN`, else `IMAGINE_BOT_` and the key in upper case), the TOML file.
+    The command line counts first, then the environment (`DISCORD_TOKEN`, or `IMAGINE_BOT_` and the
+    key in upper case), then the TOML file; see `load_settings`.
     """
 
     model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, extra="forbid", frozen=True)
@@ -82,13 +82,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave out all other sources: `read_settings` asks each by itself, for its faults."""
+        """Use no source of pydantic's own: `read_settings` reads each source for its faults."""
         return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read: the settings as far as they are right, and a sentence for each fault."""
+    """What was read: the settings without wrong values, and a sentence for each fault."""
 
     settings: Settings
     faults: tuple[str, ...]
@@ -97,11 +97,11 @@ class Reading:
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
     """Return the settings from `config` (or ./config.toml if there is one) and the environment.
 
-    `given` holds what the command line says; None there means not said. The token is removed from
-    the environment.
+    `given` holds the options of the command line; None means that an option was not given. The
+    token is removed from the environment.
 
     Raises:
-        ConfigError: a file cannot be read, or keys or values are wrong; a sentence for each.
+        ConfigError: a file cannot be read, or keys or values are wrong; with a sentence for each.
     """
     reading = read_settings(config, **given)
     if reading.faults:
@@ -110,7 +110,7 @@ def load_settings(config: Path | None = None, **given: Any) -> Settings:
 
 
 def read_settings(config: Path | None = None, **given: Any) -> Reading:
-    """Return the same settings without what is wrong, and all that is wrong."""
+    """Return the same as `load_settings`, with the faults instead of an error."""
     file = config if config is not None else DEFAULT_FILE if DEFAULT_FILE.is_file() else None
     faults: list[str] = []
     sources = (
@@ -122,7 +122,7 @@ def read_settings(config: Path | None = None, **given: Any) -> Reading:
     for values, where in sources:
         right = _right(values, where, faults)
         if _TOKEN_KEYS & right.keys():
-            # A token of a source that counts less must not be taken in place of this one.
+            # A token or token file of a later source replaces both keys of an earlier one.
             merged = {key: value for key, value in merged.items() if key not in _TOKEN_KEYS}
         merged |= right
     settings = Settings(**merged)
@@ -131,28 +131,28 @@ def read_settings(config: Path | None = None, **given: Any) -> Reading:
 
 
 def _right(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
-    """Return those of `values` that are right, as settings; say of the others what is wrong."""
+    """Return the valid settings among `values`; add a sentence to `faults` for each other."""
     try:
         return Settings(**values).model_dump(exclude_unset=True)
     except ValidationError as error:
         wrong = {str(fault["loc"][0]) for fault in error.errors()}
         faults.extend(dict.fromkeys(_explain(fault, where) for fault in error.errors()))
-    rest = {key: value for key, value in values.items() if key not in wrong}
-    return Settings(**rest).model_dump(exclude_unset=True)
+    valid = {key: value for key, value in values.items() if key not in wrong}
+    return Settings(**valid).model_dump(exclude_unset=True)
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """Yield what is wrong with settings that are each right."""
+    """Yield a sentence for each two settings that contradict each other."""
     if settings.steps is not None and settings.steps > settings.max_steps:
         yield (
-            f"steps is {settings.steps} and max_steps {settings.max_steps}, so nobody who leaves "
-            "the steps out could have a picture; set steps to at most max_steps."
+            f"steps is {settings.steps} and max_steps {settings.max_steps}, so a request without "
+            "steps would be refused; set steps to at most max_steps."
         )
 
 
 def _from_environment(faults: list[str]) -> dict[str, Any]:
-    """Return what the environment sets, and take the token out of it: children get a copy."""
-    # A misspelled variable would be passed over in silence.
+    """Return what the environment sets; remove the token, since child processes get a copy."""
+    # A misspelled variable would be ignored silently.
     known = {f"{_ENV_PREFIX}{key.upper()}" for key in Settings.model_fields}
     faults.extend(
         _unknown(_ENVIRONMENT, name, known)
@@ -197,7 +197,7 @@ def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
 
 
 def _explain(fault: ErrorDetails, where: str) -> str:
-    """Return one sentence about one thing that is wrong."""
+    """Return one sentence about one fault."""
     if fault["loc"][-1:] == ("[key]",):
         return f"{where} sets {fault['loc'][0]} for {fault['input']!r}; use ids, which are numbers."
     key = ".".join(str(part) for part in fault["loc"]) or "?"
@@ -213,7 +213,7 @@ def _explain(fault: ErrorDetails, where: str) -> str:
 
 
 def _shown(key: str, value: object) -> str:
-    """Return `value` as a message may show it: no secret, and not at any length."""
+    """Return `value` for a message: without secrets, and shortened."""
     text = repr(value)
     if "token" in key.lower() or "token" in text.lower():
         return "a secret"

@@ -1,4 +1,4 @@
-"""What the commands print: results on standard output, all else on standard error."""
+"""What the commands print: results on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ err: Final = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def one_sentence(command: Callable[P, int]) -> Callable[P, int]:
-    """Make a command print a foreseen error as one sentence and return 1."""
+    """Make a command print an expected error as one sentence and return 1."""
 
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -46,39 +46,39 @@ def one_sentence(command: Callable[P, int]) -> Callable[P, int]:
 
 
 def complain(error: Exception) -> None:
-    """Print the sentence of an error, or each of its sentences, on a line of its own."""
+    """Print the sentence of an error, or each of its sentences, on one line each."""
     for sentence in getattr(error, "sentences", (str(error),)):
         err.print("[bold red]error:[/]", end=" ")
         note(sentence)
 
 
 def say(text: str) -> None:
-    """Print one line of results on standard output, whatever is in it."""
+    """Print one line of results on standard output; control characters become visible."""
     out.print(harmless(text, breaks=False), markup=False)
 
 
 def note(text: str) -> None:
-    """Print one line on standard error, whatever is in it."""
+    """Print one line on standard error; control characters become visible."""
     err.print(harmless(text, breaks=False), markup=False)
 
 
 def set_up_logging(level: str) -> None:
-    """Log to standard error; libraries speak only when something is wrong."""
+    """Log to standard error; libraries log only warnings and errors."""
     logging.basicConfig(level=logging.WARNING, handlers=[log_handler(err)], force=True)
     for name in ("bot", "generation", "storage"):
         logging.getLogger(name).setLevel(level)
-    # It warns at every start of codecs that only voice needs.
+    # discord.py warns at every start about codecs that only voice needs.
     logging.getLogger("discord.client").setLevel("DEBUG" if level == "DEBUG" else "ERROR")
-    # Warnings of libraries tell their developers, not an operator.
+    # Python warnings of libraries are for their developers, not for an operator.
     logging.captureWarnings(capture=True)
     logging.getLogger("discord.client").addFilter(_without_trace)
     logging.getLogger("py.warnings").setLevel("DEBUG" if level == "DEBUG" else "ERROR")
 
 
 def _without_trace(record: logging.LogRecord) -> bool:
-    """Say on one line why the connection to Discord is gone; a traceback adds nothing to it."""
+    """Log a lost connection to Discord on one line; a traceback adds nothing."""
     if record.exc_info and record.msg == "Attempting a reconnect in %.2fs":
-        record.msg = f"The connection to Discord is gone (%s). {record.msg}"
+        record.msg = f"The connection to Discord was lost (%s). {record.msg}"
         record.args = (record.exc_info[1], *(record.args or ()))
         record.exc_info = None
     return True
@@ -86,7 +86,7 @@ def _without_trace(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def progress(*columns: TextColumn | BarColumn | DownloadColumn) -> Iterator[Progress]:
-    """Show progress on standard error while inside."""
+    """Show progress on standard error inside the block."""
     shown = columns or (TextColumn("{task.completed}/{task.total} steps"),)
     with Progress(
         TextColumn("{task.description}"),
@@ -95,7 +95,7 @@ def progress(*columns: TextColumn | BarColumn | DownloadColumn) -> Iterator[Prog
         TimeRemainingColumn(),
         console=err,
         transient=True,
-        # In a pipe or a log it would leave blank lines and no progress.
+        # In a pipe or a log a bar would leave only blank lines.
         disable=not err.is_terminal,
     ) as bar:
         yield bar
@@ -103,7 +103,7 @@ def progress(*columns: TextColumn | BarColumn | DownloadColumn) -> Iterator[Prog
 
 @contextmanager
 def status(text: str) -> Iterator[None]:
-    """Say on a terminal what is going on while inside."""
+    """Show `text` on a terminal inside the block."""
     if err.is_terminal:
         with err.status(escape(harmless(text)), spinner="dots" if shows(err, "⠋") else "line"):
             yield
@@ -114,10 +114,10 @@ def status(text: str) -> Iterator[None]:
 def locate_model(name: str, prediction_type: str | None = None) -> ModelProfile:
     """Return the model `name`, showing progress if it has to be downloaded.
 
-    `prediction_type` overrules what the model says of its UNet.
+    `prediction_type` overrides what the model says about its UNet.
 
     Raises:
-        ModelError: it cannot be found or used.
+        ModelError: the model cannot be found or used.
     """
     with progress(DownloadColumn()) as bar:
         task: TaskID | None = None

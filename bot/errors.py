@@ -1,14 +1,14 @@
-"""Errors of the bot's own, and the one place where errors become sentences.
+"""The bot's own errors, and the one place where errors become sentences.
 
 BotError
 ├── ConfigError          the configuration cannot be used
-├── NotVisible           no such picture, or not for this person's eyes
-├── AgeRestricted        a picture of an age-restricted channel is asked for in an open one
-├── UnknownButton        the clicked button is of a picture that is not stored here
+├── NotVisible           no such picture, or this person may not see it
+├── AgeRestricted        a picture from an age-restricted channel was requested in an open one
+├── UnknownButton        the clicked button belongs to a picture that is not stored here
 ├── NotAllowed           the person may not do that
-├── PermissionMissing    the bot may not do in a channel what it has to
-├── MissingInput         something has to be added to the command
-└── StillAtWork          as much as may be is being done for this person
+├── PermissionMissing    the bot lacks a permission in the channel
+├── MissingInput         the command needs another option
+└── StillAtWork          the person has as much work in progress as one person may have
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 
 class BotError(Exception):
-    """The root of the bot's errors; its text is fit for the person who asked."""
+    """The root of the bot's errors; its text may be shown to the person who asked."""
 
 
 class ConfigError(BotError):
-    """The configuration cannot be used; each sentence names a key, its value and what is right."""
+    """The configuration cannot be used; each sentence names a key, its value and a right one."""
 
     def __init__(self, *sentences: str) -> None:
         super().__init__("\n".join(sentences))
@@ -37,7 +37,7 @@ class ConfigError(BotError):
 
 
 class NotVisible(BotError):
-    """A job or picture that does not exist or is not for this person; both read the same."""
+    """The job or picture does not exist, or the person may not see it; the text is the same."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -46,9 +46,9 @@ class NotVisible(BotError):
 
 
 class AgeRestricted(BotError):
-    """A picture that was made in an age-restricted channel is asked for in another.
+    """A picture from an age-restricted channel was requested in another channel.
 
-    With `is_known` false it may be one: Discord does not say so now.
+    With `is_known` false, Discord does not tell now whether the channel is age-restricted.
     """
 
     def __init__(self, *, is_known: bool = True) -> None:
@@ -61,11 +61,11 @@ class AgeRestricted(BotError):
 
 
 class UnknownButton(BotError):
-    """The clicked button is of a job in another database, or of one that is gone from this one."""
+    """The button belongs to a job in another database, or to one that this database lost."""
 
     def __init__(self) -> None:
         super().__init__(
-            "That button is of a picture that I no longer know; make a new one with /imagine."
+            "That button belongs to a picture that I no longer know; make a new one with /imagine."
         )
 
 
@@ -74,47 +74,47 @@ class NotAllowed(BotError):
 
 
 class PermissionMissing(BotError):
-    """The bot lacks permissions in the channel; `names` are Discord's own words for them."""
+    """The bot lacks permissions in the channel; `names` are Discord's own names for them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(
-            f"I could not show you the pictures in this channel; ask an admin to give me here: "
-            f"{', '.join(names)}."
+            f"I could not show you the pictures in this channel; ask an admin to give me these "
+            f"permissions here: {', '.join(names)}."
         )
         self.names = tuple(names)
 
 
 class StillAtWork(BotError):
-    """As much as may be is being done for this person."""
+    """The person has as much work in progress as one person may have."""
 
     def __init__(self, most: int) -> None:
         super().__init__(
-            f"I am still looking up {most} things for you; please try again when they are here."
+            f"I am still working on {most} requests of yours; try again when they are done."
         )
 
 
 class MissingInput(BotError):
-    """Something that the command needs was not given."""
+    """The command needs another option."""
 
 
 _DISK_FULL: Final = (
-    "My disk is full, so I can take nothing on; ask the operator to make room, then try again."
+    "My disk is full, so I accept no new jobs; ask the operator to make room, then try again."
 )
 _DISK_UNUSABLE: Final = (
     "I cannot read or write my pictures now; ask the operator to look at the log, then try again."
 )
 
 _DATABASE_DAMAGED: Final = (
-    "My database is damaged, so I can take nothing on; ask the operator to look at the log."
+    "My database is damaged, so I accept no new jobs; ask the operator to look at the log."
 )
 
 USER_ERRORS = (BotError, GenerationError, StorageError)
 
 
 def sentence(error: BaseException) -> str:
-    """Return what to tell a person about `error`, logging it if it was not foreseen."""
+    """Return what to tell a person about `error`; log an unexpected one with its traceback."""
     if isinstance(error, DiskFull):
-        # Its own words are for the operator, who reads them in the log; see `bot.jobs.disk`.
+        # `bot.jobs.disk` logs the error's own text, which is for the operator.
         return _DISK_FULL
     if isinstance(error, FolderUnusable):
         log.error("%s", error)
@@ -127,7 +127,7 @@ def sentence(error: BaseException) -> str:
             log.error("%s", error)
         return str(error)
     code = secrets.token_hex(3)
-    log.error("Unforeseen error %s", code, exc_info=error)
+    log.error("Unexpected error %s", code, exc_info=error)
     return (
         f"Something went wrong on my side; please try again, and if it happens again tell the "
         f"operator the code {code}."

@@ -1,4 +1,4 @@
-"""Text on its way to a terminal or a log: what a stranger wrote must not steer either."""
+"""Output to a terminal or a log: text from strangers must not control either."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from rich.logging import RichHandler
 from .errors import BotError
 
 _BREAKS: Final = frozenset("\n\t")
-# Scripts and emoji need these two, which change nothing but the letters beside them.
+# Scripts and emoji need these two. They change only the letters beside them.
 _JOINERS: Final = frozenset("\u200c\u200d")
-# Control and format characters, lone surrogates, and what ends a line without saying so.
+# Control and format characters, lone surrogates, and unusual line separators.
 _ACTIVE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _PLAIN: Final = re.compile(r"[\x20-\x7e]*")
 _BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 _INTERRUPTED: Final = 128 + signal.SIGINT
-# What writing to a file that is open already can fail with.
+# The errors of writing to an open file.
 _OUTPUT: Final = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF, errno.ENXIO}
 )
@@ -38,17 +38,17 @@ class OutputLost(BotError):
 
     def __init__(self, error: OSError) -> None:
         super().__init__(
-            f"The output cannot be written ({error.strerror or error}); make room there, or send "
-            "it elsewhere."
+            f"The output cannot be written ({error.strerror or error}); make room there, or "
+            "redirect it."
         )
         self.error = error
 
 
 def harmless(text: str, *, breaks: bool = True) -> str:
-    r"""Return `text` with characters that act, and are not seen, as Python writes them: `\x1b`.
+    r"""Return `text` with its invisible active characters escaped, such as `\x1b`.
 
-    Those are control characters, marks of direction and other format characters, and separators
-    of lines. Line breaks and tabs stay unless `breaks` is false.
+    Active are control characters, direction marks and other format characters, and line
+    separators. Line breaks and tabs stay, unless `breaks` is false.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -68,10 +68,10 @@ def _visible(character: str) -> str:
 
 
 class SafeConsole(Console):
-    """Prints text and no escape codes but its own; says in one sentence where it cannot write."""
+    """Prints text with no escape codes except its own; a failed write is one sentence."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `rich` does, with every text made harmless.
+        """Print as `rich` does, with `harmless` applied to every text.
 
         Raises:
             OutputLost: the output cannot be written.
@@ -85,20 +85,20 @@ class SafeConsole(Console):
             raise OutputLost(error) from error
 
     def on_broken_pipe(self) -> None:
-        """Write nothing more; results that nobody reads end the command without a word."""
+        """Write nothing more; a broken pipe on standard output ends the command silently."""
         self.quiet = True
         if self.stderr:
-            # A log that nobody reads is no reason for the bot to stop.
+            # The bot must not stop because nobody reads its log.
             return
         to_nowhere(sys.stdout)
         raise SystemExit(_BROKEN_PIPE)
 
 
 class SafeFormatter(logging.Formatter):
-    """Formats a record on one line, and below that the lines of a traceback."""
+    """Formats a record as one line, followed by the lines of a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record with nothing in it that acts on a terminal."""
+        """Return the text of a record, with `harmless` applied."""
         record.message = harmless(record.getMessage(), breaks=False)
         lines = [self.formatMessage(record)]
         if record.exc_info:
@@ -109,19 +109,19 @@ class SafeFormatter(logging.Formatter):
 
 
 def log_handler(console: Console) -> logging.Handler:
-    """Return what prints the log of this process on `console`."""
+    """Return a handler that prints the log of this process on `console`."""
     handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
     handler.setFormatter(SafeFormatter("%(message)s"))
     return handler
 
 
 def prepare_streams() -> None:
-    """Have output that an encoding lacks shown as escapes, and a missing stream swallow all."""
+    """Escape characters that the encoding lacks, and open a missing stream as /dev/null."""
     for number in _STREAMS:
         try:
             os.fstat(number)
         except OSError:
-            # Else the next file that is opened, such as the database, would be taken for it.
+            # Otherwise the next opened file, such as the database, would get this number.
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
@@ -130,9 +130,9 @@ def prepare_streams() -> None:
 
 
 def exit_code(program: Callable[[], object]) -> int:
-    """Run `program` and return its exit code; where its output cannot be written, say so.
+    """Run `program` and return its exit code; report a failed write of its output.
 
-    Results that nobody reads any more, as below `| head`, end it without a word.
+    A closed pipe, as with `| head`, ends the program silently.
     """
     try:
         code = _run(program)
@@ -142,7 +142,7 @@ def exit_code(program: Callable[[], object]) -> int:
     except OSError as error:
         if error.filename is not None or error.errno not in _OUTPUT:
             raise
-        code = _BROKEN_PIPE if error.errno == errno.EPIPE else _say_lost(error)
+        code = _BROKEN_PIPE if error.errno == errno.EPIPE else _report_lost_output(error)
         to_nowhere(sys.stdout)
         to_nowhere(sys.stderr)
     return code
@@ -152,7 +152,7 @@ def _run(program: Callable[[], object]) -> int:
     try:
         program()
     except OutputLost as error:
-        return _say_lost(error.error)
+        return _report_lost_output(error.error)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except SystemExit as end:
@@ -160,8 +160,8 @@ def _run(program: Callable[[], object]) -> int:
     return 0
 
 
-def _say_lost(error: OSError) -> int:
-    # Standard error may be what cannot be written.
+def _report_lost_output(error: OSError) -> int:
+    # Standard error itself may fail.
     with contextlib.suppress(OSError):
         sys.stderr.write(f"error: {OutputLost(error)}\n")
         sys.stderr.flush()
@@ -169,7 +169,7 @@ def _say_lost(error: OSError) -> int:
 
 
 def to_nowhere(stream: IO[str] | None) -> None:
-    """Send what is still to be written to `stream` nowhere, so that the exit needs no word."""
+    """Redirect `stream` to /dev/null, so that the exit does not fail on unwritten output."""
     if stream is None:
         return
     with contextlib.suppress(OSError, ValueError):

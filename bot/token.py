@@ -1,4 +1,4 @@
-"""The bot's token: where it comes from, whether it can be one, and who else may see it."""
+"""The bot's token: its sources, its validation, and who else may read it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PORTAL: Final = "https://discord.com/developers/applications"
 VARIABLE: Final = "DISCORD_TOKEN"
 _OWN_VARIABLE: Final = "IMAGINE_BOT_TOKEN"
 FILE_VARIABLE: Final = "DISCORD_TOKEN_FILE"
-# systemd's LoadCredential= puts files into this folder, which only the service may read.
+# systemd's LoadCredential= puts files into this folder, which only the service can read.
 _CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
 CREDENTIAL: Final = "discord_token"
 _SECRETS: Final = (
@@ -35,7 +35,7 @@ _SECRETS: Final = (
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _PREFIX: Final = re.compile(r"(bot|bearer) ", re.IGNORECASE)
 _QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
-# A token has about 70 characters; who names another file is not to wait for all of it.
+# A token has about 70 characters. If another file is named by mistake, only this much is read.
 _LONGEST: Final = 1_000
 _AGAIN: Final = f"copy it again from the Bot page of {PORTAL}"
 _PR_SET_DUMPABLE: Final = 4
@@ -58,12 +58,12 @@ class TokenSettings(Protocol):
 
 
 def take_token(environment: MutableMapping[str, str]) -> dict[str, str]:
-    """Return the keys `token` or `token_file` as the environment has them; the token leaves it."""
-    # As for every key, upper and lower case are the same.
+    """Return `token` or `token_file` from the environment, and remove the token there."""
+    # Upper and lower case are the same, as for every key.
     names = [name for name in environment if name.upper() == _OWN_VARIABLE]
     own = [environment.pop(name) for name in names]
-    # Not as an alias of the key: its name alone, TOKEN, would be read too, and whatever another
-    # program keeps there would be sent to Discord.
+    # This is no pydantic alias: pydantic would read the variable TOKEN too, and the secret of
+    # another program would be sent to Discord.
     if token := environment.pop(VARIABLE, None):
         return {"token": token}
     if file := environment.get(FILE_VARIABLE):
@@ -79,10 +79,10 @@ def take_token(environment: MutableMapping[str, str]) -> dict[str, str]:
 
 
 def find_token(settings: TokenSettings, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the token that the settings hold or name.
+    """Return the token from the settings or from the file that they name.
 
     Raises:
-        ConfigError: there is none, or it cannot be one; the sentence does not show it.
+        ConfigError: there is no token, or it is malformed; the sentence does not show it.
     """
     if settings.token is not None:
         token = settings.token.get_secret_value()
@@ -110,16 +110,16 @@ def readable_by_others(settings: TokenSettings) -> bool:
 
 
 def forget_secrets(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Take secrets out of the environment, of which every process that is started gets a copy."""
+    """Remove secrets from the environment, since every child process gets a copy."""
     for name in _SECRETS:
         environment.pop(name, None)
 
 
 def deny_inspection() -> None:
-    """Keep other processes of the same user from reading this one's memory and first environment.
+    """Keep other processes of the same user from reading this process's memory and environment.
 
-    The system keeps the environment that a process was started with, whatever it removes later.
-    On Linux a process that is not "dumpable" shows it to the superuser only (prctl(2)).
+    The system keeps the environment that a process was started with, even after variables are
+    removed. On Linux only the superuser can read it if the process is not "dumpable" (prctl(2)).
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -153,7 +153,7 @@ def _missing(settings: TokenSettings, environment: Mapping[str, str]) -> str:
 
 
 def _fault(token: str) -> str:
-    """Return why Discord cannot have given this token and how to correct it; empty if it can."""
+    """Return why this is no token of Discord's, and how to correct it; "" if it may be one."""
     faults = (
         (token[0] in _QUOTES or token[-1] in _QUOTES, "stands in quotes; leave them out"),
         (len(token.splitlines()) > 1, f"has a line break inside; {_AGAIN}, as one line"),

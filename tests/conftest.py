@@ -1,12 +1,18 @@
-"""The order of the test files."""
+"""What all tests share: one thread of torch for each process, and the order of the files."""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Final
 
 import pytest
 
-# They take a minute and more each. They come first, so that no process is left with one at the end.
+# Torch reads this when it is loaded, here and in each process that a test starts. Several processes
+# share the cores, and a network of this size takes longer on two threads that wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# They take longest. They come first, so that no process is left with one at the end.
 _LONGEST: Final = (
     "tests/test_kill.py",
     "tests/generation/starter/test_model.py",
@@ -22,3 +28,14 @@ _LONGEST: Final = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_module_on_one_thread() -> None:
+    """Let torch compute on one thread in each module, whatever a module before it left.
+
+    The last bits of a picture depend on the number of threads.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)

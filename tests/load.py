@@ -127,7 +127,7 @@ async def flood_history(
     await asyncio.sleep(_SETTLED_SECONDS)
     return HistoryFlood(
         uploads=uploads,
-        refused=sum("still looking up" in one.text for one in asked),
+        refused=sum("still working on" in one.text for one in asked),
         shown=len(world.asked("PATCH", "/webhooks/*")) - before,
         another=another,
     )

@@ -1,4 +1,4 @@
-"""`imagine-bot doctor`: what is wrong with the set-up, and the fix."""
+"""`imagine-bot doctor`: checks the set-up, and says how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SPACE_MIN: Final = 2 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at; `fix` is empty when it is well."""
+    """The result of one check; `fix` is empty if all is well."""
 
     subject: str
     text: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine(config: Path | None, *, data: Path | None) -> int:
-    """Print a line for each part of the set-up; return 0 only if all of it is well."""
+    """Print a line for each check; return 0 only if all is well."""
     reading = read_settings(config, data=data)
     console.set_up_logging("ERROR")
     findings = []
@@ -58,7 +58,7 @@ def _findings(reading: Reading) -> Iterator[Finding]:
         yield Finding("config", "cannot be used", fault)
     if not reading.faults:
         yield Finding("config", "can be read")
-    # What is wrong there is left out, so the other parts can be looked at all the same.
+    # The settings are without the wrong values, so the other parts can be checked.
     checks: tuple[Callable[[Settings], Finding], ...] = (
         _token,
         _intents,
@@ -131,7 +131,7 @@ def _model(settings: Settings) -> Finding:
 
 
 def _device(settings: Settings) -> Finding:
-    # Here, because this import loads torch, and the other findings are printed before it.
+    # Imported here because it loads torch: the findings before are printed first.
     from generation.models.devices import choose_device, choose_dtype  # noqa: PLC0415
 
     try:
@@ -144,17 +144,17 @@ def _device(settings: Settings) -> Finding:
         return Finding("device", f"{settings.dtype} cannot be used on {device}", str(error))
     text = f"{device}, {dtype}"
     if device.type == "cpu":
-        text += "; large models want a GPU, the starter model does not"
+        text += "; large models need a GPU, the starter model does not"
     return Finding("device", text)
 
 
 def _weights(settings: Settings) -> Finding:
     """Load the model and take one step with it, as the bot does before it connects."""
     if data_folder.is_in_use(settings.data):
-        return Finding("weights", "left to the running bot, which has loaded them")
+        return Finding("weights", "not tried, because the running bot has loaded them")
     try:
         profile = console.locate_model(settings.model, settings.prediction_type)
-        # Compiling takes minutes, and says nothing about the weights.
+        # Compiling takes minutes and does not check the weights.
         engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
         options = RequestOptions(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
         builder = RequestBuilder(OperatorLimits(settings, profile), profile)
@@ -166,24 +166,24 @@ def _weights(settings: Settings) -> Finding:
 
 def _data(settings: Settings) -> Finding:
     if not _is_there(settings.data):
-        # It is looked at and not made: the person who asks may be another user than the bot's.
-        return _folder_to_be(settings.data)
+        # Doctor does not make the folder, because another user than the bot's may run it.
+        return _missing_folder(settings.data)
     return Finding("database", *data_folder.check_or_explain(settings.data))
 
 
-def _folder_to_be(data: Path) -> Finding:
+def _missing_folder(data: Path) -> Finding:
     parent = _nearest(data)
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-        return Finding("database", f"{data} is not there yet; the bot makes it when it starts")
+        return Finding("database", f"{data} does not exist yet; the bot makes it when it starts")
     return Finding(
         "database",
-        f"{data} is not there and cannot be made",
+        f"{data} does not exist and cannot be made",
         f"let the bot's user write to {parent}, or name another folder with --data",
     )
 
 
 def _nearest(folder: Path) -> Path:
-    """Return `folder`, or the nearest of those that it is in that is there."""
+    """Return `folder` if it exists, or else its nearest parent that exists."""
     return next(place for place in (folder, *folder.absolute().parents) if _is_there(place))
 
 
@@ -191,7 +191,7 @@ def _is_there(place: Path) -> bool:
     try:
         return place.exists()
     except OSError:
-        # What is in a folder that may not be looked into cannot be told.
+        # A parent folder may not be readable.
         return False
 
 
@@ -201,20 +201,20 @@ def _rights(settings: Settings) -> Finding:
         is_open = _is_there(data) and others_may_enter(data)
     except OSError as error:
         return Finding(
-            "rights", f"{data} cannot be looked at", f"{error.strerror}: run as its owner"
+            "rights", f"{data} cannot be checked", f"{error.strerror}: run doctor as its owner"
         )
     if is_open:
         return Finding(
-            "rights", f"other users of this machine may look into {data}", f"chmod 700 {data}"
+            "rights", f"other users of this machine may read {data}", f"chmod 700 {data}"
         )
-    return Finding("rights", f"only its owner may look into {data}")
+    return Finding("rights", f"only its owner may read {data}")
 
 
 def _space(settings: Settings) -> Finding:
     try:
         free = free_bytes(_nearest(settings.data))
     except StorageError as error:
-        return Finding("space", "cannot be told", str(error))
+        return Finding("space", "cannot be measured", str(error))
     fix = "make room, or name a folder on another disk with --data"
     if free < settings.min_free_mb * 2**20:
         return Finding(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from generation.engine.engine import Engine
 
 _NAME_LENGTH: Final = 40
-# For each processor; more of them only wait for each other.
+# For each processor. More threads only wait for each other.
 _THREADS_MAX: Final = 4
 
 
@@ -41,7 +41,7 @@ def generate_files(
     config: Path | None,
 ) -> int:
     """Make pictures, write them into `out` and print their names; return the exit code."""
-    # The limits are for the people on a server, not for the owner of the machine.
+    # The configured limits are for people on Discord, not for the operator.
     settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
     profile = console.locate_model(settings.model, settings.prediction_type)
     builder = RequestBuilder(OperatorLimits(settings, profile), profile)
@@ -94,20 +94,20 @@ def open_engine(settings: Settings, profile: ModelProfile) -> Engine:
 
 
 def compute_like(recipe: Recipe) -> None:
-    """Have the CPU compute with as many threads as when the picture of `recipe` was made."""
-    import torch  # noqa: PLC0415 - it takes a second, which a mistake in the options need not
+    """Set the threads of the CPU to the number with which the picture of `recipe` was made."""
+    import torch  # noqa: PLC0415 - it takes seconds, and the options are checked before
 
     if recipe.threads is not None:
-        # A file from anywhere says what it likes.
+        # The number is limited, because a stranger may have written the recipe.
         torch.set_num_threads(min(recipe.threads, _THREADS_MAX * (os.cpu_count() or 1)))
 
 
 def make(
     engine: Engine, request: GenerationRequest, *, decoder_tile: int | None = None
 ) -> list[GeneratedImage]:
-    """Return the pictures of `request`, showing progress on standard error.
+    """Return the pictures of `request`, and show progress on standard error.
 
-    With `decoder_tile` they are decoded in tiles of so many pixels, as their recipe says.
+    `decoder_tile` is the size of the tiles in which they are decoded, in pixels, from a recipe.
     """
     with console.progress() as bar:
         task = bar.add_task("Denoising", total=request.steps)
@@ -119,7 +119,7 @@ def make(
 
 
 def _file_name(picture: GeneratedImage) -> str:
-    """Return a name that the same picture always has, and another picture never."""
+    """Return a file name from prompt, seed and pixels: the same name only for the same picture."""
     words = re.sub(r"[^\w]+", "-", picture.recipe.prompt.lower()).strip("-")[:_NAME_LENGTH]
     parts = (words or "picture", str(picture.recipe.seed), picture.pixels.sha256[:8])
     return "-".join(parts) + ".png"

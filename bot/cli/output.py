@@ -1,4 +1,4 @@
-"""Files that a command leaves in a folder that others may write to: no planted link is followed."""
+"""Files in an output folder. Other users may write there, so planted links are never followed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import BotError
 _NAMES: Final = 100
 _FRESH: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# What file systems without hard links answer.
+# The errors of file systems without hard links.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _ROOT: Final = 0
 
@@ -24,7 +24,7 @@ _ROOT: Final = 0
 class OutputFolder:
     """A folder that files are written to; made by `open_folder`.
 
-    It is held open, so exchanging the folder or a part of its path changes nothing.
+    The folder is held open, so nobody can replace it or a part of its path.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -32,13 +32,14 @@ class OutputFolder:
         self._folder = descriptor
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write a whole file, or none, and return its path.
+        """Write a complete file, or none, and return its path.
 
-        Nothing that is there is overwritten or followed. A file with the same bytes counts as
-        written; where there is something else under `name`, the file is called `name-2` and so on.
+        Existing files are never overwritten, and links never followed. A file with the same bytes
+        counts as written. If another file is called `name`, the new one is called `name-2`, and so
+        on.
 
         Raises:
-            BotError: it cannot be written.
+            BotError: the file cannot be written.
         """
         unfinished = f".{secrets.token_hex(8)}.unfinished"
         try:
@@ -55,7 +56,7 @@ class OutputFolder:
             ) from error
 
     def probe(self) -> None:
-        """Make a file and remove it.
+        """Create a file and remove it.
 
         Raises:
             OSError: no file can be made here.
@@ -74,7 +75,7 @@ class OutputFolder:
             raise
 
     def _settle(self, unfinished: str, wanted: str, data: bytes) -> str:
-        """Give a finished file the first of the names that is free; return that."""
+        """Rename a finished file to the first free name; return that name."""
         stem, dot, suffix = wanted.rpartition(".")
         for number in range(1, _NAMES + 1):
             name = wanted if number == 1 else f"{stem}-{number}{dot}{suffix}"
@@ -107,7 +108,7 @@ class OutputFolder:
         return True
 
     def _holds(self, name: str, data: bytes) -> bool:
-        """Return whether there is a regular file called `name` with just these bytes."""
+        """Return whether a regular file called `name` has exactly these bytes."""
         try:
             descriptor = os.open(name, _LOOK, dir_fd=self._folder)
         except OSError:
@@ -124,10 +125,10 @@ class OutputFolder:
 
 @contextmanager
 def open_folder(path: Path) -> Iterator[OutputFolder]:
-    """Make the folder `path` if need be, and yield it once a file can be made in it.
+    """Create the folder `path` if it is missing, check that it is writable, and yield it.
 
     Raises:
-        BotError: it cannot be used, or it is reached by a link that another user made.
+        BotError: the folder cannot be used, or its path has a link that another user made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -135,13 +136,13 @@ def open_folder(path: Path) -> Iterator[OutputFolder]:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise BotError(
-            f"{path} is no folder and cannot be made one ({error.strerror}); name another with "
+            f"{path} is no folder and cannot be created ({error.strerror}); name another with "
             "--out."
         ) from error
     try:
         folder = OutputFolder(path, descriptor)
         try:
-            # Now, and not when the picture is made.
+            # A failure should come before the picture is made.
             folder.probe()
         except OSError as error:
             raise BotError(
@@ -153,7 +154,7 @@ def open_folder(path: Path) -> Iterator[OutputFolder]:
 
 
 def _check_links(path: Path) -> None:
-    """Refuse a path with a link in it that neither this user nor the superuser made."""
+    """Refuse a path with a link that neither this user nor the superuser made."""
     whole = path.absolute()
     for place in (whole, *whole.parents):
         state = place.lstat()

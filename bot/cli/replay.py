@@ -24,7 +24,7 @@ from ..config import Settings, load_settings
 from ..errors import BotError, MissingInput
 from .generate import compute_like, make, open_engine, read_file
 
-# What may differ between two machines without anybody having altered the recipe.
+# These may differ between two machines although nobody altered the recipe.
 _CIRCUMSTANCES = (
     "model_sha256",
     "dtype",
@@ -38,9 +38,9 @@ _CIRCUMSTANCES = (
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """A picture to make again: where it came from, its pixels and its recipe.
+    """A picture to make again: its name, its pixels and its recipe.
 
-    `parameters` is the other text of its file, which says the same in AUTOMATIC1111's words.
+    `parameters` is the recipe in AUTOMATIC1111's format, from the same file.
     """
 
     name: str
@@ -58,7 +58,7 @@ def replay_picture(
     data: Path | None,
     config: Path | None,
 ) -> int:
-    """Make a picture, or all pictures of a job, again; return 0 only if every pixel is the same."""
+    """Make a picture or the pictures of a job again; return 0 only if every pixel is the same."""
     settings = load_settings(config, data=data, model=model)
     originals = _originals(picture, settings)
     profile = _model_of(originals[0].recipe, settings, named=model is not None)
@@ -105,12 +105,12 @@ def _originals(picture: str, settings: Settings) -> list[Original]:
 
 
 def _model_of(recipe: Recipe, settings: Settings, *, named: bool) -> ModelProfile:
-    """Return the model that was named, else the configured one or the bundled one if it fits.
+    """Return the model named on the command line, or else the configured or bundled one if it fits.
 
-    A file from anywhere says what it likes: nothing is looked for, or downloaded, by its word.
+    The recipe may come from a stranger, so no model is searched or downloaded by its name there.
 
     Raises:
-        MissingInput: the picture is of another model.
+        MissingInput: the picture was made by another model.
     """
     configured = console.locate_model(settings.model, settings.prediction_type)
     if named or configured.name == recipe.model:
@@ -143,9 +143,9 @@ def _source_of(recipe: Recipe, settings: Settings, image: Path | None) -> Pixels
 
 
 def _read_as(image: Image.Image, width: int, height: int) -> Iterator[Pixels]:
-    """Yield what the bot may have started from in this size, when it was given `image`.
+    """Yield the sources of this size that the bot may have taken from `image`.
 
-    One of its own pictures it takes as it was made, not as it was shown, which is enlarged.
+    If `image` is one of the bot's own pictures, enlarged to be shown, the bot took the original.
     """
     yield to_pixels(image, width, height)
     factor, rest = divmod(image.width, width)
@@ -154,7 +154,7 @@ def _read_as(image: Image.Image, width: int, height: int) -> Iterator[Pixels]:
 
 
 def _differences(original: Original, made: Pixels, recipe: Recipe) -> Iterator[str]:
-    """Yield what is not the same, in words; nothing if the picture is exactly its recipe's."""
+    """Yield a sentence for each difference; none if the recipe makes exactly this picture."""
     yield from _disagreement(original)
     comparable = _at_size_of(original.pixels, made)
     if comparable is None:
@@ -174,7 +174,7 @@ def _differences(original: Original, made: Pixels, recipe: Recipe) -> Iterator[s
 
 
 def _disagreement(original: Original) -> Iterator[str]:
-    """Yield where the two texts of the file contradict each other: somebody altered one."""
+    """Yield where the two texts of the file contradict each other because one was altered."""
     said, meant = original.parameters.splitlines(), parameters(original.recipe).splitlines()
     if original.parameters and said != meant:
         for line, other in zip(said, meant, strict=False):
@@ -197,7 +197,7 @@ def _circumstances(original: Recipe, made: Recipe) -> Iterator[str]:
 
 
 def _at_size_of(file: Pixels, made: Pixels) -> Pixels | None:
-    """Return `made` at the size of `file` if that is a whole multiple, as shown in Discord."""
+    """Return `made` at the size of `file`, which may be a whole multiple, as in Discord."""
     factor, rest = divmod(file.width, made.width)
     if rest or not factor or file.height != factor * made.height:
         return None

@@ -1,4 +1,4 @@
-"""`imagine-bot run`: the bot on Discord, from start to a signal."""
+"""`imagine-bot run`: the bot on Discord, until a signal stops it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from ..token import deny_inspection, find_token, forget_secrets, readable_by_oth
 
 log = logging.getLogger(__name__)
 
-# What sysexits.h calls EX_CONFIG: a service manager need not start the bot again.
+# EX_CONFIG of sysexits.h: a service manager should not restart the bot.
 CONFIG_FAULT: Final = 78
 
 
 @console.one_sentence
 def run_bot(config: Path | None, *, data: Path | None) -> int:
-    """Run the bot until it is told to stop; return the exit code.
+    """Run the bot until a signal stops it; return the exit code.
 
-    It is `CONFIG_FAULT` if the bot cannot start before somebody changes the configuration.
-    SIGINT and SIGTERM stop it at once; what is unfinished is taken up at the next start.
+    The code is `CONFIG_FAULT` if the token or the configuration has to be changed first.
+    SIGINT and SIGTERM stop the bot at once; the next start continues unfinished jobs.
     """
     try:
         return _start(config, data=data)
@@ -42,7 +42,7 @@ def run_bot(config: Path | None, *, data: Path | None) -> int:
 
 
 def _start(config: Path | None, *, data: Path | None) -> int:
-    # The database and the pictures are nobody else's to read.
+    # Other users must not read the database and the pictures.
     os.umask(0o077)
     deny_inspection()
     settings, token = _configure(config, data=data)
@@ -60,11 +60,11 @@ def _start(config: Path | None, *, data: Path | None) -> int:
 def _keep_private(data: Path) -> None:
     match make_private(data):
         case Privacy.TIGHTENED:
-            log.warning("Other users could look into %s; now they cannot (chmod 700)", data)
+            log.warning("Other users could read %s; now they cannot (chmod 700)", data)
         case Privacy.SHARED:
             log.warning(
-                "Other users may look into %s, which is not the bot's alone; choose a folder for "
-                "it alone with --data, or chmod 700 that one",
+                "Other users may read %s, which holds more than the bot's files; choose a folder "
+                "for the bot alone with --data, or run chmod 700 on this one",
                 data,
             )
 
@@ -73,7 +73,7 @@ def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str
     """Return the settings and the token.
 
     Raises:
-        ConfigError: with all that is wrong with both.
+        ConfigError: with a sentence for each fault of both.
     """
     reading = read_settings(config, data=data)
     try:
@@ -82,7 +82,7 @@ def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str
         raise ConfigError(*reading.faults, *error.sentences) from error
     if reading.faults:
         raise ConfigError(*reading.faults)
-    # Nothing but the login needs it.
+    # Only the login needs the token.
     return reading.settings.model_copy(update={"token": None}), token
 
 
@@ -95,7 +95,7 @@ async def _run(bot: ImagineBot, token: str) -> int:
 
 
 async def _serve(bot: ImagineBot, token: str) -> None:
-    """Log in, load the model, and only then take one of the day's sessions of the gateway."""
+    """Log in and load the model; connect after that, since Discord limits sessions a day."""
     await log_in(bot, token)
     await bot.engine_loaded()
     try:
@@ -105,7 +105,7 @@ async def _serve(bot: ImagineBot, token: str) -> None:
 
 
 async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` to its end, or until SIGINT or SIGTERM cancel it, wherever it is."""
+    """Run `work` to its end, or until SIGINT or SIGTERM cancels it."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     stopped = False

@@ -109,7 +109,7 @@ def test_all_faults_of_all_sources_are_told_at_once(
         "sets queue_limit to 0; it should be greater than or equal to 1.",
         "sets role_weights for 'admin'; use ids, which are numbers.",
         "sets role_weights.1 to -1.0; it should be greater than 0.",
-        "steps is 20 and max_steps 5, so nobody who leaves the steps out could have a picture; set "
+        "steps is 20 and max_steps 5, so a request without steps would be refused; set "
         "steps to at most max_steps.",
         "the command line sets model to ''; it should be some text, or be left out.",
         "the environment has an unknown key 'IMAGINE_BOT_QUEUE_LIMITS'; did you mean "

@@ -70,6 +70,7 @@ def printed() -> dict[str, Any]:
     return read
 
 
+@pytest.mark.rare
 def test_one_object_holds_every_figure(printed: dict[str, Any]) -> None:
     assert printed.keys() == set(Figures.__dataclass_fields__)
     unmeasured = {name for name, value in printed.items() if value is None}
@@ -141,6 +142,7 @@ def test_a_ratio_is_the_median_of_its_rounds_with_their_range() -> None:
     assert taken.alone("ours") == Spread(3.0, 1.0, 4.0)
 
 
+@pytest.mark.rare
 def test_the_pictures_of_eight_users_are_those_made_alone_and_by_the_pipeline(
     printed: dict[str, Any],
 ) -> None:
@@ -150,6 +152,7 @@ def test_the_pictures_of_eight_users_are_those_made_alone_and_by_the_pipeline(
     assert printed["pixels_equal_share"] > 0.99
 
 
+@pytest.mark.rare
 def test_the_curve_goes_to_32_users(printed: dict[str, Any]) -> None:
     assert [point["users"] for point in printed["curve"]] == [1, 2, 4, 8, 16, 32]
 

@@ -37,11 +37,17 @@ IMAGINE_BOT = str(Path(sys.executable).with_name("imagine-bot"))
 def imagine_bot(
     *arguments: str | Path, cwd: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed command in a process of its own."""
+    """Run the installed command in a process of its own, which takes seconds to load torch."""
     return subprocess.run(
         [IMAGINE_BOT, *map(str, arguments)],
         cwd=cwd,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(cwd), "COLUMNS": "200", **environment},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(cwd),
+            "COLUMNS": "200",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=120,
@@ -114,8 +120,11 @@ def test_help_answers_without_loading_torch_or_discord(tmp_path: Path) -> None:
         assert command in result.stdout
 
 
-def test_generate_twice_gives_the_same_pixels_and_one_file(rabbit: Path) -> None:
-    again = imagine_bot("generate", "rabbit face", "--seed", "7", "--steps", "4", cwd=rabbit.parent)
+def test_generate_twice_gives_the_same_pixels_and_one_file(
+    shell: Shell, rabbit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(rabbit.parent)
+    again = shell("generate", "rabbit face", "--seed", "7", "--steps", "4")
     assert again.stdout.split() == [rabbit.name]
     assert [path.name for path in rabbit.parent.glob("rabbit*.png")] == [rabbit.name]
     pixels, recipe, _ = read_png(rabbit.read_bytes())
@@ -395,31 +404,37 @@ def test_a_folder_that_takes_no_files_is_refused_before_a_model_is_loaded(
     assert said.endswith("name another with --out.")
 
 
-def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> None:
-    result = imagine_bot("doctor", "--data", "data", cwd=tmp_path)
-    assert result.returncode == 1
-    lines = result.stdout.splitlines()
+@pytest.fixture
+def doctor(shell: Shell) -> Iterator[Callable[..., str]]:
+    """The command in this process, which gets its log back afterwards; it finds a fault."""
+    names = ("", "bot", "generation", "storage", "discord.client", "py.warnings")
+    levels = {name: logging.getLogger(name).level for name in names}
+    handlers = logging.getLogger().handlers[:]
+
+    def run(*arguments: str) -> str:
+        result = shell("doctor", *arguments)
+        assert result.exit_code == 1
+        return result.stdout
+
+    yield run
+    logging.captureWarnings(capture=False)
+    logging.getLogger().handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_doctor_says_what_is_well_and_how_to_fix_the_rest(
+    doctor: Callable[..., str], tmp_path: Path
+) -> None:
+    lines = doctor("--data", "data").splitlines()
     assert "✗ token: there is none" in lines
     assert any(line.startswith("  → There is no Discord token; set") for line in lines)
     assert f"✓ model: starter, {EDGE}x{EDGE} pixels, {STARTER.prompt_limit} tokens" in lines
     assert any(line.startswith("✓ device: cpu, float32") for line in lines)
     assert "✓ weights: loaded, and one step was taken with them" in lines
-    assert "✓ database: data is not there yet; the bot makes it when it starts" in lines
+    assert "✓ database: data does not exist yet; the bot makes it when it starts" in lines
     assert any(line[2:].startswith("space: ") for line in lines)
     assert not any(tmp_path.iterdir())
-
-
-@pytest.fixture
-def doctor(shell: Shell) -> Iterator[Callable[..., str]]:
-    """The command in this process, which gets its log back afterwards."""
-    names = ("", "bot", "generation", "storage", "discord.client", "py.warnings")
-    levels = {name: logging.getLogger(name).level for name in names}
-    handlers = logging.getLogger().handlers[:]
-    yield lambda *arguments: shell("doctor", *arguments).stdout
-    logging.captureWarnings(capture=False)
-    logging.getLogger().handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(
@@ -429,10 +444,10 @@ def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(
     (tmp_path / "file").write_text("in the way")
     out = doctor()
     assert "✓ database: data can be written" in out
-    assert "✗ rights: other users of this machine may look into data\n  → chmod 700 data" in out
+    assert "✗ rights: other users of this machine may read data\n  → chmod 700 data" in out
     (tmp_path / "data").chmod(0o700)
     out = doctor("--data", "file/data")
-    assert "✗ database: file/data is not there and cannot be made" in out
+    assert "✗ database: file/data does not exist and cannot be made" in out
     assert "or name another folder with --data" in out
 
 
@@ -480,7 +495,7 @@ def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
     )
 
 
-def test_a_backup_is_made_and_restored_with_a_sentence_each(tmp_path: Path) -> None:
+def test_a_backup_is_made_and_restored_with_a_sentence_each(shell: Shell, tmp_path: Path) -> None:
     async def fill() -> None:
         async with open_storage(tmp_path / "data"):
             pass
@@ -490,12 +505,12 @@ def test_a_backup_is_made_and_restored_with_a_sentence_each(tmp_path: Path) -> N
     assert made.stdout == (
         "copy is a complete copy of data: the database and 0 pictures, 0 of them new.\n"
     )
-    refused = imagine_bot("restore", "copy", cwd=tmp_path)
-    assert (refused.returncode, refused.stdout) == (1, "")
+    refused = shell("restore", "copy")
+    assert (refused.exit_code, refused.stdout) == (1, "")
     assert "use --replace to move them into a folder" in refused.stderr
-    done = imagine_bot("restore", "copy", "--replace", cwd=tmp_path)
-    assert done.returncode == 0
+    done = shell("restore", "copy", "--replace")
+    assert done.exit_code == 0
     assert "data is restored from copy: the database and 0 pictures." in done.stdout
     assert "The earlier data is in " in done.stdout
-    assert imagine_bot("backup", "data", cwd=tmp_path).returncode == 1
-    assert imagine_bot("restore", "nowhere", cwd=tmp_path).returncode == 1
+    assert shell("backup", "data").exit_code == 1
+    assert shell("restore", "nowhere").exit_code == 1

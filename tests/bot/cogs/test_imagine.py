@@ -203,8 +203,8 @@ async def test_a_channel_where_the_bot_may_not_post_is_refused_at_once(stage: St
     result = await stage.alice.slash(hidden, "imagine", prompt="rabbit face")
     assert result.ephemeral
     assert result.response.content == (
-        "I could not show you the pictures in this channel; ask an admin to give me here: "
-        "View Channel."
+        "I could not show you the pictures in this channel; ask an admin to give me these "
+        "permissions here: View Channel."
     )
 
 

@@ -19,7 +19,7 @@ from storage.states import JobStatus
 from ..stage import Stage, buttons, deeds, pictures
 from ..ui.test_messages import JOB
 
-UNKNOWN = "That button is of a picture that I no longer know; make a new one with /imagine."
+UNKNOWN = "That button belongs to a picture that I no longer know; make a new one with /imagine."
 EVERY_BUTTON = pytest.mark.parametrize("button", ["rerun:1", "vary:1:1", "remove:1"])
 
 

@@ -170,7 +170,7 @@ class TestConcurrency:
     async def test_only_so_much_is_done_for_one_person_at_a_time(self) -> None:
         at_work = AtWork(2)
         with at_work.one_for(1), at_work.one_for(1):
-            with pytest.raises(StillAtWork, match="still looking up 2"), at_work.one_for(1):
+            with pytest.raises(StillAtWork, match="still working on 2"), at_work.one_for(1):
                 pass
             with at_work.one_for(2):
                 pass

@@ -57,7 +57,7 @@ async def test_an_unforeseen_error_is_answered_with_a_code_that_the_log_explains
     await stage.until(lambda: "⚠️" in stage.look(result.response.id).content)
     content = stage.look(result.response.id).content
     code = content.split("the code ")[1].split(".")[0]
-    assert f"Unforeseen error {code}" in caplog.text
+    assert f"Unexpected error {code}" in caplog.text
     assert "Traceback" not in content
     job = await stage.bot.service.jobs.get(1)
     assert job is not None

@@ -24,7 +24,7 @@ from ...storage.inspection import counts
 from ..stage import GatedEngine, Stage
 
 MB = 2**20
-SAID = "My disk is full, so I can take nothing on; ask the operator to make room, then try again."
+SAID = "My disk is full, so I accept no new jobs; ask the operator to make room, then try again."
 
 WAITS = (
     "My disk does not take these pictures now; they come as soon as the operator has made room for "

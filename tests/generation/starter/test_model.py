@@ -1,14 +1,13 @@
 """A small sample of the measures on the bundled model.
 
-The whole of them is `python -m generation.starter.evaluate measure`, whose figures are on the
-model's card. Here few things are told apart, which is easier; on the other hand each wrong picture
-counts for much, so the goals leave room.
+`python -m generation.starter.evaluate measure` takes all of them; the model's card has its figures.
+This sample has few things to tell apart, which is easier. But each wrong picture counts for much,
+so the goals leave room. The measures are rare tests, because the weights seldom change.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -31,16 +30,7 @@ MOST_BYTES = 32_000_000
 
 
 @pytest.fixture(scope="module")
-def one_core() -> Iterator[None]:
-    """Let torch use one core, whatever other tests have left: another process has the second."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def subjects(one_core: None) -> Subjects:
+def subjects() -> Subjects:
     album, held = read_references()
     painter = Painter.open(MODEL)
     autoencoder = open_autoencoder(MODEL)
@@ -60,6 +50,7 @@ def figures(subjects: Subjects, measure: str) -> dict[str, float]:
     return {figure.name: figure.value for figure in MEASURES[measure](subjects)}
 
 
+@pytest.mark.rare
 def test_prompts_are_followed(subjects: Subjects) -> None:
     found = figures(subjects, "following")
     assert found["name"] >= 0.85
@@ -67,17 +58,20 @@ def test_prompts_are_followed(subjects: Subjects) -> None:
     assert found["colour"] == 1.0
 
 
+@pytest.mark.rare
 def test_so_are_colours_and_keywords_that_training_never_put_together(subjects: Subjects) -> None:
     assert figures(subjects, "colours")["held-out name x colour"] >= 0.75
     assert figures(subjects, "keywords")["keywords"] >= 0.6
 
 
+@pytest.mark.rare
 def test_seeds_change_the_picture_and_not_what_it_shows(subjects: Subjects) -> None:
     found = figures(subjects, "seeds")
     assert found["seeds: name"] >= 0.85
     assert found["seeds: distance within a prompt by that between things"] >= 1 / 3
 
 
+@pytest.mark.rare
 def test_a_background_that_is_not_named_may_have_any_colour(subjects: Subjects) -> None:
     names = [with_article(thing.name) for thing in subjects.album.things]
     found = Counter(border_colour(picture) for picture in subjects.make(names, 500))
@@ -85,12 +79,14 @@ def test_a_background_that_is_not_named_may_have_any_colour(subjects: Subjects) 
     assert len(found) >= len(COLOURS) / 2
 
 
+@pytest.mark.rare
 def test_a_variation_goes_further_with_more_strength(subjects: Subjects) -> None:
     found = figures(subjects, "variations")
     distances = [found[f"variation {strength}: distance"] for strength in STRENGTHS]
     assert distances == sorted(distances)
 
 
+@pytest.mark.rare
 def test_a_negative_prompt_keeps_its_colour_away(subjects: Subjects) -> None:
     # One colour in ten comes by itself: of a few pictures that is hardly one.
     found = figures(replace(subjects, guidance=4.0, share=0.2), "negatives")
@@ -98,6 +94,7 @@ def test_a_negative_prompt_keeps_its_colour_away(subjects: Subjects) -> None:
     assert found[f"{share} with it"] < found[f"{share} without it"]
 
 
+@pytest.mark.rare
 def test_guidance_makes_pictures_follow_the_prompt(subjects: Subjects) -> None:
     # Of one thing alone most are right without: it takes two.
     pairs = replace(subjects, share=0.12)
@@ -106,6 +103,7 @@ def test_guidance_makes_pictures_follow_the_prompt(subjects: Subjects) -> None:
     assert guided > figures(replace(pairs, guidance=1.0), "pairs")["pairs: both right"]
 
 
+@pytest.mark.rare
 def test_the_autoencoder_brings_pictures_back(subjects: Subjects) -> None:
     assert min(figures(subjects, "fidelity").values()) >= 31
 

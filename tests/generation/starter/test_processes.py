@@ -18,6 +18,8 @@ from generation.starter.training.learning.trainer import Settings, train
 
 from .album import TINY, album
 
+pytestmark = pytest.mark.rare
+
 COMMANDS = "tests.generation.starter.on_processes"
 PATIENCE = 120.0
 
