@@ -1,4 +1,4 @@
-"""`imagine-bot bench`: this engine beside StableDiffusionPipeline, in one run."""
+"""`imagine-bot bench`: this engine compared with diffusers' StableDiffusionPipeline."""
 
 from .command import bench
 

@@ -1,4 +1,4 @@
-"""The benchmark itself: what is measured, in which order, and how it is told."""
+"""The benchmark: what is measured, in which order, and how it is printed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _CURVE: Final = (1, 2, 4, 8, 16, 32)
 _BAR: Final = 40
-# Above it other programs have a say in the figures, and a ratio of two of them means little.
+# Above this share other programs influence the figures, and a ratio means little.
 _BUSY_SHARE: Final = 0.1
 
 
@@ -34,8 +34,10 @@ _BUSY_SHARE: Final = 0.1
 class Extent:
     """How much is measured.
 
-    That is the steps of the users' pictures and of one alone, the repetitions in a process, the
-    rounds of fresh processes without and with a compiler, the curve, and the jobs of the overhead.
+    `steps` is the range of steps of the users' pictures, `alone_steps` the steps of one picture
+    alone, `repetitions` how often a process makes that one. `rounds` and `compiled_rounds` are the
+    numbers of fresh processes. `curve_steps` is the range for the curve of users, and
+    `overhead_jobs` the number of jobs that measure the overhead.
     """
 
     steps: tuple[int, int]
@@ -53,17 +55,17 @@ _QUICK: Final = Extent((8, 18), 12, 3, 3, 0, (3, 6), 80)
 
 @dataclass(slots=True, kw_only=True)
 class Figures:
-    """What was measured, each figure the median of fresh processes, with its range.
+    """The results. Each figure is the median of fresh processes, with its range.
 
-    Ratios are our time over the pipeline's, speed-ups the pipeline's over ours; what is compiled is
-    compared with the compiled pipeline. `seconds` has each contender's own times. `load` is the
-    machine's load average before it began, and `others_share` the part of the processors that
-    other programs took: above 0.1 the figures mean little.
+    A ratio is our time divided by the pipeline's; a speed-up is the pipeline's divided by ours. The
+    compiled engine is compared with the compiled pipeline. `seconds` has each contender's own
+    times. `load` is the machine's load average before the start. `others_share` is the part of
+    the processors that other programs took; above 0.1 the figures mean little.
 
-    `pixels_equal` is whether every picture that was made beside others is, to the last bit, the
-    one that is made alone and, where the networks sum in the same order, the pipeline's. The
-    other `pixels_` figures compare with the pipeline as it comes: the largest difference of 255,
-    and the share of pixels without any.
+    `pixels_equal` says whether every picture that was made together with others equals, to the
+    last bit, the same picture made alone, and the pipeline's if that uses our kernels. The other
+    `pixels_` figures compare with the pipeline's own kernels: the largest difference of 255, and
+    the share of equal pixels.
     """
 
     device: str
@@ -95,7 +97,7 @@ class Figures:
 
 @console.one_sentence
 def bench(config: Any, *, model: str | None, as_json: bool, quick: bool) -> int:
-    """Measure and print; return the exit code, which is 0 whatever the figures are."""
+    """Measure and print; return the exit code, which does not depend on the figures."""
     settings = load_settings(config, model=model)
     profile = console.locate_model(settings.model, settings.prediction_type)
     with console.status("Measuring; nothing else should run now"):
@@ -103,7 +105,7 @@ def bench(config: Any, *, model: str | None, as_json: bool, quick: bool) -> int:
     if as_json:
         console.out.print(json.dumps(asdict(figures)), markup=False)
     else:
-        _tell(figures)
+        _print(figures)
     return 0
 
 
@@ -128,7 +130,7 @@ def _measure(settings: Settings, profile: ModelProfile, extent: Extent) -> Figur
 
 
 def _compete(settings: Settings, extent: Extent, pictures: Path) -> Rounds:
-    """Return the times of all contenders; the users' pictures come into the folder `pictures`."""
+    """Return the times of all contenders; write the users' pictures to the folder `pictures`."""
     from . import contender as names  # noqa: PLC0415
     from .rounds import take_turn, take_turns  # noqa: PLC0415
 
@@ -138,7 +140,7 @@ def _compete(settings: Settings, extent: Extent, pictures: Path) -> Rounds:
     taken = take_turns(assigned(names.PIPELINE, names.ENGINE), extent.rounds, pictures=pictures)
     compiled = assigned(names.PIPELINE_COMPILED, names.ENGINE_COMPILED)
     taken.turns += take_turns(compiled, extent.compiled_rounds).turns
-    # For its pixels only, so its times are not kept.
+    # Only the pixels of this contender are used, not its times.
     take_turn(assigned(names.PIPELINE_WITH_OUR_KERNELS)[names.PIPELINE_WITH_OUR_KERNELS], pictures)
     return taken
 
@@ -146,8 +148,8 @@ def _compete(settings: Settings, extent: Extent, pictures: Path) -> Rounds:
 def _assignment(name: str, settings: Settings, extent: Extent) -> Assignment:
     from .contender import ENGINE, PIPELINE, PIPELINE_WITH_OUR_KERNELS, Assignment  # noqa: PLC0415
 
-    # Whatever the configuration says, a contender is compiled as its name says, and no process of
-    # the benchmark needs the token.
+    # The contender's name decides whether it is compiled. No process of the benchmark needs the
+    # token.
     changed = {"token": None, "compile": False}
     return Assignment(
         contender=name,
@@ -182,9 +184,9 @@ async def _serve(
 ) -> None:
     """Measure what only our service has: the curve of users, estimates, lag, and overhead.
 
-    Nothing is compiled for it, whatever the configuration says.
+    Nothing is compiled here, whatever the configuration says.
     """
-    # Here, because these load torch.
+    # Imported here because they load torch.
     from .contender import USERS  # noqa: PLC0415
     from .overhead import overhead  # noqa: PLC0415
     from .requests import requests  # noqa: PLC0415
@@ -217,7 +219,7 @@ async def _serve(
 
 
 def _preview_share(settings: Settings, profile: ModelProfile) -> float:
-    """Return the time of a preview over that of the step before it, each the shortest of many."""
+    """Return the time of a preview divided by that of a step, each the shortest of many."""
     from generation.engine.calibration import synchronize  # noqa: PLC0415
 
     from ..engines import load_engine  # noqa: PLC0415
@@ -230,7 +232,7 @@ def _preview_share(settings: Settings, profile: ModelProfile) -> float:
     device = images[0].latents.device
 
     def now() -> float:
-        # An accelerator is only given its work by a call, and does it later.
+        # A call only queues work on an accelerator.
         synchronize(device)
         return time.perf_counter()
 
@@ -272,7 +274,7 @@ def _equal(some: Sequence[Any], others: Sequence[Any]) -> int:
     return sum(bool((one == other).all()) for one, other in zip(some, others, strict=True))
 
 
-def _tell(figures: Figures) -> None:
+def _print(figures: Figures) -> None:
     """Print the figures as a table, and the curve as bars."""
     table = Table(title=f"{figures.model} in {figures.dtype} on {figures.device}")
     table.add_column("figure")
@@ -287,8 +289,8 @@ def _tell(figures: Figures) -> None:
     console.out.print(table)
     if figures.others_share > _BUSY_SHARE:
         console.out.print(
-            f"Other programs took {100 * figures.others_share:.0f} % of this machine meanwhile; "
-            "stop them and measure again before you believe these figures."
+            f"Other programs took {100 * figures.others_share:.0f} % of this machine; stop them "
+            "and measure again before you trust these figures."
         )
     most = max(point["steps_per_second"] for point in figures.curve)
     console.out.print("users   steps/s   images/s   mean wait")

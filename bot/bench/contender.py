@@ -1,12 +1,12 @@
 """One contender in a process of its own: `python -m bot.bench.contender FOLDER`.
 
 The process loads the contender and runs it in its main thread. Torch's OpenMP keeps a pool of
-threads for each thread that computes: a model that is loaded in one thread and run in another
-has two pools, and takes about twice its time. So every report says which part of the computing
-was done by the thread that loaded, and `bot.bench.rounds` refuses one that it did not take part in.
+threads for each thread that computes. A model that is loaded in one thread and run in another has
+two pools, and takes about twice its time. So each report says which share of the computing was
+done by the thread that loaded the model. `bot.bench.rounds` refuses a report with a small share.
 
-FOLDER holds `assignment.json`; the process writes `report.json` and, if asked, the pictures
-as `together.npy` and `alone.npy` there.
+FOLDER holds `assignment.json`. The process writes `report.json` there and, if the assignment says
+so, the pictures as `together.npy` and `alone.npy`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ ENGINE_COMPILED: Final = "engine compiled"
 class Assignment:
     """What one process measures.
 
-    It makes one picture of `alone_steps` steps `repetitions` times, and the pictures of eight
-    users, whose steps lie between the two of `steps`.
+    The process makes one picture of `alone_steps` steps `repetitions` times. Then it makes the
+    pictures of eight users; `steps` is the range of their steps.
     """
 
     contender: str
@@ -66,9 +66,9 @@ class Assignment:
 class Report:
     """What one process measured; times are in seconds.
 
-    `alone` has one time a repetition, `ends` one a user: how long that user waited. `own_share`
-    is the part of the computing that the thread did which had loaded the contender (None where
-    the system does not tell), and `threads` how many threads torch was to compute with.
+    `alone` has one time for each repetition. `ends` has the waiting time of each user. `own_share`
+    is the share of the computing that was done by the thread that loaded the contender; None if
+    the system does not tell. `threads` is the number of torch's threads.
     """
 
     contender: str
@@ -85,11 +85,11 @@ class Contender(Protocol):
 
     @property
     def device(self) -> str:
-        """Return what it computes on, in words; empty if it does not know."""
+        """Return the name of the device; empty if it is not known."""
 
     @property
     def dtype(self) -> str:
-        """Return the type of its numbers; empty if it does not know."""
+        """Return the type of the numbers; empty if it is not known."""
 
     @property
     def process_id(self) -> int:
@@ -100,14 +100,14 @@ class Contender(Protocol):
         """Return the system's number of the thread that loaded the model."""
 
     def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
-        """Return the pictures, and after how many seconds each user had theirs."""
+        """Return the pictures, and after how many seconds each user got their picture."""
 
 
 class PipelineContender:
     """diffusers' own pipeline; see `bot.bench.reference`."""
 
     def __init__(self, settings: Settings, profile: ModelProfile, *, kind: str) -> None:
-        # Here, because it loads torch, which a process that runs our engine does not.
+        # Imported here because it loads torch; the process of the other contender must not.
         from .reference import Reference  # noqa: PLC0415
 
         self.loading_thread = threading.get_native_id()
@@ -132,7 +132,7 @@ class PipelineContender:
 
 
 class EngineContender:
-    """Our engine as the bot runs it: a queue in this process, the engine in one of its own."""
+    """Our engine as the bot runs it: a queue in this process, and an engine process."""
 
     def __init__(self, settings: Settings, profile: ModelProfile) -> None:
         self.device = settings.device or ""
@@ -162,7 +162,7 @@ class EngineContender:
 
     @property
     def loading_thread(self) -> int:
-        """Return the main thread of the engine's process, which has its number."""
+        """Return the main thread of the engine's process, which has the process's id."""
         return self.process_id
 
     def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
@@ -187,7 +187,7 @@ def array(image: GeneratedImage) -> Picture:
 def open_contender(
     kind: str, settings: Settings, profile: ModelProfile
 ) -> PipelineContender | EngineContender:
-    """Load the contender of that name in the calling thread."""
+    """Load the contender called `kind` in the calling thread."""
     if kind in (ENGINE, ENGINE_COMPILED):
         compiled = settings.model_copy(update={"compile": kind == ENGINE_COMPILED})
         return EngineContender(compiled, profile)
@@ -195,7 +195,7 @@ def open_contender(
 
 
 class OwnShare:
-    """The part of a process's computing that one of its threads does while inside."""
+    """The share of a process's computing that one of its threads does inside the block."""
 
     def __init__(self, process_id: int, thread: int) -> None:
         self._process = psutil.Process(process_id)
@@ -215,10 +215,9 @@ class OwnShare:
             self.share = own / max(whole, 1e-9)
 
     def _seconds(self) -> tuple[float | None, float]:
-        """Return what the thread and the whole process have computed.
+        """Return the CPU seconds of the thread and of the whole process.
 
-        The process's own count has the threads that have ended too; a sum over those that it has
-        now would leave out the very thread that did the work, once it is gone.
+        The process's own count includes threads that have ended, unlike a sum over its threads.
         """
         threads = {one.id: one.user_time + one.system_time for one in self._process.threads()}
         taken = self._process.cpu_times()
@@ -228,7 +227,7 @@ class OwnShare:
 def measure(
     contender: Contender, assignment: Assignment, profile: ModelProfile, *, threads: int
 ) -> tuple[Report, list[Picture], list[Picture]]:
-    """Return what `contender` takes, and its pictures of the users: made together, made alone."""
+    """Return the times of `contender`, and the users' pictures: made together, and made alone."""
     side = profile.native_size
     users = requests(USERS, side=side, steps=assignment.steps)
     [single] = requests(1, side=side, steps=(assignment.alone_steps,) * 2)

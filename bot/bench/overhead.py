@@ -1,4 +1,4 @@
-"""What queue and storage cost for each picture, with an engine that costs nothing."""
+"""The time of queue and storage for each picture, with an engine that takes no time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Image:
 
 
 class _Instant:
-    """Gives back a picture that was made before."""
+    """An engine that returns a picture that was made before."""
 
     def __init__(self, image: GeneratedImage) -> None:
         self._image = image
@@ -65,10 +65,10 @@ class _Instant:
 
 
 async def overhead(image: GeneratedImage, *, count: int) -> float:
-    """Return the seconds for each of `count` pictures from the request to the stored file.
+    """Return the seconds for each of `count` pictures, from the request to the stored file.
 
-    Each job is committed, queued, taken up, encoded as a PNG, stored and marked as delivered,
-    by several users at a time, in a database and files of the real kind.
+    Each job is committed, queued, started, encoded as a PNG, stored and marked as delivered.
+    Eight users work at a time, on a real database with real files.
     """
     request = image.recipe.request(None)
     with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:

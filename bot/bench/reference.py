@@ -1,4 +1,4 @@
-"""diffusers' own pipeline on the same weights, as it is without us."""
+"""diffusers' own pipeline on the same weights."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Picture = npt.NDArray[np.uint8]
 
 
 class Reference:
-    """Makes pictures one after the other by `StableDiffusionPipeline`.
+    """Makes pictures one after the other with `StableDiffusionPipeline`.
 
-    With `compiled` its UNet is compiled as diffusers' documentation advises. The thread that makes
-    it must also use it: OpenMP keeps a pool of threads for each thread that computes, and with two
-    pools everything takes about twice its time.
+    With `compiled` its UNet is compiled as diffusers' documentation advises. The thread that loads
+    it must also run it: OpenMP keeps a pool of threads for each thread that computes, and with two
+    pools everything takes about twice as long.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Reference:
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         with quiet():
-            # Only its first mention loads it, and with it what warns of missing torchvision.
+            # diffusers loads this class at its first use, and then warns of missing torchvision.
             pipeline: Any = diffusers.StableDiffusionPipeline.from_pretrained(
                 profile.folder, dtype=self.dtype, use_safetensors=True, local_files_only=True
             )
@@ -63,7 +63,7 @@ class Reference:
         return np.asarray(made.images[0])
 
     def timed(self, requests: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
-        """Return the pictures, and after how many seconds each was there."""
+        """Return the pictures, and after how many seconds each was finished."""
         start = time.perf_counter()
         pictures, ends = [], []
         for request in requests:
@@ -72,13 +72,13 @@ class Reference:
         return pictures, ends
 
     def sum_like_the_engine(self) -> None:
-        """Prepare the networks as the engine's are, so that only what it does itself differs."""
+        """Prepare the networks as the engine does, so that only the code around them differs."""
         deterministic.prepare(self._pipeline.unet)
         deterministic.prepare(self._pipeline.vae)
 
     @property
     def name(self) -> str:
-        """Return the device in words."""
+        """Return the name of the device."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return f"{self.device.type}, {torch.get_num_threads()} threads"

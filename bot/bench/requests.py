@@ -1,4 +1,4 @@
-"""What the users of the benchmark ask for: always the same, and as mixed as in a server."""
+"""The requests of the benchmark's users: always the same, and as mixed as on a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROMPTS: Final = (
 def requests(count: int, *, side: int, steps: tuple[int, int]) -> list[GenerationRequest]:
     """Return `count` requests with different prompts, steps, guidance scales and seeds.
 
-    All are guided and `side` x `side` pixels; the steps lie between the two of `steps`.
+    All are guided, and `side` x `side` pixels large. `steps` is the range of their steps.
     """
     random = Random(0)  # noqa: S311 - the same every time
     return [

@@ -1,4 +1,4 @@
-"""Contenders one after the other, each time in a fresh process, and the medians of all rounds."""
+"""Runs the contenders in turns, each time in a fresh process, and takes medians of all rounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from generation.errors import GenerationError
 
 from .contender import Assignment, Report
 
-# `imagine-bot` sets it for its own engine, and nobody else would have it.
+# `imagine-bot` sets this for its own engine. The pipeline must run without it.
 _OUR_SETTINGS: Final = {"GOMP_SPINCOUNT": "2000"}
 _ERROR_LENGTH: Final = 300
 
@@ -29,7 +29,7 @@ class BenchFailed(GenerationError):
 
 
 class Unfair(BenchFailed):
-    """A contender did not compute in the thread that loaded it: its times would be far too long."""
+    """A contender did not compute in the thread that loaded it, so its times are too long."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(
@@ -41,7 +41,7 @@ class Unfair(BenchFailed):
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of what fresh processes measured, and its range."""
+    """The median of the results of fresh processes, and their range."""
 
     median: float
     low: float
@@ -55,10 +55,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One process of a contender: what it measured, and how busy the machine was with others.
+    """One process of a contender: its report, and how busy the machine was.
 
-    `others` is the share of the machine's processors that other programs took meanwhile, `load`
-    the system's load average of a minute when it began.
+    `others` is the share of the processors that other programs took meanwhile. `load` is the
+    system's load average of a minute at the start.
     """
 
     report: Report
@@ -67,33 +67,33 @@ class Turn:
 
 
 class Rounds:
-    """The turns of all contenders, in the order in which they were taken."""
+    """The turns of all contenders, in order."""
 
     def __init__(self) -> None:
         self.turns: list[Turn] = []
 
     def of(self, contender: str) -> list[Report]:
-        """Return the reports of one contender, a round each."""
+        """Return the reports of one contender, one for each round."""
         return [turn.report for turn in self.turns if turn.report.contender == contender]
 
     def alone(self, contender: str) -> Spread:
-        """Return the seconds for one picture alone, from the median of each process."""
+        """Return the seconds for one picture alone: the median of each process."""
         return Spread.of([statistics.median(one.alone) for one in self.of(contender)])
 
     def users(self, contender: str) -> Spread:
-        """Return the seconds until the last of the eight users had their picture."""
+        """Return the seconds until the last of the eight users got their picture."""
         return Spread.of([max(one.ends) for one in self.of(contender)])
 
     def alone_ratio(self, ours: str, theirs: str) -> Spread:
-        """Return our time for one picture over theirs, round by round."""
+        """Return our time for one picture divided by theirs, for each round."""
         return self._ratio(ours, theirs, lambda report: statistics.median(report.alone))
 
     def speedup(self, ours: str, theirs: str) -> Spread:
-        """Return their time for the eight users over ours, round by round."""
+        """Return their time for the eight users divided by ours, for each round."""
         return self._ratio(theirs, ours, lambda report: max(report.ends))
 
     def wait_ratio(self, ours: str, theirs: str) -> Spread:
-        """Return our mean waiting time of the eight users over theirs, round by round."""
+        """Return our mean waiting time of the eight users divided by theirs, for each round."""
         return self._ratio(ours, theirs, lambda report: statistics.fmean(report.ends))
 
     def _ratio(self, upper: str, lower: str, of: Callable[[Report], float]) -> Spread:
@@ -106,8 +106,8 @@ def take_turns(
 ) -> Rounds:
     """Measure every contender `rounds` times, in turns, each time in a fresh process.
 
-    Every second round goes the other way, so that no contender always comes after the same one.
-    Pictures that an assignment keeps are written below `pictures`, those of the first round only.
+    Every second round has the reverse order, so that no contender always follows the same one.
+    Pictures that an assignment keeps are written to `pictures`, in the first round only.
 
     Raises:
         Unfair: a contender did not compute in the thread that loaded it.
@@ -126,11 +126,11 @@ def take_turns(
 def take_turn(
     assignment: Assignment, pictures: Path | None = None, *, module: str = "bot.bench.contender"
 ) -> Turn:
-    """Have a fresh process carry out `assignment`; `module` is what it runs.
+    """Run `assignment` in a fresh process of `module`.
 
     Raises:
-        Unfair: it did not compute in the thread that loaded it.
-        BenchFailed: it failed.
+        Unfair: the contender did not compute in the thread that loaded it.
+        BenchFailed: the process failed.
     """
     with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as parent:
         folder = Path(parent)
@@ -159,12 +159,12 @@ def take_turn(
 
 
 def check_fair(report: Report) -> None:
-    """Return only if the thread that loaded a contender took its full part in the computing.
+    """Check that the thread that loaded a contender did its part of the computing.
 
-    With n threads that is an nth of all; one that only waits for another has next to none.
+    Of n threads each does an nth. A thread that only waits for another does almost nothing.
 
     Raises:
-        Unfair: it did not.
+        Unfair: it did not do its part.
     """
     if report.own_share is not None and report.own_share < 0.5 / max(report.threads, 1):
         raise Unfair(report)
@@ -180,10 +180,9 @@ def _environment(contender: str) -> dict[str, str]:
 
 
 class _Others:
-    """How much of the machine's processors other programs take, from its making on.
+    """The share of the processors that other programs take, since this object was made.
 
-    What the process that is measured has taken is known when it has ended: this process's
-    children and theirs are counted by the system then.
+    The measured process has to have ended: the system counts children only then.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole service at work: how late the event loop is while the engine runs flat out."""
+"""The whole service at work: how late the event loop is while the engine is busy."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ class _Mailbox:
 async def serve(
     queue: GenerationQueue[Any], requests: Sequence[GenerationRequest], *, progress_seconds: float
 ) -> LoopLag:
-    """Return how late the event loop is while the service answers a user for each of `requests`.
+    """Return how late the event loop is while the service answers `requests`, one user each.
 
-    All is as in the bot, but that nothing is sent: jobs are stored, queued and taken up; progress
-    and previews are made ready to be shown; pictures are stored, read again and made ready.
+    Everything is done as in the bot, except sending: jobs are stored, queued and run; progress and
+    previews are prepared; pictures are stored, read again and prepared.
 
     Raises:
-        GenerationError: a job came to nothing.
+        GenerationError: a job failed.
     """
     lag, mailbox = LoopLag(), _Mailbox(progress_seconds)
     with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:

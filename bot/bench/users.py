@@ -1,4 +1,4 @@
-"""Users at the queue: their pictures, their waits, and what the event loop felt of it."""
+"""Users of the queue: their pictures, their waiting times, and the lag of the event loop."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LIMIT: Final = 1_000
 
 @dataclass(slots=True)
 class Rush:
-    """What came of several users who asked at the same moment.
+    """The results of several users who asked at the same moment.
 
-    `ends` are the seconds until each had the picture; `errors` tell by how much, as a share,
-    the first estimate that each was given was off.
+    `ends` are the seconds until each user got the picture. `errors` are the relative errors of
+    the first estimate that each user was given.
     """
 
     images: list[GeneratedImage]
@@ -39,18 +39,18 @@ class Rush:
 
     @property
     def seconds(self) -> float:
-        """Return how long it took until all had their pictures."""
+        """Return the seconds until all users had their pictures."""
         return max(self.ends)
 
     @property
     def mean_wait(self) -> float:
-        """Return how long a user waited on average."""
+        """Return the mean waiting time of a user in seconds."""
         return statistics.fmean(self.ends)
 
 
 @dataclass(slots=True)
 class LoopLag:
-    """How late the event loop was with what was due, in seconds."""
+    """How late the event loop ran its timers, in seconds."""
 
     lags: list[float] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ class LoopLag:
             self.lags.append(time.perf_counter() - due)
 
     def percentile(self, share: int) -> float:
-        """Return the lag in ms that `share` % of all do not exceed."""
+        """Return the lag in ms that `share` % of the timers do not exceed."""
         return 1e3 * statistics.quantiles(self.lags, n=100)[share - 1]
 
 
@@ -79,12 +79,12 @@ async def open_queue(settings: Settings, profile: Any) -> AsyncIterator[Generati
 
 
 def queue_of(make_engine: Callable[[], EngineLike[Any]], *, previews: bool) -> GenerationQueue[Any]:
-    """Return a queue that has room for everybody in the benchmark."""
+    """Return a queue with room for all users of the benchmark."""
     return GenerationQueue(make_engine, limit=_LIMIT, previews=previews)
 
 
 async def rush(queue: GenerationQueue[Any], requests: Sequence[GenerationRequest]) -> Rush:
-    """Have a user ask for each of `requests`, all at once, and wait for all pictures."""
+    """Send each of `requests` as one user, all at once, and wait for all pictures."""
     start = time.perf_counter()
     made = await asyncio.gather(
         *(_ask(queue, number, request, start) for number, request in enumerate(requests))

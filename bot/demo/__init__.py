@@ -12,7 +12,7 @@ __all__ = ["play_once", "serve"]
 
 
 class DemoNotInstalled(BotError):
-    """The simulated Discord is an extra that was not installed."""
+    """The extra with the simulated Discord is not installed."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -22,9 +22,9 @@ class DemoNotInstalled(BotError):
 
 @console.one_sentence
 def serve(port: int) -> int:
-    """Serve the page until it is ended, Ctrl-C or SIGTERM; return the exit code.
+    """Serve the page until Ctrl-C, SIGTERM or the page itself ends it; return the exit code.
 
-    Port 0 takes any that is free.
+    Port 0 is any free port.
     """
     _prepare()
     from .page import serve_page  # noqa: PLC0415 - needs the extra
@@ -34,7 +34,7 @@ def serve(port: int) -> int:
 
 @console.one_sentence
 def play_once() -> int:
-    """Play /imagine, /vary and 🔁 without a browser; return 0 only if all three were answered."""
+    """Run /imagine, /vary and 🔁 without a browser; return 0 only if all three are answered."""
     _prepare()
     from .script import play  # noqa: PLC0415 - needs the extra
 
@@ -45,6 +45,6 @@ def _prepare() -> None:
     if importlib.util.find_spec("simcord") is None:
         raise DemoNotInstalled
     console.set_up_logging("WARNING")
-    # A person who looks at a demo can do nothing about a deprecation, or the codecs of voice bots.
+    # Deprecations and missing codecs for voice do not matter in a demo.
     for name in ("discord", "py.warnings"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Keeps the page at what the bot does by itself."""
+"""Refreshes the page when the bot does something by itself."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Controls = dict[int, list[dict[str, Any]]]
 
 
 class Follower:
-    """Publishes the page again when one of the bot's messages has changed, at most twice a second.
+    """Publishes the page again when a message of the bot changes, at most twice a second.
 
-    Never on a timer: the page refuses a click that was aimed at an older revision of it.
+    It does not refresh on a timer, because the page refuses a click on an older revision.
     """
 
     def __init__(self, world: World, preview: Preview) -> None:
@@ -30,7 +30,7 @@ class Follower:
         self._moved = False
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Refresh until cancelled."""
         self._world.on_message_change(self._note)
         while True:
             await self._changed.wait()
@@ -43,27 +43,27 @@ class Follower:
             await asyncio.sleep(_PAUSE_SECONDS)
 
     def _note(self) -> None:
-        """Note that a message changed, and whether the buttons below an older one did."""
+        """Note that a message changed, and whether the buttons of an older one changed."""
         controls = self._present_controls()
         self._moved |= any(controls.get(key) != value for key, value in self._controls.items())
         self._controls = controls
         self._changed.set()
 
     def _busy(self) -> bool:
-        """Return whether somebody is just doing something on the page."""
+        """Return whether an action on the page is in progress."""
         return self._world.env._operation_task is not None
 
     def _publish(self) -> None:
-        """Do what `Preview.refresh` does, in one go.
+        """Do what `Preview.refresh` does, but without an await.
 
-        That one waits in the middle, and an action that reaches the page meanwhile is never
-        answered: the page then takes no other until it is loaded again.
+        `refresh` awaits in the middle. An action that reaches the page at that moment is never
+        answered, and the page takes no other action until it is loaded again.
         """
         self._preview._advance_presentation_time()
         for page in tuple(self._preview._pages.values()):
             if not self._moved:
-                # Progress leaves every button in its place, so a click that was aimed at the
-                # page of before is as good: the page would refuse it for an older revision.
+                # Progress moves no button, so a click on the page before this one is still right.
+                # The page would refuse it for its older revision.
                 page.revision -= 1
             self._preview._publish(page, reason="refresh")
         self._moved = False

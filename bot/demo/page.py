@@ -1,4 +1,4 @@
-"""The demo in the browser: a page that follows what the bot does."""
+"""The demo in the browser."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ _HINT: Final = (
 
 
 class PageNotServed(BotError):
-    """The page cannot be served at the port that was asked for."""
+    """The page cannot be served at the requested port."""
 
     def __init__(self, port: int) -> None:
         super().__init__(
             f"The page cannot be served at port {port}; choose another with --port, or leave "
-            "--port out for any that is free."
+            "--port out for any free port."
         )
 
 
 def serve_page(port: int) -> int:
-    """Serve the page until it is ended, or the process is told to stop; return the exit code.
+    """Serve the page until it is closed or a signal stops the process; return the exit code.
 
     Raises:
-        PageNotServed: the port is taken, or none.
+        PageNotServed: the port is in use, or no port.
     """
     _check(port)
     return asyncio.run(_until_stopped(port))
 
 
 def _check(port: int) -> None:
-    """Find out now, and not when the model is loaded."""
+    """Check the port before the model is loaded."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except (OSError, OverflowError) as error:
@@ -106,7 +106,7 @@ async def _present(world: World, preview: Preview) -> None:
 
 
 def open_browser(url: str) -> None:
-    """Open the page where there is a browser with a window; without one the address is printed."""
+    """Open the page in a browser, if this machine has windows; its address is printed anyway."""
     environment = os.environ
     windows = (
         sys.platform == "darwin" or "DISPLAY" in environment or "WAYLAND_DISPLAY" in environment

@@ -22,7 +22,7 @@ _PATIENCE_SECONDS: Final = 60.0
 
 
 class NotAnswered(BotError):
-    """What was asked for did not come; the sentence says what was answered instead."""
+    """The bot did not answer with a picture; the sentence says what it answered."""
 
     def __init__(self, asked: str, answer: str) -> None:
         instead = f"it said: {answer}" if answer else "it said nothing"
@@ -30,7 +30,7 @@ class NotAnswered(BotError):
 
 
 def play() -> int:
-    """Play the script and return the exit code.
+    """Run the script and return the exit code.
 
     Raises:
         NotAnswered: a request was not answered with a picture.
@@ -51,14 +51,14 @@ async def _play() -> int:
 
 
 class Script:
-    """Has people ask for pictures, prints the answers and keeps the files."""
+    """Sends requests as Alice and Bob, prints the answers and keeps the files."""
 
     def __init__(self, world: World, folder: Path) -> None:
         self._world = world
         self._folder = folder
 
     async def command(self, name: str, **options: str | int) -> discord.Message:
-        """Have Alice use a slash command, and return the message with the picture."""
+        """Send a slash command as Alice, and return the message with the picture."""
         said = " ".join(f"{option}: {value}" for option, value in options.items())
         asked = f"/{name} {said}"
         self._say(f"alice: {asked}")
@@ -69,7 +69,7 @@ class Script:
         return await self._answered(asked, answer.id)
 
     async def suggestion(self, name: str, option: str) -> str:
-        """Return the first suggestion that Alice gets for an option of a command."""
+        """Return the first suggestion for an option of a command, as Alice."""
         alice, channel = self._world.alice, self._world.channel
         choices = await alice.autocomplete(channel, name, option, "")
         if not choices:
@@ -77,7 +77,7 @@ class Script:
         return str(choices[0]["value"])
 
     async def react(self, message: discord.Message, emoji: str) -> discord.Message:
-        """Have Bob react to a message, and return the one with the new picture."""
+        """React to a message as Bob, and return the message with the new picture."""
         asked = f"{emoji} below that picture"
         self._say(f"bob: {asked}")
         before = {known.id for known in self._world.messages()}
@@ -114,7 +114,7 @@ class Script:
         return message
 
     def _text(self, message: discord.Message) -> str:
-        """Return what people read in a message."""
+        """Return the text of a message as people read it."""
         text = message.content
         for person in (self._world.alice, self._world.bob):
             text = text.replace(f"<@{person.id}>", f"@{person.name}")

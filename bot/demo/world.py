@@ -1,4 +1,4 @@
-"""The simulated server: the real bot, a channel, and two people."""
+"""The simulated server: the real bot, a channel and two people."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CHANGES: Final = frozenset({"MESSAGE_CREATE", "MESSAGE_UPDATE", "MESSAGE_DELETE
 
 
 class _DemoSettings(Settings):
-    """The same settings, whatever the environment says: the demo is the same everywhere."""
+    """Settings that ignore the environment, so that the demo is the same everywhere."""
 
     @classmethod
     def settings_customise_sources(
@@ -46,9 +46,9 @@ class _DemoSettings(Settings):
 
 
 class _WallClock(Clock):
-    """Tells the people of the simulated server the time of day.
+    """Gives the simulated server the time of day.
 
-    SimCord's own clock stands still at one instant; it goes on counting the timers.
+    SimCord's own clock stands still. Its count for timers goes on.
     """
 
     def now(self) -> datetime:
@@ -58,9 +58,9 @@ class _WallClock(Clock):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A server with the running bot in it; Alice is a moderator, Bob is not.
+    """A server with the running bot. Alice is a moderator, Bob is not.
 
-    The helper is another bot, whose reactions do nothing.
+    The helper is another bot. Its reactions have no effect.
     """
 
     env: simcord.Env
@@ -71,13 +71,13 @@ class World:
     helper: simcord.MemberActor
 
     def messages(self) -> list[discord.Message]:
-        """Return what stands in the channel, oldest first."""
+        """Return the messages of the channel, oldest first."""
         return self.channel.history()
 
     def on_message_change(self, tell: Callable[[], None]) -> None:
-        """Call `tell` whenever a message of the bot has come, changed or gone.
+        """Call `tell` whenever a message of the bot is created, changed or deleted.
 
-        The bot itself is not told of messages: it does not ask Discord for those events.
+        The bot itself does not get these events: it does not subscribe to them.
         """
         bot_id = str(self.env.backend.bot_user.id)
 
@@ -89,7 +89,7 @@ class World:
         self.env.backend.subscribers.append(listen)
 
     def offer_reaction(self, emoji: str) -> None:
-        """Have the helper react to every picture that nobody has reacted to.
+        """React as the helper to every picture without a reaction.
 
         On the page people can join a reaction, but not start one.
         """
@@ -101,10 +101,10 @@ class World:
                 backend.add_reaction(self.channel.id, message.id, emoji, self.helper.id)
 
     async def until(self, condition: Callable[[], T | None], *, seconds: float) -> T:
-        """Return what `condition` returns once that is true, looking whenever a message changes.
+        """Return the first true value of `condition`, which is called after each message change.
 
         Raises:
-            TimeoutError: it did not become true.
+            TimeoutError: no value was true in time.
         """
         changed = asyncio.Event()
         self.on_message_change(changed.set)
@@ -117,7 +117,7 @@ class World:
 
 @asynccontextmanager
 async def open_world() -> AsyncIterator[World]:
-    """Start the bot with the starter model in a server of its own; all is gone afterwards.
+    """Start the bot with the starter model on a new server; everything is removed afterwards.
 
     Raises:
         ModelError: the starter model is damaged.
@@ -128,7 +128,7 @@ async def open_world() -> AsyncIterator[World]:
         )
         profile = locate(settings.model, prediction_type=settings.prediction_type)
         bot = create_bot(settings, profile=profile)
-        # What goes wrong in the bot is in its log and in its answers.
+        # The bot reports its errors in its log and in its answers.
         async with simcord.run(bot, check_errors=False) as env:
             try:
                 yield _populate(env, bot)

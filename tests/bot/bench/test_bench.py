@@ -168,7 +168,7 @@ def test_the_table_shows_ranges_what_was_not_measured_the_curve_and_a_busy_machi
         curve=[{**point, "mean_wait_seconds": 1.0}],
     )
     with command.console.out.capture() as output:
-        command._tell(figures)
+        command._print(figures)
     text = output.get()
     assert "not measured" in text
     assert "1.000 (0.900 to 1.100)" in text
