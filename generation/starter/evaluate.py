@@ -1,6 +1,6 @@
 """Measure a starter model: `python -m generation.starter.evaluate --help`.
 
-Prints a table of every figure with its goal, and writes the same as JSON if asked to.
+Prints a table of every figure with its goal. With `--json` it writes the same as JSON.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _DASH: Final = "-"
 def open_subjects(
     model: Path, work: Path, *, share: float, steps: int, guidance: float | None
 ) -> Subjects:
-    """Return all that the measures need for the model in the folder `model`.
+    """Return what the measures need for the model in the folder `model`.
 
-    Without `guidance` it is the model's own.
+    The default of `guidance` is the model's own guidance scale.
     """
     album, held = read_album(work)
     painter, autoencoder = Painter.open(model), open_autoencoder(model)
@@ -65,8 +65,8 @@ def open_subjects(
 def open_autoencoder(model: Path) -> Any:
     """Return the autoencoder in the folder `model` as diffusers runs it, in float32.
 
-    The engine's own makes each picture the same whatever is beside it, which no measure asks for
-    and which takes twice as long.
+    The engine's own decodes each picture independently of the others. No measure needs that, and it
+    takes twice as long.
     """
     with quiet():
         found = AutoencoderKL.from_pretrained(model, subfolder="vae", torch_dtype=torch.float32)
@@ -85,7 +85,7 @@ def measure(
         Path | None, typer.Option("--json", help="Write the figures here.")
     ] = None,
 ) -> None:
-    """Measure the model; every figure has the seeds that training never used."""
+    """Measure the model, with seeds that training never used."""
     if unknown := set(only or ()) - set(MEASURES):
         raise typer.BadParameter(f"there is no measure {', '.join(sorted(unknown))}")
     subjects = open_subjects(model, work, share=share, steps=steps, guidance=guidance)
@@ -103,7 +103,7 @@ def measure(
 
 
 def as_table(figures: list[Figure]) -> Table:
-    """Return the figures as a table, with how many cases each stands for."""
+    """Return the figures as a table, with the number of cases of each."""
     table = Table("Figure", "Value", "Goal", "Cases", "Reached")
     for figure in figures:
         table.add_row(
@@ -123,10 +123,10 @@ def card(
     model: Model = _MODEL,
     work: Work = _WORK,
     history: Annotated[
-        Path | None, typer.Option(help="A file with a section on how it was really made.")
+        Path | None, typer.Option(help="A file with a section on how the weights were made.")
     ] = None,
 ) -> None:
-    """Write the model's card to FILE, with the figures that were measured."""
+    """Write the model's card to FILE, with the measured figures."""
     album, _ = read_album(work)
     measured = json.loads(figures.read_text("utf-8"))
     told = history.read_text("utf-8") if history else ""
@@ -141,7 +141,7 @@ def contacts(
     steps: int = 30,
     guidance: Guidance = None,
 ) -> None:
-    """Write a contact sheet of 100 prompts to FILE, and the prompts, row by row, beside it."""
+    """Write a contact sheet of 100 prompts to FILE, and the prompts to a text file beside it."""
     subjects = open_subjects(model, work, share=1.0, steps=steps, guidance=guidance)
     prompts = random_prompts(subjects.album, subjects.held, _CONTACTS, _CONTACT_SEED)
     contact_sheet(subjects, prompts).save(file)

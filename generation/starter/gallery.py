@@ -40,7 +40,7 @@ def grid(file: Path, model: Model = _MODEL, seed: Seed = 0) -> None:
 
 @app.command()
 def variations(file: Path, model: Model = _MODEL, seed: Seed = 0) -> None:
-    """Paint an apple, then variations of it by strength; below, with another prompt."""
+    """Paint an apple and its variations by strength: a row with its prompt, one with another."""
     painter = Painter.open(model)
     first = _request(painter, _SOURCE, seed)
     source = to_pixels(painter.paint([first])[0])
@@ -59,7 +59,7 @@ def variations(file: Path, model: Model = _MODEL, seed: Seed = 0) -> None:
 
 @app.command()
 def guidance(file: Path, model: Model = _MODEL, seed: Seed = 0) -> None:
-    """Paint a few prompts, a row each, by guidance scale."""
+    """Paint a row of pictures by guidance scale for each of a few prompts."""
     painter = Painter.open(model)
     wanted = [
         replace(_request(painter, text, seed), guidance_scale=scale)

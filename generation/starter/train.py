@@ -1,7 +1,7 @@
-"""Train the starter model, step by step; every step goes on from where it was stopped.
+"""Train the starter model. Each command continues from its last checkpoint.
 
-`fetch`, then `autoencoder`, `latents`, `reading`, `diffusion`, `export` and `emoji`. A step on
-several processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
+Run `fetch`, then `autoencoder`, `latents`, `reading`, `diffusion`, `export` and `emoji`. To run a
+command on several processes: `torchrun --nproc-per-node 2 -m generation.starter.train diffusion`.
 """
 
 from __future__ import annotations
@@ -44,18 +44,16 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 _console = Console(stderr=True, soft_wrap=True)
 
 Work = Annotated[Path, typer.Option(help="The folder for packages, caches and checkpoints.")]
-Steps = Annotated[int, typer.Option(help="Stop at this step; a later call goes on from there.")]
+Steps = Annotated[int, typer.Option(help="Stop at this step; a later call continues from there.")]
 Decay = Annotated[
     int | None,
-    typer.Option(help="Lower the rate from now on, over so many steps, and stop then."),
+    typer.Option(help="Lower the rate over so many steps, beginning now, and stop then."),
 ]
-InPrecision = Annotated[Precision, typer.Option(help="The numbers of layers; no: float32.")]
+InPrecision = Annotated[Precision, typer.Option(help="The type of numbers; no: float32.")]
 Batch = Annotated[int, typer.Option(help="Pictures in one step, over all processes.")]
 Peak = Annotated[float, typer.Option(help="The learning rate after the warm-up.")]
-Workers = Annotated[int, typer.Option(help="Processes that make batches, beside a GPU say 8.")]
-Compiled = Annotated[
-    bool, typer.Option("--compile", help="Compile what is trained; on a GPU only.")
-]
+Workers = Annotated[int, typer.Option(help="Processes that make batches; for one GPU about 8.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Compile the network; on a GPU only.")]
 Save = Annotated[int, typer.Option(help="Write a checkpoint every so many steps.")]
 
 SEED: Final = 0
@@ -65,7 +63,7 @@ _SAMPLE_COLUMNS: Final = 4
 
 
 def _one_by_one() -> AbstractContextManager[None]:
-    """Let the main process make what is missing, and the others of a `torchrun` find it."""
+    """Let the main process of a `torchrun` make missing files before the others look for them."""
     turns: AbstractContextManager[None] = _processes().main_process_first()
     return turns
 
@@ -76,7 +74,7 @@ def _processes() -> PartialState:
 
 @contextmanager
 def _in_one_sentence() -> Iterator[None]:
-    """Turn what is wrong with the files in a work folder into what the command says."""
+    """Turn errors about files of a work folder into the command's own error."""
     try:
         yield
     except (FileExistsError, FileNotFoundError, SourceUnavailable, ValueError) as error:
@@ -84,7 +82,7 @@ def _in_one_sentence() -> Iterator[None]:
 
 
 def read_album(work: Path) -> tuple[Album, HeldOut]:
-    """Return the album in `work`, fetched and drawn if it is not there, and what is held out."""
+    """Return the album in `work`, and what is held out; a missing album is fetched and drawn."""
     with _one_by_one(), _in_one_sentence():
         fetch_sources(work / "packages")
         album = open_album(work / "packages", work / "cache", tuple(STYLES))
@@ -107,7 +105,7 @@ def _settings(
     *,
     compiled: bool = False,
 ) -> Settings:
-    """Return how to train; a decay that a checkpoint has begun goes on where it was."""
+    """Return the settings of a training; a decay that a checkpoint began is continued."""
     if compiled and not torch.cuda.is_available():
         raise typer.BadParameter("--compile needs a GPU: on a CPU its gradients are wrong.")
     state = read(file) or {"step": 0, "decay_from": None}
@@ -133,12 +131,12 @@ def _train(
     until: int,
     on_save: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Train up to step `until`; say so if the training has been there already."""
+    """Train up to step `until`; print a message if the training is already there."""
     state = read(work / f"{task.name}.pt")
     if state is not None and state["step"] >= until:
         _console.print(
-            f"The {task.name} is at step {state['step']} already, and what was asked for ends at "
-            f"step {until}; to go on after a decay, train without one first."
+            f"The {task.name} is at step {state['step']} already, and this call ends at step "
+            f"{until}; to continue after a decay, train without one first."
         )
         return
     run_training(task, settings, work, until=until, report=_say, on_save=on_save)
@@ -162,7 +160,7 @@ def autoencoder(
     save: Save = 100,
     workers: Workers = 0,
     decoder_only: Annotated[
-        bool, typer.Option(help="Leave the encoder, and so the encoded scenes, as they are.")
+        bool, typer.Option(help="Keep the encoder, so the encoded scenes stay valid.")
     ] = False,
 ) -> None:
     """Train the autoencoder; a step counts crops of 64 pixels."""
@@ -178,7 +176,7 @@ def autoencoder(
 
 @app.command()
 def psnr(work: Work = _WORK, count: int = 200) -> None:
-    """Measure the autoencoder on pictures that it has not seen, and on others."""
+    """Measure the autoencoder on pictures that it has not seen, and on pictures that it has."""
     album, _ = read_album(work)
     with _in_one_sentence():
         network = trained(Shape(), work)
@@ -188,7 +186,7 @@ def psnr(work: Work = _WORK, count: int = 200) -> None:
 
 @app.command()
 def latents(work: Work = _WORK, scenes: int = 40_000, workers: Workers = 0) -> None:
-    """Encode scenes with the trained autoencoder, what is missing of them."""
+    """Encode the missing scenes with the trained autoencoder."""
     album, held = read_album(work)
     shards = -(-scenes // SHARD)
     with _in_one_sentence(), _one_by_one():
@@ -217,9 +215,9 @@ def reading(
     workers: Workers = 0,
     scenes: int = 1_000_000,
 ) -> None:
-    """Train the text encoder alone, to sketch and tell apart what captions mean.
+    """Train the text encoder alone: to sketch what captions mean, and to tell them apart.
 
-    It needs the autoencoder, with which it encodes every picture in all sizes once.
+    The command needs the autoencoder: it encodes every picture in all sizes once.
     """
     album, held = read_album(work)
     settings = _settings(work / "reading.pt", batch, peak, 100, decay, precision, save, workers)
@@ -229,8 +227,8 @@ def reading(
     task = ReadingTask(album, held, forms, scenes, _tokenizer(work, album), Shape(), SEED)
     if (work / "diffusion.pt").is_file():
         _console.print(
-            f"{work / 'diffusion.pt'} has its own text encoder and keeps it; for another one move "
-            "that file away, and train the UNet again."
+            f"{work / 'diffusion.pt'} keeps its own text encoder; to use another one, move that "
+            "file away and train the UNet again."
         )
     _train(task, settings, work, until)
 
@@ -240,7 +238,7 @@ def _forms(work: Path, album: Album, workers: int) -> torch.Tensor:
 
     Raises:
         FileNotFoundError: there is no autoencoder.
-        ValueError: what was drawn was encoded by another autoencoder.
+        ValueError: the stored latents were encoded by another autoencoder.
     """
     network = trained(Shape(), work)
     stored = read(work / "forms.pt")
@@ -251,8 +249,8 @@ def _forms(work: Path, album: Album, workers: int) -> torch.Tensor:
         write(stored, work / "forms.pt")
     if stored["encoder"] != fingerprint(network):
         raise ValueError(
-            f"{work / 'forms.pt'} was encoded by another autoencoder, and so was what was learnt "
-            "from it; remove it and reading.pt, and train the text encoder again."
+            f"{work / 'forms.pt'} was encoded by another autoencoder, and reading.pt was learnt "
+            "from it; remove both, and train the text encoder again."
         )
     forms: torch.Tensor = stored["latents"]
     return forms
@@ -269,11 +267,11 @@ def diffusion(
     save: Save = 200,
     workers: Workers = 0,
     samples: Annotated[
-        int, typer.Option(help="A sheet every so many steps, where one is saved; 0: none.")
+        int, typer.Option(help="Write a sheet of pictures every so many steps; 0: none.")
     ] = 2_000,
     compiled: Compiled = False,
 ) -> None:
-    """Train the UNet on the encoded scenes, with the text encoder that `reading` has taught."""
+    """Train the UNet on the encoded scenes, starting with the text encoder of `reading`."""
     album, held = read_album(work)
     settings = _settings(
         *(work / "diffusion.pt", batch, peak, 300, decay, precision, save, workers),
@@ -317,14 +315,14 @@ def write_samples(work: Path, step: int) -> None:
 
 @app.command()
 def export(folder: Path, work: Work = _WORK) -> None:
-    """Write the trained model to FOLDER, in float16, as diffusers reads it."""
+    """Write the trained model to FOLDER, in float16, in diffusers' layout."""
     with _in_one_sentence():
         export_model(work, folder, Shape())
 
 
 @app.command()
 def emoji(folder: Path, work: Work = _WORK) -> None:
-    """Write to FOLDER what is read for an emoji that somebody types: its name."""
+    """Write to FOLDER the name of each emoji, which the model reads in place of the emoji."""
     with _in_one_sentence():
         names = emoji_names(read_things(work / "packages", tuple(STYLES)))
         text = json.dumps(names, ensure_ascii=False, indent=0, separators=(",", ":"))
@@ -333,14 +331,14 @@ def emoji(folder: Path, work: Work = _WORK) -> None:
 
 @app.command()
 def park(folder: Path, work: Work = _WORK) -> None:
-    """Write what is trained so far to FOLDER, in float16, for `adopt`."""
+    """Write the weights so far to FOLDER, in float16, for `adopt`."""
     with _in_one_sentence():
         park_model(work, folder, Shape())
 
 
 @app.command()
 def adopt(folder: Path, work: Work = _WORK) -> None:
-    """Have training go on from what is in FOLDER instead of from nothing."""
+    """Continue the training from the weights in FOLDER instead of starting from nothing."""
     with _in_one_sentence():
         adopt_model(folder, work, Shape())
 

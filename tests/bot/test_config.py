@@ -48,7 +48,7 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
 def test_more_steps_than_anybody_may_ask_for_are_no_default(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("max_steps = 10\nsteps = 20")
-    with pytest.raises(ConfigError, match=r"steps is 20 and max_steps 10, so nobody"):
+    with pytest.raises(ConfigError, match=r"steps is 20 and max_steps 10, so a request"):
         load_settings(file)
     file.write_text("max_steps = 10\nsteps = 10")
     assert load_settings(file).steps == 10

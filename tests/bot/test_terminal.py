@@ -116,7 +116,7 @@ def test_output_that_cannot_be_written_leaves_no_trace(
     if command == "--help >/dev/full":
         assert result.stderr == (
             "error: The output cannot be written (No space left on device); make room there, or "
-            "send it elsewhere.\n"
+            "redirect it.\n"
         )
 
 

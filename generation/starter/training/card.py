@@ -1,4 +1,4 @@
-"""The model card: what was trained on what, and its figures, filled into `CARD.md`."""
+"""The model card: fills the training and the figures of a model into `CARD.md`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def card(
 ) -> str:
     """Return the card of the model `parts`, in Markdown.
 
-    `history` is a section on how its weights were really made, if not by the card's commands.
+    `history` is a section on how the weights were made, if not by the card's commands.
     """
     vae, unet = parts.vae.config, parts.unet.config
     names = ("autoencoder", "unet", "text_encoder")
@@ -37,7 +37,7 @@ def card(
         edge=parts.profile.native_size,
         latents=f"{vae.latent_channels}x{unet.sample_size}x{unet.sample_size}",
         vocabulary=f"{len(parts.tokenizer):,}",
-        # Of a text's tokens the first starts it and the last ends it.
+        # The first token of a text marks its start, the last one its end.
         words=WORDS - 2,
         **{name: f"{size / _MILLION:.1f}" for name, size in zip(names, sizes, strict=True)},
         megabytes=f"{2 * sum(sizes) / _MILLION:.1f}",

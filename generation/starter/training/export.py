@@ -22,13 +22,13 @@ from .learning.networks import Shape, new_autoencoder, new_text_encoder, new_une
 from .learning.progress import read, save
 from .learning.vocabulary import read_tokenizer
 
-# A strength of 0.6, which suits larger models, mixes what was there with what is asked for.
-# Nothing larger was ever shown to it, and what it makes of larger pictures is none.
+# A strength of 0.6, which suits larger models, mixes the source with the prompt. The model never
+# saw larger pictures in its training, and cannot make them.
 DEFAULTS: Final = {"steps": 25, "guidance_scale": 2.5, "strength": 0.9, "max_size": 128}
-# How far the training of the parts was, beside the weights.
+# A file beside the weights with the progress of each part's training.
 TRAINING: Final = "training.json"
 _COUNTS: Final = ("step", "images")
-# Each goes with the autoencoder that it began with.
+# Each of these depends on the autoencoder with which it was begun.
 _OF_A_TRAINING: Final = ("autoencoder.pt", "latents", "forms.pt", "reading.pt", "diffusion.pt")
 
 
@@ -51,13 +51,14 @@ def export(work: Path, folder: Path, shape: Shape) -> None:
 
 
 def park(work: Path, folder: Path, shape: Shape) -> None:
-    """Write what is trained so far in `work` to `folder`, for `adopt` to go on from.
+    """Write the weights so far in `work` to `folder`, for `adopt`.
 
-    That is the autoencoder alone or all that `export` writes, a tenth of the checkpoints and
-    so small enough to be kept with the code. A text encoder without a UNet is not kept.
+    These are the autoencoder alone, or all that `export` writes. They take a tenth of the
+    checkpoints' space, so they can be kept with the code. A text encoder without a UNet is not
+    kept.
 
     Raises:
-        FileNotFoundError: nothing is trained at all.
+        FileNotFoundError: nothing is trained yet.
     """
     if (work / "diffusion.pt").is_file():
         export(work, folder, shape)
@@ -76,15 +77,15 @@ def _write_counts(work: Path, folder: Path, *names: str) -> None:
 
 
 def adopt(folder: Path, work: Path, shape: Shape) -> None:
-    """Write what was exported or parked in `folder` to `work`, as checkpoints to go on from.
+    """Write the exported or parked weights in `folder` to `work`, as checkpoints.
 
-    They hold what a model holds: the averaged weights. The optimizers begin again, and the
+    The checkpoints hold only the averaged weights. The optimizers start from nothing, and the
     learning rate is warmed up again.
 
     Raises:
-        FileExistsError: there are checkpoints in `work`, or what was made with them.
-        ValueError: the networks in `folder` are not of the shape that is trained here, or not for
-            as much noise.
+        FileExistsError: `work` has checkpoints, or files that were made with them.
+        ValueError: the networks in `folder` have another shape than those that are trained here, or
+            another noise schedule.
     """
     if there := [name for name in _OF_A_TRAINING if (work / name).exists()]:
         raise FileExistsError(f"{work} holds {', '.join(there)}; move what is there away first.")
@@ -107,7 +108,7 @@ def adopt(folder: Path, work: Path, shape: Shape) -> None:
 
 
 def _part(kind: Any, folder: Path, name: str, untrained: nn.Module) -> Any:
-    """Return a part of the model in `folder`, if it is of the shape of `untrained`."""
+    """Return a part of the model in `folder`, if it has the shape of `untrained`."""
     with quiet():
         part = kind.from_pretrained(folder, subfolder=name, torch_dtype=torch.float32)
     if _shapes(part) != _shapes(untrained):
@@ -149,13 +150,13 @@ def _adopted(
 def save_model(folder: Path, autoencoder: Any, network: Denoiser, tokenizer: Any) -> None:
     """Write the four parts, the scheduler's settings and the defaults to `folder`."""
     with quiet():
-        # Only its first mention loads it, and with it what warns of missing torchvision.
+        # diffusers loads this class at its first use, and then warns of missing torchvision.
         pipeline = diffusers.StableDiffusionPipeline(
             vae=autoencoder,
             text_encoder=network.text_encoder,
             tokenizer=tokenizer,
             unet=network.unet,
-            # Trailing: the first timestep is always the last of training, which knows noise alone.
+            # Trailing: the first timestep is always the last of training, which is noise alone.
             scheduler=noise_schedule(
                 DDIMScheduler,
                 set_alpha_to_one=False,
@@ -172,6 +173,6 @@ def save_model(folder: Path, autoencoder: Any, network: Denoiser, tokenizer: Any
 
 
 def _tighten(file: Path) -> None:
-    """Write the JSON in `file` without spaces: a tokenizer's is twice as long with them."""
+    """Write the JSON in `file` without spaces, which halves the file of a tokenizer."""
     found = json.loads(file.read_text("utf-8"))
     file.write_text(json.dumps(found, ensure_ascii=False, separators=(",", ":")), "utf-8")

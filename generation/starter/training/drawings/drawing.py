@@ -1,4 +1,4 @@
-"""Drawing the icons of the packages once, each on its own transparent square."""
+"""Draws the icons of the packages once, each on its own transparent square."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EDGE: Final = 128
 _OVERSIZED: Final = 2 * EDGE
 _MARGIN: Final = 1
 _CHUNK: Final = 32
-# Alpha up to this is no part of what is drawn.
+# Alpha up to this counts as transparent.
 _FAINT: Final = 8
 
 Bytes = npt.NDArray[np.uint8]
@@ -31,7 +31,7 @@ Bytes = npt.NDArray[np.uint8]
 class Album:
     """All things and their pictures: `pictures[index[name, style]]` is RGBA, 128x128.
 
-    What is opaque touches two opposite edges of its square, but for a margin of one pixel.
+    The opaque part reaches two opposite edges of its square, except for a margin of one pixel.
     """
 
     things: tuple[Thing, ...]
@@ -40,7 +40,7 @@ class Album:
 
     @cached_property
     def styles(self) -> tuple[str, ...]:
-        """Return the styles of its pictures, in the order of the alphabet."""
+        """Return the styles of the pictures in alphabetical order."""
         return tuple(sorted({style for _, style in self.index}))
 
 
@@ -97,8 +97,8 @@ def _svg(icons: Mapping[str, Any], name: str) -> str:
 
 
 def draw(svg: str) -> Bytes:
-    """Return `svg` as RGBA [128, 128, 4], with what is opaque in the middle, as large as fits."""
-    # Only who draws needs the renderer; it comes with the extra `train`.
+    """Return `svg` as RGBA [128, 128, 4], with the opaque part centred, as large as fits."""
+    # Only drawing needs this renderer, which comes with the extra `train`.
     import resvg_py  # noqa: PLC0415
 
     png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=_OVERSIZED, height=_OVERSIZED))

@@ -1,7 +1,7 @@
-"""Scenes: what a training picture shows, drawn from a seed, and how it is put together.
+"""Scenes: what a training picture shows, drawn from a seed, and how the picture is composed.
 
-A scene is decided by `(seed, number)` alone, so a set of scenes is made again, in any order
-and by any number of processes, to the last pixel.
+`(seed, number)` alone decides a scene. So a set of scenes can be made again to the last pixel, in
+any order and by any number of processes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLOURS: Final[Mapping[str, tuple[int, int, int]]] = {
     "gray": (128, 128, 128),
 }
 Size = Literal["tiny", "usual", "huge", "half"]
-# The longer side of what is opaque, as a share of the picture's edge.
+# The longer side of the opaque part, as a share of the picture's edge.
 SIZES: Final[Mapping[Size, tuple[float, float]]] = {
     "tiny": (0.315, 0.345),
     "usual": (0.73, 0.79),
@@ -48,14 +48,14 @@ _TILT: Final = 4.0
 _TINT: Final = 0.06
 _LIGHT: Final = (0.9, 1.06)
 _SHADE: Final = 0.1
-# Of what is free: a pixel for the usual size. Latents of a thing three pixels away differ in half
-# of all that is fine in them, and a network this small cannot tell from noise where it will lie:
-# of shifts up to six pixels it painted the mean until little noise was left.
+# A share of the free space: a pixel for the usual size. If a thing moves by three pixels, half of
+# the fine detail of its latents changes. A network this small cannot tell the position from noise:
+# with shifts up to six pixels it painted the mean of all positions until little noise was left.
 _SHIFT: Final = 0.035
 _ACROSS: Final = 0.01
 _BACKGROUND_JITTER: Final = 6.0
 _HELD_OUT_STYLES: Final = 120
-# Below this share of its own size a picture is halved first, or thin lines would flicker.
+# A picture that is scaled below this share is halved first, or thin lines would flicker.
 _HALVED_BELOW: Final = 0.55
 
 Floats = npt.NDArray[np.float32]
@@ -93,10 +93,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What text encoder and UNet are never shown together, by the thing's place in the album.
+    """What training never shows together, by the thing's place in the album.
 
-    `colours` and `styles` are never shown with the thing, `keyword_styles` never with one
-    of the thing's keywords as its name.
+    `colours` and `styles` are never shown with the thing. `keyword_styles` are never shown with
+    the thing called by one of its keywords.
     """
 
     colours: tuple[str, ...]
@@ -104,7 +104,7 @@ class HeldOut:
     keyword_styles: tuple[str, ...]
 
     def styles_of(self, thing: int, *, by_keyword: bool) -> frozenset[str]:
-        """Return in which styles `thing` is never shown, called by its name or by a keyword."""
+        """Return the styles in which `thing`, called by name or keyword, is never shown."""
         held = [self.styles[thing]] if thing in self.styles else []
         return frozenset([*held, self.keyword_styles[thing]] if by_keyword else held)
 
@@ -114,7 +114,7 @@ class HeldOut:
 
 
 def hold_out(things: Sequence[Thing], styles: Sequence[str], seed: int) -> HeldOut:
-    """Return what is held out: a colour of every thing, and a style of some."""
+    """Return what is held out: a colour for every thing, and a style for some."""
     random = np.random.default_rng([seed, 0])
     colours = tuple(str(name) for name in random.choice(list(COLOURS), len(things)))
     keyword_styles = tuple(str(name) for name in random.choice(list(styles), len(things)))
@@ -126,10 +126,9 @@ def hold_out(things: Sequence[Thing], styles: Sequence[str], seed: int) -> HeldO
 
 
 def begins_as_pair(seed: int, number: int) -> bool:
-    """Return whether scene `number` was first thought to show two things, as every pair was.
+    """Return whether the first draw for scene `number` is a pair.
 
-    Or every pair but those that came of a single thing that would not do. It is ten times as
-    quick as to draw the scene.
+    This takes a tenth of the time of `draw_scene`, which may refuse the first draw for another.
     """
     return bool(np.random.default_rng([seed, 1, number]).random() < _PAIRS)
 
