@@ -112,3 +112,9 @@ class Ticket:
         """End the job without pictures, unless it has ended."""
         if not self.images.done():
             self.images.set_exception(error)
+
+
+def ignore_unretrieved(future: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging a failure that no code waits for any more."""
+    if not future.cancelled():
+        future.exception()

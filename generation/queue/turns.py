@@ -188,3 +188,10 @@ class Turns(Generic[J]):
         for ahead in (self._suspects, self._restarted):
             if job in ahead:
                 ahead.remove(job)
+
+    def clear(self) -> list[J]:
+        """Remove all jobs, and return them."""
+        jobs = [*self.unordered(), *self._running]
+        for job in jobs:
+            self.remove(job)
+        return jobs

@@ -72,37 +72,57 @@ class _EngineReplaced(Exception):
     """The engine was replaced or given up; the turn is over."""
 
 
+class Inbox:
+    """Carries jobs to the engine thread."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+
+    def submit(self, ticket: Ticket) -> None:
+        """Hand over a job to run."""
+        self._queue.put(ticket)
+
+    def wake(self) -> None:
+        """Make the engine thread look at its jobs again: one of them was changed."""
+        self._queue.put(None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing was handed over since the last `receive`."""
+        return self._queue.empty()
+
+    def receive(self, *, wait: bool) -> list[Ticket]:
+        """Return the jobs that were handed over; with `wait`, wait for a job or for `wake`."""
+        tickets = [self._queue.get()] if wait else []
+        while not self._queue.empty():
+            tickets.append(self._queue.get())
+        return [ticket for ticket in tickets if ticket is not None]
+
+
 class Worker(Generic[I]):
     """Runs `work` in the engine thread until `stop` is called."""
 
     def __init__(
         self,
         make_engine: Callable[[], EngineLike[I]],
+        inbox: Inbox,
         events: WorkerEvents,
         *,
         preview_seconds: float | None,
     ) -> None:
         self._events = events
         self._preview_seconds = preview_seconds
-        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._inbox = inbox
         self._slot = EngineSlot(make_engine)
         self._jobs: RunningJobs[I] = RunningJobs()
         self._supervisor: Supervisor[Ticket] = Supervisor()
         # The jobs of the current call: the suspects if the engine is lost in it.
         self._in_call: list[Ticket] = []
 
-    def submit(self, ticket: Ticket) -> None:
-        """Hand over a job to run."""
-        self._inbox.put(ticket)
-
-    def wake(self) -> None:
-        """Look at the known jobs again: one of them was changed."""
-        self._inbox.put(None)
-
     def stop(self) -> None:
         """End after the current step, or sooner if the engine can end in the middle of a call."""
         self._slot.stop()
-        self.wake()
+        self._inbox.wake()
 
     def work(self) -> None:
         """Load the engine and serve jobs until `stop`; the body of the engine thread."""
@@ -151,17 +171,11 @@ class Worker(Generic[I]):
         self._in_call = []
 
     def _receive(self, engine: EngineLike[I]) -> list[Ticket]:
-        """Return the tickets that were submitted; wait for one if there is nothing to do."""
-        new = list[Ticket]()
+        """Return the new jobs; wait for one if there is nothing to do."""
         is_idle = not self._jobs.have_work
-        if is_idle and self._inbox.empty():
+        if is_idle and self._inbox.is_empty:
             engine.release_unused()
-        while is_idle or not self._inbox.empty():
-            ticket = self._inbox.get()
-            is_idle = False
-            if ticket is not None:
-                new.append(ticket)
-        return new
+        return self._inbox.receive(wait=is_idle)
 
     def _end_cancelled(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """End the jobs that are cancelled, and return the others.

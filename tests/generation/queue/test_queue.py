@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from generation.engine.engine import Engine
 from generation.errors import EngineFailed, GenerationError, InvalidRequest, ModelError, QueueFull
 from generation.queue import queue as queue_module
-from generation.queue import supervisor
+from generation.queue import supervisor, timers
 from generation.queue.fairness import FairQueue
 from generation.queue.queue import GenerationQueue
 from generation.queue.tickets import JobCancelled, QueueClosed, Ticket
@@ -152,7 +152,7 @@ class TestALongQueue:
     async def test_a_long_one_is_worked_out_only_now_and_then(
         self, stage: Stage, orders: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(queue_module, "_REFRESH_SECONDS", 3_600.0)
+        monkeypatch.setattr(timers, "_REFRESH_SECONDS", 3_600.0)
         for number in range(500):
             stage.submit(number, member=str(number))
             await asyncio.sleep(0)
@@ -163,7 +163,7 @@ class TestALongQueue:
     async def test_places_in_a_long_one_are_told_before_long(
         self, stage: Stage, orders: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(queue_module, "_REFRESH_SECONDS", 0.01)
+        monkeypatch.setattr(timers, "_REFRESH_SECONDS", 0.01)
         await stage.queue.ready()
         await asyncio.sleep(0)
         orders.clear()
@@ -178,7 +178,7 @@ class TestALongQueue:
     async def test_nobody_is_told_a_place_once_it_closes(
         self, orders: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(queue_module, "_REFRESH_SECONDS", 0.2)
+        monkeypatch.setattr(timers, "_REFRESH_SECONDS", 0.2)
         async with a_stage() as stage:
             await stage.queue.ready()
             tickets = [stage.submit(number) for number in range(300)]
