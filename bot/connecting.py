@@ -1,4 +1,4 @@
-"""From the token to a login at Discord, which may not be reachable yet, as at boot."""
+"""The login at Discord, with retries: at boot Discord may not be reachable yet."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _LOGIN_REFUSED: Final = (
 
 
 async def log_in(bot: discord.Client, token: str) -> None:
-    """Log in and set up `bot`; while Discord cannot be reached, wait and try again.
+    """Log in and set up `bot`; while Discord cannot be reached, wait and retry.
 
-    A login asks Discord's REST API only: it takes none of the sessions that Discord counts.
+    A login uses only Discord's REST API. It does not count as one of the day's sessions.
 
     Raises:
         ConfigError: Discord refused the token.
@@ -49,7 +49,7 @@ async def log_in(bot: discord.Client, token: str) -> None:
             )
         else:
             return
-        # Each login opens a session of its own, and would leave the one before it open.
+        # Each login opens a new HTTP session, and leaves the one before open.
         await bot.http.close()
         bot.http.connector = MISSING
         await asyncio.sleep(delay)
@@ -62,7 +62,7 @@ def spread_backoff(delays: Sequence[float]) -> Iterator[float]:
 
 
 def reason(error: Exception) -> str:
-    """Return what went wrong with a request, on one line."""
+    """Return the error of a request as one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

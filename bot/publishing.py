@@ -1,6 +1,6 @@
 """Publishing the slash commands, unless Discord has them already.
 
-Where Discord refuses that, those of yesterday stay in force.
+If Discord refuses new commands, the commands from before stay in force.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 Commands = Sequence[app_commands.AppCommand]
 
-# discord.py waits for the end of a limit by itself, and that for new commands lasts a day.
+# discord.py waits until a rate limit ends. The limit for new commands lasts a day.
 _DEADLINE: Final = 45.0
 _LOOK_DEADLINE: Final = 10.0
-# What Discord adds to a command, and fields that it calls deprecated; `contexts` says it now.
+# Fields that Discord adds to a command, and fields that are deprecated in favour of `contexts`.
 _NOT_COMPARED: Final = frozenset(
     {
         "id",
@@ -43,26 +43,25 @@ _SERVER_ERROR: Final = 500
 
 
 class CommandsRefused(BotError):
-    """Discord took no command of ours, and has none from before."""
+    """Discord refused our commands, and has none from before."""
 
 
 class Publisher:
-    """Publishes the commands of a tree, and keeps trying while Discord is in trouble."""
+    """Publishes the commands of a tree, and retries while Discord has temporary errors."""
 
     def __init__(self, tree: app_commands.CommandTree[Any]) -> None:
         self._tree = tree
         self._may_help = False
 
     async def publish(self) -> Commands:
-        """Return the commands that are in force: published now or before.
+        """Return the commands in force, published now or before.
 
-        Those that Discord has are compared with ours first, so that a restart publishes nothing,
-        and what somebody else changed is set right.
-
-        There may be none yet if only a fault of Discord, or of the network, stands in the way.
+        Discord's commands are compared with ours first. So a restart publishes nothing, and changes
+        by somebody else are corrected. After a temporary error of Discord or of the network the
+        result may be empty; `keep_trying` publishes later.
 
         Raises:
-            CommandsRefused: Discord refused them for good, and has none from before.
+            CommandsRefused: Discord refused the commands for good, and has none from before.
         """
         try:
             return await self._sync()
@@ -71,9 +70,9 @@ class Publisher:
             return await self._from_before(reason(error))
 
     async def keep_trying(self, on_publish: Callable[[Commands], None]) -> None:
-        """Publish the commands again until Discord takes them, where that may help.
+        """Retry until Discord takes the commands, after a temporary error only.
 
-        `on_publish` is told the commands once they are published after all.
+        `on_publish` is called with the commands once they are published.
         """
         delays = spread_backoff(_DELAYS)
         while self._may_help:
@@ -93,7 +92,7 @@ class Publisher:
             async with asyncio.timeout(_LOOK_DEADLINE):
                 there = await understood(self._in_force())
         except (*UNREACHABLE, Garbled) as error:
-            log.info("Which commands Discord has is not known: %s", reason(error))
+            log.info("The commands that Discord has could not be read: %s", reason(error))
             there = None
         if there is not None:
             return there
@@ -105,7 +104,7 @@ class Publisher:
         client = self._tree.client
         if client.application_id is None:
             raise app_commands.MissingApplicationID
-        # discord.py's own class for a command misreads where it may be used.
+        # discord.py's own class for a command misreads the contexts where it may be used.
         there = await client.http.get_global_commands(client.application_id)
         ours = [command.to_dict(self._tree) for command in self._tree.get_commands()]
         if _by_name(there) != _by_name(ours):
@@ -128,7 +127,7 @@ class Publisher:
         else:
             raise CommandsRefused(
                 f"Discord refused the commands ({why}) and has none from before, so nobody could "
-                "ask for pictures; look that up in Discord's documentation, or report it."
+                "ask for pictures; look up this error in Discord's documentation, or report it."
             )
         return commands
 
@@ -138,7 +137,7 @@ def _by_name(commands: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _said(value: Any) -> Any:
-    """Return a part of a command without what says nothing: Discord may leave it out or add it."""
+    """Return a part of a command without empty values, which Discord may add or leave out."""
     if isinstance(value, Mapping):
         return {
             key: _said(inner)

@@ -119,6 +119,7 @@ class TestEachTask:
         for name, value in expected.items():
             assert torch.equal(found[name].nan_to_num(7.0), value.nan_to_num(7.0))
 
+    @pytest.mark.rare
     def test_training_lowers_the_loss_of_a_batch_it_has_seen(
         self, task: Any, tokenizer: Any, tmp_path: Path
     ) -> None:
@@ -338,6 +339,7 @@ class TestExport:
         assert np.array_equal(first, again)
         assert not np.array_equal(first, second)
 
+    @pytest.mark.rare
     @pytest.mark.parametrize(
         ("command", "rows", "columns"), [("grid", 2, 8), ("variations", 2, 6), ("guidance", 3, 4)]
     )
