@@ -18,7 +18,7 @@ from .errors import ConfigError
 log = logging.getLogger(__name__)
 
 UNREACHABLE: Final = (discord.HTTPException, discord.RateLimited, aiohttp.ClientError, OSError)
-# In seconds, between two attempts at what Discord does not answer.
+# The seconds between two attempts while Discord cannot be reached.
 DELAYS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _LOGIN_REFUSED: Final = (
     "Discord refused the token; copy it again from the Bot page of "

@@ -1,4 +1,4 @@
-"""What holds pictures in memory, kept within one bound and shared fairly among people."""
+"""One limit on the memory that pictures take, shared fairly among people."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-# Beside what the bot needs itself, about 90 MB, and what the allocator keeps of what was freed.
+# Beside the 90 MB or so of the bot itself, and freed memory that the allocator keeps.
 PICTURE_BYTES: Final = 64 * 2**20
-# Of files from outside, which may come slowly; while one is read it is there twice.
+# For uploads, which may arrive slowly; a file is in memory twice while it is decoded.
 UPLOAD_BYTES: Final = 24 * 2**20
-# Of one person at most this part, so that others have theirs at once.
-_OWNERS_PART: Final = 4
+# One owner gets at most the limit divided by this, so that others need not wait.
+_OWNER_DIVISOR: Final = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -26,11 +26,11 @@ class _Request:
 
 
 class PictureMemory:
-    """At most `limit` bytes of pictures at one time, whatever they are held for.
+    """Grants at most `limit` bytes of pictures at one time, for any purpose.
 
-    Those who wait get their turn by who holds the least, then by who came first. What is larger
-    than all there is, or than an owner's part, has its turn when nobody else has one, or when that
-    owner has none.
+    The owner who holds the least is served first, then the request that came first. A request
+    above the limit is granted when no other is; a request above an owner's share is granted when
+    that owner holds nothing.
     """
 
     def __init__(self, limit: int = PICTURE_BYTES) -> None:
@@ -38,7 +38,7 @@ class PictureMemory:
         self._held: Counter[Hashable] = Counter()
         self._waiting: dict[Hashable, deque[_Request]] = {}
         self._arrivals = itertools.count()
-        # How many hold what they waited for. What is only counted may stay for hours.
+        # How many requests are granted. Bytes that are only counted may stay for hours.
         self._granted = 0
 
     @property
@@ -48,9 +48,9 @@ class PictureMemory:
 
     @asynccontextmanager
     async def hold(self, expected: int, owner: Hashable) -> AsyncIterator[None]:
-        """Wait until `expected` bytes may be held for `owner`, and count them until the end.
+        """Wait until `expected` bytes may be held for `owner`; hold them inside the context.
 
-        Nobody may wait for more while they hold some: two who did could wait for each other.
+        Never call this while holding bytes: two callers could wait for each other.
         """
         request = _Request(
             expected, next(self._arrivals), asyncio.get_running_loop().create_future()
@@ -62,7 +62,7 @@ class PictureMemory:
             yield
         finally:
             if request.granted.cancelled():
-                self._forget(owner, request)
+                self._drop(owner, request)
                 self._grant()
             else:
                 self._granted -= 1
@@ -73,7 +73,7 @@ class PictureMemory:
         return self._held[owner]
 
     def count(self, owner: Hashable, size: int) -> None:
-        """Count `size` bytes that are held already, below zero for bytes that are not any more."""
+        """Count `size` bytes that are held without a request; a negative `size` frees bytes."""
         self._held[owner] += size
         if not self._held[owner]:
             del self._held[owner]
@@ -82,28 +82,28 @@ class PictureMemory:
     def _grant(self) -> None:
         while (first := self._first()) is not None:
             owner, request = first
-            # Those behind wait as well, or what is large would wait for ever.
+            # Smaller requests behind it wait too, or a large request would wait for ever.
             if self._granted and self.held + request.size > self.limit:
                 return
-            self._forget(owner, request)
+            self._drop(owner, request)
             if not request.granted.done():
                 request.granted.set_result(None)
                 self._granted += 1
                 self._held[owner] += request.size
 
     def _first(self) -> tuple[Hashable, _Request] | None:
-        """Return whose turn it is among those who have not used up their part."""
+        """Return the next request of the owners who have not used up their share."""
         heads = (
             (self._held[owner], requests[0].arrival, owner, requests[0])
             for owner, requests in self._waiting.items()
             if not self._held[owner]
-            or self._held[owner] + requests[0].size <= self.limit // _OWNERS_PART
+            or self._held[owner] + requests[0].size <= self.limit // _OWNER_DIVISOR
         )
         first = min(heads, default=None, key=lambda head: head[:2])
         return None if first is None else (first[2], first[3])
 
-    def _forget(self, owner: Hashable, request: _Request) -> None:
-        """Have a request wait no longer, if it still does."""
+    def _drop(self, owner: Hashable, request: _Request) -> None:
+        """Take a request out of the line, if it still waits."""
         requests = self._waiting.get(owner, deque())
         if request in requests:
             requests.remove(request)

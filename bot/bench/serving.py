@@ -16,8 +16,8 @@ from storage.folder.space import Space
 from storage.opening import open_storage
 from storage.records import Job, JobKind, NewJob, StoredImage
 
-from ..delivery.courier import attachments_of
-from ..delivery.pacing import ProgressPacer
+from ..delivery.files import attachments_of
+from ..delivery.throttle import ProgressThrottle
 from ..jobs.courier import Picture
 from ..jobs.disk import DiskGuard
 from ..jobs.service import ImagineService
@@ -30,13 +30,13 @@ class _Mailbox:
 
     def __init__(self, progress_seconds: float) -> None:
         self.over: asyncio.Queue[str | None] = asyncio.Queue()
-        self._pacer = ProgressPacer(self._edit, progress_seconds)
+        self._throttle = ProgressThrottle(self._edit, progress_seconds)
 
     async def close(self) -> None:
-        await self._pacer.close()
+        await self._throttle.close()
 
     def progress(self, job: Job, message_id: int, event: Event) -> None:
-        self._pacer.show(job, message_id, event)
+        self._throttle.show(job, message_id, event)
 
     async def _edit(self, job: Job, _message_id: int, event: Event) -> bool:
         messages.waiting(job, event)
@@ -57,7 +57,7 @@ class _Mailbox:
         read: Callable[[], Awaitable[Sequence[Picture]]],
         parent: StoredImage | None,
     ) -> None:
-        await self._pacer.drop(job)
+        await self._throttle.drop(job)
         pictures = await read()
         messages.finished(job, pictures[0].image.recipe, parent)
         await asyncio.to_thread(attachments_of, job, pictures)

@@ -10,7 +10,7 @@ from discord.ext import commands
 
 from storage.records import HistoryEntry
 
-from ..delivery.courier import lent
+from ..delivery.files import discord_files
 from ..errors import NotVisible
 from ..interactions.answers import answering
 from ..interactions.concurrency import AtWork
@@ -71,7 +71,7 @@ class History(commands.Cog):
             if not pictures:
                 raise NotVisible(str(entry.job_id))
             parent = await self._services.lookup.parent(job)
-            with lent(await self._services.courier.files(job, pictures)) as files:
+            with discord_files(await self._services.courier.files(job, pictures)) as files:
                 text = messages.finished(job, pictures[0].image.recipe, parent)
                 await self._say(
                     interaction,

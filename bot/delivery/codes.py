@@ -1,7 +1,7 @@
-"""What Discord's own error codes mean for a delivery, and what is done about each: one table.
+"""One table of Discord's error codes: what each means for a delivery, and what the bot does.
 
 The codes are those of docs.discord.com/developers/topics/opcodes-and-status-codes, under "JSON".
-An HTTP status alone proves nothing: proxies and sick machines on the way answer 403 and 404 too.
+An HTTP status alone proves nothing: proxies and faulty servers on the way answer 403 and 404 too.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ T = TypeVar("T")
 
 
 class Course(enum.Enum):
-    """What is done about a refusal."""
+    """What the bot does about a refusal."""
 
-    GONE = "Discord is asked again; what it then confirms counts as deleted by a person."
-    FORBIDDEN = "Not repeated: the person reads what is missing."
-    FILTERED = "Not repeated: the person reads it, without the prompt if that is blocked too."
-    SMALLER = "Pictures are sent once more as smaller JPEGs."
-    ARCHIVED = "The thread is opened once."
-    WAIT = "Repeated until it passes, however long that takes."
-    REFUSED = "Not repeated, since it would be refused again: the operator has to look."
-    EXPIRED = "The interaction is over: the answer comes as an ordinary message."
-    UNPROVEN = "Repeated, for an hour or so: Discord itself may not have said it."
+    GONE = "Ask Discord again; if Discord confirms it, a person has deleted the target."
+    FORBIDDEN = "Do not retry; tell the person which permission is missing."
+    FILTERED = "Do not retry; tell the person, without the prompt if that is blocked too."
+    SMALLER = "Send the pictures once more as smaller JPEGs."
+    ARCHIVED = "Open the thread once and retry."
+    WAIT = "Retry until the fault has passed, however long that takes."
+    REFUSED = "Do not retry, since Discord would refuse it again; the operator has to look."
+    EXPIRED = "The interaction has expired; answer with an ordinary message."
+    UNPROVEN = "Retry for about an hour; the answer may not be Discord's own."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """One code: Discord's words for it, what is done, and what the person reads if that is all.
+    """One code, Discord's words for it, what the bot does, and the sentence for the person.
 
-    `pause` is how many seconds pass at least before another try.
+    `pause` is the least number of seconds before the next attempt.
     """
 
     code: int
@@ -78,15 +78,15 @@ _VERIFICATION: Final = (
     "This server asks for more verification than I have; ask an admin to let me write here."
 )
 
-# What Discord says of a server, among others, to a bot that is not in it.
+# Discord also answers this for a server that the bot is not in.
 MISSING_ACCESS: Final = 50001
 
 TABLE: Final = (
-    # What is gone.
+    # The target is gone.
     Refusal(code=10003, meaning="Unknown channel", course=Course.GONE),
     Refusal(code=10004, meaning="Unknown guild", course=Course.GONE),
     Refusal(code=10008, meaning="Unknown message", course=Course.GONE),
-    # What the bot may not do.
+    # Permissions.
     Refusal(
         code=MISSING_ACCESS,
         meaning="Missing access",
@@ -190,7 +190,7 @@ TABLE: Final = (
         course=Course.SMALLER,
         sentence=_TOO_LARGE,
     ),
-    # What passes by itself, or when the operator has done something.
+    # Faults that pass by themselves, or that the operator can fix.
     Refusal(
         code=30046,
         meaning="Maximum number of edits to messages older than 1 hour reached",
@@ -230,12 +230,12 @@ TABLE: Final = (
     Refusal(
         code=130000, meaning="API resource is currently overloaded", course=Course.WAIT, pause=5
     ),
-    # The job then waits for a start with a token that is right.
+    # The job waits for a start with the right token.
     Refusal(code=40001, meaning="Unauthorized", course=Course.WAIT, pause=60),
     Refusal(
         code=50014, meaning="Invalid authentication token provided", course=Course.WAIT, pause=60
     ),
-    # Faults of this program, or of a record of the message.
+    # Faults of this program, or of what it stored about the message.
     Refusal(
         code=50005,
         meaning="Cannot edit a message authored by another user",
@@ -259,7 +259,7 @@ TABLE: Final = (
         course=Course.REFUSED,
         sentence=_BUG,
     ),
-    # Answers to interactions, whose tokens die.
+    # Answers to interactions whose tokens have expired.
     Refusal(code=10015, meaning="Unknown webhook", course=Course.EXPIRED),
     Refusal(code=10062, meaning="Unknown interaction", course=Course.EXPIRED),
     Refusal(code=40060, meaning="Interaction has already been acknowledged", course=Course.EXPIRED),
@@ -272,25 +272,25 @@ TABLE: Final = (
 )
 _BY_CODE: Final = {refusal.code: refusal for refusal in TABLE}
 
-# What has no row: trouble on Discord's side, and answers that need not be Discord's at all.
+# Errors without a row: trouble at Discord, and answers that may not be Discord's own.
 PASSING: Final = Refusal(
     code=0, meaning="Discord is out of reach or in trouble", course=Course.WAIT
 )
-UNPROVEN: Final = Refusal(code=0, meaning="Nothing that is known", course=Course.UNPROVEN)
+UNPROVEN: Final = Refusal(code=0, meaning="Unknown", course=Course.UNPROVEN)
 
-# The faults without any answer; `TimeoutError` is an `OSError`.
+# Requests without any answer; `TimeoutError` is an `OSError`.
 NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError)
-# How discord.py fails over an answer that calls itself a success and is a proxy's web page.
+# discord.py raises these for a success whose body is a proxy's web page.
 _GARBLED: Final = (AttributeError, KeyError, TypeError, ValueError, discord.InvalidData)
 _SERVER_ERRORS: Final = 500
 _TOO_LARGE_STATUS: Final = 413
 
 
 class Garbled(Exception):
-    """An answer that calls itself a success and is not what was asked for."""
+    """The status of an answer is a success, but its body is not what Discord would send."""
 
 
-# How a request to Discord can fail.
+# All errors of a request to Discord.
 FAULTS: Final = (discord.HTTPException, Garbled, *NETWORK_ERRORS)
 
 
@@ -298,7 +298,7 @@ async def understood(asking: Awaitable[T]) -> T:
     """Return the answer of one request.
 
     Raises:
-        Garbled: it is none of Discord's, though its status says so.
+        Garbled: the body of the answer is not Discord's, although its status is a success.
     """
     try:
         return await asking
@@ -307,16 +307,16 @@ async def understood(asking: Awaitable[T]) -> T:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """Return what is to be done about a request that failed with `error`."""
+    """Return the row of the table for a request that failed with `error`."""
     if isinstance(error, Garbled):
         return UNPROVEN
     if not isinstance(error, discord.HTTPException) or error.status >= _SERVER_ERRORS:
         return PASSING
-    # The JSON of somebody else may hold anything there.
+    # The JSON of a proxy may hold anything here.
     code: object = error.code
     if isinstance(code, int) and code in _BY_CODE:
         return _BY_CODE[code]
     if error.status in (401, 408, 429):
         return PASSING
-    # Even if Discord did not say so, what is smaller can only do better.
+    # Even if the answer is a proxy's, smaller pictures can only help.
     return _BY_CODE[40005] if error.status == _TOO_LARGE_STATUS else UNPROVEN

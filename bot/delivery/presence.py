@@ -1,4 +1,7 @@
-"""Whether what the bot has shown is still there: nobody tells it of deletions while it is away."""
+"""Asking Discord whether a message, a channel or a server is still there.
+
+Discord tells the bot nothing of deletions while the bot is not connected.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from .retry import Retry, Target
 
 log = logging.getLogger(__name__)
 
-_SECONDS: Final = 2.0
+_TIMEOUT_SECONDS: Final = 2.0
 
 
 async def exists(http: HTTPClient, channel_id: int, message_id: int | None) -> bool | None:
-    """Return whether a message, or without one its channel, is there; None if unknown.
+    """Return whether a message exists, or without an id its channel; None if Discord does not say.
 
-    This is one answer, which may be wrong: what is deleted for it has to be asked for twice.
+    A single answer may be wrong, so nothing may be deleted here before a second one.
     """
     return await _is_found(
         http.get_channel(channel_id)
@@ -45,13 +48,13 @@ async def _is_found(asking: Awaitable[object]) -> bool | None:
 async def is_gone(http: HTTPClient, job: Job) -> bool:
     """Return whether Discord says twice that the message of a job was deleted.
 
-    It costs a request, so it is asked once a command only, for a picture that is named. No answer
-    within two seconds, or one that says something else, counts as there.
+    A command asks this once, for the picture that it names, since it costs requests. Without an
+    answer in two seconds the message counts as there.
     """
     if job.message_id is None:
         return False
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             for _ in range(2):
                 if await exists(http, job.channel_id, job.message_id) is not False:
                     return False
@@ -61,11 +64,10 @@ async def is_gone(http: HTTPClient, job: Job) -> bool:
 
 
 async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
-    """Return whether the bot is no longer in a server.
+    """Return whether the bot is no longer in a server; wait while Discord is out of reach.
 
-    The bot counts as there while its connection names the server, even one with an outage, and
-    until Discord itself says that the bot has no access to it. While Discord is out of reach this
-    waits.
+    The bot counts as a member while its connection names the server, with or without an outage, and
+    until Discord itself says that the bot has no access.
     """
 
     async def ask() -> None:
@@ -73,18 +75,18 @@ async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
 
     if client.get_guild(guild_id) is not None:
         return False
-    asked_again = partial(_is_found_guild, client.http, guild_id)
+    is_there = partial(_is_found_guild, client.http, guild_id)
     try:
-        await retry.run(ask, Target(asked_again))
+        await retry.run(ask, Target(is_there))
     except MessageGone:
-        # The bot may have been let in again meanwhile.
+        # The bot may have joined again meanwhile.
         return client.get_guild(guild_id) is None
     except Unanswered:
         log.warning("Discord does not say whether the bot is in server %s", guild_id)
     except Undeliverable as error:
         cause = error.__cause__
-        is_shut_out = isinstance(cause, discord.HTTPException) and cause.code == MISSING_ACCESS
-        return is_shut_out and client.get_guild(guild_id) is None
+        has_no_access = isinstance(cause, discord.HTTPException) and cause.code == MISSING_ACCESS
+        return has_no_access and client.get_guild(guild_id) is None
     return False
 
 

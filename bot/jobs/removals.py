@@ -1,4 +1,4 @@
-"""What was taken away by Discord's own means counts as deleted: message, channel or server."""
+"""Deletions in Discord: the jobs of a deleted message, channel or left server are deleted too."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from .disk import DiskGuard
 
 log = logging.getLogger(__name__)
 
-# So many jobs are deleted in one transaction: others wait for the database meanwhile.
-_AT_ONCE: Final = 100
+# The most jobs in one transaction, since others wait for the database meanwhile.
+_BATCH: Final = 100
 _BY_DISCORD: Final = Removal(Remover.DISCORD)
 
 
 class Removals:
-    """Deletes the jobs whose messages are gone, with their pictures; no message is left to delete.
+    """Deletes the jobs whose messages are gone, with their pictures.
 
-    What cannot be written for now, such as on a full disk, is tried again until it can or the bot
-    stops, except where a person waits: in `job_gone`.
+    While the disk cannot be written, all methods retry until the bot stops, except `job_gone`: a
+    person waits for it. `cancel` takes a job out of the queue. `sent_in` returns the jobs under way
+    in a channel by the ids of their messages, which the store may not know yet.
 
-    `cancel` takes a job out of the queue, and `sent_in` returns the jobs under way in a channel by
-    the ids of their messages, which the store need not know yet. All methods raise StorageError
-    where it cannot be written.
+    All methods raise StorageError if the store cannot be written.
     """
 
     def __init__(
@@ -44,17 +43,17 @@ class Removals:
         self._cancel = cancel
         self._sent_in = sent_in
         self._disk = disk
-        self._looking = asyncio.Lock()
+        self._comparing = asyncio.Lock()
 
     async def messages_gone(self, message_ids: Sequence[int], channel_id: int) -> None:
-        """Delete the jobs that were shown in these messages of a channel, which may be anybody's.
+        """Delete the jobs that were shown in these messages of a channel.
 
-        Most are: in a large server they cost one look into the store, and no wait for its writes.
+        Most messages of a server are not the bot's. They cost one query, and wait for no write.
         """
         shown = await self._jobs.ids_shown_in(message_ids)
         await self._delete(shown, "their messages are gone")
         if len(shown) < len(message_ids):
-            # A message may be deleted before it is known here that it was sent.
+            # A message may be deleted before the store knows it.
             sent = await self._sent_in(channel_id)
             just_sent = [sent[message_id] for message_id in message_ids if message_id in sent]
             await self._delete(just_sent, "their messages are gone")
@@ -66,11 +65,11 @@ class Removals:
     async def guild_gone(self, guild_id: int) -> None:
         """Delete the jobs of a server that the bot has left."""
         await self._delete(await self._jobs.ids_in_guild(guild_id), "the bot has left their server")
-        # Only now: if the bot stops before, the next `guilds_are` begins again.
+        # Last: if the bot stops before, the next `guilds_are` starts over.
         await self._retry(lambda: self._jobs.left_guild(guild_id))
 
     async def guild_joined(self, account_id: int, guild_id: int) -> None:
-        """Remember a server that the bot, by that account, has come into."""
+        """Record that the bot has joined a server with that account."""
         await self._retry(lambda: self._jobs.joined_guilds(account_id, [guild_id]))
 
     async def guilds_are(
@@ -79,34 +78,34 @@ class Removals:
         guild_ids: Sequence[int],
         has_left: Callable[[int], Awaitable[bool]],
     ) -> None:
-        """Delete the jobs of the servers that the bot has left while it had no connection.
+        """Delete the jobs of the servers that the bot left while it was not connected.
 
-        `guild_ids` are those where the account is now, those with an outage included. `has_left`
-        asks Discord once more about one that was among them and is not.
+        `guild_ids` are the servers of the account now, including servers with an outage.
+        `has_left` asks Discord once more about a server that is missing there.
         """
-        # One after the other: a second connection may come while Discord is still asked.
-        async with self._looking:
+        # Under a lock: the bot may connect again while Discord is still being asked.
+        async with self._comparing:
             await self._retry(lambda: self._jobs.joined_guilds(account_id, guild_ids))
             for guild_id in await self._jobs.missing_guilds(account_id, guild_ids):
                 if await has_left(guild_id):
                     await self.guild_gone(guild_id)
 
     async def job_gone(self, job: Job) -> None:
-        """Delete a job whose message is known to be gone."""
+        """Delete a job whose message is certainly gone."""
         with self._disk.report_failures():
-            await self._delete_portion([job.id])
+            await self._delete_batch([job.id])
         log.info("Deleted job %s: its message is gone", job.id)
 
     async def _delete(self, job_ids: Sequence[int], reason: str) -> None:
-        for start in range(0, len(job_ids), _AT_ONCE):
-            portion = job_ids[start : start + _AT_ONCE]
-            await self._retry(partial(self._delete_portion, portion))
+        for start in range(0, len(job_ids), _BATCH):
+            batch = job_ids[start : start + _BATCH]
+            await self._retry(partial(self._delete_batch, batch))
         if job_ids:
             log.info("Deleted %s jobs: %s", len(job_ids), reason)
 
-    async def _delete_portion(self, job_ids: Sequence[int]) -> None:
+    async def _delete_batch(self, job_ids: Sequence[int]) -> None:
         await self._jobs.delete_all(job_ids, _BY_DISCORD, without_messages=True)
-        # Only then: a job that is cancelled looks into the store for what to say.
+        # Last: a cancelled job reads in the store whether it still has to report that.
         for job_id in job_ids:
             self._cancel(job_id)
 

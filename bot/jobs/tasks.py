@@ -1,4 +1,4 @@
-"""Tasks that outlive the event they were started in."""
+"""Tasks that outlive the event that started them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """Keeps tasks alive until they are done, and logs what goes wrong in them.
+    """Keeps tasks alive until they are done, and logs their errors.
 
-    They start from an empty context: a job outlives the interaction that asked for it, and
-    discord.py keeps that interaction's webhook adapter in a context variable.
+    A task starts with an empty context. A job outlives the interaction that asked for it, and
+    discord.py keeps the webhook adapter of that interaction in a context variable.
     """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run `work`; `name` says what it is about in the log."""
+        """Run `work` in a task; the log says that the bot could not `name` if it fails."""
         task = contextvars.Context().run(asyncio.create_task, work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_report)
 
     async def close(self, *, patience: float = 0.0) -> None:
-        """Wait `patience` seconds for what is running to end by itself, then cancel the rest."""
+        """Wait `patience` seconds for the tasks to end, then cancel the others."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=patience)

@@ -1,4 +1,4 @@
-"""The one bound of what holds pictures in memory."""
+"""The one limit on the memory that pictures take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bot.memory import PictureMemory
 
 
 class Holder:
-    """Somebody who holds so many bytes until they are told to let go."""
+    """Holds so many bytes for an owner until `release`."""
 
     def __init__(self, memory: PictureMemory, size: int, owner: int) -> None:
         self.size = size
@@ -29,7 +29,7 @@ class Holder:
             finally:
                 self.holds = False
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         self._over.set()
         await settled()
 
@@ -44,7 +44,7 @@ def holding(holders: Sequence[Holder]) -> list[bool]:
     return [holder.holds for holder in holders]
 
 
-async def test_one_person_holds_a_part_only_and_the_next_person_holds_theirs_at_once() -> None:
+async def test_one_owner_gets_a_share_only_and_the_next_owner_need_not_wait() -> None:
     memory = PictureMemory(100)
     mine = [Holder(memory, 10, owner=1) for _ in range(5)]
     await settled()
@@ -52,36 +52,36 @@ async def test_one_person_holds_a_part_only_and_the_next_person_holds_theirs_at_
     yours = Holder(memory, 10, owner=2)
     await settled()
     assert yours.holds
-    await mine[0].let_go()
+    await mine[0].release()
     assert holding(mine) == [False, True, True, False, False]
 
 
-async def test_what_is_larger_than_all_there_is_has_its_turn_alone_and_is_not_overtaken() -> None:
+async def test_a_request_above_the_limit_is_granted_alone_and_is_not_overtaken() -> None:
     memory = PictureMemory(100)
     first = Holder(memory, 10, owner=1)
     large = Holder(memory, 1_000, owner=2)
     late = Holder(memory, 10, owner=3)
     await settled()
     assert holding([first, large, late]) == [True, False, False]
-    await first.let_go()
+    await first.release()
     assert holding([large, late]) == [True, False]
-    await large.let_go()
+    await large.release()
     assert late.holds
 
 
-async def test_who_holds_least_is_next() -> None:
+async def test_the_owner_who_holds_least_is_next() -> None:
     memory = PictureMemory(100)
     holders = [Holder(memory, 25, owner) for owner in (1, 2, 3, 4)]
     more = Holder(memory, 0, owner=1)
     newcomer = Holder(memory, 20, owner=5)
     await settled()
     assert not newcomer.holds
-    await holders[1].let_go()
+    await holders[1].release()
     assert newcomer.holds
     assert more.holds
 
 
-async def test_what_fails_or_is_cancelled_holds_nothing_any_more() -> None:
+async def test_a_holder_that_fails_or_is_cancelled_holds_nothing() -> None:
     memory = PictureMemory(10)
     with pytest.raises(OSError, match="disk"):
         async with memory.hold(10, owner=1):
@@ -90,7 +90,7 @@ async def test_what_fails_or_is_cancelled_holds_nothing_any_more() -> None:
     await settled()
     waiting.task.cancel()
     await settled()
-    await holder.let_go()
+    await holder.release()
     assert granted.holds
     # Cancelled at the moment at which it is granted.
     last = Holder(memory, 10, owner=4)
@@ -105,28 +105,30 @@ async def test_what_fails_or_is_cancelled_holds_nothing_any_more() -> None:
     assert not memory._waiting
 
 
-async def test_what_is_only_counted_keeps_nobody_waiting_for_ever() -> None:
+async def test_bytes_that_are_only_counted_keep_nobody_waiting_for_ever() -> None:
     memory = PictureMemory(100)
     memory.count("disk", 50)
     large, late = Holder(memory, 80, owner=1), Holder(memory, 10, owner=2)
     await settled()
     assert holding([large, late]) == [True, False]
-    await large.let_go()
+    await large.release()
     assert late.holds
     memory.count("disk", -50)
-    await late.let_go()
+    await late.release()
     assert memory.held == 0
 
 
 Steps = st.lists(
-    st.tuples(st.sampled_from(["hold", "let go", "cancel"]), st.integers(0, 3), st.integers(0, 60)),
+    st.tuples(
+        st.sampled_from(["hold", "release", "cancel"]), st.integers(0, 3), st.integers(0, 60)
+    ),
     max_size=40,
 )
 
 
 @settings(max_examples=50)
 @given(Steps)
-def test_whatever_people_do_the_bound_holds_and_everybody_has_their_turn(
+def test_the_limit_holds_and_every_request_is_granted_or_cancelled(
     steps: list[tuple[str, int, int]],
 ) -> None:
     async def live() -> None:
@@ -135,7 +137,7 @@ def test_whatever_people_do_the_bound_holds_and_everybody_has_their_turn(
         for what, owner, number in steps:
             if what == "hold":
                 holders.append(Holder(memory, number, owner))
-            elif holders and what == "let go":
+            elif holders and what == "release":
                 holders[number % len(holders)]._over.set()
             elif holders:
                 holders[number % len(holders)].task.cancel()

@@ -1,4 +1,4 @@
-"""Discord out of reach for as long as it likes: where finished pictures are meanwhile."""
+"""Where finished pictures are while Discord is out of reach for long."""
 
 from __future__ import annotations
 

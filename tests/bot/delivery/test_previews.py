@@ -133,7 +133,7 @@ async def test_the_pictures_take_the_place_of_the_preview(showing: Showing) -> N
     assert [file.filename for file in showing.message.attachments] == ["imagine-1-1.png"]
 
 
-async def test_no_preview_is_left_below_an_apology_or_a_cancelled_job(stage: Stage) -> None:
+async def test_no_preview_is_left_below_a_failed_or_a_cancelled_job(stage: Stage) -> None:
     failed, cancelled = await begin(stage), await begin(stage)
     for showing in (failed, cancelled):
         showing.show(Progress(1, 4, preview=BLUE))
@@ -146,7 +146,7 @@ async def test_no_preview_is_left_below_an_apology_or_a_cancelled_job(stage: Sta
     assert failed.message.attachments == cancelled.message.attachments == []
 
 
-async def test_an_apology_is_said_even_where_nothing_may_be_done_about_files(
+async def test_a_failure_is_reported_even_where_files_may_not_be_removed(
     showing: Showing,
 ) -> None:
     path = f"/channels/*/messages/{showing.message_id}"

@@ -1,4 +1,4 @@
-"""Answers that Discord itself did not give, or not for good, at each place where it is asked."""
+"""Answers that are not Discord's own, or that a second request corrects, for each request."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import discord
 import pytest
 
 from bot.delivery import codes, retry
+from bot.delivery.channels import message_of
 from generation.values.events import Progress
 from generation.values.pixels import Pixels
 from storage.records import Job
@@ -60,7 +61,7 @@ class Struck:
 async def struck(stage: Stage, gate: GatedEngine) -> Struck:
     gate.shut()
     await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    stage.bot.courier._pacer.show = lambda *_: None  # type: ignore[method-assign]
+    stage.bot.courier._progress.show = lambda *_: None  # type: ignore[method-assign]
 
     async def announced() -> Job | None:
         job = await stage.bot.service.jobs.get(1)
@@ -96,7 +97,7 @@ async def test_whatever_is_said_in_a_message_is_said(struck: Struck) -> None:
             assert words not in struck.content
             await say()
             assert words in struck.content
-            await courier._message(job, message_id).edit(content="-")
+            await message_of(struck.stage.bot, job, message_id).edit(content="-")
 
 
 async def test_a_message_is_deleted(struck: Struck) -> None:
@@ -115,7 +116,7 @@ async def in_thread(stage: Stage, gate: GatedEngine) -> tuple[Job, discord.Threa
     made = await channel.create_thread(name="owls", type=discord.ChannelType.public_thread)
     (thread,) = [thread for thread in stage.channel.threads if thread.id == made.id]
     asked = await stage.alice.slash(thread, "imagine", prompt="rabbit face")
-    stage.bot.courier._pacer.show = lambda *_: None  # type: ignore[method-assign]
+    stage.bot.courier._progress.show = lambda *_: None  # type: ignore[method-assign]
 
     async def announced() -> Job | None:
         return await stage.bot.service.jobs.by_message(asked.response.id)
@@ -229,8 +230,8 @@ async def test_a_preview_is_tried_again_with_the_next_progress(struck: Struck) -
     for step, _ in enumerate(struck.each("PATCH", MESSAGE)):
         event = Progress(step + 1, 20, preview=Pixels(8, 8, bytes(192)))
         for _ in range(2):
-            assert not await struck.courier._edit_progress(struck.job, struck.message_id, event)
-        assert await struck.courier._edit_progress(struck.job, struck.message_id, event)
+            assert not await struck.courier._progress.edit(struck.job, struck.message_id, event)
+        assert await struck.courier._progress.edit(struck.job, struck.message_id, event)
         assert f"{event.percent} %" in struck.content
         assert struck.stage.look(struck.message_id).attachments
 
@@ -239,7 +240,7 @@ async def test_progress_that_is_forbidden_is_not_tried_again_and_again(struck: S
     struck.stage.env.inject_error("PATCH", MESSAGE, status=403, code=50013, times=3)
     for step in range(1, 9):
         event = Progress(step, 20)
-        assert not await struck.courier._edit_progress(struck.job, struck.message_id, event)
+        assert not await struck.courier._progress.edit(struck.job, struck.message_id, event)
     assert len(struck.stage.env.backend.faults) == 1
     struck.stage.env.backend.faults.clear()
     await struck.courier.report_failure(struck.job, struck.message_id, "It broke.")
@@ -297,7 +298,7 @@ async def test_pictures_without_any_answer_are_delivered_at_the_next_start(
     assert len(stage.messages()) == 1
 
 
-async def test_a_failure_without_an_answer_is_told_at_the_next_start(
+async def test_a_failure_without_an_answer_is_reported_at_the_next_start(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_down(_: object) -> None:
@@ -315,7 +316,7 @@ async def test_a_failure_without_an_answer_is_told_at_the_next_start(
     await stays(stage, JobStatus.FAILED)
     job = await stage.bot.service.jobs.get(1)
     assert job is not None
-    # What failed is told, and not made again.
+    # The failure is reported, and the pictures are not made again.
     assert job.attempts == 1
 
 
@@ -332,7 +333,9 @@ async def test_a_job_whose_first_answer_went_astray_gets_its_pictures(
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, 0), (403, 0), (503, 0)])
-async def test_a_sentence_is_told_at_the_second_try(stage: Stage, status: int, code: int) -> None:
+async def test_an_error_is_answered_at_the_second_attempt(
+    stage: Stage, status: int, code: int
+) -> None:
     stage.env.inject_error("POST", "/interactions/*", status=status, code=code)
     told = await stage.alice.slash(stage.channel, "vary", image="9-1")
     assert "There is no picture 9-1" in told.response.content

@@ -1,4 +1,4 @@
-"""A disk that is really full beneath the bot: what it says, and what becomes of its jobs."""
+"""A really full disk: what the bot says, and what happens to its jobs."""
 
 from __future__ import annotations
 

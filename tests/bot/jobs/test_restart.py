@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from discord.http import HTTPClient
 
-from bot.delivery import courier
+from bot.delivery import finding
 from bot.delivery.courier import DiscordCourier
 from bot.jobs import recovery
 from generation.images.png import read_png
@@ -70,7 +70,7 @@ async def test_what_a_reaction_asked_for_is_found_where_many_have_written_since(
         return found[-limit:]
 
     monkeypatch.setattr(HTTPClient, "logs_from", as_discord_does)
-    monkeypatch.setattr(courier, "_SEARCHED", 3)
+    monkeypatch.setattr(finding, "_SEARCHED", 3)
     first = await stage.imagine("rabbit face")
     gate.shut()
     await stage.bob.react(first, "🔁")
@@ -159,7 +159,7 @@ async def test_pictures_whose_message_was_deleted_are_kept_nowhere(
     stage: Stage, gate: GatedEngine
 ) -> None:
     # Nothing is shown between, so it is only found when the pictures are there.
-    stage.bot.courier._pacer.show = lambda *_: None  # type: ignore[method-assign]
+    stage.bot.courier._progress.show = lambda *_: None  # type: ignore[method-assign]
     gate.shut()
     doomed = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
     await stage.mo.delete(stage.look(doomed.response.id))
@@ -286,7 +286,7 @@ async def test_a_job_whose_source_is_lost_says_so_and_can_be_removed(
 
 
 async def _end_like_a_crash(stage: Stage) -> None:
-    """Stop what carries jobs where it is, so that nothing of an orderly stop is recorded."""
+    """Cancel the tasks of all jobs, so that nothing of an orderly stop is recorded."""
     for task in list(stage.bot.service._background._tasks):
         task.cancel()
     await asyncio.sleep(0)
@@ -365,8 +365,8 @@ async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so
     gate.shut()
     result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
     await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
-    carrying, are_read = stage.bot.service, False
-    retry, read = carrying._disk.retry, carrying.jobs.unfinished_or_stranded
+    service, are_read = stage.bot.service, False
+    retry, read = service._disk.retry, service.jobs.unfinished_or_stranded
 
     async def noting(*known: Any) -> Any:
         nonlocal are_read
@@ -380,17 +380,17 @@ async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so
         if are_read:
             # As if the database were locked for a while after that answer.
             gate.open()
-            await stage.until(lambda: not carrying._under_way)
+            await stage.until(lambda: not service._under_way)
         return await retry(ask, **options)
 
-    monkeypatch.setattr(carrying.jobs, "unfinished_or_stranded", noting)
-    monkeypatch.setattr(carrying._disk, "retry", reading)
+    monkeypatch.setattr(service.jobs, "unfinished_or_stranded", noting)
+    monkeypatch.setattr(service._disk, "retry", reading)
     resuming = asyncio.current_task()
-    assert await carrying.resume() == 0
+    assert await service.resume() == 0
     assert are_read
     gate.open()
     await stage.finished(result.response.id)
-    await stage.until(lambda: not carrying._under_way)
+    await stage.until(lambda: not service._under_way)
     assert pictures(stage.look(result.response.id))
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.delivery.pacing import _Channel, _News, _Shown
+from bot.delivery.updates import ChannelUpdates, Shown, Update
 from bot.ui import messages, states
 from generation.queue.fairness import Share
 from generation.queue.tickets import Ticket
@@ -94,7 +94,7 @@ class Line:
         )
         # Without times, so that all are told their places.
         self.updates.engine_silent()
-        self.channel = _Channel()
+        self.channel = ChannelUpdates()
         self.messages: dict[int, str] = {}
         self.waiting = [self._ticket(number, number in channel) for number in range(count)]
         self.updates.refresh([], self.waiting)
@@ -102,7 +102,7 @@ class Line:
     def _ticket(self, number: int, is_shown: bool) -> Ticket:
         def listener(event: Event) -> None:
             if is_shown:
-                self.channel.latest[number] = _News(job, number, event, 0.0)
+                self.channel.latest[number] = Update(job, number, event, 0.0)
 
         job = replace(JOB, id=number)
         nothing = cast("Any", None)
@@ -133,10 +133,10 @@ class Line:
 
     def show(self, turns: int) -> None:
         for _ in range(turns):
-            self.channel.has_news()
-            if (news := self.channel.next()) is not None:
-                self.channel.shown[news.job.id] = _Shown(news, news.event)
-                self.messages[news.job.id] = states.state(news.event)[0]
+            self.channel.has_changes()
+            if (update := self.channel.next()) is not None:
+                self.channel.shown[update.job.id] = Shown(update, update.event)
+                self.messages[update.job.id] = states.state(update.event)[0]
 
     def ranks(self) -> Iterator[tuple[int, int]]:
         """Yield the jobs that wait and read a place, in order, with how far back that is."""

@@ -1,4 +1,4 @@
-"""The pace of progress, by the real clock."""
+"""The rate of progress edits, by the real clock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 
-from bot.delivery import pacing as pacing_module
-from bot.delivery.pacing import ProgressPacer
+from bot.delivery import throttle as throttle_module
+from bot.delivery.throttle import ProgressThrottle
 from bot.ui import messages
 from generation.values.events import Event, Progress, Waiting
 from generation.values.pixels import Pixels
@@ -48,22 +48,22 @@ class Shown:
 
 
 @contextlib.asynccontextmanager
-async def pacing(shown: Shown, seconds: float) -> AsyncIterator[ProgressPacer]:
-    pacer = ProgressPacer(shown.edit, seconds)
+async def throttled(shown: Shown, seconds: float) -> AsyncIterator[ProgressThrottle]:
+    throttle = ProgressThrottle(shown.edit, seconds)
     try:
-        yield pacer
+        yield throttle
     finally:
-        await pacer.close()
+        await throttle.close()
 
 
 async def test_an_estimate_that_waits_for_its_turn_shrinks_and_runs_out() -> None:
     shown = Shown()
     began = asyncio.get_running_loop().time()
-    async with pacing(shown, 0.25) as pacer:
-        pacer.show(JOB, 1, Progress(1, 4, 10.0))
-        pacer.show(OTHER, 2, Progress(1, 4, 10.0))
-        pacer.show(THIRD, 3, Progress(1, 4, 0.1))
-        pacer.show(ELSEWHERE, 4, Progress(1, 4, 10.0))
+    async with throttled(shown, 0.25) as throttle:
+        throttle.show(JOB, 1, Progress(1, 4, 10.0))
+        throttle.show(OTHER, 2, Progress(1, 4, 10.0))
+        throttle.show(THIRD, 3, Progress(1, 4, 0.1))
+        throttle.show(ELSEWHERE, 4, Progress(1, 4, 10.0))
         await shown.until(lambda: shown.of(THIRD))
     waited = shown.first_time(OTHER) - began
     assert waited >= 0.24
@@ -76,8 +76,8 @@ async def test_an_estimate_that_waits_for_its_turn_shrinks_and_runs_out() -> Non
 
 async def test_an_estimate_counts_down_by_itself_and_is_taken_back_when_it_has_run_out() -> None:
     shown = Shown()
-    async with pacing(shown, 0.05) as pacer:
-        pacer.show(JOB, 1, Progress(1, 4, 2.3))
+    async with throttled(shown, 0.05) as throttle:
+        throttle.show(JOB, 1, Progress(1, 4, 2.3))
         await shown.until(lambda: shown.of(JOB) and shown.of(JOB)[-1].seconds is None)
         texts = [messages.waiting(JOB, event).splitlines()[-1] for event in shown.of(JOB)]
         assert texts == [
@@ -93,8 +93,8 @@ async def test_an_estimate_counts_down_by_itself_and_is_taken_back_when_it_has_r
 async def test_counting_down_sends_no_preview_again() -> None:
     shown = Shown()
     preview = Pixels(1, 1, b"abc")
-    async with pacing(shown, 0.05) as pacer:
-        pacer.show(JOB, 1, Progress(1, 4, 1.6, preview))
+    async with throttled(shown, 0.05) as throttle:
+        throttle.show(JOB, 1, Progress(1, 4, 1.6, preview))
         await shown.until(lambda: len(shown.edits) == 2)
     previews = [event.preview for event in shown.of(JOB) if isinstance(event, Progress)]
     assert previews == [preview, None]
@@ -102,10 +102,10 @@ async def test_counting_down_sends_no_preview_again() -> None:
 
 async def test_news_go_before_estimates_that_count_down() -> None:
     shown = Shown()
-    async with pacing(shown, 0.2) as pacer:
-        pacer.show(JOB, 1, Waiting(3, 1.05))
+    async with throttled(shown, 0.2) as throttle:
+        throttle.show(JOB, 1, Waiting(3, 1.05))
         await shown.until(lambda: shown.edits)
-        pacer.show(OTHER, 2, Waiting(4))
+        throttle.show(OTHER, 2, Waiting(4))
         await shown.until(lambda: len(shown.edits) == 3)
     assert [job_id for job_id, _, _ in shown.edits] == [JOB.id, OTHER.id, JOB.id]
 
@@ -113,13 +113,13 @@ async def test_news_go_before_estimates_that_count_down() -> None:
 async def test_places_of_many_hide_neither_progress_nor_estimates_that_have_run_out() -> None:
     shown = Shown()
     waiting = [dataclasses.replace(JOB, id=number) for number in range(50, 60)]
-    async with pacing(shown, 0.05) as pacer:
-        pacer.show(JOB, 1, Waiting(1, 0.1))
+    async with throttled(shown, 0.05) as throttle:
+        throttle.show(JOB, 1, Waiting(1, 0.1))
         await shown.until(lambda: shown.edits)
         for step in range(1, 9):
-            pacer.show(OTHER, 2, Progress(step, 9))
+            throttle.show(OTHER, 2, Progress(step, 9))
             for place, job in enumerate(waiting, start=step):
-                pacer.show(job, job.id, Waiting(place))
+                throttle.show(job, job.id, Waiting(place))
             before = len(shown.edits)
             await shown.until(lambda before=before: len(shown.edits) > before)
     assert len(shown.of(OTHER)) >= 2
@@ -129,20 +129,20 @@ async def test_places_of_many_hide_neither_progress_nor_estimates_that_have_run_
 
 async def test_all_channels_together_are_edited_only_so_often() -> None:
     shown = Shown()
-    async with pacing(shown, 0.01) as pacer:
+    async with throttled(shown, 0.01) as throttle:
         for number in range(6):
-            pacer.show(dataclasses.replace(JOB, id=number, channel_id=number), 1, Progress(1, 4))
+            throttle.show(dataclasses.replace(JOB, id=number, channel_id=number), 1, Progress(1, 4))
         await shown.until(lambda: len(shown.edits) == 6)
     times = sorted(time for _, _, time in shown.edits)
-    assert times[-1] - times[0] >= 0.95 * 5 / pacing_module._EDITS
+    assert times[-1] - times[0] >= 0.95 * 5 / throttle_module._EDITS_PER_SECOND
 
 
 async def test_a_job_that_is_over_counts_down_no_more() -> None:
     shown = Shown()
-    async with pacing(shown, 0.05) as pacer:
-        pacer.show(JOB, 1, Waiting(3, 1.1))
+    async with throttled(shown, 0.05) as throttle:
+        throttle.show(JOB, 1, Waiting(3, 1.1))
         await shown.until(lambda: shown.edits)
-        await pacer.drop(JOB)
+        await throttle.drop(JOB)
         await asyncio.sleep(0.4)
         assert len(shown.edits) == 1
 
@@ -154,10 +154,10 @@ async def test_a_job_that_is_over_while_its_edit_is_under_way_counts_down_no_mor
             return await super().edit(job, message_id, event)
 
     shown = Slow()
-    async with pacing(shown, 0.05) as pacer:
-        pacer.show(JOB, 1, Waiting(3, 1.1))
+    async with throttled(shown, 0.05) as throttle:
+        throttle.show(JOB, 1, Waiting(3, 1.1))
         await asyncio.sleep(0.05)
-        await pacer.drop(JOB)
+        await throttle.drop(JOB)
         assert len(shown.edits) == 1
         await asyncio.sleep(0.4)
         assert len(shown.edits) == 1
@@ -165,9 +165,9 @@ async def test_a_job_that_is_over_while_its_edit_is_under_way_counts_down_no_mor
 
 async def test_a_message_that_cannot_be_edited_is_left_alone_until_there_is_news() -> None:
     shown = Shown(succeeds=False)
-    async with pacing(shown, 0.05) as pacer:
-        pacer.show(JOB, 1, Waiting(3, 1.1))
+    async with throttled(shown, 0.05) as throttle:
+        throttle.show(JOB, 1, Waiting(3, 1.1))
         await asyncio.sleep(0.4)
         assert len(shown.edits) == 1
-        pacer.show(JOB, 1, Waiting(2, 1.1))
+        throttle.show(JOB, 1, Waiting(2, 1.1))
         await shown.until(lambda: len(shown.edits) == 2)
