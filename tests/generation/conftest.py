@@ -3,8 +3,6 @@
 # ruff: noqa: PLC0415
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,32 +21,7 @@ settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
-def one_thread() -> None:
-    """Load torch, and let it compute on one thread: see `each_module_on_one_thread`."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def each_module_on_one_thread() -> Iterator[None]:
-    """Let torch compute on one thread: at this size, waiting for a second costs more.
-
-    On a machine that others use as well it is twenty times more. The last bits of a picture
-    depend on the number, so it is set for each module, whatever the modules before it left.
-    """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="session")
-def starter(one_thread: None) -> Components:
+def starter() -> Components:
     """The networks of the model that comes with the package."""
     from generation.catalog.locate import locate
     from generation.models.loading import load
@@ -65,7 +38,7 @@ def engine(starter: Components) -> Engine:
 
 
 @pytest.fixture(scope="session")
-def pipelines(one_thread: None) -> Pipelines:
+def pipelines() -> Pipelines:
     """The pipelines of diffusers on the starter model."""
     from generation.catalog.locate import starter_folder
 
@@ -75,7 +48,7 @@ def pipelines(one_thread: None) -> Pipelines:
 
 
 @pytest.fixture(scope="session")
-def sd15_folder(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sd15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny model in the shape of Stable Diffusion 1.5."""
     from .pipelines import save_small_sd15
 

@@ -30,7 +30,7 @@ CONVOLUTIONS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.fixture(autouse=True)
-def quiet(one_thread: None) -> Iterator[None]:
+def quiet() -> Iterator[None]:
     with torch.inference_mode():
         yield
 
