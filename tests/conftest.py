@@ -11,6 +11,8 @@ import pytest
 # Torch reads this when it is loaded, here and in each process that a test starts. Several processes
 # share the cores, and a network of this size takes longer on two threads that wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+# For tests of several threads, as `imagine-bot` sets it: threads wait without a long busy loop.
+os.environ["GOMP_SPINCOUNT"] = "2000"
 
 # They take longest. They come first, so that no process is left with one at the end.
 _LONGEST: Final = (

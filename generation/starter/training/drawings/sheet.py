@@ -1,4 +1,4 @@
-"""Sheets of pictures that a model makes, through the project's own engine."""
+"""Sheets of pictures that a model makes with the project's own engine."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def to_array(pixels: Pixels) -> Bytes:
 
 
 def sheet(found: Bytes, columns: int) -> Image.Image:
-    """Return the pictures [n, h, w, 3] as one, row by row; what is left of the last is white."""
+    """Return the pictures [n, h, w, 3] as one, row by row; the end of the last row is white."""
     rows = -(-len(found) // columns)
     _, height, width, _ = found.shape
     canvas = np.full((rows * height, columns * width, 3), 255, np.uint8)

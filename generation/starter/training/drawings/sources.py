@@ -1,7 +1,7 @@
 """The packages that the training pictures and names come from, fetched from the npm registry.
 
-Every package is pinned by version and by the SHA-512 that the registry publishes for it, so
-the same command brings the same bytes, or says that it did not.
+Every package is pinned by version and by the registry's SHA-512. So the same command always gets
+the same bytes, or fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 
 class SourceUnavailable(Exception):
-    """A package could not be fetched, or is not the one that is pinned."""
+    """A package could not be fetched, or differs from the pinned one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ PACKAGES: Final = (NOTO, FLAT, NAMES)
 
 
 def fetch(packages: Path, wanted: Sequence[Package] = PACKAGES) -> None:
-    """Fetch what of `wanted` is not in the folder `packages` yet; npm has to be installed.
+    """Fetch those of `wanted` that the folder `packages` lacks; npm has to be installed.
 
     Raises:
         SourceUnavailable: npm is missing or failed, or a package is not what was pinned.
@@ -93,7 +93,7 @@ def _pack(package: Package, packages: Path) -> Path:
             raise SourceUnavailable(f"npm could not fetch {wanted}: {done.stderr.strip()[-300:]}")
     found = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     if found != package.integrity:
-        # A later call would find it again instead of fetching another.
+        # Otherwise a later call would find the bad file again.
         tarball.unlink()
         raise SourceUnavailable(
             f"{tarball.name} came with the SHA-512 {found} instead of {package.integrity}, perhaps "

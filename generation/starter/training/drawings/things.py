@@ -1,4 +1,4 @@
-"""What the model learns to draw: names, keywords, and which pictures there are of each."""
+"""The things that the model learns to draw: their names, keywords and pictures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLES: Final[Mapping[str, Package]] = {"noto": NOTO, "flat": FLAT}
 # Groups of emojibase that are left out: people and body, components, flags.
 _GROUPS_LEFT_OUT: Final = frozenset({1, 2, 9})
 _SYMBOLS: Final = 8
-# Their pictures differ from another's in size alone, and sizes vary freely here.
+# The pictures of these differ from others only in size, and sizes vary freely here.
 _SIZE_IS_THE_NAME: Final = re.compile(r"\b(medium|small)\b.*\b(square|diamond|circle)\b")
 _HAS_DIRECTION: Final = re.compile(
     r"\b(left|right|up|down|clock|thirty|hourglass|input|abc|medal|keyboard|calendar|newspaper"
@@ -31,8 +31,8 @@ _SHORTEST_KEYWORD: Final = 3
 class Thing:
     """Something with a name and a picture in at least one style.
 
-    `hexcode` is its Unicode code, by which it is known in every package; a keyword is a word
-    that CLDR gives to it and to few other things, and that is no other thing's name.
+    `hexcode` is the Unicode code, which identifies the thing in every package. A keyword is a word
+    that CLDR gives to this and few other things, and that is no other thing's name.
     """
 
     hexcode: str
@@ -101,7 +101,7 @@ def picture_names(packages: Path, style: str) -> Mapping[str, str]:
 
 
 def base_hexcode(code: str) -> str:
-    """Return `code` in capitals without variation selectors, which packages write or leave out."""
+    """Return `code` in capitals without variation selectors, which not all packages write."""
     return "-".join(part for part in code.upper().split("-") if part != "FE0F")
 
 

@@ -1,4 +1,4 @@
-"""Training the autoencoder, and how well it brings back pictures that it has not seen."""
+"""Trains the autoencoder, and measures how well it reconstructs pictures that it has not seen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _ENCODER: Final = ("autoencoder.encoder.", "autoencoder.quant_conv.")
 
 
 class Reconstruction(nn.Module):
-    """Pictures to latents and back, with noise that the caller draws."""
+    """Encodes pictures to latents and decodes them, with noise that the caller draws."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Reconstruction(nn.Module):
     def forward(
         self, pictures: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the pictures as they come back, and the latents' means and log variances."""
+        """Return the reconstructed pictures, and the latents' means and log variances."""
         latents = self.autoencoder.encode(pictures).latent_dist
         mean, log_variance = latents.mean.float(), latents.logvar.float()
         sample = mean + (0.5 * log_variance).exp() * noise
@@ -48,12 +48,12 @@ class Reconstruction(nn.Module):
 
 
 def shown_to_autoencoder(scene: Scene) -> bool:
-    """Return whether the autoencoder may learn from `scene`: one thing in 20 is kept back."""
+    """Return whether the autoencoder may learn from `scene`: one thing in 20 is held out."""
     return all(subject.thing % _HELD_OUT_EVERY for subject in scene.subjects)
 
 
 def to_tensor(pictures: Bytes, device: torch.device | None = None) -> torch.Tensor:
-    """Return RGB pictures [n, height, width, 3] as the networks see them: [n, 3, h, w], -1 to 1."""
+    """Return RGB pictures [n, height, width, 3] as the networks' input: [n, 3, h, w], -1 to 1."""
     return torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -83,7 +83,7 @@ def _crop(picture: Bytes, scene: Scene, random: np.random.Generator) -> Bytes:
 
 
 class AutoencoderTask:
-    """Training the autoencoder on crops of scenes; with `decoder_only`, that half of it."""
+    """Trains the autoencoder on crops of scenes; with `decoder_only`, only the decoder."""
 
     name = "autoencoder"
 
@@ -110,7 +110,7 @@ class AutoencoderTask:
     def loss(
         self, network: nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """Return the loss: differences, squared and absolute, those of the slopes, a little KL."""
+        """Return the loss: squared and absolute differences, of slopes too, and a little KL."""
         pictures = batch["pictures"].contiguous(memory_format=torch.channels_last)
         back, mean, log_variance = network(pictures, batch["noise"])
         away = back - pictures
@@ -126,13 +126,13 @@ class AutoencoderTask:
 
 
 def settle_encoder(folder: Path) -> None:
-    """Let the averaged encoder of the checkpoint in `folder` be the one that is trained too.
+    """Replace the encoder of the checkpoint in `folder` by its averaged encoder.
 
-    Then the average stays what it is while the decoder alone is trained, and so do the latents
-    that were made with it.
+    So the average does not change while the decoder alone is trained, and latents that were made
+    with it stay valid.
 
     Raises:
-        FileNotFoundError: none was trained there.
+        FileNotFoundError: `folder` has no checkpoint.
     """
     state = _checkpoint(folder)
     for name, value in state["average"].items():
@@ -152,7 +152,7 @@ def trained(shape: Shape, folder: Path) -> Any:
     """Return the autoencoder of the checkpoint in `folder`, with its averaged weights.
 
     Raises:
-        FileNotFoundError: none was trained there.
+        FileNotFoundError: `folder` has no checkpoint.
     """
     network = Reconstruction(new_autoencoder(shape))
     network.load_state_dict(_checkpoint(folder)["average"], strict=True)
@@ -163,7 +163,7 @@ def trained(shape: Shape, folder: Path) -> Any:
 def held_out_psnr(autoencoder: Any, album: Album, count: int = 200) -> tuple[float, float]:
     """Return the mean PSNR in dB over `count` scenes of held-out things, and of seen ones.
 
-    As in the literature: 10 log10(255^2 / MSE) of each picture, and the mean of these.
+    It is the mean of 10 log10(255^2 / MSE) of each picture, as in the literature.
     """
     found: dict[bool, list[Bytes]] = {False: [], True: []}
     number = 0

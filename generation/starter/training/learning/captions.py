@@ -1,4 +1,4 @@
-"""What people may type for a scene, drawn from a random generator."""
+"""Captions that people may type for a scene, drawn from a random generator."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _IN_STYLE: Final = (" in {} style", ", {} style")
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A caption and what it says of its scene; None where it leaves that open.
+    """A caption, and what it says about its scene; None for what it leaves open.
 
-    It always says all things, each by its name or by a keyword (`by_keyword`). Of an empty caption
-    there are none.
+    A caption names all things of its scene, each by its name or by a keyword (`by_keyword`). An
+    empty caption names none.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Said:
 def describe(
     scene: Scene, things: Sequence[Thing], held: HeldOut, random: np.random.Generator
 ) -> Said:
-    """Return a caption of `scene`: names or keywords, and some of size, colour and style."""
+    """Return a caption of `scene`: names or keywords, and perhaps size, colour and style."""
 
     def pick(texts: Sequence[str]) -> str:
         return texts[int(random.integers(len(texts)))]
@@ -110,7 +110,7 @@ class Captioner:
     ) -> list[int]:
         """Return the numbers of `count` of the first `scenes` scenes.
 
-        The share `pairs` of them is of scenes that show two things, beside what chance brings.
+        The share `pairs` of them are scenes with two things, in addition to those by chance.
         """
         numbers = []
         for _ in range(count):
@@ -124,7 +124,7 @@ class Captioner:
         return numbers
 
     def _describe(self, number: int, random: np.random.Generator) -> Said:
-        """Return a caption of scene `number` that the text encoder can read to its end."""
+        """Return a caption of scene `number` that is short enough for the text encoder."""
         for _ in range(_TRIES):
             said = describe(self.scene(number), self._album.things, self._held, random)
             if self._length(said.text) <= WORDS:
@@ -132,9 +132,9 @@ class Captioner:
         return said
 
     def _length(self, text: str) -> int:
-        """Return how many tokens `text` has, the two around it too.
+        """Return the number of tokens of `text`, with the start and the end token.
 
-        No token goes on beyond a space, so those of a word are counted once.
+        No token spans a space, so the tokens of a word are counted only once and cached.
         """
         total = 2
         for word in text.split():
@@ -146,9 +146,9 @@ class Captioner:
     def describe(
         self, numbers: Sequence[int], random: np.random.Generator, *, empty: float = 0.0
     ) -> list[Said]:
-        """Return a caption of each scene; the share `empty` of them says nothing.
+        """Return a caption of each scene; the share `empty` of them is empty.
 
-        One of more than `WORDS` tokens is said in another way, if there is one that is shorter.
+        A caption of more than `WORDS` tokens is replaced by a shorter one, if there is one.
         """
         return [
             Said("") if empty and random.random() < empty else self._describe(number, random)
@@ -156,10 +156,10 @@ class Captioner:
         ]
 
     def renamed(self, said: Said, random: np.random.Generator) -> Said | None:
-        """Return `said` with a keyword of its thing instead of its name, in whichever style.
+        """Return `said` with a keyword of its thing instead of the name, in any style.
 
-        None if it is not of one thing that has keywords, called by its name, or if the text
-        encoder could not read it to its end.
+        The result is None unless `said` is about one thing with keywords, called by its name, and
+        the new caption is short enough for the text encoder.
         """
         if len(said.things) != 1 or said.by_keyword:
             return None
@@ -176,7 +176,7 @@ class Captioner:
         return replace(said, text=text, by_keyword=said.things)
 
     def ids(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return the token ids of `texts`, [n, tokens], of each at most its first `WORDS`."""
+        """Return the token ids of `texts`, [n, tokens], at most the first `WORDS` of each."""
         if not texts:
             return torch.empty(0, TOKENS, dtype=torch.long)
         ids: torch.Tensor = self._tokenizer(

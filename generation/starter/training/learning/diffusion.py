@@ -1,4 +1,4 @@
-"""Training the UNet on cached latents, with a text encoder that can read."""
+"""Trains the UNet on cached latents, with a text encoder that is trained already."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _EMPTY_PROMPTS: Final = 0.1
 # alone nine of ten were.
 _PAIRS: Final = 0.4
 _LOOKED_AT: Final = 384
-# How many learn to begin from noise alone, as every picture does: what is left of the picture at
-# the last timestep tells its coarse colours, so a network that never saw it missing takes those
-# that are in the noise by chance for the picture's (Lin et al. 2023, "Common Diffusion Noise
-# Schedules and Sample Steps are Flawed", https://arxiv.org/abs/2305.08891).
+# The share that starts from noise alone, as every picture does. At the last timestep a rest of the
+# picture still tells its coarse colours. A network that never saw pure noise takes the colours that
+# the noise has by chance for the picture's (Lin et al. 2023, "Common Diffusion Noise Schedules and
+# Sample Steps are Flawed", https://arxiv.org/abs/2305.08891).
 _BEGINNINGS: Final = 0.05
-# What the error of the picture may weigh at most, or what is almost clear would outweigh all else:
-# Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
-# https://arxiv.org/abs/2303.09556
+# The largest weight of the picture's error. Without it, timesteps with little noise would outweigh
+# all others (Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+# https://arxiv.org/abs/2303.09556).
 _WEIGHT_MOST: Final = 5.0
 
 
 class Denoiser(nn.Module):
-    """The UNet and its text encoder, which stays as `reading` has left it.
+    """The UNet and its text encoder, which is not trained further after `reading`.
 
-    What it says of a picture it has learnt without noise, and many times as often.
+    The text encoder was trained without noise and on many times as many captions.
     """
 
     def __init__(self, unet: Any, text_encoder: Any) -> None:
@@ -59,10 +59,10 @@ class Denoiser(nn.Module):
 
 
 class DiffusionTask:
-    """Training on `latents` [scenes, c, h, w], the scenes of `album` from number 0 on.
+    """Trains on `latents` [scenes, c, h, w], the scenes of `album` from number 0 on.
 
-    `scale` brings the latents to unit variance, as the autoencoder's `scaling_factor` does
-    for the engine.
+    `scale` brings the latents to unit variance; the engine uses the autoencoder's
+    `scaling_factor` for this.
     """
 
     name = "diffusion"
@@ -79,8 +79,8 @@ class DiffusionTask:
         torch.manual_seed(seed)
         self.network = Denoiser(new_unet(shape), new_text_encoder(shape, tokenizer))
         if not torch.cuda.is_available():
-            # Latents this small are a sixth quicker without the fused attention on a CPU: it is
-            # the way back through that which takes long.
+            # On a CPU latents this small are a sixth faster without the fused attention, because
+            # its backward pass is slow.
             self.network.unet.set_attn_processor(AttnProcessor())
         self._captions = Captioner(album, held, tokenizer, seed)
         self._latents, self._shape, self._seed = latents, shape, seed
@@ -89,12 +89,12 @@ class DiffusionTask:
         alphas = schedule.alphas_cumprod
         self._signal, self._noise = alphas.sqrt(), (1 - alphas).sqrt()
         ratio = alphas / (1 - alphas)
-        # Of v's own error, which is ratio + 1 times that of the picture. What is almost noise
-        # counts in full, not by its ratio: there the caption alone tells what to paint.
+        # The weight of v's error, which is ratio + 1 times the picture's. Timesteps of almost pure
+        # noise count in full, because there only the caption tells what to paint.
         self._weights = (ratio + 1).clamp(max=_WEIGHT_MOST) / (ratio + 1)
 
     def begin_with(self, reading: Mapping[str, Any]) -> None:
-        """Take over the text encoder of a checkpoint of `ReadingTask`, and look at its sketches."""
+        """Load the text encoder of a `ReadingTask` checkpoint, and aim the UNet at its sketches."""
         encoder, head = taught(reading)
         self.network.text_encoder.load_state_dict(encoder)
         unet, numbers = self.network.unet, reading["facts"]["numbers"]
@@ -103,7 +103,7 @@ class DiffusionTask:
         look_at_patches(unet, batch["noisy"], batch["timesteps"], places, LOUD)
         with torch.no_grad():
             for layer in cross_attentions(unet).values():
-                # What brings the encoder's states to tokens is linear as well: one map for both.
+                # The map from the encoder's states to tokens is linear too, so one map does both.
                 for projection in (layer.to_k, layer.to_v):
                     projection.weight.copy_(projection.weight @ head)
 
@@ -113,9 +113,10 @@ class DiffusionTask:
         generator = step_generator(self._seed, step, rank)
         numbers = self._captions.draw(len(self._latents), random, count, pairs=_PAIRS)
         latents = self._latents[torch.tensor(numbers)].float() * self.scale
-        # As often as they are large: what the caption tells is learnt where much is noise. Drawn
-        # evenly, the error at timestep 980 was still two fifths above the best that can be known
-        # when at 400 and below a wrong caption made hardly a difference.
+        # A timestep is drawn with a probability in proportion to its size, because captions are
+        # learnt where there is much noise. With uniform timesteps the error at timestep 980 was
+        # still two fifths above the known optimum, when at 400 and below a wrong caption made
+        # hardly a difference.
         share = torch.rand(count, generator=generator).sqrt()
         timesteps = (share * len(self._weights)).long().clamp(max=len(self._weights) - 1)
         noise = torch.randn(latents.shape, generator=generator)
@@ -136,7 +137,7 @@ class DiffusionTask:
     def loss(
         self, network: nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """Return the squared error of v, less where little is noise; `error` is without weights."""
+        """Return the weighted squared error of v; `error` is the same without weights."""
         noisy = batch["noisy"].contiguous(memory_format=torch.channels_last)
         predicted = network(noisy, batch["timesteps"], batch["ids"])
         errors = (predicted - batch["velocity"]).square().mean((1, 2, 3))
@@ -144,5 +145,5 @@ class DiffusionTask:
         return loss, {"loss": loss, "error": errors.mean()}
 
     def facts(self) -> Mapping[str, Any]:
-        """Return what the engine needs to know, and how the networks are shaped."""
+        """Return the facts that the engine needs, and the shape of the networks."""
         return {"shape": asdict(self._shape), "scale": self.scale, "scenes": len(self._latents)}

@@ -1,4 +1,4 @@
-"""Scenes as latents, encoded once: what the UNet learns from."""
+"""Scenes as latents, encoded once for the training of the UNet."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .autoencoder import to_tensor
 
 SHARD: Final = 1_000
 _MADE_BY: Final = "encoder.json"
-# Large layers are given back to the system and fetched again each time: 64 at once took 1.8 times
-# as long as 16 on two cores. A GPU waits for anything that small.
+# The memory of large layers is returned to the system and requested again each time: on two cores
+# 64 at once took 1.8 times as long as 16. A GPU needs larger batches.
 _BATCH: Final = 20
 _BATCH_ON_GPU: Final = 250
 
@@ -48,7 +48,7 @@ def encoded(
 ) -> Iterator[torch.Tensor]:
     """Yield the means of the latents of scenes by their numbers, as float16 [n, c, h, w].
 
-    As many at once as are quick; `workers` processes put the pictures together.
+    Batches have the fastest size; `workers` processes compose the pictures.
     """
     pictures = DataLoader(
         _Pictures(album, scenes),
@@ -75,12 +75,12 @@ def encode(
     workers: int = 0,
     report: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Encode what is missing of the first `shards` shards into files in `folder`.
+    """Encode the missing ones of the first `shards` shards into files in `folder`.
 
     A shard holds the means of the latents of `size` scenes as float16, [size, c, h, w].
 
     Raises:
-        ValueError: what is there was encoded by another autoencoder.
+        ValueError: the existing shards were encoded by another autoencoder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.glob("*.npy")):
@@ -102,7 +102,7 @@ def encode(
 
 
 def fingerprint(autoencoder: Any) -> str:
-    """Return what tells this autoencoder's latents from another's: a hash of what encodes."""
+    """Return a hash of the encoder, which identifies the latents of this autoencoder."""
     found = hashlib.sha256()
     for name, value in sorted(autoencoder.state_dict().items()):
         if name.startswith(("encoder.", "quant_conv.")):
@@ -111,7 +111,7 @@ def fingerprint(autoencoder: Any) -> str:
 
 
 def check_encoder(folder: Path, autoencoder: Any) -> None:
-    """Raise ValueError unless the latents in `folder` are those of `autoencoder`."""
+    """Raise ValueError unless the latents in `folder` were encoded by `autoencoder`."""
     file = folder / _MADE_BY
     if not any(folder.glob("*.npy")):
         raise ValueError(f"There are no latents in {folder}; encode the scenes first.")

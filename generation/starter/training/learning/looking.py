@@ -1,9 +1,9 @@
-"""Letting an untrained UNet look at sketches where they belong.
+"""Initialises the UNet's cross attention so that each position looks at its patch of a sketch.
 
-Cross attention knows no places. But zeros around the latents tell every layer roughly where it is:
-before any training nine of ten positions of the 4x4 latents can be read off their features by a
-linear map. Half of the heads begin with that map as their queries, and with the numbers of patches
-as their keys, so that which patch belongs where need not be found out.
+Cross attention has no positions. But the zeros around the latents tell every layer roughly where it
+is: before any training, a linear map tells nine of ten positions of the 4x4 latents from their
+features. Half of the heads start with that map as their queries, and with the numbers of patches as
+their keys. So training need not find out which patch belongs where.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.functional import one_hot
 from .networks import PATCHES, TOKENS
 
 _RIDGE: Final = 1e-2
-# By how much the logit of the patch at hand is above those of others, in the mean.
+# By how much the logit of the right patch is above the others, on average.
 _SHARPNESS: Final = 6.0
 _UNSURE: Final = 0.2
 _BATCH: Final = 64
@@ -28,7 +28,7 @@ _BATCH: Final = 64
 def look_at_patches(
     unet: Any, noisy: torch.Tensor, timesteps: torch.Tensor, numbers: slice, loud: float
 ) -> dict[str, float]:
-    """Have half of the heads of every cross attention look at the patch where they are.
+    """Make half of the heads of every cross attention look at the patch of their position.
 
     `noisy` [n, c, h, w] are latents with noise by `timesteps`, `numbers` where in a token the
     number of a patch is, one-hot times `loud`. Returns, by layer, the share of the spread of
@@ -54,12 +54,12 @@ def look_at_patches(
 
 
 def cross_attentions(unet: Any) -> dict[str, Any]:
-    """Return the layers of `unet` that look at the text, by name."""
+    """Return the cross attention layers of `unet`, by name."""
     return {name: layer for name, layer in unet.named_modules() if name.endswith("attn2")}
 
 
 def _features(unet: Any, noisy: torch.Tensor, timesteps: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return what each cross attention gets for its queries, [n, positions, width]."""
+    """Return the input of each cross attention's queries, [n, positions, width]."""
     found: dict[str, list[torch.Tensor]] = {}
     hooks = [
         layer.register_forward_pre_hook(_keep(found.setdefault(name, [])), with_kwargs=True)
@@ -82,10 +82,10 @@ def _keep(found: list[torch.Tensor]) -> Callable[..., None]:
 
 
 def _where(features: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Return the linear map [width, 16] from features to the patch they lie in, and its worth.
+    """Return the linear map [width, 16] from features to their patch, and its quality.
 
-    It is ridge regression on half of the features; its worth is the share of the spread that it
-    explains in the other half.
+    The map is a ridge regression on half of the features. Its quality is the share of variance
+    that it explains in the other half.
     """
     _, positions, width = features.shape
     side, across = int(positions**0.5), int(PATCHES**0.5)

@@ -1,4 +1,4 @@
-"""Muon, an optimizer for the weights of layers, which takes as few steps as it can."""
+"""Muon, an optimizer for the weights of layers that needs few steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 _ITERATIONS: Final = 5
 _COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
-# The update of AdamW has about this root mean square, so both live with the same rate.
+# The update of AdamW has about this root mean square, so both can have the same rate.
 _ROOT_MEAN_SQUARE: Final = 0.2
 _TINY: Final = 1e-7
 
@@ -19,7 +19,7 @@ _TINY: Final = 1e-7
 def matrices(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the weights of linear layers and convolutions, and all other parameters.
 
-    Tables of embeddings are among the others, for a step sees only some of their rows.
+    Embedding tables are among the others, because a step uses only some of their rows.
     """
     known = {
         id(module.weight)
@@ -33,9 +33,9 @@ def matrices(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]
 class Muon(torch.optim.Optimizer):
     """Momentum made orthogonal (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 
-    A convolution's weights are one matrix, a row for each channel that comes out. The size of
-    the update is that of AdamW's, whatever the matrix (Liu et al. 2025,
-    https://arxiv.org/abs/2502.16982), and `weight_decay` is decoupled as there.
+    A convolution's weights are one matrix with a row for each output channel. The update of any
+    matrix is as large as AdamW's (Liu et al. 2025, https://arxiv.org/abs/2502.16982), and
+    `weight_decay` is decoupled as there.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move the weights, those that have a gradient, once."""
+        """Update once all weights that have a gradient."""
         if closure is not None:
             raise TypeError("Muon takes no closure: it needs no loss but the gradients.")
         for group in self.param_groups:
@@ -60,7 +60,7 @@ class Muon(torch.optim.Optimizer):
     def _move(
         self, weights: list[nn.Parameter], shape: tuple[int, int], group: dict[str, Any]
     ) -> None:
-        """Move the weights of one shape, together, since it costs less than one by one."""
+        """Update the weights of one shape together, which is faster than one by one."""
         gradients = torch.stack(
             [cast(torch.Tensor, weight.grad).reshape(shape) for weight in weights]
         )
@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
         updates = orthogonal(gradients.lerp(means, group["momentum"]))
         rate = group["lr"] * _ROOT_MEAN_SQUARE * max(shape) ** 0.5
         torch._foreach_copy_([self.state[weight]["mean"] for weight in weights], list(means))
-        # To torch parameters are tensors, to mypy a list of them is no list of tensors.
+        # Parameters are tensors, but for mypy a list of parameters is no list of tensors.
         moved: list[torch.Tensor] = [*weights]
         changes = [
             update.view(weight.shape) for weight, update in zip(weights, updates, strict=True)
@@ -94,7 +94,7 @@ def _by_shape(weights: list[nn.Parameter]) -> dict[tuple[int, int], list[nn.Para
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """Return the nearest orthogonal matrices, roughly, of matrices [n, rows, columns].
+    """Return roughly the nearest orthogonal matrices to matrices [n, rows, columns].
 
     Five steps of the Newton-Schulz iteration with Jordan's coefficients bring each singular
     value to between 0.7 and 1.2. Each step multiplies by a polynomial of `x x^T`, so the steps
@@ -102,7 +102,7 @@ def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
     the UNet on two cores that took half the time of five steps on the matrices in bfloat16.
     """
     precision = torch.get_float32_matmul_precision()
-    # TF32 would leave the square with eigenvalues below zero, which every step makes larger.
+    # With TF32 the square would get negative eigenvalues, which every step enlarges.
     torch.set_float32_matmul_precision("highest")
     try:
         return _iterated(matrices.float()).to(matrices.dtype)

@@ -12,8 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from ..drawings.things import STYLES
 
-# A text is words, then what the text encoder makes of them for the UNet: what there is besides
-# the things, and for each style a sketch in patches (see `sketches.py`). No caption has more words.
+# A text is words, then tokens in which the text encoder writes for the UNet: the marks, and for
+# each style a sketch in patches (see `sketches.py`). No caption has more words than this.
 WORDS: Final = 23
 SKETCHES: Final = len(STYLES)
 PATCHES: Final = 16
@@ -44,7 +44,7 @@ class Shape:
 
     @property
     def shrink(self) -> int:
-        """Return by how much a side of the latents is shorter than the picture's."""
+        """Return the side of the picture divided by the side of the latents."""
         return 1 << (len(self.autoencoder) - 1)
 
 
@@ -61,7 +61,7 @@ def new_autoencoder(shape: Shape) -> Any:
         latent_channels=shape.latent_channels,
         norm_num_groups=shape.autoencoder_groups,
         sample_size=shape.edge,
-        # Attention would tie the network to one picture size; convolutions do.
+        # Attention would tie the network to one picture size, and convolutions suffice.
         mid_block_add_attention=False,
     )
     _quieten(autoencoder)
@@ -69,10 +69,10 @@ def new_autoencoder(shape: Shape) -> Any:
 
 
 def _quieten(network: nn.Module) -> None:
-    """Let every residual block begin as the identity, its last convolution at zero.
+    """Start every residual block as the identity, with its last convolution at zero.
 
-    Group normalisation hides how bright and colourful a flat area is; what passes by the
-    blocks keeps it. So colours come back after a third of the pictures that they need else.
+    Group normalisation hides the brightness and colour of a flat area, but the residual path keeps
+    them. So colours are right after a third of the pictures that training needs otherwise.
     """
     for block in network.modules():
         if isinstance(block, ResnetBlock2D):
@@ -92,7 +92,7 @@ def new_unet(shape: Shape) -> Any:
         block_out_channels=shape.unet,
         layers_per_block=shape.unet_layers,
         cross_attention_dim=shape.text,
-        # Whatever diffusers calls it, this is how many heads there are.
+        # Despite its name in diffusers, this is the number of heads.
         attention_head_dim=tuple(width // shape.head for width in shape.unet),
         norm_num_groups=shape.unet_groups,
     )
@@ -116,16 +116,17 @@ def new_text_encoder(shape: Shape, tokenizer: Any) -> Any:
 
 
 def noise_schedule(kind: Any = DDPMScheduler, **settings: Any) -> Any:
-    """Return the schedule of noise: Stable Diffusion's, with more at the end, and v-prediction.
+    """Return the noise schedule: Stable Diffusion's with more noise at the end, and v-prediction.
 
-    The prediction of v (Salimans and Ho 2022, https://arxiv.org/abs/2202.00512) still says
-    something of the picture where there is almost only noise, which is where the colour of
-    the background is decided. With betas up to Stable Diffusion's 0.012 it is decided before the
-    first step: a fifteenth of the picture is left at the last timestep, which over 256 positions
-    tells one colour from another, so of pictures that begin with noise alone, which is as gray as
-    can be, half were gray (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are
-    Flawed", https://arxiv.org/abs/2305.08891). Up to 0.02 there is left a quarter of that. It is
-    not nothing, since LMS divides by it.
+    The colour of the background is decided where there is almost only noise. There the prediction
+    of v (Salimans and Ho 2022, https://arxiv.org/abs/2202.00512) still depends on the picture.
+
+    With betas up to Stable Diffusion's 0.012, a fifteenth of the picture is left at the last
+    timestep. Over 256 positions that is enough to tell colours apart, so the network relies on it.
+    But a new picture starts from noise alone, which is gray on average, and half of the pictures
+    came out gray (Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed",
+    https://arxiv.org/abs/2305.08891). With betas up to 0.02 a quarter of that rest is left. It must
+    not be zero, because LMS divides by it.
     """
     return kind(
         beta_start=0.00085,
@@ -139,5 +140,5 @@ def noise_schedule(kind: Any = DDPMScheduler, **settings: Any) -> Any:
 
 
 def parameters(*networks: nn.Module) -> int:
-    """Return how many numbers the networks hold together."""
+    """Return the number of parameters of the networks together."""
     return sum(parameter.numel() for network in networks for parameter in network.parameters())

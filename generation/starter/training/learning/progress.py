@@ -1,4 +1,4 @@
-"""What every training has: a schedule of rates, averaged weights, checkpoints, a log."""
+"""The parts of every training: a schedule of rates, averaged weights, checkpoints, a log."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SMOOTHING: Final = 0.98
 class Schedule:
     """Learning rates by step: a linear warm-up, a constant, and a linear decay on demand.
 
-    The constant part has no end of its own, so a training need not know how long it has:
-    the decay of `decay_steps` starts at step `decay_from`, whenever that is set. The warm-up
-    is from step `warm_from` on, where the optimizer knows nothing yet.
+    The constant part has no fixed end, so the length of a training can be decided late: the decay
+    of `decay_steps` starts at step `decay_from`, whenever that is set. The warm-up starts at step
+    `warm_from`, where the optimizer has no state yet.
     """
 
     peak: float
@@ -50,7 +50,7 @@ class Schedule:
 
 
 class Average:
-    """An exponential moving average of parameters, quicker while the training is young."""
+    """An exponential moving average of parameters, which follows faster early in the training."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay = decay
@@ -67,22 +67,22 @@ class Average:
         torch._foreach_lerp_(mine, theirs, 1 - decay)
 
     def load(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Take over `values` of a checkpoint."""
+        """Load `values` of a checkpoint."""
         for name, value in self.values.items():
             value.copy_(values[name])
 
 
 def step_generator(seed: int, step: int, rank: int = 0) -> torch.Generator:
-    """Return the random numbers of one step, which do not depend on the steps before it.
+    """Return the random generator of one step, which does not depend on earlier steps.
 
-    So a training that is resumed draws what an uninterrupted one would have drawn.
+    So a resumed training draws the same numbers as an uninterrupted one.
     """
     state = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint32)
     return torch.Generator("cpu").manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
 def save(state: Mapping[str, Any], file: Path) -> None:
-    """Write a checkpoint that is either whole or not there."""
+    """Write a checkpoint atomically: the file is complete, or does not exist."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     torch.save(dict(state), partial)
@@ -98,7 +98,7 @@ def read(file: Path) -> dict[str, Any] | None:
 
 
 class Log:
-    """A file of JSON lines, and running means of what is measured in every step."""
+    """A file of JSON lines with the running means of the values of each step."""
 
     def __init__(self, file: Path, images: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ class Log:
         self._since = (time.monotonic(), images)
 
     def measure(self, images: int, values: Mapping[str, torch.Tensor]) -> None:
-        """Count `images` more and take the values of a step into the means.
+        """Count `images` more, and add the values of a step to the means.
 
         The values stay on their device until a line is written, so no step waits for them.
         """
@@ -118,7 +118,7 @@ class Log:
             self._means[name] = old + (1 - _SMOOTHING) * (value - old)
 
     def write(self, step: int, **more: Any) -> dict[str, Any]:
-        """Append a line with the means and the images a second since the last; return it."""
+        """Append a line with the means and the images a second since the last line; return it."""
         now, (then, images) = time.monotonic(), self._since
         line = {
             "step": step,
@@ -135,15 +135,15 @@ class Log:
 
 @dataclass(slots=True)
 class Stop:
-    """Whether somebody has asked this process to stop."""
+    """Whether a signal asked this process to stop."""
 
     asked: bool = False
 
 
 def asked_anywhere(stop: Stop, accelerator: Any) -> bool:
-    """Return whether any process was asked to stop: they take the same steps or none."""
+    """Return whether any process was asked to stop, since all must take the same steps."""
     if accelerator.num_processes == 1:
-        # Nobody else to ask, which would wait for all that the GPU has been given to do.
+        # There is no other process to ask, and asking would wait for the GPU.
         return stop.asked
     if stop.asked:
         accelerator.set_trigger()
@@ -152,7 +152,7 @@ def asked_anywhere(stop: Stop, accelerator: Any) -> bool:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Turn SIGTERM and SIGINT into a wish that the training looks at after each step."""
+    """Turn SIGTERM and SIGINT into a request to stop, which is read after each step."""
     stop = Stop()
 
     def ask(_number: int, _frame: object) -> None:

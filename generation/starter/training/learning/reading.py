@@ -1,10 +1,10 @@
-"""Teaching the text encoder what its words look like, before there is a UNet.
+"""Trains the text encoder before the UNet, to sketch what a caption means.
 
-The UNet learns from a few dozen pictures a second on two cores, and what it learns of a name it
-learns through noise. Here the text encoder alone learns to say a sketch of what a caption means
-(see `sketches.py`): of sketches of one thing 95 % were nearest to those of its own picture after
-160,000 captions, in 12 minutes on one core. A UNet that had to find out by itself which words are
-different things came to 15 % in 598,000 pictures.
+On two cores the UNet learns from a few dozen pictures a second, and it learns names only through
+noise. Here the text encoder alone learns to output a sketch for a caption (see `sketches.py`).
+After 160,000 captions, in 12 minutes on one core, 95 % of the sketches of one thing were nearest to
+its own picture. A UNet that had to find out by itself which words are different things reached 15 %
+with 598,000 pictures.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from .networks import WORDS, Shape, new_text_encoder
 from .sketches import Sketches, pointed
 from .trainer import Batch
 
-# What telling apart weighs beside sketching: it is learnt in minutes, and then helps the other.
+# The weight of telling pictures apart. It is learnt in minutes, and then helps the sketches.
 _TELLING_APART: Final = 0.02
-# Words need only leave the UNet in peace; marks are few and decide the whole picture.
+# Tokens of words only have to be harmless. Marks are few, and decide the whole picture.
 _OF_WORDS: Final = 0.1
 _OF_MARKS: Final = 2.0
-# How many captions go on with words that mean nothing, as prompts do.
+# The share of captions that end with words without meaning, as prompts do.
 _GOING_ON: Final = 0.15
-# How many captions are said by a keyword as well. That a bunny is a rabbit is in the dictionary:
-# whatever the text encoder says of a rabbit it is to say of a bunny, in the style as well in which
-# no picture was ever called that. No picture is needed to tell it so.
+# The share of captions that are repeated with a keyword. The dictionary says that a bunny is a
+# rabbit, so both must give the same sketch, even in the style in which no picture was called a
+# bunny. This needs no picture.
 _RENAMED: Final = 0.5
-# There are a thousand times as many pairs as things, and no picture is needed to tell of one.
+# There are a thousand times as many pairs as things, and the caption of a pair needs no picture.
 _PAIRS: Final = 0.4
 _COMPONENTS: Final = 256
 _TEMPERATURE: Final = 2.3
 
 
 class Reader(nn.Module):
-    """The text encoder, with what brings its states to tokens and tells what they mean."""
+    """The text encoder, with the maps from its states to tokens and to the meant picture."""
 
     def __init__(self, text_encoder: Any, codes: torch.Tensor) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Reader(nn.Module):
 def picture_codes(sketches: torch.Tensor) -> torch.Tensor:
     """Return the principal components [pictures, k] of sketches [pictures, n], k at most 256.
 
-    Each is scaled by the root of its spread, halfway to whitening.
+    Each is divided by the square root of its standard deviation, halfway to whitening.
     """
     left, spreads, _ = torch.linalg.svd(sketches - sketches.mean(0), full_matrices=False)
     codes = pointed(left[:, :_COMPONENTS]) * spreads[:_COMPONENTS].sqrt()
@@ -84,7 +84,7 @@ def picture_codes(sketches: torch.Tensor) -> torch.Tensor:
 
 
 class ReadingTask:
-    """Training of a text encoder on captions of the scenes of `album`, from number 0 on.
+    """Trains a text encoder on captions of the scenes of `album`, from number 0 on.
 
     `forms` are the latents of the album's pictures from `draw_forms`.
     """
@@ -112,7 +112,7 @@ class ReadingTask:
         self._pictures = len(poses(album))
 
     def batch(self, step: int, rank: int, count: int) -> Batch:
-        """Return captions, what is to be said of them, and which pictures each may mean or not."""
+        """Return captions, their target tokens, and which pictures each caption may mean."""
         random = np.random.default_rng([self._seed, 4, step, rank])
         numbers = self._captions.draw(self._scenes, random, count, pairs=_PAIRS)
         captions = self._captions.describe(numbers, random)
@@ -126,17 +126,17 @@ class ReadingTask:
             "ids": self._going_on(ids, random),
             "renamed": self._captions.ids(list(renamed.values())),
             "rows_renamed": torch.tensor(list(renamed), dtype=torch.long),
-            # The most of a batch by far, and a process hands it on.
+            # This is by far the largest part of a batch, and is sent between processes.
             "tokens": torch.stack([self._sketches.tokens(said) for said in captions]).half(),
             "meant": torch.stack([self._meant(said) for said in captions]),
-            # Of what is held out nothing may be said, not even that it is not what is meant.
+            # Held-out pictures must not be used, not even as wrong answers.
             "untold": torch.stack([self._sketches.untold(said) for said in captions]),
         }
 
     def _going_on(self, ids: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-        """Return token ids [n, tokens] with any words after some of the captions.
+        """Return token ids [n, tokens], with random words after some of the captions.
 
-        There is still an end among the first `WORDS`, as in every prompt.
+        The first `WORDS` tokens still include an end token, as in every prompt.
         """
         for row in ids:
             start = int((row == self._end).int().argmax())
@@ -147,7 +147,7 @@ class ReadingTask:
         return ids
 
     def _meant(self, said: Said) -> torch.Tensor:
-        """Return which pictures are meant, alone: of two things side by side, none."""
+        """Return the picture that each caption means; none for a caption of two things."""
         meant = torch.zeros(self._pictures, dtype=torch.bool)
         if len(said.things) == 1:
             [thing] = said.things
@@ -159,28 +159,27 @@ class ReadingTask:
     def loss(
         self, network: nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """Return the tokens' squared error and a little of the cross entropy of what is meant.
+        """Return the tokens' squared error plus a little cross entropy of the meant picture.
 
-        To that comes how far a caption with a keyword is from the same with the name.
-
-        `explained` is the share of the spread of sketches that is said.
+        The loss also has the distance between a caption with a keyword and the same caption with
+        the name. `explained` is the share of the sketches' variance that the tokens explain.
         """
         count = len(batch["ids"])
         tokens, logits = network(torch.cat([batch["ids"], batch["renamed"]]))
         tokens, renamed, logits = tokens[:count], tokens[count:], logits[:count]
-        # What may not be told is right whatever it is.
+        # Held-out targets are NaN, and have no error.
         wanted = torch.where(batch["tokens"].isnan(), tokens.detach(), batch["tokens"])
         squared = (tokens - wanted).square()
         missed = squared[:, WORDS + 1 :, : self._sketches.numbers].mean()
         spread = wanted[:, WORDS + 1 :, : self._sketches.numbers].var(0).mean()
         sketching = _weighted(squared).mean()
         meaning = tokens.detach()[batch["rows_renamed"]]
-        # Over all rows as well, and so that there may be none.
+        # The mean is over all rows, since there may be no row with a keyword.
         renaming = _weighted((renamed - meaning).square()).sum() / count
         single = batch["meant"].any(1)
         known = logits.masked_fill(batch["untold"], -torch.inf).log_softmax(1)
         meant = known[single].masked_fill(~batch["meant"][single], -torch.inf).logsumexp(1)
-        # Over all rows, or a batch that has only pairs would have no mean.
+        # The mean is over all rows, since a batch may have only pairs.
         entropy = -meant.sum() / len(known)
         right = batch["meant"].gather(1, known.argmax(1, keepdim=True)).float().sum()
         return sketching + renaming + _TELLING_APART * entropy, {
@@ -192,7 +191,7 @@ class ReadingTask:
         }
 
     def facts(self) -> Mapping[str, Any]:
-        """Return how the networks are shaped, and where in a token the number of a patch is."""
+        """Return the shape of the networks, and where a token holds the number of a patch."""
         return {
             "shape": asdict(self._shape),
             "scenes": self._scenes,
@@ -201,7 +200,7 @@ class ReadingTask:
 
 
 def _weighted(squared: torch.Tensor) -> torch.Tensor:
-    """Return means [n] of squared errors [n, tokens, width], words and marks by their weight."""
+    """Return means [n] of squared errors [n, tokens, width], with weights for words and marks."""
     errors = squared.mean(2)
     errors[:, :WORDS] *= _OF_WORDS
     errors[:, WORDS] *= _OF_MARKS

@@ -1,11 +1,11 @@
-"""Sketches: what the text encoder says of a caption after its words, for the UNet to look at.
+"""Sketches: tokens after the words of a caption, in which the text encoder writes for the UNet.
 
-The last tokens of a text are one with what the caption says besides its things (the marks), and
-for each style 16 with a sketch, the picture's patches row by row. A patch holds the thing in a
-style that the caption may mean, then the number of its place, and the marks again. Each sketch has
-tokens of its own, so that the UNet can choose by what it looks at; where a style is said, all
-sketches show that one. Causal attention lets these tokens see all words, and a UNet's cross
-attention reads them as it reads words.
+The last tokens of a text are one token of marks, with all that the caption says besides its things,
+and for each style 16 tokens of a sketch, the picture's patches row by row. The token of a patch
+holds the thing in that style, then the number of the patch, and the marks again. Each style has its
+own tokens, so the UNet can choose what it looks at. If the caption names a style, all sketches show
+that style. Causal attention lets these tokens see all words. The UNet's cross attention reads them
+like words.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from .latents import encoded, poses
 from .networks import PATCHES, TOKENS, WORDS
 
 _SIDE: Final = int(PATCHES**0.5)
-# On both, so that where it is seen through is known as well: a ghost on white is hardly there.
+# Each picture is encoded on both, which shows where it is transparent: a ghost on white is
+# invisible.
 _GROUNDS: Final = ("white", "black")
 _LEFT, _RIGHT = CENTRES[2]
-# How a thing is drawn for a caption: its size, and where its middle is.
+# The size of a thing in a sketch, and its centre.
 FORMS: Final[Mapping[str, tuple[Size, float]]] = {
     "usual": ("usual", 0.5),
     "tiny": ("tiny", 0.5),
@@ -35,12 +36,12 @@ FORMS: Final[Mapping[str, tuple[Size, float]]] = {
     "right": ("half", _RIGHT),
 }
 _PLACES: Final = {form: place for place, form in enumerate(FORMS)}
-# The marks: that this is their token; red, green and blue, and that they are said; three sizes; the
-# style, of a sketch or of all.
+# The marks: a flag of their token; red, green and blue, and a flag that a colour is named; three
+# sizes; the style, of a sketch or of all.
 _MARKS: Final = 8 + len(STYLES)
 _SIZES: Final = ("tiny", "huge", "half")
 _STYLE_MARKS: Final = {style: 8 + place for place, style in enumerate(STYLES)}
-# Numbers of patches and marks beside sketches, of which one is 1 in the mean square.
+# The scale of patch numbers and marks. The mean square of a sketch's numbers is 1.
 LOUD: Final = 2.5
 
 
@@ -71,7 +72,7 @@ def draw_forms(
 
 
 def sketch_at(place: int) -> slice:
-    """Return which tokens of a text are sketch number `place`."""
+    """Return the range of the tokens of sketch number `place` in a text."""
     start = WORDS + 1 + place * PATCHES
     return slice(start, start + PATCHES)
 
@@ -79,8 +80,8 @@ def sketch_at(place: int) -> slice:
 def patch_codes(forms: torch.Tensor, count: int) -> torch.Tensor:
     """Return the first `count` principal components of each patch of latents from `draw_forms`.
 
-    Their shape is [pictures, forms, 16, count]. Each is divided by the root of its spread,
-    halfway to whitening, so that fine differences count beside size and colour.
+    Their shape is [pictures, forms, 16, count]. Each is divided by the square root of its standard
+    deviation, halfway to whitening, so that fine differences count beside size and colour.
     """
     pictures, kinds, grounds, channels, height, width = forms.shape
     grid = forms.float().view(
@@ -100,17 +101,17 @@ def patch_codes(forms: torch.Tensor, count: int) -> torch.Tensor:
 def pointed(axes: torch.Tensor) -> torch.Tensor:
     """Return the columns of `axes`, each with its largest number above zero.
 
-    Which way a principal axis points is chance, and is another on another number of threads.
+    The sign of a principal axis is arbitrary, and can depend on the number of threads.
     """
     return axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
 
 
 class Sketches:
-    """What the text encoder is to say of captions of the things of `album`.
+    """The target tokens of captions about the things of `album`.
 
-    `forms` are the latents from `draw_forms`, `width` that of a token. What is held out is never
-    sketched: its numbers are NaN, for whatever the text encoder says there. A thing that has no
-    picture in a style at all is sketched in its other one.
+    `forms` are the latents from `draw_forms`. `width` is the width of a token. Held-out
+    combinations are never sketched: their numbers are NaN, which means any output is right. A thing
+    without a picture in a style is sketched in its other style.
     """
 
     def __init__(self, album: Album, held: HeldOut, forms: torch.Tensor, width: int) -> None:
@@ -122,7 +123,7 @@ class Sketches:
         self._held_pictures = torch.tensor(
             [held.styles.get(thing) == style for thing, style in poses(album)]
         )
-        # Where in a token the numbers of patches and the marks begin.
+        # The positions in a token where the patch numbers and the marks begin.
         self.numbers = self.components * len(STYLES)
         self._marks = self.numbers + PATCHES
         self._silent = torch.zeros(TOKENS, width)
@@ -133,13 +134,13 @@ class Sketches:
     def tokens(self, said: Said) -> torch.Tensor:
         """Return the tokens for a caption, [tokens, width].
 
-        Those of its words are zero, and what may not be told is NaN.
+        The tokens of words are zero, and held-out numbers are NaN.
         """
         tokens = self._silent.clone()
         if not said.things:
             return tokens
         marks = tokens[WORDS:, self._marks :]
-        # On every patch as well: what decides all of the picture need not be looked for elsewhere.
+        # The marks are on every patch too, so the UNet finds them wherever it looks.
         if said.colour is not None:
             marks[:, 1:4] = LOUD * (torch.tensor(COLOURS[said.colour]) / 127.5 - 1)
             marks[:, 4] = LOUD
@@ -156,7 +157,7 @@ class Sketches:
         return tokens
 
     def _sketch(self, said: Said, style: str) -> torch.Tensor:
-        """Return the patches [16, components] of what is said, in `style` where it may be."""
+        """Return the patches [16, components] of the caption's things, in `style` if allowed."""
         if len(said.things) == 1:
             return self._code(said, said.things[0], style, said.size or "usual")
         left, right = (
@@ -171,17 +172,17 @@ class Sketches:
         return self.codes[self.place(said, thing, style), _PLACES[form]]
 
     def place(self, said: Said, thing: int, style: str) -> int:
-        """Return where the picture of `thing` in `style` is, or in another that may be said."""
+        """Return the index of the picture of `thing` in `style`, or in another allowed style."""
         allowed = self.allowed(said, thing)
         return self._places[thing, style if style in allowed else allowed[0]]
 
     def allowed(self, said: Said, thing: int) -> list[str]:
-        """Return in which styles `said` may speak of `thing`."""
+        """Return the styles in which `said` may show `thing`."""
         held = self._held_of(said, thing)
         return [style for style in self._album.things[thing].styles if style not in held]
 
     def untold(self, said: Said) -> torch.Tensor:
-        """Return which pictures `said` may not be about nor be told from, [pictures]."""
+        """Return which pictures are held out for `said`, [pictures]."""
         found = self._held_pictures.clone()
         for thing in said.things:
             for style in self._held_of(said, thing):

@@ -1,4 +1,4 @@
-"""The loop that every training goes through: resumable, seeded, averaged, on any device."""
+"""The training loop: resumable, seeded, with averaged weights, on any device."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _CONVOLUTION: Final = 4
 
 
 class Task(Protocol):
-    """What is trained: a network, its batches, and the loss of one.
+    """A network to train, its batches, and its loss.
 
-    A batch is decided by its step and by the rank of the process alone, never by what was
-    drawn before: so a training that is resumed sees what an uninterrupted one would see.
+    A batch depends only on its step and on the rank of the process. So a resumed training sees the
+    same batches as an uninterrupted one.
     """
 
     name: str
 
     @property
     def network(self) -> nn.Module:
-        """Return the network as it is before training."""
+        """Return the untrained network."""
 
     def batch(self, step: int, rank: int, count: int) -> Batch:
         """Return the tensors of one step, on the CPU, for about `count` images."""
@@ -42,20 +42,20 @@ class Task(Protocol):
     def loss(
         self, network: nn.Module, batch: Batch
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """Return what to minimise, and what of it to write down."""
+        """Return the loss, and the values to log."""
 
     def facts(self) -> Mapping[str, Any]:
-        """Return plain values that the checkpoint keeps beside the weights."""
+        """Return plain values that the checkpoint stores beside the weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How a task is trained; `batch` counts the images of a step over all processes.
 
-    `precision` is accelerate's: `no` for float32, or `bf16`. It is not `fp16`, whose gradients
-    have to be scaled: with two optimizers accelerate would scale them back twice. `workers`
-    processes make the batches ahead, which pays beside a GPU; with 0 the process itself does.
-    `compiled` has what is trained compiled by torch, which on a GPU alone gives right gradients.
+    `precision` is accelerate's: `no` for float32, or `bf16`. It cannot be `fp16`, whose gradients
+    are scaled: with two optimizers accelerate would unscale them twice. `workers` processes make
+    batches ahead, which is faster with a GPU; with 0 this process makes them. `compiled` compiles
+    the network with torch, whose gradients are right only on a GPU.
     """
 
     batch: int
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclass(slots=True)
 class _State:
-    """Where a training is."""
+    """The progress of a training."""
 
     step: int = 0
     images: int = 0
@@ -86,11 +86,12 @@ def train(
     report: Callable[[dict[str, Any]], None] = lambda _: None,
     on_save: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Train up to step `until`, on from the checkpoint in `folder` if there is one.
+    """Train up to step `until`, from the checkpoint in `folder` if there is one.
 
-    The checkpoint is `<folder>/<task's name>.pt`, the log beside it `.jsonl`. SIGTERM and
-    Ctrl-C end it after the step at hand, with a checkpoint. `report` hears each line of the
-    log, `on_save` the step of each checkpoint; both in the main process only.
+    The checkpoint is `<folder>/<task's name>.pt`, and the log is the `.jsonl` file beside it.
+    SIGTERM and Ctrl-C end the training after the current step, with a checkpoint. `report` is
+    called with each line of the log, and `on_save` with the step of each checkpoint, in the main
+    process only.
     """
     accelerator = Accelerator(cpu=on_cpu(), mixed_precision=settings.precision)
     if accelerator.device.type == "cuda":
@@ -107,32 +108,32 @@ def train(
             if step % settings.save_every == 0 and accelerator.is_main_process:
                 run.save()
                 on_save(step)
-        # A call that has nothing left to do leaves the checkpoint as it is, and with it a decay.
+        # Without steps to take, the checkpoint and its decay must not change.
         if accelerator.is_main_process and run.has_news:
             run.save()
     accelerator.wait_for_everyone()
 
 
 def on_cpu() -> bool:
-    """Return whether processes of a `torchrun` have to be told that they share no GPU.
+    """Return whether accelerate has to be told to use the CPU in processes of a `torchrun`.
 
-    Without, accelerate takes each of them for the only one.
+    Otherwise accelerate treats each process as the only one.
     """
     return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
 
 
 def in_channels_last(network: nn.Module) -> None:
-    """Lay the weights of convolutions out as CPUs and tensor cores like them best."""
+    """Set the memory layout of convolutions to the fastest for CPUs and tensor cores."""
     for value in network.parameters():
         if value.dim() == _CONVOLUTION:
             value.data = value.data.contiguous(memory_format=torch.channels_last)
 
 
 def _optimizers(network: nn.Module, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Return Muon for the weights of layers and AdamW for what else there is.
+    """Return Muon for the weights of layers, and AdamW for all other parameters.
 
-    Both at one rate. Beside AdamW alone on the same batches, the autoencoder's squared error
-    was a fifth lower after 400 steps that took an eighth longer.
+    Both have the same rate. Compared with AdamW alone on the same batches, the autoencoder's
+    squared error was a fifth lower after 400 steps, which took an eighth longer.
     """
     layers, others = matrices(network)
     return [
@@ -142,21 +143,21 @@ def _optimizers(network: nn.Module, weight_decay: float) -> list[torch.optim.Opt
 
 
 def _outlive_signals(_worker: int) -> None:
-    """Let a worker go on until its process has written the checkpoint and ends it.
+    """Make a worker ignore signals until its process has written the checkpoint.
 
-    What stops a training stops the whole group of processes.
+    A signal that stops a training goes to the whole group of processes.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Steps(Dataset[Batch]):
-    """The batches of a task by step, for as many workers as there are."""
+    """The batches of a task by step, for any number of workers."""
 
     def __init__(self, task: Task, rank: int, share: int) -> None:
         self._task, self._rank, self._share = copy(task), rank, share
-        # What makes batches needs no network, which a worker that is not forked would be sent,
-        # from the device where it is.
+        # Workers need no network. If a worker is not forked, the network would be copied to it from
+        # the device.
         vars(self._task).pop("network", None)
 
     def __getitem__(self, step: int) -> Batch:
@@ -164,7 +165,7 @@ class _Steps(Dataset[Batch]):
 
 
 class _Run:
-    """A task on its device, with its optimizers and where it is."""
+    """A task on its device, with its optimizers and its progress."""
 
     def __init__(
         self, task: Task, settings: Settings, folder: Path, accelerator: Accelerator
@@ -194,11 +195,11 @@ class _Run:
 
     @property
     def has_news(self) -> bool:
-        """Return whether the checkpoint is not of the step where the training is."""
+        """Return whether the checkpoint is older than the current step."""
         return self._saved != self.state.step
 
     def batches(self, until: int) -> Iterable[Batch]:
-        """Return this process's share of the batch of every step that is left, in order."""
+        """Yield this process's share of the batch of each remaining step, in order."""
         share = self._settings.batch // self._accelerator.num_processes
         steps = _Steps(self._task, self._accelerator.process_index, share)
         return DataLoader(
@@ -211,7 +212,7 @@ class _Run:
         )
 
     def take_step(self, batch: Batch) -> None:
-        """Move all weights once, down the slope of the loss of `batch`."""
+        """Update all weights once by the gradient of the loss of `batch`."""
         accelerator, state = self._accelerator, self.state
         placed = {
             name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()
@@ -232,7 +233,7 @@ class _Run:
         self.log.measure(made, {name: term.detach() for name, term in terms.items()})
 
     def save(self) -> None:
-        """Write the checkpoint: weights, averages, the optimizers, and where the training is."""
+        """Write the checkpoint: weights, averages, optimizers and progress."""
         schedule = self._settings.schedule
         save(
             {

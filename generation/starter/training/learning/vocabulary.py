@@ -45,7 +45,7 @@ def train_tokenizer(things: Sequence[Thing], size: int, folder: Path) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(things), trainer)
-    # What is interrupted leaves no folder that looks like a tokenizer.
+    # An interrupted call must not leave a folder that looks like a tokenizer.
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
     vocab, merges = tokenizer.model.save(str(partial))
@@ -61,9 +61,9 @@ def train_tokenizer(things: Sequence[Thing], size: int, folder: Path) -> Any:
 def read_tokenizer(folder: Path) -> Any:
     """Return the tokenizer that `train_tokenizer` saved in `folder`.
 
-    A text is as long as it is now, also where the tokenizer is older: were it shorter, the engine
-    would leave the last patches of every sketch out, and the lower part of every picture. Were the
-    words of a prompt more, the engine would say that they were read.
+    The lengths of a text and of its words are today's, even if the tokenizer is older. With a
+    shorter text the engine would leave out the last patches of every sketch, and the lower part of
+    every picture. With more words the engine would claim to have read words that it did not.
     """
     return CLIPTokenizer.from_pretrained(folder, **_LENGTHS)
 

@@ -1,1 +1,1 @@
-"""How good a starter model is: what is measured and how."""
+"""Measures of how good a starter model is."""

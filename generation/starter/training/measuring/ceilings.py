@@ -1,4 +1,4 @@
-"""What the measures say of the training pictures themselves, to read a model's figures by."""
+"""The measures applied to the training pictures themselves, as ceilings for a model's figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .subjects import Figure, Subjects, random_prompts, share_of
 
 
 def names_ceiling(subjects: Subjects) -> list[Figure]:
-    """Measure how often training pictures themselves are told from all others, and their styles."""
+    """Measure how often training pictures, and their styles, are recognised."""
     random = np.random.default_rng([9, 4])
     names, styles = [], []
     for prompt in random_prompts(subjects.album, subjects.held, subjects.cases(100), 9):
@@ -33,7 +33,7 @@ def names_ceiling(subjects: Subjects) -> list[Figure]:
 
 
 def pairs_ceiling(subjects: Subjects) -> list[Figure]:
-    """Measure how often two things are known in a picture that shows them side by side."""
+    """Measure how often two things are recognised in a picture that shows them side by side."""
     random = np.random.default_rng([10, 4])
     hits = []
     for _ in range(subjects.cases(100)):
@@ -46,11 +46,11 @@ def pairs_ceiling(subjects: Subjects) -> list[Figure]:
 
 
 def styles_baseline(subjects: Subjects) -> list[Figure]:
-    """Measure how far a thing in one style tells its picture in the other, where that is held out.
+    """Measure how well a thing's picture in one style predicts its held-out picture in the other.
 
-    It is how often the picture that training showed has the one that it did not show for its
-    nearest, of all pictures in that style: what comes of changing nothing but the style. How the
-    styles differ can be learnt from the other things, but not what else an artist drew otherwise.
+    The figure is how often the held-out picture is the nearest, among all pictures of its style, to
+    the picture that training showed. A model can learn from other things how the styles differ, but
+    not what else an artist drew differently.
     """
     held = list(subjects.held.styles.items())
     right = []
@@ -77,7 +77,7 @@ def _painted(subjects: Subjects, scene: Scene) -> Bytes:
 
 @torch.inference_mode()
 def through(autoencoder: Any, picture: Bytes) -> Bytes:
-    """Return `picture` as the autoencoder brings it back."""
+    """Return `picture` as the autoencoder reconstructs it."""
     placed = to_tensor(picture[None]).to(autoencoder.device, autoencoder.dtype)
     back = autoencoder.decode(autoencoder.encode(placed).latent_dist.mean).sample
     unit = (back[0].float().cpu().clamp(-1, 1) + 1) * 127.5

@@ -1,7 +1,7 @@
-"""What a starter model is measured by; every measure takes its own prompts and seeds.
+"""The measures of a starter model; each has its own prompts and seeds.
 
-Nothing here was seen in training: the scenes' seeds, the prompts' seeds, and, where a
-measure says so, the very combination of words.
+Training has seen none of the seeds of scenes and prompts. Some measures also use combinations of
+words that training has not seen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Measure = Callable[[Subjects], list[Figure]]
 
 
 def following(subjects: Subjects) -> list[Figure]:
-    """Measure names, styles and colours of prompts whose combinations training has shown."""
+    """Measure names, styles and colours for combinations that training has seen."""
     prompts = random_prompts(subjects.album, subjects.held, subjects.cases(300), 1)
     made = subjects.make([prompt.text for prompt in prompts], _FIRST_SEED)
     found = [subjects.recogniser.match(picture) for picture in made]
@@ -68,7 +68,7 @@ def _matches(subjects: Subjects, prompts: Sequence[Prompt], seed: int) -> list[M
 
 
 def held_out_colours(subjects: Subjects) -> list[Figure]:
-    """Measure things on the colour that training never showed them on: both have to be right."""
+    """Measure things on their held-out colour; both have to be right."""
     random = np.random.default_rng([2, 4])
     album = subjects.album
     places = random.permutation(len(album.things))[: subjects.cases(100)]
@@ -90,7 +90,7 @@ def held_out_colours(subjects: Subjects) -> list[Figure]:
 
 
 def held_out_styles(subjects: Subjects) -> list[Figure]:
-    """Measure things in the style that training never showed them in."""
+    """Measure things in their held-out style."""
     held = list(subjects.held.styles.items())[: subjects.cases(len(subjects.held.styles))]
     prompts = [
         Prompt(f"{with_article(subjects.album.things[place].name)}, {style} style", (place,), style)
@@ -108,9 +108,9 @@ def held_out_styles(subjects: Subjects) -> list[Figure]:
 
 
 def keywords(subjects: Subjects) -> list[Figure]:
-    """Measure keywords instead of names, in the style in which no training picture had them.
+    """Measure keywords instead of names, in the style in which training never used them.
 
-    Right is every thing that has the keyword.
+    Every thing that has the keyword is right.
     """
     random = np.random.default_rng([3, 4])
     usable = keywords_held_out(subjects.album, subjects.held)
@@ -129,7 +129,7 @@ def keywords(subjects: Subjects) -> list[Figure]:
 def keywords_held_out(album: Album, held: HeldOut) -> dict[int, dict[str, tuple[int, ...]]]:
     """Return, by thing, the keywords that training used, but not in the thing's held-out style.
 
-    With each are all things that have it; none of them may be called by it in that style.
+    Each keyword comes with all things that have it. None of them may use it in that style.
     """
     owners: dict[str, list[int]] = {}
     for place, thing in enumerate(album.things):
@@ -148,7 +148,7 @@ def keywords_held_out(album: Album, held: HeldOut) -> dict[int, dict[str, tuple[
         style = held.keyword_styles[place]
         if style in thing.styles and held.styles.get(place) != style:
             for keyword in thing.keywords:
-                # In another style it was used, or it would mean nothing at all.
+                # Training used it in another style. Otherwise it would have no meaning.
                 others = (other for other in STYLES if other != style)
                 if not is_used(keyword, style) and any(is_used(keyword, it) for it in others):
                     found.setdefault(place, {})[keyword] = tuple(owners[keyword])
@@ -156,7 +156,7 @@ def keywords_held_out(album: Album, held: HeldOut) -> dict[int, dict[str, tuple[
 
 
 def pairs(subjects: Subjects) -> list[Figure]:
-    """Measure two things side by side; right is each in its place."""
+    """Measure two things side by side; each has to be in its place."""
     random = np.random.default_rng([4, 4])
     album = subjects.album
     chosen = [random.choice(len(album.things), 2, False) for _ in range(subjects.cases(100))]
@@ -176,10 +176,10 @@ def pairs(subjects: Subjects) -> list[Figure]:
 
 
 def seeds(subjects: Subjects) -> list[Figure]:
-    """Measure how far apart the pictures of one prompt are, beside those of different things.
+    """Measure the distance between pictures of one prompt, relative to that of different things.
 
-    Once of names alone, and once where style and colour are named as well: of those every
-    difference is in how the thing is drawn.
+    One figure is for names alone. The other is for prompts with style and colour, whose pictures
+    differ only in how the thing is drawn.
     """
     places = [
         prompt.things[0]
@@ -200,7 +200,7 @@ def seeds(subjects: Subjects) -> list[Figure]:
 
 
 def _spread(subjects: Subjects, texts: Sequence[str], seed: int) -> tuple[Bytes, float]:
-    """Return pictures, several of each text, and how far those of one are by those of two."""
+    """Return pictures, several of each text, and their distance within texts by that between."""
     repeated = [text for text in texts for _ in range(_SEEDS_OF_A_PROMPT)]
     made = subjects.make(repeated, _FIRST_SEED + seed)
     latents = subjects.recogniser.latents(list(made))
@@ -212,7 +212,7 @@ def _spread(subjects: Subjects, texts: Sequence[str], seed: int) -> tuple[Bytes,
 
 
 def variations(subjects: Subjects) -> list[Figure]:
-    """Measure how far variations go from their source; it has to rise with the strength."""
+    """Measure the distance of variations from their source, which must rise with the strength."""
     prompts = random_prompts(subjects.album, subjects.held, subjects.cases(50), 6)
     made = subjects.make([prompt.text for prompt in prompts], _FIRST_SEED + 60_000)
     latents = subjects.recogniser.latents(list(made))
@@ -235,7 +235,7 @@ def variations(subjects: Subjects) -> list[Figure]:
 
 
 def to_pixels(picture: Bytes) -> Pixels:
-    """Return an array [height, width, 3] as the engine's own picture."""
+    """Return an array [height, width, 3] as Pixels."""
     height, width, _ = picture.shape
     return Pixels(width, height, picture.tobytes())
 
@@ -262,7 +262,7 @@ def negatives(subjects: Subjects) -> list[Figure]:
 
 
 def adherence(subjects: Subjects) -> list[Figure]:
-    """Measure names by guidance scale."""
+    """Measure names at several guidance scales."""
     prompts = random_prompts(subjects.album, subjects.held, subjects.cases(_SHOWN), 8)
     figures = []
     for guidance in GUIDANCES:

@@ -1,10 +1,9 @@
-"""Telling what a picture shows: the nearest training picture in the autoencoder's latents.
+"""Recognises what a picture shows: the nearest training picture in the autoencoder's latents.
 
-Where a thing lies, how large it is, how it is tilted and which way it looks are free, so they
-must not count. A picture is first framed: what differs from the colour of its border is cut
-out and brought to one size and the middle. Its latents are compared with those of every
-training picture, framed likewise on the same colour; then the nearest few are drawn at
-several tilts and compared again.
+Position, size, tilt and direction of a thing are free, so they must not count. First a picture is
+framed: the part that differs from the colour of its border is cut out, scaled to one size and
+centred. Its latents are compared with those of every training picture, framed the same way on the
+same colour. Then the nearest few are drawn at several tilts and compared again.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from ..drawings.scenes import COLOURS, SIZES, Scene, Size, Subject, compose
 from ..learning.autoencoder import to_tensor
 
 _RING: Final = 3
-# How far, in sum over red, green and blue, a pixel is from the border's colour to be a thing's.
+# A pixel this far from the border's colour, summed over red, green and blue, belongs to a thing.
 _AWAY: Final = 60.0
 # Fewer pixels than this in a row or column are specks, not a part of the thing.
 _SPECKS: Final = 1
 _FILL: Final = 0.9
-# Up to this share of the picture's edge a thing is as small as one of two.
+# Up to this share of the picture's edge, a thing counts as one of two.
 _SMALL: Final = 0.55
 _NEAREST: Final = 8
-# Upright they have been compared already.
+# The upright pictures have been compared already.
 _TILTS: Final = (-6.0, 6.0)
 # More at once take longer (see `latents.py`).
 _BATCH: Final = 16
-# Two things side by side are parted in this middle part of the picture's columns.
+# Two things side by side are separated within this middle part of the columns.
 _MIDDLE: Final = (0.38, 0.62)
 
 Mask = npt.NDArray[np.bool_]
@@ -70,7 +69,7 @@ def foreground(picture: Bytes) -> Mask:
 
 
 def framed(picture: Bytes) -> Bytes:
-    """Return what is in front, in the middle and of one size, on the colour of the border."""
+    """Return the foreground of a picture, centred and scaled, on the colour of the border."""
     ground = tuple(round(float(value)) for value in _border(picture))
     canvas = Image.new("RGB", (EDGE, EDGE), ground)
     if box := _box(picture):
@@ -83,13 +82,13 @@ def framed(picture: Bytes) -> Bytes:
 
 
 def drawn_size(picture: Bytes) -> Size:
-    """Return whether what is in front has the size of one of two things, or that of one alone."""
+    """Return whether the foreground has the size of one of two things, not of one alone."""
     left, top, right, bottom = _box(picture) or (0, 0, *picture.shape[1::-1])
     return "half" if max(right - left, bottom - top) < _SMALL * EDGE else "usual"
 
 
 def _box(picture: Bytes) -> Box | None:
-    """Return left, top, right and bottom of what is in front, or None of a bare background."""
+    """Return left, top, right and bottom of the foreground, or None for a bare background."""
     mask = foreground(picture)
     rows = np.flatnonzero(mask.sum(1) > _SPECKS)
     columns = np.flatnonzero(mask.sum(0) > _SPECKS)
@@ -101,7 +100,7 @@ def _box(picture: Bytes) -> Box | None:
 def halves(picture: Bytes) -> tuple[Bytes, Bytes]:
     """Return the left and the right thing of a picture, each alone on the border's colour.
 
-    The cut is where a column near the middle holds the least of either.
+    The cut is the column near the middle with the least foreground.
     """
     counts = foreground(picture).sum(0)
     width = picture.shape[1]
@@ -122,7 +121,7 @@ class Recogniser:
 
     def __init__(self, album: Album, autoencoder: Any) -> None:
         self._album, self._autoencoder = album, autoencoder
-        # Every picture as it is, and mirrored where training mirrors it.
+        # Every picture, and its mirror image if training mirrors it.
         self._poses = [
             (place, style, mirrored)
             for place, thing in enumerate(album.things)

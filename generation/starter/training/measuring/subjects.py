@@ -1,4 +1,4 @@
-"""What all measures of a starter model share: prompts, who paints them, and figures."""
+"""What all measures of a starter model share: prompts, painters and figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMED_SHARE: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt and what its picture has to show; None where the prompt leaves it open."""
+    """A prompt and what its picture has to show; None for what the prompt leaves open."""
 
     text: str
     things: tuple[int, ...]
@@ -45,7 +45,7 @@ class Figure:
 
 
 class Artist(Protocol):
-    """Who makes the pictures, of `edge` pixels."""
+    """Makes the pictures, which are `edge` pixels wide and high."""
 
     @property
     def edge(self) -> int:
@@ -57,7 +57,7 @@ class Artist(Protocol):
 
 @dataclass(frozen=True)
 class Subjects:
-    """What all measures need: the model, what it was trained on, and how to tell things apart.
+    """What all measures need: the model, its training pictures, and a recogniser.
 
     `share` scales the number of cases of every measure.
     """
