@@ -1,4 +1,4 @@
-"""The bot: everything put together, opened in order and closed in the reverse order."""
+"""The bot: builds all parts, opens them in order, and closes them in the reverse order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .cogs.buttons import DYNAMIC_ITEMS
 from .cogs.history import History
 from .cogs.imagine import Imagine
 from .cogs.reactions import Reactions
-from .cogs.removals import TakenAway
+from .cogs.removals import DiscordDeletions
 from .cogs.vary import Vary
 from .config import Settings
 from .delivery.courier import DiscordCourier
@@ -58,8 +58,9 @@ from .requests.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-# None of these is privileged: nothing has to be switched on in Discord's developer portal. Those on
-# messages tell which are deleted; of new ones the bot learns no content, and looks at none.
+# None of these intents is privileged, so operators switch nothing on in Discord's developer portal.
+# The intents for messages report deletions. The bot reads no new messages: Discord leaves their
+# content out.
 INTENTS: Final = discord.Intents(
     guilds=True, guild_messages=True, dm_messages=True, guild_reactions=True, dm_reactions=True
 )
@@ -69,7 +70,7 @@ MakeEngine = Callable[[], EngineLike[Any]]
 
 
 class ImagineBot(commands.Bot):
-    """Imagine Bot on Discord; made by `create_bot`.
+    """Imagine Bot on Discord. `create_bot` makes it.
 
     `services`, `service`, `courier` and `integrations` exist from `setup_hook` on. `failure` holds
     the error that stopped the bot, if one did.
@@ -90,7 +91,7 @@ class ImagineBot(commands.Bot):
             help_command=None,
             intents=INTENTS,
             tree_cls=GatedTree,
-            # Nothing of what people write is kept, not even in memory.
+            # The bot keeps no messages, not even in memory.
             max_messages=None,
             allowed_mentions=discord.AllowedMentions.none(),
             allowed_installs=app_commands.AppInstallationType(guild=True, user=False),
@@ -108,11 +109,11 @@ class ImagineBot(commands.Bot):
         self.tree.error(self._on_command_error)
 
     async def setup_hook(self) -> None:
-        """Open storage and queue, load the cogs, publish the commands.
+        """Open storage and queue, add the cogs, publish the commands.
 
         Raises:
             StorageError: the data folder cannot be used.
-            CommandsRefused: Discord refused the commands, and has none from before.
+            CommandsRefused: Discord refused the commands and has none from an earlier run.
         """
         store = await self._stack.enter_async_context(open_storage(self.settings.data))
         queue = self._build_queue()
@@ -126,7 +127,7 @@ class ImagineBot(commands.Bot):
         self._queue = queue
         self._background.start(self._watch(queue), "load the engine")
         await self._publish()
-        self._background.start(self._resume(), "take up the jobs from before")
+        self._background.start(self._resume(), "resume the unfinished jobs")
 
     def _build_queue(self) -> GenerationQueue[Any]:
         return GenerationQueue(
@@ -187,7 +188,7 @@ class ImagineBot(commands.Bot):
             Vary(self.services, uploads),
             History(self.services),
             Reactions(self, self.services),
-            TakenAway(self.service),
+            DiscordDeletions(self.service),
         )
         for cog in cogs:
             await self.add_cog(cog)
@@ -197,20 +198,20 @@ class ImagineBot(commands.Bot):
         """Wait until the engine that `setup_hook` started has loaded the model.
 
         Raises:
-            GenerationError: it cannot be loaded.
+            GenerationError: the model cannot be loaded.
         """
         await self._queue.ready()
 
     async def _publish(self) -> None:
         publisher = Publisher(self.tree)
-        self.integrations.learn(await publisher.publish())
-        retrying = publisher.keep_trying(self.integrations.learn)
+        self.integrations.set_commands(await publisher.publish())
+        retrying = publisher.keep_trying(self.integrations.set_commands)
         self._background.start(retrying, "publish the commands")
 
     async def close(self) -> None:
-        """Stop the engine, whatever it is doing; what is unfinished is kept for next time."""
+        """Stop the engine at once. Unfinished jobs stay stored for the next start."""
         if self._closing is None:
-            # A task of its own: one of those that it ends may be the one that asks for it.
+            # In a task of its own: closing cancels background tasks, and one of them may call this.
             self._closing = asyncio.create_task(self._close(), name="close the bot")
         await asyncio.shield(self._closing)
 
@@ -220,12 +221,12 @@ class ImagineBot(commands.Bot):
         await super().close()
 
     async def on_ready(self) -> None:
-        """Say in the log who we are and where."""
+        """Log the account, and catch up with changes from the time without a connection."""
         log.info("Logged in as %s in %s servers", self.user, len(self.guilds))
-        # What changed while there was no connection was not told.
+        # Discord does not report changes from that time.
         self.integrations.forget()
         if self.user is not None:
-            # Servers with an outage are among them.
+            # `guilds` includes servers with an outage.
             guild_ids = [guild.id for guild in self.guilds]
             looking = self.service.removals.guilds_are(
                 self.user.id, guild_ids, partial(has_left, self, self.courier.retry)
@@ -233,16 +234,16 @@ class ImagineBot(commands.Bot):
             self._background.start(looking, "look for servers that the bot has left")
 
     async def on_message(self, _message: discord.Message, /) -> None:
-        """Look at nothing that people write: there are no text commands."""
+        """Ignore messages: there are no text commands."""
 
     async def on_raw_app_command_permissions_update(
         self, event: discord.RawAppCommandPermissionsUpdateEvent
     ) -> None:
-        """Ask again who may use what in a server where that changed."""
+        """Ask Discord again for the command permissions of a server that changed them."""
         self.integrations.forget(event.guild.id)
 
     async def _watch(self, queue: GenerationQueue[Any]) -> None:
-        """Stop the bot if the engine cannot be loaded, or not again; the jobs stay queued."""
+        """Stop the bot if the engine cannot be loaded or restarted. The jobs stay queued."""
         try:
             await queue.ready()
             log.info("The model %s is ready", self.profile.name)
@@ -257,17 +258,17 @@ class ImagineBot(commands.Bot):
             try:
                 count = await self.service.resume()
             except StorageError as error:
-                log.error("The jobs from before cannot be taken up yet: %s", error)
+                log.error("The unfinished jobs cannot be resumed yet: %s", error)
                 await asyncio.sleep(_RESUME_SECONDS)
             else:
                 break
         if count:
-            log.info("Taking up %s jobs from before", count)
+            log.info("Resuming %s unfinished jobs", count)
 
     async def _on_command_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError
     ) -> None:
-        """Answer what fails before a command's own code runs, such as a check or an option."""
+        """Answer an error from before a command's own code runs, such as in a check."""
         cause = error.original if isinstance(error, app_commands.CommandInvokeError) else error
         await tell(interaction, sentence(cause))
 
@@ -278,10 +279,10 @@ def create_bot(
     profile: ModelProfile | None = None,
     make_engine: MakeEngine | None = None,
 ) -> ImagineBot:
-    """Return the whole bot for `settings`, as Discord, the demo and the tests run it.
+    """Return the whole bot for `settings`. Discord, the demo and the tests run the same bot.
 
-    `profile` is the model if it was located already; `make_engine` builds the engine, on the
-    engine's thread; without it that is one in a process of its own.
+    `profile` is the model, if the caller has located it already. `make_engine` builds the engine on
+    the engine's thread. Without `make_engine` the engine runs in a process of its own.
 
     Raises:
         ModelError: the model cannot be found or used.

@@ -1,4 +1,4 @@
-"""/history: find one's own pictures again."""
+"""/history: a person finds their own pictures again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ..ui.views import finished_view
 
 _CHOICES = 25
 _LISTED = 10
-# While they are looked for, read and sent.
+# Answers that are searched, read and sent for one person at the same time.
 _AT_ONCE = 3
 
 
 class History(commands.Cog):
-    """One's own prompts and pictures."""
+    """The /history command: a person's own prompts and pictures."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -59,9 +59,9 @@ class History(commands.Cog):
             await self._say(interaction, messages.history(entries, search, hidden))
 
     async def _show(self, interaction: discord.Interaction[Any], entry: HistoryEntry) -> None:
-        """Show one job again, with its pictures and buttons."""
+        """Show one job with its pictures and buttons."""
         await self._services.lookup.check_age(entry, requester_of(interaction))
-        # Reading, enlarging and sending several pictures may take longer than Discord waits.
+        # Reading, enlarging and sending pictures may take longer than Discord waits for an answer.
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
         job = await self._services.lookup.find_job(entry.job_id, requester_of(interaction))
@@ -99,7 +99,7 @@ class History(commands.Cog):
     async def suggest(
         self, interaction: discord.Interaction[Any], current: str
     ) -> list[app_commands.Choice[str]]:
-        """Suggest the person's own jobs that match what is typed so far."""
+        """Suggest the person's own jobs that match the text typed so far."""
         entries = await self._services.lookup.suggestions(
             requester_of(interaction), current, _CHOICES
         )
@@ -110,5 +110,5 @@ class History(commands.Cog):
 
 
 def _names(search: str, entry: HistoryEntry) -> bool:
-    """Return whether `search` is this entry's job id, as a chosen suggestion is."""
+    """Return whether `search` is this entry's job id, which a chosen suggestion is."""
     return search.strip().removeprefix("#") == str(entry.job_id)

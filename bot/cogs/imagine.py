@@ -25,12 +25,12 @@ from storage.records import JobKind, NewJob
 from ..interactions.answers import answering
 from ..interactions.requester import requester_of
 from ..interactions.services import Services
-from ..requests.mentions import named
+from ..requests.mentions import resolve_mentions
 from ..requests.options import RequestOptions
 
 
 class Imagine(commands.Cog):
-    """New pictures from a prompt."""
+    """The /imagine command."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -79,7 +79,6 @@ class Imagine(commands.Cog):
         self, interaction: discord.Interaction[Any], options: RequestOptions
     ) -> NewJob:
         requester = requester_of(interaction)
-        request = self._services.builder.imagine(
-            await named(interaction, options), guild_id=requester.guild_id
-        )
+        options = await resolve_mentions(interaction, options)
+        request = self._services.builder.imagine(options, guild_id=requester.guild_id)
         return requester.new_job(JobKind.IMAGINE, request)

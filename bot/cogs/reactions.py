@@ -1,4 +1,4 @@
-"""🔁 🎲 ❌ as reactions, on any of the bot's pictures, however old."""
+"""🔁 🎲 ❌ as reactions to the bot's messages, however old they are."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ log = logging.getLogger(__name__)
 
 
 class Reactions(commands.Cog):
-    """What a reaction on one of our messages does.
+    """Does what a reaction to one of the bot's messages asks for.
 
-    The raw event is used, with the message looked up in our own database: discord.py tells of
-    reactions on messages that it remembers only, which after a restart is none.
+    This listens to the raw event and looks the message up in the database. discord.py's other event
+    covers cached messages alone, and after a restart there are none.
     """
 
     def __init__(self, client: discord.Client, services: Services) -> None:
         self._client = client
         self._services = services
-        # When each person was last told something, by where.
-        self._told: dict[tuple[int, int], float] = {}
+        # The time of the last answer, by person and channel.
+        self._answered_at: dict[tuple[int, int], float] = {}
 
     @commands.Cog.listener()
     async def on_raw_reaction_add(self, payload: discord.RawReactionActionEvent) -> None:
-        """Act on 🔁, 🎲 and ❌ below our own messages; ignore all else."""
+        """Act on 🔁, 🎲 and ❌ below the bot's own messages."""
         action = by_emoji(str(payload.emoji))
         if action is None:
             return
@@ -57,13 +57,13 @@ class Reactions(commands.Cog):
             await self._tell(payload, person, sentence(error))
 
     async def _person(self, payload: discord.RawReactionActionEvent) -> discord.User | None:
-        """Return who reacted in a direct message; in a server the event names the member."""
+        """Return the person who reacted in a direct message; in a server use the event's member."""
         if payload.guild_id is not None:
             return None
         try:
             return await self._client.fetch_user(payload.user_id)
         except discord.HTTPException:
-            log.warning("Nothing is known of the person who reacted to %s", payload.message_id)
+            log.warning("The person who reacted to %s cannot be looked up", payload.message_id)
             return None
 
     async def _act(
@@ -75,7 +75,7 @@ class Reactions(commands.Cog):
     ) -> None:
         if action is REMOVE:
             if self._services.members.may_remove(job, person, payload.channel_id):
-                # At once: it is chosen from a list, and there is no private way to ask.
+                # Without a question: a reaction cannot be answered privately.
                 await self._services.jobs.cancel_or_remove(job, removal_by(job, person))
             return
         if not await self._services.commands.may_react(job, person, action):
@@ -100,16 +100,17 @@ class Reactions(commands.Cog):
         person: discord.User | discord.Member,
         text: str,
     ) -> None:
-        """Answer a reaction that came to nothing where it was made; there is no private way.
+        """Say in the channel why a reaction did nothing, since no private answer is possible.
 
-        So that a busy hour fills no channel, the answer goes after a while, and for as long as it
-        would be in the way the person gets no other there.
+        The answer is deleted after 20 s, and each person gets one answer a minute in a channel.
         """
-        now, place = asyncio.get_running_loop().time(), (person.id, payload.channel_id)
-        self._told = {key: at for key, at in self._told.items() if now - at < _QUIET_SECONDS}
-        if place in self._told:
+        now, key = asyncio.get_running_loop().time(), (person.id, payload.channel_id)
+        self._answered_at = {
+            known: at for known, at in self._answered_at.items() if now - at < _QUIET_SECONDS
+        }
+        if key in self._answered_at:
             return
-        self._told[place] = now
+        self._answered_at[key] = now
         try:
             await self._message(payload).reply(
                 f"{person.mention}: {text}", delete_after=_SHOWN_SECONDS

@@ -1,4 +1,4 @@
-"""Messages, channels and servers that are gone: what was shown there is deleted here as well."""
+"""Deletes the pictures of messages, channels and servers that were deleted in Discord."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..jobs.service import ImagineService
 log = logging.getLogger(__name__)
 
 
-class TakenAway(commands.Cog):
-    """Follows what is deleted by Discord's own means.
+class DiscordDeletions(commands.Cog):
+    """Follows deletions of messages, channels and servers in Discord.
 
-    Discord tells of every message that is deleted where the bot is, by its number alone; most are
-    not the bot's. It does not tell of what happened while there was no connection: that is found
-    when the picture is asked for (`bot.delivery.presence`), and servers are compared at the next
-    connection.
+    Discord reports every deleted message of a server by its id alone; most are not the bot's.
+    Discord does not report deletions from the time without a connection. The bot finds those
+    messages when somebody asks for the picture (`bot.delivery.presence`), and compares its servers
+    at the next connection.
     """
 
     def __init__(self, service: ImagineService) -> None:
@@ -30,45 +30,46 @@ class TakenAway(commands.Cog):
         self._removals = service.removals
 
     def _start(self, writing: Coroutine[Any, Any, None]) -> None:
-        # Not in the event itself: it may have to wait until the disk has room.
-        self._service.in_background(_noting(writing), "follow a deletion in Discord")
+        # In the background, since the write may have to wait until the disk has room.
+        self._service.in_background(_log_errors(writing), "follow a deletion in Discord")
 
     @commands.Cog.listener()
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        """Delete what a message showed."""
+        """Delete the job that a message showed."""
         gone = [payload.message_id]
         self._start(self._removals.messages_gone(gone, payload.channel_id))
 
     @commands.Cog.listener()
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
-        """Delete what several messages showed."""
+        """Delete the jobs that several messages showed."""
         gone = sorted(payload.message_ids)
         self._start(self._removals.messages_gone(gone, payload.channel_id))
 
     @commands.Cog.listener()
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
-        """Delete what was shown in a channel; of its threads Discord's library tells apart."""
+        """Delete the jobs of a channel. discord.py reports the channel's threads separately."""
         self._start(self._removals.channel_gone(channel.id))
 
     @commands.Cog.listener()
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
-        """Delete what was shown in a thread."""
+        """Delete the jobs of a thread."""
         self._start(self._removals.channel_gone(payload.thread_id))
 
     @commands.Cog.listener()
     async def on_guild_remove(self, guild: discord.Guild) -> None:
-        """Delete what was shown in a server that the bot left; an outage comes by another event."""
+        """Delete the jobs of a server that the bot left. An outage is another event."""
         self._start(self._removals.guild_gone(guild.id))
 
     @commands.Cog.listener()
     async def on_guild_join(self, guild: discord.Guild) -> None:
-        """Remember the server, which the bot may leave while it has no connection."""
+        """Store the server, since the bot may leave it while there is no connection."""
         self._start(self._removals.guild_joined(guild.me.id, guild.id))
 
 
-async def _noting(writing: Coroutine[Any, Any, None]) -> None:
+async def _log_errors(writing: Coroutine[Any, Any, None]) -> None:
     try:
         await writing
     except StorageError as error:
-        # It is found again when the picture is asked for, and a server at the next connection.
-        log.error("What happened in Discord cannot be recorded here now. %s", error)
+        # The bot finds a message again when somebody asks for the picture, and a server at the next
+        # connection.
+        log.error("A deletion in Discord cannot be stored now. %s", error)

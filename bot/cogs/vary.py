@@ -1,4 +1,4 @@
-"""/vary: pictures similar to one of ours, or to an image from outside."""
+"""/vary: pictures similar to one of the bot's own, or to an uploaded image."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..interactions.answers import answering
 from ..interactions.requester import Requester, requester_of
 from ..interactions.services import Services
 from ..requests.downloading import download
-from ..requests.mentions import named
+from ..requests.mentions import resolve_mentions
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..requests.uploads import Uploads
 from ..ui.messages import choice_name
 
 _CHOICES = 25
-# Of what is typed there, a search of prompts until something is chosen.
+# Until a person chooses a suggestion, the option holds words to search for.
 _REFERENCE_LENGTH = 100
 
 
 class Vary(commands.Cog):
-    """Similar pictures."""
+    """The /vary command."""
 
     def __init__(self, services: Services, uploads: Uploads) -> None:
         self._services = services
@@ -61,8 +61,8 @@ class Vary(commands.Cog):
             )
 
             async def new_job() -> NewJob:
-                typed = await named(interaction, options)
-                return await self._new_job(requester_of(interaction), image, attachment, typed)
+                resolved = await resolve_mentions(interaction, options)
+                return await self._new_job(requester_of(interaction), image, attachment, resolved)
 
             await self._services.intake.accept(interaction, new_job())
 
@@ -79,12 +79,12 @@ class Vary(commands.Cog):
             await self._services.lookup.check_is_there(reference.job_id, str(reference))
             return new_job
         if attachment is not None and image is None:
-            return await self._from_outside(requester, attachment, options)
+            return await self._from_upload(requester, attachment, options)
         raise MissingInput(
             "Say which picture to vary: give either image, such as 42-1, or attachment."
         )
 
-    async def _from_outside(
+    async def _from_upload(
         self, requester: Requester, attachment: discord.Attachment, options: RequestOptions
     ) -> NewJob:
         request = await self._uploads.request(
@@ -96,7 +96,7 @@ class Vary(commands.Cog):
     async def suggest_image(
         self, interaction: discord.Interaction[Any], current: str
     ) -> list[app_commands.Choice[str]]:
-        """Suggest the person's own latest pictures, first those whose number is being typed."""
+        """Suggest the person's own pictures, first those whose number starts with the text."""
         entries = await self._services.lookup.suggestions(
             requester_of(interaction), current, _CHOICES
         )

@@ -1,1 +1,1 @@
-"""What every interaction passes: the gate, who asks, what may be done, and the answer."""
+"""What every interaction passes: the gate, the requester, the action, the intake, the answer."""

@@ -17,20 +17,20 @@ from ..errors import sentence
 log = logging.getLogger(__name__)
 
 _PAUSES: Final = (0.3, 0.7, 0.0)
-# What of a refusal a person can do something about.
-_SAID: Final = frozenset({Course.FORBIDDEN, Course.FILTERED, Course.SMALLER, Course.ARCHIVED})
+# Refusals that a person can do something about.
+_EXPLAINED: Final = frozenset({Course.FORBIDDEN, Course.FILTERED, Course.SMALLER, Course.ARCHIVED})
 
 
 @asynccontextmanager
 async def answering(
     interaction: discord.Interaction[Any], *, private: bool = False
 ) -> AsyncIterator[None]:
-    """Answer whatever is raised inside with one private sentence; nothing gets out.
+    """Answer any error that is raised inside with one private sentence.
 
-    `private` says that the interaction is only ever deferred for a private answer.
+    `private` says that the interaction, if deferred, was deferred for a private answer.
 
-    Every command, button and modal runs inside this, since discord.py treats errors of
-    the three differently and only logs those of dynamic buttons.
+    Every command, button and modal runs inside this context: discord.py handles errors of the three
+    differently, and only logs those of dynamic buttons.
     """
     try:
         yield
@@ -39,9 +39,9 @@ async def answering(
 
 
 async def tell(interaction: discord.Interaction[Any], text: str, *, private: bool = False) -> None:
-    """Answer `interaction` with a private sentence, whether it was deferred or not.
+    """Answer `interaction` with a private sentence, deferred or not.
 
-    Discord waits for three seconds, so an answer that makes no sense is worth a few more tries.
+    Discord waits three seconds for an answer, so there is time for a few retries.
     """
     for pause in _PAUSES:
         try:
@@ -65,15 +65,15 @@ async def _tell(interaction: discord.Interaction[Any], text: str, *, private: bo
         await interaction.edit_original_response(content=text, attachments=[], view=None)
         return
     if is_deferred:
-        # The public "thinking" message would turn into the sentence: take it back instead.
+        # An edit would make the sentence public, in place of the "thinking" message.
         with contextlib.suppress(discord.NotFound):
             await interaction.delete_original_response()
     await interaction.followup.send(text, ephemeral=True)
 
 
 def _sentence(error: Exception) -> str:
-    """Return what to tell a person about `error`: for a refusal of Discord's, its meaning."""
-    if isinstance(error, discord.HTTPException) and refusal_of(error).course in _SAID:
+    """Return the sentence for a person about `error`, which may be a refusal by Discord."""
+    if isinstance(error, discord.HTTPException) and refusal_of(error).course in _EXPLAINED:
         log.warning("Discord refuses an answer: %s", error)
         return refusal_of(error).sentence
     return sentence(error)

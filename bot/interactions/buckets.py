@@ -1,4 +1,4 @@
-"""Token buckets: how often somebody may do something, a burst at once and then at a rate."""
+"""Token buckets: a rate limit that allows a burst at once and then a steady rate."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
-# A part of a token: sums of times are not exact.
+# Part of a token. Sums of floating-point times are not exact.
 _ROUNDING: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`burst` at once, and `rate` a second in the long run."""
+    """A limit of `burst` tokens at once and `rate` tokens a second in the long run."""
 
     burst: float
     rate: float
 
 
 class Buckets:
-    """One bucket a key, each full at first.
+    """One bucket for each key, full at first.
 
-    It is the generic cell rate algorithm (ITU-T I.371): of a bucket no more is kept than when it
-    will be full again. Full ones are forgotten, so there are never more than keys were seen in the
-    time that it takes to fill one.
+    This is the generic cell rate algorithm (ITU-T I.371): a bucket is stored as the time at which
+    it will be full again. Full buckets are dropped, so memory is bounded by the number of keys that
+    were used within the time that fills a bucket.
     """
 
     def __init__(self, policy: Policy, clock: Callable[[], float] = time.monotonic) -> None:
         self._policy = policy
         self._clock = clock
-        # In the order of their last use: none that was used later can be full much earlier.
+        # In the order of their last use, so the first buckets are full first, or nearly so.
         self._full_at: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
         return len(self._full_at)
 
     def take(self, key: Hashable) -> bool:
-        """Take a token out of a bucket; return False, and take none, if it is empty."""
+        """Take a token out of a bucket and return True, or return False if it is empty."""
         now = self._clock()
         self._forget_full(now)
         full_at = max(now, self._full_at.get(key, now)) + 1 / self._policy.rate

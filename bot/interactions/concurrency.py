@@ -1,4 +1,4 @@
-"""Bounds on what is done for one person at the same time."""
+"""Limits on the work for one person at the same time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class AtWork:
-    """Does at most so many things for one person at a time, and refuses what is above that."""
+    """Allows a person at most `most` pieces of work at the same time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -23,10 +23,10 @@ class AtWork:
 
     @contextmanager
     def one_for(self, person: Hashable) -> Iterator[None]:
-        """Count one more for a person until the end.
+        """Count one more piece of work for a person until the block ends.
 
         Raises:
-            StillAtWork: as many as may are being done.
+            StillAtWork: the person has reached the limit.
         """
         if self._begun[person] >= self._most:
             raise StillAtWork(self._most)
@@ -47,13 +47,13 @@ class _Line:
 
 
 class NewestOnly:
-    """Does one thing for a person at a time; of what waits meanwhile only the newest is done."""
+    """Does one piece of work for a person at a time, and skips all that wait but the newest."""
 
     def __init__(self) -> None:
         self._lines: dict[Hashable, _Line] = {}
 
     async def do(self, person: Hashable, work: Callable[[], Awaitable[T]]) -> T | None:
-        """Return what `work` returns, or None if a newer one overtook it before its turn."""
+        """Return what `work` returns, or None if newer work arrived before its turn."""
         line = self._lines.setdefault(person, _Line())
         line.newest += 1
         line.asking += 1

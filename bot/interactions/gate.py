@@ -1,8 +1,7 @@
-"""The gate that every interaction and reaction passes: so many of one person, whatever they ask.
+"""The rate limit that every interaction and reaction passes before anything is looked up.
 
-It stands before anything is looked up. Nobody meets it who uses the bot by hand: what it stops
-comes from programs. The bounds on what is being made are elsewhere:
-`generation.queue.admission` for jobs, `bot.memory` for pictures.
+A person who uses the bot by hand never reaches the limit; a program does. Other limits hold for
+jobs (`generation.queue.admission`) and for pictures in memory (`bot.memory`).
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ from .buckets import Buckets, Policy
 
 log = logging.getLogger(__name__)
 
-# Commands, buttons, forms and reactions. Who clears up by hand takes three a second for a while.
+# Commands, buttons, forms and reactions. A person who deletes pictures by hand makes three clicks a
+# second for a while.
 _ASKING: Final = Policy(burst=60, rate=2)
-# Discord asks for suggestions with every few letters.
+# Discord asks for suggestions every few letters.
 _TYPING: Final = Policy(burst=40, rate=5)
-# What is above that is answered so often, and then not at all.
+# How often a person above the limit is answered.
 _ANSWERS: Final = Policy(burst=3, rate=0.2)
 _LOGGED: Final = Policy(burst=1, rate=1 / 600)
 _TOO_MANY: Final = "You are asking faster than I can keep up with; please wait a minute."
@@ -32,7 +32,7 @@ _SENDING_ERRORS: Final = (discord.HTTPException, aiohttp.ClientError, OSError)
 
 
 class Gate:
-    """Counts what each person sends, and turns away what is too much."""
+    """Counts the interactions and reactions of each person, and refuses those above the limit."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._asking = Buckets(_ASKING, clock)
@@ -41,18 +41,18 @@ class Gate:
         self._logged = Buckets(_LOGGED, clock)
 
     def passes(self, user_id: int, *, typing: bool = False) -> bool:
-        """Return whether one more of a person may pass; if not, the operator reads of it."""
+        """Count one of a person; return whether it is below the limit, and log it if not."""
         if (self._typing if typing else self._asking).take(user_id):
             return True
         if self._logged.take(user_id):
             log.warning(
-                "Member %s asks for more than anybody can by hand; what is too much is not done",
+                "Member %s asks for more than anybody can by hand; the excess is refused",
                 user_id,
             )
         return False
 
     async def admits(self, interaction: discord.Interaction[Any]) -> bool:
-        """Return whether an interaction may pass; if not, it is answered once in a while."""
+        """Return whether an interaction is below the limit; if not, answer some of them."""
         is_typing = interaction.type is discord.InteractionType.autocomplete
         if self.passes(interaction.user.id, typing=is_typing):
             return True

@@ -1,4 +1,4 @@
-"""From an interaction or a reaction to an accepted job, acknowledged in time."""
+"""From an interaction or a reaction to a stored job, answered before Discord's deadline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.records import Job, NewJob
 
 from ..config import Settings
 from ..delivery.codes import FAULTS, understood
-from ..jobs.service import ImagineService, Placed
+from ..jobs.service import ImagineService
 from ..permissions.channels import check_can_answer, check_can_reply
 from ..permissions.members import weight
 from ..ui import messages
@@ -26,8 +26,8 @@ from .requester import Requester, requester_of
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Discord gives three seconds, of which the network may take one.
-_PATIENCE_SECONDS: Final = 1.5
+# Discord's deadline is three seconds, of which the network may take one.
+_DEFER_AFTER_SECONDS: Final = 1.5
 
 
 async def within_deadline(
@@ -36,25 +36,25 @@ async def within_deadline(
     *,
     ephemeral: bool = False,
 ) -> T:
-    """Return what `work` returns; if that takes long, tell Discord in time to wait for it.
+    """Return what `work` returns, and defer the interaction if the work takes long.
 
-    That Discord cannot be told does not stop the work: a job may be accepted already.
+    The work goes on if the interaction cannot be deferred, since a job may be stored already.
     """
     task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=_PATIENCE_SECONDS)
+    done, _ = await asyncio.wait({task}, timeout=_DEFER_AFTER_SECONDS)
     if not done and not interaction.response.is_done():
         try:
             await understood(interaction.response.defer(thinking=True, ephemeral=ephemeral))
         except FAULTS as error:
-            log.warning("An interaction could not be put off: %s", error)
+            log.warning("An interaction could not be deferred: %s", error)
     return await task
 
 
 class Intake:
-    """Takes orders: commits the job, then answers with its message.
+    """Accepts jobs: stores a job, then answers with its message.
 
-    Once a job is committed nothing that happens to the answer can lose it: one without a
-    message is given a new message when its pictures are ready.
+    A stored job is not lost if the answer fails: a job without a message gets a new message when
+    its pictures are ready.
     """
 
     def __init__(self, service: ImagineService, settings: Settings) -> None:
@@ -62,20 +62,20 @@ class Intake:
         self._settings = settings
 
     async def accept(
-        self, interaction: discord.Interaction[Any], ordering: Coroutine[Any, Any, NewJob]
+        self, interaction: discord.Interaction[Any], building: Coroutine[Any, Any, NewJob]
     ) -> None:
-        """Accept the order that `ordering` returns, for a command, a button or a modal.
+        """Accept the job that `building` returns, for a command, a button or a modal.
 
-        The person's place is held before anything is done for the order, and until it is committed.
-        Making the order and committing it have one deadline together: Discord's for an answer.
+        A place in the queue is reserved before `building` runs, and until the job is stored. Both
+        together have one deadline: Discord's for an answer.
 
         Raises:
             PermissionMissing: the bot could not deliver the pictures here.
-            QueueFull: too many jobs are waiting; nothing of `ordering` has run.
-            StorageError: the job could not be written.
+            QueueFull: too many jobs wait; `building` has not run.
+            StorageError: the job could not be stored.
         """
         requester = requester_of(interaction)
-        submitting = self._submit(ordering, requester, lambda: check_can_answer(interaction))
+        submitting = self._submit(building, requester, lambda: check_can_answer(interaction))
         job = await within_deadline(interaction, submitting)
         said = self._service.latest(job)
         await self._announce(job, _answer(interaction, job, said), said)
@@ -83,39 +83,35 @@ class Intake:
     async def accept_reaction(
         self,
         requester: Requester,
-        ordering: Coroutine[Any, Any, NewJob],
+        building: Coroutine[Any, Any, NewJob],
         picture: discord.PartialMessage,
     ) -> None:
-        """Accept the order that `ordering` returns; its message answers the one of the picture.
+        """Accept the job that `building` returns, and reply to the message of the picture.
 
         Raises:
             PermissionMissing: the bot could not answer here.
-            QueueFull: too many jobs are waiting; nothing of `ordering` has run.
-            StorageError: the job could not be written.
+            QueueFull: too many jobs wait; `building` has not run.
+            StorageError: the job could not be stored.
         """
         job = await self._submit(
-            ordering, requester, lambda: check_can_reply(picture.guild, requester.channel_id)
+            building, requester, lambda: check_can_reply(picture.guild, requester.channel_id)
         )
         said = self._service.latest(job)
         await self._announce(job, _reply(picture, job, said), said)
 
     async def _submit(
-        self, ordering: Coroutine[Any, Any, NewJob], requester: Requester, check: Callable[[], None]
+        self, building: Coroutine[Any, Any, NewJob], requester: Requester, check: Callable[[], None]
     ) -> Job:
-        """Commit an order with the person's place held from the start; `check` says if it may."""
+        """Reserve a place, run `check`, then build and store the job."""
         person = requester.person
-        # Closed, since Python reports a coroutine that was never run.
+        # Closed, since Python warns about a coroutine that never ran.
         with (
-            contextlib.closing(ordering),
-            self._service.place(person.id, requester.guild_id) as place,
+            contextlib.closing(building),
+            self._service.reserve(person.id, requester.guild_id) as place,
         ):
             check()
-            new = self._weighted(await ordering, person)
-            return await self._service.submit(Placed(new, place))
-
-    def _weighted(self, new: NewJob, person: discord.User | discord.Member) -> NewJob:
-        """Return the order with the weight that the person's roles have now."""
-        return replace(new, weight=weight(self._settings, person))
+            new = replace(await building, weight=weight(self._settings, person))
+            return await self._service.submit(new, place)
 
     async def _announce(
         self, job: Job, answer: Coroutine[Any, Any, int | None], says: Event | None
@@ -124,7 +120,7 @@ class Intake:
         try:
             message_id = await understood(answer)
         except FAULTS as error:
-            # It is accepted; `Courier.post` looks for the message, and posts one if there is none.
+            # The job is stored. `Courier.post` looks for a message, and posts one if there is none.
             log.warning("Job %s: its message could not be sent (%s)", job.id, error)
         finally:
             await self._service.announced(job, message_id, says=says)

@@ -79,8 +79,8 @@ class Lookup:
             if job is None or job.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
                 raise
             raise MissingInput(
-                f"The picture that job {job_id} started from was not kept, since nothing came of "
-                "it; send it again with /vary."
+                f"The picture that job {job_id} started from was not kept, since the job made no "
+                "pictures; send it again with /vary."
             ) from error
 
     async def find_image(self, reference: ImageReference, requester: Requester) -> StoredImage:

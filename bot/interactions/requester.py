@@ -1,4 +1,4 @@
-"""Who asks, and where."""
+"""The person who asks for something, and the channel."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Person = discord.User | discord.Member
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who asks for something, where, and by which interaction or reaction.
+    """The person who asks, the channel, and the interaction or reaction (`origin`).
 
-    `age_restricted` says whether only adults may open that channel, as far as that is known.
+    `age_restricted` says whether the channel is known to be age-restricted.
     """
 
     person: Person
@@ -31,7 +31,7 @@ class Requester:
     def new_job(
         self, kind: JobKind, request: GenerationRequest, *, parent_image_id: int | None = None
     ) -> NewJob:
-        """Return the job to submit for this person."""
+        """Return a new job of this person in this channel."""
         return NewJob(
             kind=kind,
             user_id=self.person.id,
@@ -45,7 +45,7 @@ class Requester:
 
 
 def requester_of(interaction: discord.Interaction[Any]) -> Requester:
-    """Return who asks by this interaction, and where."""
+    """Return the person and the channel of an interaction."""
     return Requester(
         person=interaction.user,
         guild_id=interaction.guild_id,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 from generation.queue.admission import Place
@@ -34,14 +33,6 @@ from .tasks import Background
 log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A new job with its reserved place in the queue."""
-
-    order: NewJob
-    place: Place
 
 
 class ImagineService:
@@ -79,7 +70,7 @@ class ImagineService:
         )
 
     @contextlib.contextmanager
-    def place(self, user_id: int, guild_id: int | None) -> Iterator[Place]:
+    def reserve(self, user_id: int, guild_id: int | None) -> Iterator[Place]:
         """Reserve the place of a person's job in the queue while the job is being prepared.
 
         Raises:
@@ -88,10 +79,11 @@ class ImagineService:
         with self._queue.reserve(user_id, guild_id) as place:
             yield place
 
-    async def submit(self, order: NewJob | Placed) -> Job:
+    async def submit(self, new: NewJob, place: Place | None = None) -> Job:
         """Store a job and queue it; once this returns, the job is never lost.
 
-        The caller then shows the job to the person and calls `announced`.
+        `place` is the job's place, if `reserve` has reserved one. The caller then shows the job to
+        the person and calls `announced`.
 
         Raises:
             QueueFull: no place was reserved, and there is none.
@@ -99,13 +91,13 @@ class ImagineService:
             FolderUnusable: the pictures could not be written.
             StorageError: the job could not be written.
         """
-        if isinstance(order, NewJob):
-            with self.place(order.user_id, order.guild_id) as place:
-                return await self.submit(Placed(order, place))
-        job = (await self._disk.admit(lambda: self.jobs.add(order.order))).without_pixels()
+        if place is None:
+            with self.reserve(new.user_id, new.guild_id) as reserved:
+                return await self.submit(new, reserved)
+        job = (await self._disk.admit(lambda: self.jobs.add(new))).without_pixels()
         self._lifecycle.enqueue(job)
         # Nothing is awaited in between, so the queue counts either the job or its place.
-        order.place.release()
+        place.release()
         return job
 
     def latest(self, job: Job) -> Event | None:

@@ -1,1 +1,1 @@
-"""Who may see, use and remove what."""
+"""What members may see, use and remove, and where the bot may post."""

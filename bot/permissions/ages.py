@@ -1,7 +1,7 @@
-"""Which channels only adults may open, and what was made there stays there.
+"""Which channels are age-restricted. Pictures that were made there are shown there only.
 
-A thread is what its parent is. discord.py forgets a thread that is archived, so its parent is asked
-of Discord then, and remembered: it never changes.
+A thread is age-restricted if its parent is. discord.py drops archived threads from its cache, so
+this asks Discord for the parent of such a thread. The parent never changes and is cached here.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ..errors import AgeRestricted
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Of the three that Discord gives an interaction.
+# Part of the three seconds that Discord gives an interaction.
 _SECONDS: Final = 1.0
-# Asked at once, as many as a list of suggestions has.
+# Requests at the same time: the length of a list of suggestions.
 _AT_ONCE: Final = 25
-# A thread that Discord does not show is asked for again after that.
+# Discord is asked again for a refused thread after this time.
 _AGAIN_SECONDS: Final = 600.0
 _REMEMBERED: Final = 10_000
 
@@ -37,7 +37,7 @@ Made = Job | HistoryEntry
 
 
 class Ages:
-    """Says which channels are age-restricted, as far as that is known."""
+    """Knows which channels are age-restricted, from discord.py's cache and from Discord."""
 
     def __init__(self, client: discord.Client, invalid: InvalidRequests) -> None:
         self._client = client
@@ -46,9 +46,9 @@ class Ages:
         self._refused_at: dict[int, float] = {}
 
     def is_restricted(self, guild_id: int | None, channel_id: int) -> bool | None:
-        """Return whether only adults may open a channel now; None if that is not known.
+        """Return whether a channel is age-restricted now; None if that is unknown.
 
-        Direct messages are open to all.
+        Direct messages are never age-restricted.
         """
         if guild_id is None:
             return False
@@ -61,7 +61,7 @@ class Ages:
         return restriction(channel)
 
     async def learn(self, places: Iterable[tuple[int | None, int]]) -> None:
-        """Ask Discord about the servers' channels of which nothing is known, for a second."""
+        """Ask Discord about the unknown channels among `places`, for at most a second."""
         unknown = {
             channel_id: None
             for guild_id, channel_id in places
@@ -82,7 +82,7 @@ class Ages:
         try:
             found = await understood(self._client.fetch_channel(channel_id))
         except FAULTS as error:
-            log.info("Whether channel %s is age-restricted is not known: %s", channel_id, error)
+            log.info("Discord does not say if channel %s is age-restricted: %s", channel_id, error)
             if isinstance(error, discord.Forbidden | discord.NotFound):
                 _remember(self._refused_at, channel_id, time.monotonic())
             return
@@ -90,14 +90,14 @@ class Ages:
             _remember(self._parents, channel_id, found.parent_id)
 
     def check(self, made: Made, *, is_restricted_here: bool) -> None:
-        """Return only if what was made may be shown or used here, as far as ages go.
+        """Return only if a job may be shown or used in this channel, as far as ages go.
 
-        What was made in an age-restricted channel may be in such a channel only. Channels change,
-        and jobs of the first versions have no mark: what the channel is now counts as well, and
-        one of which nothing is known is no open one.
+        A job of an age-restricted channel may be shown in age-restricted channels only. The channel
+        counts as restricted if it was when the job was made (the first versions did not record
+        that), if it is now, or if it is unknown.
 
         Raises:
-            AgeRestricted: this channel is an open one.
+            AgeRestricted: this channel is not age-restricted, and the job's channel is.
         """
         if is_restricted_here:
             return
@@ -106,7 +106,7 @@ class Ages:
             raise AgeRestricted(is_known=is_restricted is not None)
 
     def may_show(self, made: Made, *, is_restricted_here: bool) -> bool:
-        """Return whether `check` lets it pass."""
+        """Return whether `check` accepts the job."""
         try:
             self.check(made, is_restricted_here=is_restricted_here)
         except AgeRestricted:
@@ -115,9 +115,9 @@ class Ages:
 
 
 def restriction(channel: object) -> bool | None:
-    """Return whether only adults may open a channel; None if it, or a thread's parent, is unknown.
+    """Return whether a channel is age-restricted; None if the channel or its parent is unknown.
 
-    Direct messages are open to all.
+    Direct messages are never age-restricted.
     """
     if channel is None or (isinstance(channel, discord.Thread) and channel.parent is None):
         return None

@@ -63,11 +63,11 @@ class CommandAccess:
             return
         if not allowed.use_application_commands:
             raise NotAllowed(
-                "You may not use commands in this channel, and so not make pictures here; ask a "
+                "You may not use commands in this channel, so you cannot make pictures here; ask a "
                 "moderator for the permission Use Application Commands."
             )
         if not await self._integrations.allow(action.command, person, channel):
             raise NotAllowed(
-                f"You may not use /{action.command} in this channel, and so not this button; ask "
-                "an admin, who can allow it under Server Settings, Integrations."
+                f"You may not use /{action.command} in this channel, so you cannot use this "
+                "button; ask an admin to allow it under Server Settings, Integrations."
             )

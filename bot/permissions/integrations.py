@@ -1,10 +1,10 @@
-"""What a server's admins set for our commands under Server Settings, Integrations.
+"""The settings of a server's admins for the bot's commands (Server Settings, Integrations).
 
-Discord looks at it for commands alone; here it counts for the buttons and reactions too that do
-the same. The rules are those of "Application Command Permissions" in Discord's documentation,
-https://docs.discord.com/developers/interactions/application-commands#permissions: a command's
-own settings come before those for the whole application, a member's before those of roles, and
-of several roles one that allows wins.
+Discord applies these settings to commands alone. The bot also applies them to the buttons and
+reactions that do the same. The rules are in "Application Command Permissions" in Discord's
+documentation, https://docs.discord.com/developers/interactions/application-commands#permissions:
+settings of a command come before settings of the application, and settings of a member before
+settings of roles. If roles disagree, the role that allows wins.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Overrides:
         )
 
     def for_channel(self, channel_id: int, guild_id: int) -> bool | None:
-        """Return what is set for a channel, else for all channels; None if nothing is."""
+        """Return the setting for a channel, else for all channels; None if there is neither."""
         # Discord's constant for all channels.
         everywhere = self.entries.get((Kind.channel, guild_id - 1))
         return self.entries.get((Kind.channel, channel_id), everywhere)
 
     def for_member(self, member: discord.Member) -> bool | None:
-        """Return what is set for a member, else their roles, else everyone; None if nothing is."""
+        """Return the setting for a member, else for their roles, else for everyone, or None."""
         own = self.entries.get((Kind.user, member.id))
         if own is not None:
             return own
@@ -60,21 +60,22 @@ _NONE: Final = Overrides({})
 
 
 def allow(levels: Sequence[Overrides], member: discord.Member, channel_id: int) -> bool:
-    """Return whether `member` may use a command in a channel; `levels` has the command's first.
+    """Return whether `member` may use a command in a channel.
 
-    For a thread that is its parent's id.
+    `levels` are the settings of the command, then of the application. For a thread, `channel_id` is
+    the id of its parent.
     """
     in_channel = _first(level.for_channel(channel_id, member.guild.id) for level in levels)
     return in_channel and _first(level.for_member(member) for level in levels)
 
 
 def _first(settings: Iterator[bool | None]) -> bool:
-    """Return the first setting that is one; what nothing is set for is allowed."""
+    """Return the first setting that is not None; without any, the command is allowed."""
     return next((setting for setting in settings if setting is not None), True)
 
 
 class Integrations:
-    """Those settings of all servers, asked of Discord when first needed, and then remembered."""
+    """The settings of all servers, requested from Discord when first needed and then cached."""
 
     def __init__(self, http: HTTPClient, application_id: int) -> None:
         self._http = http
@@ -83,16 +84,16 @@ class Integrations:
         self._known: dict[tuple[int, int], Overrides] = {}
         self._changes = 0
 
-    def learn(self, commands: Sequence[app_commands.AppCommand]) -> None:
-        """Take the ids of our commands as Discord has them now."""
+    def set_commands(self, commands: Sequence[app_commands.AppCommand]) -> None:
+        """Store the ids that the published commands have in Discord."""
         self._ids = {command.name: command.id for command in commands}
 
     async def allow(
         self, command: str, person: discord.User | discord.Member, channel: discord.abc.Snowflake
     ) -> bool:
-        """Return whether `person` may use `command` in a channel, as far as these settings go.
+        """Return whether the settings allow `person` to use `command` in a channel.
 
-        Where Discord cannot be asked they do not count, so that its troubles take nobody's buttons.
+        If Discord does not answer, the command is allowed: an outage must not disable the buttons.
         """
         if not isinstance(person, discord.Member) or person.guild_permissions.administrator:
             return True
@@ -100,29 +101,29 @@ class Integrations:
             levels = [
                 await self._overrides(person.guild.id, of)
                 for of in (self._ids.get(command), self._application_id)
-                # A command that could not be published yet has no settings of its own.
+                # A command that is not published yet has no settings.
                 if of is not None
             ]
         except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
-            log.warning("Who may use /%s in %s is not known: %s", command, person.guild, error)
+            log.warning("The settings of /%s in %s are unknown: %s", command, person.guild, error)
             return True
         parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
         return allow(levels, person, parent_id)
 
     def forget(self, guild_id: int | None = None) -> None:
-        """Ask Discord again about a server, or about all."""
+        """Drop the cached settings of a server, or of all servers."""
         self._changes += 1
         self._known = {
             key: known for key, known in self._known.items() if guild_id not in (None, key[0])
         }
 
     async def _overrides(self, guild_id: int, of: int) -> Overrides:
-        """Return the settings for a command in a server; `of` is its id, or for all our own."""
+        """Return the settings in a server; `of` is a command's id, or the application's."""
         known, changes = self._known.get((guild_id, of)), self._changes
         if known is not None:
             return known
         try:
-            # discord.py has a method for a command, and none for the whole application.
+            # discord.py has a method for the settings of a command, and none for the application's.
             found = await self._http.get_application_command_permissions(
                 self._application_id, guild_id, of
             )
@@ -130,6 +131,7 @@ class Integrations:
             overrides = _NONE
         else:
             overrides = Overrides.parse(found["permissions"])
+        # `forget` may have been called meanwhile; then the answer may be outdated.
         if changes == self._changes:
             self._known[guild_id, of] = overrides
         return overrides

@@ -84,7 +84,7 @@ class Members:
         """
         if not self.may_remove(job, person, channel_id):
             raise NotAllowed(
-                "Only the person who asked for this picture or a moderator can take it away."
+                "Only the person who asked for this picture or a moderator can remove it."
             )
 
 

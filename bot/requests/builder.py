@@ -148,9 +148,7 @@ class RequestBuilder:
         """Return the text that the model reads for a prompt: emoji are spelled out."""
         read = spell_emoji(typed, self._profile.emoji)
         if typed.strip() and not read.strip():
-            raise InvalidRequest(
-                name, f"The {name} holds no character that can be seen; type it again."
-            )
+            raise InvalidRequest(name, f"The {name} has no visible character; type it again.")
         return read
 
     def _checked(self, request: GenerationRequest, limits: Limits) -> GenerationRequest:

@@ -1,4 +1,4 @@
-"""Files that people attach, from Discord's own servers: bounded in bytes and in time."""
+"""Downloads attachments from Discord's own servers, with limits in bytes and seconds."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from generation.errors import InvalidSource
 
 log = logging.getLogger(__name__)
 
-# Where Discord keeps attachments. Any other address in a message was not written by Discord.
+# Discord keeps attachments here. An attachment with another address does not come from Discord.
 ORIGINS: frozenset[str] = frozenset({"https://cdn.discordapp.com", "https://media.discordapp.net"})
 _SECONDS: Final = 30.0
 _CHUNK: Final = 2**16
 _OK: Final = 200
-# What nobody compressed comes as it is, so that few bytes cannot become many.
+# Without compression, few downloaded bytes cannot become many bytes in memory.
 _PLAIN: Final = {"Accept-Encoding": "identity"}
 _NOT_FETCHED: Final = "That file could not be fetched from Discord; please attach it again."
 
@@ -32,12 +32,12 @@ async def download(
     origins: frozenset[str] | None = None,
     seconds: float = _SECONDS,
 ) -> bytes | bytearray:
-    """Return the bytes of an attachment, of which there are `most` and no more than it said.
+    """Return the bytes of an attachment: at most `most`, and at most its stated size.
 
-    It comes from one of `origins` (Discord's own where none are given), by no detour.
+    The file comes from one of `origins`, without redirects. Discord's own are the default.
 
     Raises:
-        InvalidSource: it does not come from there, in that time, or whole.
+        InvalidSource: the address is not one of `origins`, or the download failed or took too long.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -50,23 +50,23 @@ async def download(
 
 
 def _comes_by_network(attachment: discord.Attachment) -> bool:
-    """Return whether there is a network in between: a simulated Discord has the bytes itself."""
+    """Return whether the file has to be downloaded: a simulated Discord holds the bytes itself."""
     http: Any = getattr(attachment, "_http", None)
     return getattr(type(http), "get_from_cdn", None) is HTTPClient.get_from_cdn
 
 
 async def _fetch(url: URL, most: int, origins: frozenset[str]) -> bytearray:
     if str(url.origin()) not in origins:
-        raise ValueError(f"{url.host} is no server of Discord")
+        raise ValueError(f"{url.host} is not a server of Discord")
     async with (
-        # Not discord.py's own: it follows redirects, and unpacks what is compressed.
+        # Not discord.py's session, which follows redirects and decompresses.
         aiohttp.ClientSession(auto_decompress=False, headers=_PLAIN) as session,
         session.get(url, allow_redirects=False) as answer,
     ):
         if answer.status != _OK:
-            raise ValueError(f"its server answered {answer.status}")
+            raise ValueError(f"the server answered {answer.status}")
         if answer.headers.get("Content-Encoding", "identity") != "identity":
-            raise ValueError("its server compressed it")
+            raise ValueError("the server sent it compressed")
         return await _collected(answer.content, most)
 
 
@@ -76,9 +76,9 @@ async def _collected(content: aiohttp.StreamReader, most: int) -> bytearray:
         async for chunk in content.iter_chunked(_CHUNK):
             data += chunk
             if len(data) > most:
-                raise ValueError(f"it has more than the {most} bytes that were said")
+                raise ValueError(f"the file has more than the stated {most} bytes")
     except BaseException:
-        # The error holds this frame until the person has their answer.
+        # The error keeps this frame alive until the person is answered.
         data.clear()
         raise
     return data

@@ -1,4 +1,4 @@
-"""Mentions in a prompt by the names that people see: `<@123>` was typed as @Alice."""
+"""Turns mentions in a prompt into names: `<@123>` becomes @Alice, as the person typed it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from .options import RequestOptions
 log = logging.getLogger(__name__)
 
 _MENTION: Final = re.compile(r"<(@[!&]?|#)(\d{15,21})>")
-# Of people whom discord.py does not know it asks Discord, a request each.
-_ASKED: Final = 5
-_ASK_SECONDS: Final = 1.0
+# Members that are not in discord.py's cache cost a request each.
+_REQUESTS_MAX: Final = 5
+_REQUEST_SECONDS: Final = 1.0
 
 
-async def named(interaction: discord.Interaction[Any], options: RequestOptions) -> RequestOptions:
-    """Return `options` with the mentions in their prompts by name."""
+async def resolve_mentions(
+    interaction: discord.Interaction[Any], options: RequestOptions
+) -> RequestOptions:
+    """Return `options` with names in place of the mentions in both prompts."""
     prompt, negative = await asyncio.gather(
-        by_name(interaction, options.prompt), by_name(interaction, options.negative_prompt)
+        _resolved(interaction, options.prompt), _resolved(interaction, options.negative_prompt)
     )
     return dataclasses.replace(options, prompt=prompt, negative_prompt=negative)
 
 
-async def by_name(interaction: discord.Interaction[Any], text: str | None) -> str | None:
-    """Return `text` with @name and #name for the mentions in it, as they were typed.
-
-    A mention of what cannot be found stays as it is.
-    """
+async def _resolved(interaction: discord.Interaction[Any], text: str | None) -> str | None:
+    """Return `text` with @name and #name in place of mentions; unknown ones stay as they are."""
     mentions = set(_MENTION.findall(text or ""))
     if text is None or not mentions:
         return text
@@ -48,13 +47,13 @@ async def _names(
     guild, names = interaction.guild, dict[tuple[str, str], str]()
     unknown: list[tuple[str, str]] = []
     for sign, number in mentions:
-        found = _known(interaction.client, guild, sign, int(number))
+        found = _cached(interaction.client, guild, sign, int(number))
         if found is not None:
             names[sign, number] = f"{sign[0]}{found}"
-        elif sign in ("@", "@!") and guild is not None and len(unknown) < _ASKED:
+        elif sign in ("@", "@!") and guild is not None and len(unknown) < _REQUESTS_MAX:
             unknown.append((sign, number))
     if guild is not None and unknown:
-        asked = await asyncio.gather(*(_ask(guild, int(number)) for _, number in unknown))
+        asked = await asyncio.gather(*(_request(guild, int(number)) for _, number in unknown))
         names |= {
             mention: f"@{name}"
             for mention, name in zip(unknown, asked, strict=True)
@@ -63,7 +62,7 @@ async def _names(
     return names
 
 
-def _known(
+def _cached(
     client: discord.Client, guild: discord.Guild | None, sign: str, number: int
 ) -> str | None:
     if guild is None:
@@ -77,9 +76,9 @@ def _known(
     return None if found is None else str(getattr(found, "display_name", found.name))
 
 
-async def _ask(guild: discord.Guild, number: int) -> str | None:
+async def _request(guild: discord.Guild, number: int) -> str | None:
     try:
-        async with asyncio.timeout(_ASK_SECONDS):
+        async with asyncio.timeout(_REQUEST_SECONDS):
             return (await guild.fetch_member(number)).display_name
     except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
         log.debug("The name of member %s is not known: %s", number, error)

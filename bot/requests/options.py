@@ -1,4 +1,4 @@
-"""What a person said about a picture."""
+"""The options that a person gives for a picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from generation.values.request import SchedulerName
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOptions:
-    """What a person said about a picture; None for what they left open."""
+    """The options that a person gives for a picture; None for options that are left out."""
 
     prompt: str | None = None
     negative_prompt: str | None = None

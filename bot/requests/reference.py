@@ -1,4 +1,4 @@
-"""The way people name a picture: `42-3`."""
+"""How people name a picture: `42-3`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ImageReference:
         """Read `42`, `#42`, `42-3`, `42.3`, `42/3` or `42 3`.
 
         Raises:
-            InvalidRequest: it is something else.
+            InvalidRequest: the text is something else.
         """
         match = _REFERENCE.fullmatch(text)
         number = int(match["number"] or 1) if match else 0

@@ -1,4 +1,4 @@
-"""From an attached file to a request for pictures similar to it: each member in their turn."""
+"""From an attachment to a request for similar pictures, in fair turns among members."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ..memory import PictureMemory
 from .builder import RequestBuilder
 from .options import RequestOptions
 
-# Each is a process that may take a gigabyte.
+# Each file is read in a process, which may take a gigabyte.
 _READ_AT_ONCE: Final = 2
 
 Download = Callable[[discord.Attachment], Awaitable[bytes | bytearray]]
 
 
 class Uploads:
-    """Downloads and reads what people attach.
+    """Downloads and reads attachments.
 
-    A file counts in `memory` from before its download until it is read. Files are read two at a
-    time, of one member one at a time; who has none being read comes first.
+    A file counts in `memory` from before its download until it is read. Two files are read at the
+    same time, and one of each member; members without a file being read come first.
     """
 
     def __init__(self, builder: RequestBuilder, memory: PictureMemory) -> None:
@@ -47,12 +47,12 @@ class Uploads:
     ) -> GenerationRequest:
         """Return the request for pictures similar to an attachment.
 
-        Without a prompt it is the one that the picture says it was made from.
+        The default prompt is the one that is stored in the file, if there is one.
 
         Raises:
             InvalidSource: the file cannot be fetched or read.
             InvalidRequest: an option is out of range.
-            MissingInput: there is no prompt.
+            MissingInput: neither the options nor the file has a prompt.
         """
         check_bytes(attachment.size)
         fit = self._builder.fit(options, guild_id=guild_id)
@@ -60,21 +60,21 @@ class Uploads:
         if options.prompt is None:
             if source.prompts is None:
                 raise MissingInput("Say what the picture should become: add a prompt.")
-            inside = source.prompts
+            stored = source.prompts
             options = dataclasses.replace(
                 options,
-                prompt=inside.prompt,
-                negative_prompt=options.negative_prompt or inside.negative_prompt or None,
+                prompt=stored.prompt,
+                negative_prompt=options.negative_prompt or stored.negative_prompt or None,
             )
         return self._builder.similar_to(source.pixels, options, guild_id=guild_id)
 
     async def _source(
         self, owner: int, attachment: discord.Attachment, download: Download, fit: Fit
     ) -> Source:
-        # The file, and the pixels that come of it.
+        # The file, and its decoded pixels.
         held = min(attachment.size, SOURCE_BYTES_MAX) + 3 * fit.most**2
         async with self._memory.hold(held, owner):
-            # Kept by nothing else: what fails is answered after this, with its frames still there.
+            # The file is in no local variable: an error keeps the frames until it is answered.
             reading = SourceReading(await download(attachment), fit)
             async with self._turns.hold(1, owner):
                 return await _read(reading)

@@ -1,1 +1,1 @@
-"""What people read and see. Pure functions: no network."""
+"""Texts, buttons and files that people see. Pure functions: no network."""

@@ -1,4 +1,4 @@
-"""Pictures as files that Discord takes."""
+"""Pictures as files for Discord."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PREVIEW_QUALITY: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file to send: made into a new `discord.File` for each attempt, since those are used up."""
+    """A file to send. Each attempt needs a new `discord.File`, since sending uses the file up."""
 
     filename: str
     data: bytes
@@ -39,11 +39,11 @@ class Attachment:
 
 
 def preview(job: Job, percent: int, pixels: Pixels) -> Attachment:
-    """Return the file that shows what the pictures of a job will be, as far as can be seen yet.
+    """Return the file with a preview of an unfinished job's picture.
 
-    A preview has one pixel for several of the picture's. It is enlarged smoothly and by the
-    largest whole factor that leaves its longer side within 256 pixels: that is more than 128,
-    and no more than any picture is shown with.
+    A preview has one pixel for several of the picture's. It is enlarged smoothly by the largest
+    whole factor that keeps its longer side within 256 pixels. The longer side is then more than 128
+    pixels, and no longer than that of a finished picture as shown.
     """
     factor = max(1, _PREVIEW_SIDE // max(pixels.width, pixels.height))
     size = (pixels.width * factor, pixels.height * factor)
@@ -58,11 +58,10 @@ def preview(job: Job, percent: int, pixels: Pixels) -> Attachment:
 def attachments(
     job: Job, pictures: Sequence[tuple[Recipe, bytes]], *, limit: int
 ) -> list[Attachment]:
-    """Return the files of a job as shown: small ones enlarged, all together at most `limit` bytes.
+    """Return the files of a job as shown: small ones enlarged, at most `limit` bytes in all.
 
-    `pictures` are the recipes and the PNG files that are stored with them inside. Those are sent as
-    they are where nothing is to be enlarged; only where they are too large for the channel they
-    become JPEGs of falling quality.
+    `pictures` are the recipes and the stored PNG files. A PNG that needs no enlarging is sent as it
+    is. If the PNGs exceed `limit`, all become JPEGs of the highest quality that fits.
     """
     texts = [
         alt_text(job, recipe, number, len(pictures))
@@ -85,9 +84,9 @@ def attachments(
 
 
 def bytes_to_show(job: Job) -> int:
-    """Return how many bytes the pictures of a job take in memory, as stored and as shown, at most.
+    """Return how many bytes the pictures of a job take in memory at most, as stored and as shown.
 
-    A PNG of a photograph has somewhat less than its pixels.
+    A PNG of a photograph is somewhat smaller than its pixels.
     """
     request = job.request
     pixels = 3 * request.width * request.height
@@ -109,5 +108,5 @@ def _jpeg(png: bytes, quality: int) -> bytes:
 
 
 def is_finished(filenames: Iterable[str]) -> bool:
-    """Return whether a message with these files below it has its pictures, not just a preview."""
+    """Return whether a message with these files has its pictures, and not only a preview."""
     return any(not name.startswith(_PREVIEW_NAME) for name in filenames)

@@ -1,4 +1,4 @@
-"""What people typed, as text that does nothing when it is shown: pure functions."""
+"""Makes typed text harmless in messages: no markup, no links, no invisible characters."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-# discord.py's own escaping leaves the second of two masked links alone, and all URLs.
+# discord.py's own escaping misses the second of two masked links, and all URLs.
 _MARKUP: Final = re.compile(r"([\\_*~|`<>\[\]()#-])")
-# A server's own emoji, which stays one where it is shown in that server.
+# A server's own emoji, which Discord shows as a picture.
 _CUSTOM_EMOJI: Final = re.compile(r"<a?:\w{2,32}:\d{17,20}>")
 _NAMED_EMOJI: Final = re.compile(r"<a?(:\w{2,32}:)\d{17,20}>")
-# Discord makes links of addresses with a scheme, and looks up invitations without one, too.
+# Discord turns addresses with a scheme into links, and invitations even without a scheme.
 _SLASHES: Final = re.compile(r"//")
 _SCHEME: Final = re.compile(r":(?=//)|(?<=\bmailto):|(?<=\btel):|(?<=\bsms):")
 _DOT: Final = re.compile(r"(?<=\w)\.(?=[^\W\d_])")
 _SPACES: Final = frozenset({"Zl", "Zp"})
-# What joins the parts of an emoji, and of words in some scripts.
+# These join the parts of an emoji, and of words in some scripts.
 _JOINERS: Final = frozenset("\u200c\u200d")
 _TAGS: Final = range(0xE0020, 0xE0080)
 
 
 def inert(text: str) -> str:
-    """Return `text` such that Discord shows it as it stands: no markup, no links, no invitations.
+    """Return `text` escaped, so that Discord shows no markup, links or invitations in it.
 
-    A server's own emoji are shown as what they are.
+    A server's own emoji stay emoji.
     """
     start, parts = 0, list[str]()
     for emoji in _CUSTOM_EMOJI.finditer(text):
@@ -35,12 +35,12 @@ def inert(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return `text` for places without markup: a server's own emoji by name, nothing invisible."""
+    """Return `text` for places without markup: emoji of a server become their names."""
     return visible(_NAMED_EMOJI.sub(r"\1", text))
 
 
 def visible(text: str) -> str:
-    """Return `text` without what cannot be seen, such as marks of direction."""
+    """Return `text` without invisible characters, such as marks of direction."""
     return "".join(_visible(text))
 
 

@@ -1,4 +1,4 @@
-"""What people read and see: from records to content and files. Pure functions, no network."""
+"""The texts of messages, made from records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LISTED_PROMPT: Final = 80
 
 
 def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
-    """Return `prompt` on one line, shortened, with Discord's markup and links made harmless."""
+    """Return `prompt` on one line, shortened and without working markup or links."""
     return inert(cut(" ".join(visible(prompt).split()), length))
 
 
@@ -32,13 +32,13 @@ def headline(job: Job) -> str:
 
 
 def waiting(job: Job, event: Event | None = None) -> str:
-    """Return the message of a job that is not finished, as it is after `event`."""
+    """Return the message of an unfinished job after `event`."""
     return f"{headline(job)}\n{' · '.join([*state(event), f'job {job.id}'])}"
 
 
 def nonce(job: Job) -> str:
-    """Return the mark by which Discord posts a job's message once, however often it is sent."""
-    # Discord takes 25 characters: those of the token, and of a number that no database reaches.
+    """Return the nonce of a job's message: Discord posts it once, however often it is sent."""
+    # Discord's limit of 25 characters fits a token and the largest job id of any real database.
     return f"{job.token}-{job.id}"
 
 
@@ -52,25 +52,25 @@ def cancelled(job: Job) -> str:
 def postponed(job: Job) -> str:
     """Return the message of a job whose pictures cannot be stored now."""
     return (
-        f"{headline(job)}\nMy disk does not take these pictures now; they come as soon as the "
-        f"operator has made room for them, or fixed it · job {job.id}"
+        f"{headline(job)}\nMy disk cannot store these pictures now; they follow as soon as "
+        f"the operator makes room or fixes the disk · job {job.id}"
     )
 
 
 def failed(job: Job, sentence: str) -> str:
-    """Return the message of a job that came to nothing."""
+    """Return the message of a job that failed."""
     return f"{headline(job)}\n⚠️ {sentence} · job {job.id}"
 
 
 def unquoted(job: Job, content: str) -> str:
-    """Return a message of a job without its prompt, which may be what a filter blocks."""
+    """Return a message of a job without the prompt, in case a filter blocks the prompt."""
     return f"<@{job.user_id}>\n{content.removeprefix(headline(job)).lstrip()}"
 
 
 def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str:
-    """Return the message above the pictures: what it takes to make them again.
+    """Return the message above the pictures, with all that is needed to make them again.
 
-    `recipe` is the one of the first picture, `parent` the image that they were varied from.
+    `recipe` is the recipe of the first picture. `parent` is the picture that they vary, if any.
     """
     first, last = job.request.seed, job.request.seed_of(job.request.count - 1)
     facts = [
@@ -93,7 +93,7 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
 
 
 def jump(entry: HistoryEntry) -> str:
-    """Return a link to the message of a job, or nothing if it never had one."""
+    """Return a link to the message of a job, or "" if the job never had a message."""
     if entry.message_id is None:
         return ""
     place = entry.guild_id if entry.guild_id is not None else "@me"
@@ -104,10 +104,9 @@ def jump(entry: HistoryEntry) -> str:
 def history(
     entries: Sequence[HistoryEntry], search: str, hidden: Collection[int] = frozenset()
 ) -> str:
-    """Return the list that `/history` answers with, newest first.
+    """Return the answer of `/history`: a list of jobs, newest first.
 
-    Of the `hidden` jobs, which were asked for in age-restricted channels, it says only where
-    they are.
+    `hidden` are jobs of age-restricted channels: the list shows a link in place of their prompts.
     """
     if not entries:
         if search:
@@ -131,7 +130,7 @@ def history(
 
 
 def choice_name(entry: HistoryEntry, number: int | None = None) -> str:
-    """Return a suggestion's text: the job or picture, then as much of the prompt as fits."""
+    """Return the text of a suggestion: the job or picture, then the prompt, shortened."""
     name = f"{entry.job_id}" if number is None else f"{entry.job_id}-{number}"
     text = f"{name} · {' '.join(plain(entry.prompt).split())}"
     return cut(text, _CHOICE_LENGTH)
@@ -146,5 +145,5 @@ def alt_text(job: Job, recipe: Recipe, number: int, count: int) -> str:
 
 
 def cut(text: str, length: int) -> str:
-    """Return `text`, or as much of it as fits with a mark that something is missing."""
+    """Return `text`, shortened to `length` characters with an ellipsis at the end if needed."""
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,8 +1,8 @@
-"""What people read of a job that is not finished: how far it is, where it waits, and for how long.
+"""The state of an unfinished job as people read it: progress, place in the queue, time left.
 
-Messages of one channel are edited one after the other, so a reader sees them as they were at
-different moments, and a fair queue may put others ahead. Places are said so coarsely that both
-may be: a job is never told a farther place than before (`Waiting.nearest`), and a time says more.
+Messages of one channel are edited one after the other, so a reader compares states of different
+moments. A fair queue may also put other jobs ahead. So places are given coarsely, and never farther
+back than before (`Waiting.nearest`). An estimated time replaces the place where there is one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from generation.values.events import Event, Interruption, Loading, Progress, Wai
 _BAR_CELLS: Final = 10
 _SECOND, _MINUTE, _HOUR = 1, 60, 3_600
 _UNITS: Final = {_SECOND: "s", _MINUTE: "min", _HOUR: "h"}
-# Up to how many seconds an estimate is said in which unit and rounded to how many seconds. The
-# ends are where rounding reaches the first value of the next line.
+# Each row: the longest estimate in seconds, its unit, and the seconds to which it is rounded. A row
+# ends where rounding would reach the first value of the next row.
 _GRAINS: Final = (
     (19.5, _SECOND, 1),
     (57.5, _SECOND, 5),
@@ -27,10 +27,10 @@ _GRAINS: Final = (
     (9.75 * _HOUR, _HOUR, _HOUR // 2),
 )
 _COARSEST: Final = (_HOUR, _HOUR)
-# Those who wait are told seconds by tens: others start and end meanwhile.
+# An estimate for a waiting job is rounded to 10 seconds, since other jobs start and end meanwhile.
 _WAITING_GRAIN: Final = 10
 _A_FEW_SECONDS: Final = 5
-# Up to which place a job is how far back.
+# The last place to which each text applies.
 _PLACES: Final = (
     (5, "in the queue, near the front"),
     (20, "in the queue, about 10 ahead"),
@@ -50,7 +50,7 @@ _AGAIN: Final[Mapping[Interruption, str]] = {
 
 
 def state(event: Event | None) -> list[str]:
-    """Return what there is to say of a job after an event, the most important first."""
+    """Return the parts of a job's state after an event, the most important first."""
     match event:
         case None:
             return ["queued"]
@@ -80,7 +80,7 @@ def _waiting(event: Waiting) -> list[str]:
 
 
 def place(position: int) -> str:
-    """Return how far back a place in the queue is; 1 is the next to run."""
+    """Return the text for a place in the queue; 1 is the next to run."""
     return next((words for last, words in _PLACES if position <= last), _FARTHEST)
 
 
@@ -95,10 +95,10 @@ def _waiting_time(seconds: float) -> str | None:
 
 
 def duration(seconds: float) -> str | None:
-    """Return an estimated time, as coarse as people say it; None for one that is no time.
+    """Return an estimated time in words, coarsely; None if `seconds` is not finite.
 
-    It is rounded to a second below 20, then to 5 seconds, 10 seconds, minutes, half hours and
-    hours: more would promise what no estimate can keep.
+    The time is rounded to a second below 20, then to 5 seconds, 10 seconds, minutes, half hours and
+    hours. Estimates are not more precise than that.
     """
     if not math.isfinite(seconds):
         return None
@@ -109,7 +109,7 @@ def duration(seconds: float) -> str | None:
 
 
 def aged(event: Event, seconds: float) -> Event:
-    """Return `event` as it reads `seconds` later: an estimate that has run out is left out."""
+    """Return `event` as it reads `seconds` later, without an estimate that has run out."""
     if isinstance(event, Loading) or event.seconds is None:
         return event
     left = event.seconds - seconds

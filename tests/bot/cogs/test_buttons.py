@@ -106,7 +106,7 @@ async def test_only_the_person_who_asked_or_a_moderator_removes(stage: Stage) ->
     (told,) = refused.followups
     assert told.ephemeral
     assert told.content == (
-        "Only the person who asked for this picture or a moderator can take it away."
+        "Only the person who asked for this picture or a moderator can remove it."
     )
     assert len(stage.messages()) == 1
     await stage.remove(stage.mo, message)

@@ -377,14 +377,14 @@ def uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def unannounced(stage: Stage) -> Job:
     """Have a job accepted of whose message nothing is known yet."""
-    order = NewJob(
+    new = NewJob(
         kind=JobKind.IMAGINE,
         user_id=stage.alice.id,
         guild_id=stage.guild.id,
         channel_id=stage.channel.id,
         request=stage.bot.services.builder.imagine(RequestOptions(prompt=PROMPT), guild_id=None),
     )
-    return await stage.bot.service.submit(order)
+    return await stage.bot.service.submit(new)
 
 
 async def test_deleted_messages_of_others_cost_one_look_and_wait_for_no_other_channel(

@@ -82,13 +82,13 @@ def attached(read: Callable[[], Awaitable[bytes]], size: int = 1_000) -> Any:
     return photo
 
 
-def order(stage: Stage, person: int, photo: Any) -> asyncio.Task[NewJob]:
+def new_job(stage: Stage, person: int, photo: Any) -> asyncio.Task[NewJob]:
     # The simulation lets people type one after the other.
     cog: Any = stage.bot.get_cog("Vary")
     who, origin = mock.Mock(id=person), f"interaction:{person}"
     requester = Requester(person=who, guild_id=None, channel_id=person, origin=origin)
     return asyncio.create_task(
-        cog._from_outside(requester, photo, RequestOptions(prompt="red apple"))
+        cog._from_upload(requester, photo, RequestOptions(prompt="red apple"))
     )
 
 
@@ -108,12 +108,12 @@ async def test_files_are_read_two_at_a_time_and_nobody_waits_for_all_of_another(
         return Source(Pixels(64, 64, bytes(3 * 64 * 64)), None)
 
     monkeypatch.setattr(uploads, "_read", read)
-    first = [order(stage, 1, attached(mock.AsyncMock(return_value=b"many"))) for _ in range(20)]
+    first = [new_job(stage, 1, attached(mock.AsyncMock(return_value=b"many"))) for _ in range(20)]
     await asyncio.sleep(0)
-    await order(stage, 2, attached(mock.AsyncMock(return_value=b"one")))
+    await new_job(stage, 2, attached(mock.AsyncMock(return_value=b"one")))
     assert len(begun) < 6
-    orders = await asyncio.gather(*first)
-    assert all(one.request.prompt == "red apple" for one in orders)
+    jobs = await asyncio.gather(*first)
+    assert all(job.request.prompt == "red apple" for job in jobs)
     assert 1 <= most <= 2
 
 
@@ -125,9 +125,9 @@ async def test_stalled_downloads_hold_up_nobody(stage: Stage) -> None:
         await stalled.wait()
         return picture
 
-    stuck = [order(stage, person, attached(slow)) for person in (1, 2)]
+    stuck = [new_job(stage, person, attached(slow)) for person in (1, 2)]
     await asyncio.sleep(0)
-    third = order(stage, 3, attached(mock.AsyncMock(return_value=picture)))
+    third = new_job(stage, 3, attached(mock.AsyncMock(return_value=picture)))
     async with asyncio.timeout(30):
         assert (await third).request.prompt == "red apple"
     stalled.set()
@@ -168,7 +168,7 @@ async def test_a_file_that_was_refused_is_forgotten_before_its_answer_is_sent(st
 
     # It holds the frames of all that it came through, as while it is answered.
     with pytest.raises(InvalidSource, match="not an image"):
-        await order(stage, 1, attached(read))
+        await new_job(stage, 1, attached(read))
     assert [file() for file in files_read] == [None]
 
 

@@ -88,7 +88,7 @@ async def test_a_message_is_posted_once(struck: Struck) -> None:
 async def test_whatever_is_said_in_a_message_is_said(struck: Struck) -> None:
     courier, job, message_id = struck.courier, struck.job, struck.message_id
     sayings: dict[str, Callable[[], Awaitable[None]]] = {
-        "My disk does not take": lambda: courier.report_wait(job, message_id),
+        "My disk cannot store": lambda: courier.report_wait(job, message_id),
         "It broke.": lambda: courier.report_failure(job, message_id, "It broke."),
         "cancelled": lambda: courier.report_cancellation(job, message_id),
     }

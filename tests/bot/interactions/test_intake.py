@@ -33,7 +33,7 @@ class Response:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(intake, "_DEFER_AFTER_SECONDS", 0.05)
 
 
 def interaction(response: Response) -> Any:

@@ -27,8 +27,8 @@ MB = 2**20
 SAID = "My disk is full, so I accept no new jobs; ask the operator to make room, then try again."
 
 WAITS = (
-    "My disk does not take these pictures now; they come as soon as the operator has made room for "
-    "them, or fixed it · job"
+    "My disk cannot store these pictures now; they follow as soon as the operator makes room or "
+    "fixes the disk · job"
 )
 
 

@@ -132,7 +132,7 @@ async def test_somebody_who_may_not_is_told_whom_to_ask(stage: Stage, server: Se
     server.set("vary", ("bob", False))
     refused = await stage.bob.click(message, custom_id="vary:1:1")
     assert refused.response.content == (
-        "You may not use /vary in this channel, and so not this button; ask an admin, who can "
+        "You may not use /vary in this channel, so you cannot use this button; ask an admin to "
         "allow it under Server Settings, Integrations."
     )
     assert not await server.may_use("vary", image="1-1")

@@ -70,7 +70,7 @@ async def test_a_picture_is_found_by_what_was_typed_and_by_what_was_read(stage: 
 async def test_a_prompt_of_invisible_characters_is_refused(stage: Stage) -> None:
     result = await stage.alice.slash(stage.channel, "imagine", prompt="\u200b\u200e")
     assert result.ephemeral
-    assert "no character that can be seen" in result.response.content
+    assert "no visible character" in result.response.content
 
 
 @pytest.mark.parametrize(
