@@ -1,10 +1,10 @@
 """A day of a busy bot, simulated: fair turns against first come, first served.
 
 Members ask at random over the day, most of them now and then, a few in bursts of hundreds of
-jobs. No clock is involved: the day passes as fast as it can be computed. The fair engine is
-driven by the very schedule of the product, and sizes take turns as there; the other serves one
-job after the other, as every other bot does. Both take the same time for the same call. A few
-pictures are four times as large as the others.
+jobs. No clock is involved: the day passes as fast as it can be computed. One engine uses the
+product's own code for turns and sizes. The other serves one job after the other, as every other
+bot does. Both take the same time for the same call. A few pictures are four times as large as the
+others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MEASURED = Measured(
     decode_seconds={1: 0.05},
 )
 _STEP = Sizes(MEASURED.step_seconds)
-ROOM = MEASURED.rows * _PIXELS / 1e6
+CAPACITY = MEASURED.rows * _PIXELS / 1e6
 STEPS = (8, 20, 30, 30, 30, 50, 150)
 _SIZES = (*[_PIXELS] * 24, 4 * _PIXELS)
 
@@ -111,12 +111,12 @@ def _seconds_of_step(asks: Iterable[Ask]) -> float:
 
 
 def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
-    """Return how each job fares, by number, under the schedule of the product.
+    """Return the waiting times of each job, by number, with the product's turns.
 
-    Of the jobs whose turn it is those of one size take each step together, and the sizes take
-    turns; between two steps some leave or wait for their next turn, and others join.
+    The running jobs of one size take a step together, and the sizes alternate. Between two steps,
+    jobs end or wait for their next turn, and other jobs start.
     """
-    schedule: Turns[Ask] = Turns(ROOM)
+    turns: Turns[Ask] = Turns(CAPACITY)
     sizes: FairSizes[int] = FairSizes()
     coming = deque(asks)
     started: dict[int, float] = {}
@@ -124,15 +124,15 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
     now = 0.0
     for ask in asks:
         ask.taken = 0
-    while coming or schedule.waiting or schedule.running:
-        if not schedule.waiting and not schedule.running:
+    while coming or turns.waiting or turns.running:
+        if not turns.waiting and not turns.running:
             now = max(now, coming[0].at)
         while coming and coming[0].at <= now:
-            schedule.add(coming.popleft())
-        while (ask := schedule.start()) is not None:
+            turns.add(coming.popleft())
+        while (ask := turns.start()) is not None:
             started.setdefault(ask.number, now - ask.at)
         of_size: dict[int, list[Ask]] = {}
-        for ask in schedule.running:
+        for ask in turns.running:
             of_size.setdefault(ask.pixels, []).append(ask)
         group = of_size[
             sizes.choose({size: [ask.load for ask in these] for size, these in of_size.items()})
@@ -143,14 +143,14 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
             if ask.taken == ask.steps:
                 now += ask.decoding
                 served[ask.number] = Served(started[ask.number], now - ask.at)
-                schedule.remove(ask)
+                turns.remove(ask)
             else:
-                schedule.end_turn(ask)
+                turns.end_turn(ask)
     return served
 
 
 def one_by_one(asks: Sequence[Ask]) -> dict[int, Served]:
-    """Return how each job fares, by number, first come, first served, and one at a time."""
+    """Return the waiting times of each job, by number: first come, first served, one at a time."""
     coming = [(ask.at, ask.number, ask) for ask in asks]
     heapq.heapify(coming)
     served: dict[int, Served] = {}

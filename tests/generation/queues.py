@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from generation.errors import GenerationError
+from generation.errors import EngineLost, GenerationError
 from generation.queue.fairness import Share
 from generation.queue.queue import GenerationQueue
 from generation.queue.tickets import Ticket
@@ -50,7 +51,7 @@ class FakeImage:
 class FakeEngine:
     """An engine that takes a step, or decodes, only when the test lets it.
 
-    `begun` are the seeds of the requests in the order in which they were taken up.
+    `begun` are the seeds of the requests in the order of their start.
     """
 
     failures: dict[tuple[str, int], Exception] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class FakeEngine:
     def allow_finish(self) -> None:
         self._finishing.release()
 
-    def let_go(self) -> None:
+    def open_gates(self) -> None:
         """Block no more."""
         self.open = True
         self._gate.release()
@@ -139,7 +140,7 @@ class FakeEngine:
 
 
 @dataclass
-class Told:
+class EventLog:
     """A listener that remembers what it was told, and in which threads."""
 
     events: list[Event] = field(default_factory=list)
@@ -164,7 +165,7 @@ class Stage:
 
     queue: GenerationQueue[FakeImage]
     engine: FakeEngine
-    told: dict[int, Told] = field(default_factory=dict)
+    told: dict[int, EventLog] = field(default_factory=dict)
 
     async def at_gate(self, times: int = 1) -> None:
         """Wait until the engine has come to its gate so many times more."""
@@ -174,7 +175,7 @@ class Stage:
     def submit(
         self, number: int, *, steps: int = 2, member: str | None = None, **changes: Any
     ) -> Ticket:
-        self.told[number] = Told()
+        self.told[number] = EventLog()
         request = a_request(seed=number, steps=steps, **changes)
         return self.queue.submit(number, request, self.told[number], Share("server", member))
 
@@ -193,7 +194,7 @@ async def a_stage(engine: FakeEngine | None = None, *, limit: int = 10) -> Async
     finally:
         closing = asyncio.create_task(queue.__aexit__())
         await asyncio.sleep(0)
-        engine.let_go()
+        engine.open_gates()
         await closing
         for thread in engine.threads:
             await asyncio.to_thread(thread.join, PATIENCE)
@@ -213,3 +214,61 @@ async def failure_of(ticket: Ticket) -> GenerationError:
     assert sentence.endswith(".")
     assert "\n" not in sentence
     return caught.value
+
+
+@asynccontextmanager
+async def several(engine: FakeEngine | None = None) -> AsyncIterator[Stage]:
+    """Open a queue on an engine with a capacity of four guided images."""
+    async with a_stage(engine or FakeEngine(rows=8), limit=1_000) as stage:
+        await stage.queue.ready()
+        yield stage
+
+
+@dataclass
+class Frail(FakeEngine):
+    """An engine that is lost where it is told to be; `engines` are all that were made."""
+
+    lost: Callable[[str, list[int]], bool] = lambda where, seeds: False
+    engines: list[Frail] = field(default_factory=list)
+    is_closed: bool = False
+
+    def _check(self, where: str, seeds: list[int]) -> None:
+        assert not self.is_closed, "it was called after it was lost"
+        if self.lost(where, seeds):
+            raise EngineLost("The engine is lost: it did not answer for 5 s.")
+
+    def begin(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[FakeImage] | GenerationError]:
+        self._check("begin", [request.seed for request in requests])
+        return super().begin(requests)
+
+    def step(self, images: Sequence[FakeImage]) -> None:
+        super().step(images)
+        self._check("step", [image.request.seed for image in images])
+
+    def finish(self, images):  # type: ignore[no-untyped-def]  # as in the class above
+        self._check("finish", [image.request.seed for image in images])
+        return super().finish(images)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@asynccontextmanager
+async def frail(lost: Callable[[str, list[int]], bool]) -> AsyncIterator[tuple[Stage, list[Frail]]]:
+    engines: list[Frail] = []
+
+    def make() -> Frail:
+        engines.append(Frail(rows=8, open=True, lost=lost))
+        return engines[-1]
+
+    logging.disable(logging.ERROR)
+    try:
+        async with GenerationQueue(make, limit=100) as queue:
+            await queue.ready()
+            yield Stage(queue, engines[0]), engines
+    finally:
+        logging.disable(logging.NOTSET)
+        for engine in engines:
+            assert engine.is_closed

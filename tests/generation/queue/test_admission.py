@@ -54,7 +54,7 @@ class Jobs:
         return sum(self.ask(group, member) for _ in range(each) for member in members)
 
 
-def test_ten_accounts_of_one_server_leave_half_of_the_queue_to_others() -> None:
+def test_ten_accounts_of_one_server_leave_half_of_the_queue_to_other_servers() -> None:
     jobs = Jobs(Limits(100, member=10))
     assert jobs.flood(1, range(11), each=10) == 50
     assert all(jobs.ask(2, member) for member in range(100, 105) for _ in range(10))
@@ -66,7 +66,7 @@ def test_ten_accounts_of_one_server_leave_half_of_the_queue_to_others() -> None:
     assert jobs.ask(1, 202)
 
 
-def test_a_server_of_puppets_who_ask_for_one_each_is_bounded_too() -> None:
+def test_a_server_of_puppet_accounts_with_one_job_each_is_limited_too() -> None:
     jobs = Jobs(Limits(100, member=10))
     assert jobs.flood(1, range(1_000), each=1) == 100
     with pytest.raises(GroupQueueFull, match="100 pictures of this server are waiting already"):
@@ -77,7 +77,7 @@ def test_a_server_of_puppets_who_ask_for_one_each_is_bounded_too() -> None:
     assert jobs.ask(2, 6_000)
 
 
-def test_servers_of_puppets_leave_a_place_to_each_server_where_nobody_waits() -> None:
+def test_servers_of_puppet_accounts_leave_a_place_to_every_idle_server() -> None:
     jobs = Jobs(Limits(100, member=10))
     # The second one finds fewer places than the first, and so on.
     brought = [
@@ -90,7 +90,7 @@ def test_servers_of_puppets_leave_a_place_to_each_server_where_nobody_waits() ->
         jobs.places.take(Owner(99, -2), jobs)
 
 
-def test_there_is_a_last_bound() -> None:
+def test_there_is_a_last_limit() -> None:
     jobs = Jobs(Limits(1, member=1))
     jobs.owners = [Owner(server, server) for server in range(jobs.limits.last)]
     assert not jobs.ask(-1, -1)
@@ -98,13 +98,13 @@ def test_there_is_a_last_bound() -> None:
     assert jobs.ask(-1, -1)
 
 
-def test_a_member_may_always_have_what_is_theirs_where_the_queue_is_short() -> None:
+def test_a_short_queue_still_admits_a_member_up_to_the_members_limit() -> None:
     jobs = Jobs(Limits(2, member=10))
     assert jobs.flood(1, range(1), each=5) == 2
     assert Jobs(Limits(12, member=10)).flood(1, range(1), each=20) == 10
 
 
-def test_a_bound_by_server_above_that_of_all_means_that_of_all() -> None:
+def test_a_server_limit_above_the_total_means_the_total() -> None:
     assert Jobs(Limits(10, group=1_000)).flood(1, range(2), each=20) == 10
 
 
@@ -125,7 +125,7 @@ Bounds = st.builds(
 
 
 @given(Bounds, st.integers(0, 30), Steps)
-def test_who_has_nothing_waiting_gets_a_place_and_nobody_more_than_their_bound(
+def test_newcomers_get_a_place_and_no_member_exceeds_the_limit(
     limits: Limits, before: int, steps: list[tuple[str, int | None, int]]
 ) -> None:
     jobs = Jobs(limits)
@@ -165,7 +165,7 @@ def _ask(jobs: Jobs, group: int | None, member: int) -> None:
         assert is_taken
 
 
-def test_a_member_reads_of_their_own_bound_first() -> None:
+def test_a_members_own_limit_is_reported_first() -> None:
     jobs = Jobs(Limits(4, member=2))
     assert jobs.flood(1, range(1), each=9) == 2
     with pytest.raises(MemberQueueFull, match="2 of your pictures"):

@@ -46,16 +46,16 @@ class TestFinishTimes:
     def test_one_job_takes_its_steps_and_its_decoding(self) -> None:
         assert finish_times([work(10, 2.0)], [], TimingModel(MEASURED)) == [10.5]
 
-    def test_who_waits_comes_after_who_runs(self) -> None:
+    def test_a_waiting_job_is_done_after_a_running_one(self) -> None:
         times = finish_times([work(10, 4.0)], [work(5, 2.0)], TimingModel(MEASURED))
         assert times == [15.5, 21.0]
 
-    def test_two_that_fit_share_their_steps(self) -> None:
+    def test_two_jobs_within_the_capacity_share_their_steps(self) -> None:
         times = finish_times([work(10), work(4)], [], TimingModel(MEASURED))
         # Four steps of both, a decoding that the other waits for, and six more.
         assert times == [pytest.approx(4 + 0.5 + 6 + 0.5), 4.5]
 
-    def test_a_waiting_one_joins_where_there_is_room_for_it(self) -> None:
+    def test_a_waiting_job_starts_when_there_is_capacity(self) -> None:
         times = finish_times([work(10, 2.0)], [work(2, 2.0), work(1, 2.0)], TimingModel(MEASURED))
         second = 2 * 1.5 + 0.5
         third = second + 1 * 1.5 + 0.5
@@ -71,10 +71,10 @@ class TestFinishTimes:
         [small] = finish_times([work(8, load=0.25, pixels=0.25)], [], TimingModel(MEASURED))
         assert small == 8 * 1.0 + 0.25 * 0.5
 
-    def test_nothing_takes_no_time(self) -> None:
+    def test_no_jobs_take_no_time(self) -> None:
         assert finish_times([], [], TimingModel(MEASURED)) == []
 
-    def test_who_is_not_done_by_the_end_of_a_turn_waits_behind_all_others(self) -> None:
+    def test_an_unfinished_job_waits_behind_all_others_after_its_turn(self) -> None:
         times = finish_times(
             [dataclasses.replace(work(50, 4.0), turn=10)],
             [work(40, 4.0), work(5, 4.0)],
@@ -86,7 +86,7 @@ class TestFinishTimes:
         other = short + (30 + 10) * 1.5 + 0.5
         assert times == [other + 10 * 1.5 + 0.5, other, short]
 
-    def test_a_turn_goes_on_when_nobody_waits(self) -> None:
+    def test_a_turn_continues_when_no_job_waits(self) -> None:
         running = [dataclasses.replace(work(50, 2.0), turn=turn) for turn in (0, 20)]
         assert finish_times(running, [], TimingModel(MEASURED)) == [75.5, 76.0]
 
@@ -96,7 +96,7 @@ class TestFinishTimes:
         assert large > small
 
     @given(st.lists(of_any_length, max_size=3), st.lists(of_any_length, max_size=8))
-    def test_nobody_is_done_before_their_own_steps_or_after_everybody_s_one_by_one(
+    def test_no_job_is_done_before_its_own_steps_or_after_all_jobs_one_by_one(
         self, running: list[RemainingWork], waiting: list[RemainingWork]
     ) -> None:
         timing = TimingModel(MEASURED)
@@ -108,7 +108,7 @@ class TestFinishTimes:
             assert each.steps * 1.0 < time <= longest + 1e-6
 
     @given(st.lists(of_one_turn, max_size=3), st.lists(of_one_turn, max_size=8), of_one_turn)
-    def test_one_more_in_the_queue_delays_nobody_before_it_and_hastens_nobody(
+    def test_one_more_job_delays_no_job_before_it_and_speeds_up_none(
         self, running: list[RemainingWork], waiting: list[RemainingWork], more: RemainingWork
     ) -> None:
         before = finish_times(running, waiting, TimingModel(MEASURED))
@@ -120,7 +120,7 @@ class TestFinishTimes:
         assert after[-1] >= more.steps * 1.0
 
     @given(st.lists(of_any_length, min_size=2, max_size=8), st.data())
-    def test_among_equals_who_is_ahead_is_done_first(
+    def test_of_equal_jobs_the_earlier_is_done_first(
         self, ahead: list[RemainingWork], data: st.DataObject
     ) -> None:
         one = data.draw(of_any_length)
@@ -128,8 +128,8 @@ class TestFinishTimes:
         assert times[-2] <= times[-1]
 
 
-class TestPace:
-    def test_it_starts_with_what_the_engine_measured(self) -> None:
+class TestTimingModel:
+    def test_predictions_start_from_the_measurements(self) -> None:
         timing = TimingModel(MEASURED)
         assert [timing.step(load) for load in (0.1, 1.0, 1.5, 2.0, 4.0)] == [
             1.0,
@@ -141,7 +141,7 @@ class TestPace:
         assert timing.step(8.0) == 3.0
         assert timing.capacity == 4.0
 
-    def test_it_follows_what_steps_really_take(self) -> None:
+    def test_predictions_follow_the_steps_that_are_taken(self) -> None:
         timing = TimingModel(MEASURED)
         for _ in range(100):
             timing.observe(2.0, 2.0)
@@ -149,7 +149,7 @@ class TestPace:
         assert timing.step(2.0) == pytest.approx(2.0, rel=0.02)
         assert timing.decode(work(1)) == pytest.approx(1.0, rel=0.02)
 
-    def test_a_size_that_was_measured_in_a_bad_moment_is_not_slower_than_a_larger_one(self) -> None:
+    def test_a_size_with_a_bad_measurement_is_not_slower_than_a_larger_size(self) -> None:
         right = {1: 0.05, 2: 0.05, 4: 0.08, 8: 0.15}
         measured = replace(MEASURED, step_seconds={**right, 2: 0.5})
         timing = TimingModel(measured)
@@ -198,7 +198,7 @@ MIXES = {
 
 @pytest.mark.parametrize("members", [1, 3, 40])
 @pytest.mark.parametrize("mix", MIXES)
-def test_it_foretells_what_the_schedule_does_within_a_fifth(mix: str, members: int) -> None:
+def test_estimates_are_within_a_fifth_of_the_simulated_queue(mix: str, members: int) -> None:
     """The error is reported by the median over the jobs, as the benchmark does."""
     asks = MIXES[mix].asks(members=members, seed=4)
     served = in_turns(asks)
@@ -230,7 +230,7 @@ def test_it_foretells_what_the_schedule_does_within_a_fifth(mix: str, members: i
         pytest.param({2: 2.0, 4: 3.0, 8: 5.0, 16: 99.0, 32: 13.8}, 32, id="noise in the middle"),
     ],
 )
-def test_as_many_rows_share_steps_as_pay_and_eight_whatever_was_measured(
+def test_as_many_rows_share_a_step_as_pay_but_at_least_eight(
     step_seconds: dict[int, float], rows: int
 ) -> None:
     measured = dataclasses.replace(MEASURED, step_seconds=step_seconds)
@@ -238,7 +238,7 @@ def test_as_many_rows_share_steps_as_pay_and_eight_whatever_was_measured(
     assert TimingModel(measured).capacity == rows * 1.0
 
 
-def test_what_is_more_than_any_call_takes_the_calls_that_pay() -> None:
+def test_a_load_above_the_largest_call_uses_the_fastest_calls() -> None:
     timing = TimingModel(dataclasses.replace(MEASURED, step_seconds={2: 1.0, 8: 2.0, 16: 8.0}))
     assert timing.step(16.0) == timing.step(15.0) == 4.0
     assert timing.step(32.0) == 8.0

@@ -39,12 +39,12 @@ def test_the_cost_is_steps_times_rows_times_pixels() -> None:
     assert cost(similar) == pytest.approx(cost(plain) / 2)
 
 
-def test_a_weight_of_nothing_is_refused() -> None:
+def test_a_weight_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         Share(weight=0.0)
 
 
-def test_two_hundred_jobs_of_one_delay_the_first_of_another_by_none_that_waits() -> None:
+def test_two_hundred_waiting_jobs_of_one_member_do_not_delay_another_member() -> None:
     order: FairQueue[str] = FairQueue()
     for number in range(200):
         order.add(f"hog {number}", Share("server", "hog"), 1.0)
@@ -65,7 +65,7 @@ def test_small_jobs_are_not_stuck_behind_large_ones() -> None:
     ]
 
 
-def test_who_had_the_engine_alone_owes_nothing_for_it() -> None:
+def test_a_member_who_had_the_engine_alone_owes_nothing_for_it() -> None:
     order: FairQueue[str] = FairQueue()
     for number in range(100):
         order.add(f"alone {number}", Share("server", "alone"), 1.0)
@@ -77,7 +77,7 @@ def test_who_had_the_engine_alone_owes_nothing_for_it() -> None:
     assert served == ["new", "old", "new", "old", "new", "old"]
 
 
-def test_who_was_away_has_saved_up_no_claim() -> None:
+def test_an_idle_member_saves_up_no_claim() -> None:
     order: FairQueue[str] = FairQueue()
     for number in range(50):
         order.add(f"busy {number}", Share("server", "busy"), 1.0)
@@ -90,7 +90,7 @@ def test_who_was_away_has_saved_up_no_claim() -> None:
 
 
 @given(st.lists(st.tuples(shares, costs), max_size=40))
-def test_each_job_is_served_once_as_foretold_and_a_member_s_own_in_turn(
+def test_each_job_is_served_once_in_the_predicted_order(
     jobs: list[tuple[Share, float]],
 ) -> None:
     order: FairQueue[int] = FairQueue()
@@ -111,7 +111,7 @@ def test_each_job_is_served_once_as_foretold_and_a_member_s_own_in_turn(
 
 
 @given(st.lists(st.tuples(shares, costs, st.booleans()), max_size=40))
-def test_withdrawn_jobs_leave_the_order_of_the_others_as_if_they_had_never_come(
+def test_a_removed_job_leaves_the_order_as_if_it_had_never_come(
     jobs: list[tuple[Share, float, bool]],
 ) -> None:
     order: FairQueue[int] = FairQueue()
@@ -133,7 +133,7 @@ def test_withdrawn_jobs_leave_the_order_of_the_others_as_if_they_had_never_come(
     st.lists(st.tuples(st.sampled_from([1.0, 2.0, 5.0]), costs), min_size=2, max_size=5),
     st.integers(10, 60),
 )
-def test_members_who_always_have_something_waiting_get_time_by_weight(
+def test_members_with_waiting_jobs_get_engine_time_by_weight(
     members: list[tuple[float, float]], turns: int
 ) -> None:
     """The bound of Goyal et al., theorem 1: no two differ by more than a job of each."""
@@ -158,7 +158,7 @@ def test_members_who_always_have_something_waiting_get_time_by_weight(
         assert abs(got[one] - got[other]) <= bound * 1.000001
 
 
-def test_nobody_starves_however_many_newcomers_there_are() -> None:
+def test_no_job_starves_however_many_newcomers_there_are() -> None:
     order: FairQueue[str] = FairQueue()
     order.add("patient", Share("server", "patient"), 50.0)
     order.add("hog", Share("server", "hog"), 1.0)
@@ -172,7 +172,7 @@ def test_nobody_starves_however_many_newcomers_there_are() -> None:
         assert job
 
 
-def test_nobody_starves_for_a_second_turn_however_many_newcomers_there_are() -> None:
+def test_no_job_starves_between_two_turns_however_many_newcomers_there_are() -> None:
     order: FairQueue[str] = FairQueue()
     order.add("patient", Share("server", "patient"), 50.0)
     for number in range(10):
@@ -188,7 +188,7 @@ def test_nobody_starves_for_a_second_turn_however_many_newcomers_there_are() -> 
     assert 300 < served < 600
 
 
-def test_a_day_in_turns_spares_those_who_ask_for_one_picture() -> None:
+def test_in_a_simulated_day_turns_help_people_who_ask_for_one_picture() -> None:
     asks = a_day(members=500, servers=5, load=0.6, bursts=40, burst_size=200, seed=3)[:6_000]
     fair, plain = in_turns(asks), one_by_one(asks)
     single = [ask.number for ask in asks if not ask.is_burst]
@@ -205,7 +205,7 @@ def test_a_day_in_turns_spares_those_who_ask_for_one_picture() -> None:
     assert max(job.finished for job in fair.values()) < 3_600
 
 
-def test_a_day_of_ten_thousand_members_starves_nobody() -> None:
+def test_in_a_simulated_day_of_ten_thousand_members_no_job_starves() -> None:
     asks = a_day(members=10_000, servers=50, load=0.7, bursts=20, burst_size=200, seed=1)
     served = in_turns(asks)
     assert len(served) == len(asks) > 30_000
@@ -227,7 +227,7 @@ def test_a_server_with_many_members_gets_no_more_turns_for_it() -> None:
         assert abs(served[:turns].count("a") - served[:turns].count("b")) <= 1, served
 
 
-def test_few_are_remembered_however_many_have_come_and_gone() -> None:
+def test_few_flows_are_remembered_however_many_have_come() -> None:
     turns, order = FlowQueue(), FairQueue[int]()
     for number in range(5_000):
         turns.enqueue(number, number)
@@ -242,7 +242,9 @@ def test_few_are_remembered_however_many_have_come_and_gone() -> None:
 
 
 @given(st.lists(st.tuples(shares, costs, st.booleans()), max_size=60))
-def test_what_is_forgotten_has_no_consequences(jobs: list[tuple[Share, float, bool]]) -> None:
+def test_forgetting_idle_flows_changes_no_order(
+    jobs: list[tuple[Share, float, bool]],
+) -> None:
     def served(remembered: int) -> list[int]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fairness, "_REMEMBERED", remembered)
@@ -258,7 +260,9 @@ def test_what_is_forgotten_has_no_consequences(jobs: list[tuple[Share, float, bo
 
 
 @given(st.lists(st.tuples(shares, st.sampled_from(["add", "pop", "remove"])), max_size=40))
-def test_it_is_known_how_many_of_a_member_wait(acts: list[tuple[Share, str]]) -> None:
+def test_the_waiting_jobs_of_members_and_groups_are_counted(
+    acts: list[tuple[Share, str]],
+) -> None:
     order = FairQueue[int]()
     waiting: dict[int, Share] = {}
     for number, (share, act) in enumerate(acts):

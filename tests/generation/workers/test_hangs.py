@@ -22,7 +22,7 @@ from generation.workers.protocol import OnSign
 
 from ..examples import a_request
 from ..process_engines import small_engine
-from ..queues import Told, seeds_of
+from ..queues import EventLog, seeds_of
 from ..stopping_engines import large_answers
 
 TIMEOUT = 1.0
@@ -92,7 +92,7 @@ def test_an_engine_that_stops_between_two_calls_is_noticed() -> None:
             engine.step(images)
 
 
-def test_an_engine_that_stops_in_the_middle_of_an_answer_is_noticed() -> None:
+def test_an_engine_that_stops_in_the_middle_of_a_reply_is_noticed() -> None:
     with started(large_answers) as engine:
         [images] = engine.begin([a_request(prompt="half", steps=1)])
         assert not isinstance(images, GenerationError)
@@ -101,7 +101,7 @@ def test_an_engine_that_stops_in_the_middle_of_an_answer_is_noticed() -> None:
             engine.finish(images)
 
 
-def test_a_large_answer_that_arrives_slowly_but_steadily_is_no_hang() -> None:
+def test_a_large_reply_that_arrives_slowly_is_no_hang() -> None:
     with started(large_answers) as engine:
         [images] = engine.begin([a_request(prompt="slowly", steps=1)])
         assert not isinstance(images, GenerationError)
@@ -113,7 +113,7 @@ def test_a_large_answer_that_arrives_slowly_but_steadily_is_no_hang() -> None:
         assert picture.pixels.sha256 == picture.recipe.pixels_sha256
 
 
-def test_having_images_forgotten_by_an_engine_that_stopped_never_blocks() -> None:
+def test_releasing_images_never_blocks_on_a_stopped_engine() -> None:
     with started() as engine:
         [images] = engine.begin([a_request()])
         stop(engine)
@@ -136,7 +136,7 @@ def test_a_stopped_engine_is_closed_without_waiting_for_it() -> None:
         assert time.monotonic() - start < NOTICED
 
 
-async def test_a_queue_whose_engine_stopped_makes_the_pictures_on_the_next() -> None:
+async def test_the_next_engine_makes_the_pictures_of_a_stopped_one() -> None:
     engines: list[EngineProcess] = []
 
     def make() -> EngineProcess:
@@ -146,6 +146,6 @@ async def test_a_queue_whose_engine_stopped_makes_the_pictures_on_the_next() -> 
     async with GenerationQueue(make, limit=9) as queue:
         await queue.ready()
         stop(engines[0])
-        tickets = [queue.submit(n, a_request(seed=n, steps=2), Told()) for n in (1, 2)]
+        tickets = [queue.submit(n, a_request(seed=n, steps=2), EventLog()) for n in (1, 2)]
         assert [await seeds_of(ticket) for ticket in tickets] == [[1], [2]]
     assert len(engines) == 2

@@ -59,7 +59,7 @@ def test_a_message_that_does_not_come_whole_times_out(
         pipe.receive(0.2)
 
 
-def test_an_end_that_closes_in_the_middle_of_a_message_is_noticed(
+def test_a_pipe_that_closes_in_the_middle_of_a_message_is_noticed(
     ends: tuple[Pipe, socket.socket],
 ) -> None:
     pipe, other = ends
@@ -69,7 +69,7 @@ def test_an_end_that_closes_in_the_middle_of_a_message_is_noticed(
         pipe.receive()
 
 
-def test_a_message_that_arrives_slowly_but_steadily_is_taken_whole() -> None:
+def test_a_message_that_arrives_slowly_is_received_whole() -> None:
     fast, slow = Pipe.pair()
     threading.Thread(target=lambda: fast.send(LARGE)).start()
     reading, start = slow._socket, time.monotonic()

@@ -35,7 +35,7 @@ from generation.workers.protocol import OnSign
 
 from .. import process_engines
 from ..examples import a_request, latent_side
-from ..queues import Told, seeds_of
+from ..queues import EventLog, seeds_of
 
 PATIENCE = 60.0
 
@@ -92,14 +92,14 @@ def test_calls_pass_through(shared: EngineProcess) -> None:
     assert isinstance(last, GeneratedImage)
 
 
-def test_what_an_image_failed_of_is_known_here(shared: EngineProcess) -> None:
+def test_the_failure_of_an_image_is_known_on_this_side(shared: EngineProcess) -> None:
     [image] = begin(shared, a_request(prompt="fail"))
     assert image.failure is None
     shared.step([image])
     assert isinstance(image.failure, OutOfMemory)
 
 
-def test_an_error_of_the_engine_is_told_and_it_goes_on(shared: EngineProcess) -> None:
+def test_an_engine_that_raises_an_error_goes_on(shared: EngineProcess) -> None:
     bad, good = begin(shared, a_request(prompt="raise"), a_request())
     with pytest.raises(EngineError) as caught:
         shared.step([bad])
@@ -108,7 +108,9 @@ def test_an_error_of_the_engine_is_told_and_it_goes_on(shared: EngineProcess) ->
     assert good.progress == Progress(1, 3)
 
 
-def test_an_image_that_is_dropped_here_is_forgotten_there(shared: EngineProcess) -> None:
+def test_an_image_that_is_dropped_here_is_forgotten_there(
+    shared: EngineProcess,
+) -> None:
     [kept] = begin(shared, a_request())
     shared.step([kept])
 
@@ -128,7 +130,7 @@ def test_an_image_that_is_dropped_here_is_forgotten_there(shared: EngineProcess)
     assert alive() == before
 
 
-async def test_what_an_idle_queue_has_made_is_forgotten_there_without_another_call(
+async def test_an_idle_queue_has_images_forgotten_without_another_call(
     tmp_path: Path,
 ) -> None:
     async with GenerationQueue(
@@ -138,12 +140,12 @@ async def test_what_an_idle_queue_has_made_is_forgotten_there_without_another_ca
         limit=9,
     ) as queue:
         for file in (tmp_path / "first", tmp_path / "second"):
-            ticket = queue.submit(1, a_request(prompt=f"mourn {file}", steps=1), Told())
+            ticket = queue.submit(1, a_request(prompt=f"mourn {file}", steps=1), EventLog())
             assert await seeds_of(ticket) == [7]
             await asyncio.to_thread(wait, file.exists)
 
 
-def test_what_a_process_that_has_ended_cannot_forget_is_left_to_the_next_call() -> None:
+def test_releasing_images_of_a_process_that_ended_raises_nothing() -> None:
     with started() as engine:
         engine.measured()
         images = begin(engine, a_request())
@@ -155,14 +157,14 @@ def test_what_a_process_that_has_ended_cannot_forget_is_left_to_the_next_call() 
             begin(engine, a_request())
 
 
-def test_a_model_that_cannot_be_loaded_is_told_as_it_was() -> None:
+def test_an_error_of_loading_arrives_with_its_kind_and_sentence() -> None:
     with started(process_engines.no_model) as engine:
         with pytest.raises(ModelError) as caught:
             engine.measured()
         assert str(caught.value) == "There is no model 'x'; use starter."
 
 
-def test_what_nobody_foresaw_at_its_start_is_told_in_a_sentence() -> None:
+def test_an_unexpected_error_of_loading_becomes_a_sentence() -> None:
     with started(process_engines.breaks_at_the_start) as engine:
         with pytest.raises(EngineFailed) as caught:
             engine.measured()
@@ -203,7 +205,7 @@ def test_a_call_that_hangs_after_a_sign_of_life_ends_the_process() -> None:
             engine.step(images)
 
 
-def test_where_memory_runs_out_the_system_takes_the_engine_first(shared: EngineProcess) -> None:
+def test_the_system_ends_the_engine_first_when_memory_runs_out(shared: EngineProcess) -> None:
     def score(process: int | None) -> int:
         return int(Path(f"/proc/{process}/oom_score_adj").read_text("ascii"))
 
@@ -256,7 +258,7 @@ def test_a_process_that_is_killed_between_two_calls_is_lost() -> None:
 
 
 @pytest.mark.parametrize("build", [process_engines.small_engine, process_engines.never_loads])
-def test_closing_from_another_thread_breaks_a_call_off(build: Callable[[OnSign], Any]) -> None:
+def test_closing_from_another_thread_ends_a_call(build: Callable[[OnSign], Any]) -> None:
     with started(build, timeout=600, load_timeout=600) as engine:
         threading.Timer(1.0, engine.close).start()
         start = time.monotonic()
