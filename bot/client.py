@@ -20,8 +20,7 @@ from generation.queue.queue import GenerationQueue
 from generation.workers.protocol import EngineLike
 from storage.errors import StorageError
 from storage.folder.space import Space
-from storage.jobs import JobStore
-from storage.opening import open_storage
+from storage.opening import Storage, open_storage
 from storage.records import Job
 
 from .cogs.buttons import DYNAMIC_ITEMS
@@ -115,9 +114,9 @@ class ImagineBot(commands.Bot):
             StorageError: the data folder cannot be used.
             CommandsRefused: Discord refused the commands and has none from an earlier run.
         """
-        store = await self._stack.enter_async_context(open_storage(self.settings.data))
+        storage = await self._stack.enter_async_context(open_storage(self.settings.data))
         queue = self._build_queue()
-        self._build(store, queue)
+        self._build(storage, queue)
         # Closed in the reverse order: the queue stops first, then finished pictures are delivered.
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
@@ -138,7 +137,7 @@ class ImagineBot(commands.Bot):
             previews=self.settings.previews,
         )
 
-    def _build(self, store: JobStore, queue: GenerationQueue[Any]) -> None:
+    def _build(self, storage: Storage, queue: GenerationQueue[Any]) -> None:
         """Build the services, each with what it needs."""
         if self.application_id is None:
             raise app_commands.MissingApplicationID
@@ -151,12 +150,19 @@ class ImagineBot(commands.Bot):
             previews=self.settings.previews,
             invalid=self._invalid,
         )
-        disk = DiskGuard(Space(store.folder, self.settings.min_free_mb * 2**20), memory)
-        self.service = ImagineService(jobs=store, queue=queue, courier=self.courier, disk=disk)
+        disk = DiskGuard(Space(storage.pictures_folder, self.settings.min_free_mb * 2**20), memory)
+        self.service = ImagineService(
+            jobs=storage.jobs,
+            guilds=storage.guilds,
+            queue=queue,
+            courier=self.courier,
+            disk=disk,
+        )
         self.integrations = Integrations(self.http, self.application_id)
         members, ages = Members(self), Ages(self, self._invalid)
         lookup = Lookup(
-            store=store,
+            store=storage.jobs,
+            history=storage.history,
             removals=self.service.removals,
             members=members,
             ages=ages,
@@ -168,7 +174,7 @@ class ImagineBot(commands.Bot):
             jobs=self.service,
             intake=Intake(self.service, self.settings),
             lookup=lookup,
-            actions=Actions(lookup=lookup, builder=builder, store=store, memory=memory),
+            actions=Actions(lookup=lookup, builder=builder, store=storage.jobs, memory=memory),
             builder=builder,
             members=members,
             commands=CommandAccess(members, self.integrations),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import sqlite_utils
 
@@ -15,12 +14,11 @@ from . import recovery
 from .database import Database
 from .deletion import jobs as deletion
 from .errors import DatabaseDamaged, SourceGone, StorageError
-from .history import History
 from .pictures import rows
 from .pictures.files import PictureFiles
-from .queries import guilds, images, jobs
+from .queries import images, jobs
 from .queries.conversion import Row, job_from_row
-from .records import HistoryEntry, Job, NewJob, Removal, StoredImage
+from .records import Job, NewJob, Removal, StoredImage
 from .states import JobStatus
 from .upkeep.secure_deletion import SecureDeletion
 
@@ -42,12 +40,6 @@ class JobStore:
         self._db = db
         self._pictures = pictures
         self._secure_deletion = secure_deletion
-        self._history = History(db)
-
-    @property
-    def folder(self) -> Path:
-        """Return the folder of the picture files."""
-        return self._pictures.folder
 
     async def add(self, new: NewJob) -> Job:
         """Store a new job, with the picture that it starts from, as queued; return the job.
@@ -109,18 +101,6 @@ class JobStore:
     async def ids_in_guild(self, guild_id: int) -> list[int]:
         """Return the ids of the jobs of a server, deleted jobs left out."""
         return await self._db.read(lambda db: jobs.ids_where(db, "guild_id", guild_id))
-
-    async def joined_guilds(self, account_id: int, guild_ids: Collection[int]) -> None:
-        """Remember that a bot account is in these servers."""
-        await self._db.run(lambda db: guilds.join(db, account_id, guild_ids))
-
-    async def missing_guilds(self, account_id: int, guild_ids: Collection[int]) -> list[int]:
-        """Return the servers that a bot account was in and that are not among these."""
-        return await self._db.read(lambda db: guilds.missing(db, account_id, guild_ids))
-
-    async def left_guild(self, guild_id: int) -> None:
-        """Forget a server that the bot has left, once its jobs are deleted."""
-        await self._db.run(lambda db: guilds.forget(db, guild_id))
 
     async def set_message(self, job_id: int, message_id: int) -> None:
         """Record the Discord message that shows a job."""
@@ -201,7 +181,7 @@ class JobStore:
         """Return the deleted jobs whose messages may still exist, oldest first."""
         return await self._db.run(lambda db: recovery.readable(jobs.unremoved_rows(db)))
 
-    async def unfinished_or_stranded(
+    async def unfinished(
         self, known: Collection[int] = ()
     ) -> list[tuple[Job, StorageError | None]]:
         """Return the unfinished jobs, oldest first, each with the error of its source or None.
@@ -271,10 +251,6 @@ class JobStore:
             await self._db.run(lambda db: rows.remove_marked_files(db, self._pictures))
         except StorageError as error:
             log.error("The files of deleted pictures could not be removed yet. %s", error)
-
-    async def history(self, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
-        """Return what `History.search` returns."""
-        return await self._history.search(user_id, query, limit)
 
 
 def _without_source(row: Row | None) -> Job | None:

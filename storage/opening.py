@@ -1,23 +1,36 @@
-"""Opens the store of a data folder, for this process alone."""
+"""Opens the stores of a data folder, for this process alone."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from .database import Database
 from .folder.layout import DATABASE_NAME, PICTURES_NAME, refuse_half_restored, refuse_vanished
 from .folder.lock import locked
+from .guilds import GuildStore
+from .history import History
 from .jobs import JobStore
 from .pictures.files import PictureFiles
 from .upkeep.secure_deletion import SecureDeletion
 from .upkeep.startup import finish_interrupted
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The open stores of a data folder, for the program to pass on one by one."""
+
+    jobs: JobStore
+    history: History
+    guilds: GuildStore
+    pictures_folder: Path
+
+
 @asynccontextmanager
-async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
-    """Open the store in a data folder; create the folder if it does not exist.
+async def open_storage(data_dir: Path) -> AsyncIterator[Storage]:
+    """Open the stores in a data folder; create the folder if it does not exist.
 
     Raises:
         FolderInUse: another process works on the folder.
@@ -31,6 +44,11 @@ async def open_storage(data_dir: Path) -> AsyncIterator[JobStore]:
             secure_deletion = SecureDeletion(db, pictures)
             await finish_interrupted(db, pictures, secure_deletion)
             try:
-                yield JobStore(db, pictures, secure_deletion)
+                yield Storage(
+                    jobs=JobStore(db, pictures, secure_deletion),
+                    history=History(db),
+                    guilds=GuildStore(db),
+                    pictures_folder=pictures.folder,
+                )
             finally:
                 await secure_deletion.close()

@@ -22,7 +22,7 @@ def unfinished_jobs(
 ) -> list[tuple[Job, StorageError | None]]:
     """Return the unfinished jobs, oldest first, each with the error of its source or None.
 
-    See `JobStore.unfinished_or_stranded`.
+    See `JobStore.unfinished`.
     """
     jobs: list[tuple[Job, StorageError | None]] = []
     for row in unfinished_rows(db):

@@ -25,8 +25,8 @@ from storage.backup.restore import restore
 from storage.errors import StorageError
 from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore
-from storage.opening import open_storage
 
+from .storage.inspection import history, open_jobs
 from .storage.samples import finished, new_job, request
 
 SECONDS_MAX = 10.0
@@ -53,7 +53,7 @@ class Sample:
 
 
 async def _fill(data: Path, live: Path) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         for seed in range(8):
             job = await store.add(new_job(request=request(f"owl {'w ' * 200}{seed}", seed=seed)))
             await store.start(job.id)
@@ -106,7 +106,7 @@ def apply(folder: Path, damage: list[Damage]) -> None:
 
 
 async def _work(folder: Path) -> None:
-    async with open_storage(folder) as store:
+    async with open_jobs(folder) as store:
         await _ask(store)
 
 
@@ -117,12 +117,12 @@ async def _ask(store: JobStore) -> None:
             await store.start(job.id)
             await store.complete(job.id, finished(job.request))
             await store.delete(job.id)
-    for ask in (store.unfinished_or_stranded, store.not_removed, store.not_withdrawn):
+    for ask in (store.unfinished, store.not_removed, store.not_withdrawn):
         with contextlib.suppress(StorageError):
             await ask()
     for number in range(1, 10):
         with contextlib.suppress(StorageError):
-            await store.history(1, "owl", number)
+            await history(store, 1, "owl", number)
             await store.get(number)
             await store.images(number)
 

@@ -25,8 +25,9 @@ import sqlite_utils
 
 from generation.values.request import GenerationRequest
 from storage.folder.layout import DATABASE_NAME
+from storage.history import History
 from storage.jobs import JobStore
-from storage.opening import open_storage
+from storage.opening import Storage, open_storage
 from storage.records import JobKind, NewJob
 from storage.sqlite import migrations
 
@@ -156,18 +157,19 @@ async def indexed(store: JobStore, job_id: int) -> None:
     )
 
 
-async def search(store: JobStore) -> None:
+async def search(history: History) -> None:
     """Print what each search takes for a member with half of all pictures, a few, and none."""
     for member, name in ((HEAVY, "half of all"), (LIGHT, "200 pictures"), (NEW, "no picture")):
         for text in (*KEYSTROKES, *HOSTILE):
             await measure(
                 f"search {text!r}, member with {name}",
-                lambda member=member, text=text: store.history(member, text, 25),
+                lambda member=member, text=text: history.search(member, text, 25),
             )
 
 
-async def others(store: JobStore, rows: int) -> None:
+async def others(storage: Storage, rows: int) -> None:
     """Print what inserts and the questions of a start take, and a lookup behind a flood."""
+    store = storage.jobs
     await measure("insert a job", lambda: insert(store, HEAVY), 500)
     ids = iter(range(rows + 1, rows + 501))
     await measure("index its prompt", lambda: indexed(store, next(ids)), 500)
@@ -178,10 +180,13 @@ async def others(store: JobStore, rows: int) -> None:
     await measure("delete a job", lambda: store.delete(next(doomed)))
     for name, ask in (
         ("another's job", lambda: store.get(9)),
-        ("another's search", lambda: store.history(LIGHT, "owl", 25)),
+        ("another's search", lambda: storage.history.search(LIGHT, "owl", 25)),
         ("another's insert", lambda: insert(store, LIGHT)),
     ):
-        flood = [asyncio.create_task(store.history(HEAVY, "lonely crowd", 25)) for _ in range(40)]
+        flood = [
+            asyncio.create_task(storage.history.search(HEAVY, "lonely crowd", 25))
+            for _ in range(40)
+        ]
         await asyncio.sleep(0)
         await measure(f"{name} behind 40 hostile searches of one member", ask, 1)
         await asyncio.gather(*flood)
@@ -195,11 +200,11 @@ async def run(folder: Path, rows: int) -> None:
     print(f"filled {rows:,} jobs in {time.perf_counter() - begun:.0f} s", flush=True)
     size = path.stat().st_size / 2**20
     begun = time.perf_counter()
-    async with open_storage(folder) as store:
+    async with open_storage(folder) as storage:
         print(f"migrated them in {time.perf_counter() - begun:.1f} s", flush=True)
         print(f"{'milliseconds':52} {'median':>9} {'p99':>9}")
-        await search(store)
-        await others(store, rows)
+        await search(storage.history)
+        await others(storage, rows)
     begun = time.perf_counter()
     async with open_storage(folder):
         print(f"opened again in {time.perf_counter() - begun:.2f} s")

@@ -15,12 +15,11 @@ import pytest
 from bot.cli.run import CONFIG_FAULT
 from generation.catalog.locate import starter_folder
 from storage.folder.layout import DATABASE_NAME
-from storage.opening import open_storage
 from storage.states import JobStatus
 
 from .rig import BotProcess, Discord
 from .running import imagine_bot
-from .storage.inspection import unfinished
+from .storage.inspection import open_jobs, unfinished
 from .storage.samples import new_job
 
 
@@ -117,7 +116,7 @@ def spawned_by(pid: int) -> list[Path]:
 
 
 async def test_two_bots_on_one_folder_are_one_too_many(world: Discord, data: Path) -> None:
-    async with open_storage(data):
+    async with open_jobs(data):
         said = await refusal(imagine_bot(world, data))
     assert said == (
         f"{data} is in use by another Imagine Bot (process {os.getpid()}); stop it or choose "
@@ -247,7 +246,7 @@ async def test_a_signal_during_start_up_is_obeyed_at_once(
         bot.terminate(number)
         assert await bot.wait(within=15) == 0
     assert "Traceback" not in bot.output
-    async with open_storage(data):
+    async with open_jobs(data):
         pass
 
 
@@ -258,12 +257,12 @@ async def test_a_model_that_cannot_be_loaded_costs_no_session_and_loses_no_job(
     shutil.copytree(starter_folder(), model)
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
-    async with open_storage(data) as jobs:
+    async with open_jobs(data) as jobs:
         before = await jobs.add(new_job(channel_id=world.channel.id, guild_id=world.guild.id))
 
     said = await refusal(imagine_bot(world, data, model=model), within=60)
     assert "unet" in said
     assert world.gateway.identified == 0
-    async with open_storage(data) as jobs:
+    async with open_jobs(data) as jobs:
         [left] = await unfinished(jobs)
     assert (left.id, left.status) == (before.id, JobStatus.QUEUED)

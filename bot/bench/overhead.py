@@ -73,10 +73,11 @@ async def overhead(image: GeneratedImage, *, count: int) -> float:
     request = image.recipe.request(None)
     with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:
         async with (
-            open_storage(Path(folder)) as jobs,
+            open_storage(Path(folder)) as storage,
             GenerationQueue(lambda: _Instant(image), limit=count, previews=False) as queue,
         ):
             await queue.ready()
+            jobs = storage.jobs
 
             async def one(number: int) -> None:
                 order = NewJob(

@@ -89,9 +89,15 @@ async def serve(
     """
     lag, mailbox = LoopLag(), _Mailbox(progress_seconds)
     with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:
-        async with open_storage(Path(folder)) as jobs:
-            disk = DiskGuard(Space(jobs.folder, 0))
-            service = ImagineService(jobs=jobs, queue=queue, courier=mailbox, disk=disk)
+        async with open_storage(Path(folder)) as storage:
+            disk = DiskGuard(Space(storage.pictures_folder, 0))
+            service = ImagineService(
+                jobs=storage.jobs,
+                guilds=storage.guilds,
+                queue=queue,
+                courier=mailbox,
+                disk=disk,
+            )
             watching = asyncio.create_task(lag.watch())
             try:
                 for number, request in enumerate(requests):

@@ -9,6 +9,7 @@ import discord
 from discord.http import HTTPClient
 
 from storage.errors import PictureMissing
+from storage.history import History
 from storage.jobs import JobStore
 from storage.records import HistoryEntry, Job, StoredImage
 from storage.states import UNFINISHED, JobStatus
@@ -38,12 +39,14 @@ class Lookup:
         self,
         *,
         store: JobStore,
+        history: History,
         removals: Removals,
         members: Members,
         ages: Ages,
         http: HTTPClient,
     ) -> None:
         self._store = store
+        self._history = history
         self._removals = removals
         self._members = members
         self._ages = ages
@@ -135,7 +138,7 @@ class Lookup:
 
     async def history(self, user_id: int, query: str, limit: int) -> list[HistoryEntry]:
         """Return at most `limit` of a person's own jobs that match, in any channel."""
-        return await self._store.history(user_id, query, limit)
+        return await self._history.search(user_id, query, limit)
 
     async def shown(
         self, entries: Sequence[HistoryEntry], requester: Requester

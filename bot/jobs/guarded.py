@@ -34,8 +34,8 @@ class GuardedStore:
     # Retried.
 
     async def unfinished(self, known: Collection[int]) -> list[tuple[Job, StorageError | None]]:
-        """Return what `JobStore.unfinished_or_stranded` returns."""
-        return await self._disk.retry(lambda: self._jobs.unfinished_or_stranded(known))
+        """Return what `JobStore.unfinished` returns."""
+        return await self._disk.retry(lambda: self._jobs.unfinished(known))
 
     async def not_withdrawn(self) -> list[Job]:
         """Return the cancelled jobs whose messages do not say so yet."""

@@ -16,6 +16,7 @@ from generation.queue.admission import Place
 from generation.queue.queue import GenerationQueue
 from generation.values.events import Event
 from storage.errors import PASSING
+from storage.guilds import GuildStore
 from storage.jobs import JobStore
 from storage.records import Job, NewJob, Removal
 from storage.states import PENDING
@@ -39,7 +40,13 @@ class ImagineService:
     """Submits, shows, cancels, removes and resumes jobs."""
 
     def __init__(
-        self, *, jobs: JobStore, queue: GenerationQueue[Any], courier: Courier, disk: DiskGuard
+        self,
+        *,
+        jobs: JobStore,
+        guilds: GuildStore,
+        queue: GenerationQueue[Any],
+        courier: Courier,
+        disk: DiskGuard,
     ) -> None:
         self.jobs = jobs
         self._queue = queue
@@ -66,7 +73,11 @@ class ImagineService:
             background=self._background,
         )
         self.removals = Removals(
-            jobs=jobs, cancel=queue.cancel, sent_in=self._under_way.messages_in, disk=disk
+            jobs=jobs,
+            guilds=guilds,
+            cancel=queue.cancel,
+            sent_in=self._under_way.messages_in,
+            disk=disk,
         )
 
     @contextlib.contextmanager

@@ -1,9 +1,4 @@
-"""Which servers the bot is in: so it knows, when it comes back, which it has left meanwhile.
-
-Jobs do not say it. A job may come from a server that added only the commands, where the bot never
-was, and the operator may give the same data folder to another bot account, which is in none of the
-servers of the first. In neither case has the bot left anything.
-"""
+"""The statements on the servers of the bot."""
 
 from __future__ import annotations
 
@@ -12,8 +7,8 @@ from collections.abc import Collection
 import sqlite_utils
 
 
-def join(db: sqlite_utils.Database, account_id: int, guild_ids: Collection[int]) -> None:
-    """Remember that a bot account is in these servers."""
+def add(db: sqlite_utils.Database, account_id: int, guild_ids: Collection[int]) -> None:
+    """Record that a bot account is in these servers."""
     db.conn.executemany(
         """
         INSERT INTO guilds (guild_id, account_id) VALUES (?, ?)
@@ -25,9 +20,9 @@ def join(db: sqlite_utils.Database, account_id: int, guild_ids: Collection[int])
 
 
 def missing(db: sqlite_utils.Database, account_id: int, guild_ids: Collection[int]) -> list[int]:
-    """Return the servers that a bot account was in and that are not among these.
+    """Return the recorded servers of a bot account that are not among these.
 
-    Servers from before accounts were remembered count as those of any account.
+    Servers without an account, from an older version, count for every account.
     """
     rows = db.execute(
         "SELECT guild_id FROM guilds WHERE ifnull(account_id, ?) = ? ORDER BY guild_id",
@@ -37,6 +32,6 @@ def missing(db: sqlite_utils.Database, account_id: int, guild_ids: Collection[in
     return [guild_id for (guild_id,) in rows.fetchall() if guild_id not in present]
 
 
-def forget(db: sqlite_utils.Database, guild_id: int) -> None:
-    """Forget a server that the bot has left, once nothing of it is kept."""
+def remove(db: sqlite_utils.Database, guild_id: int) -> None:
+    """Remove a server."""
     db.execute("DELETE FROM guilds WHERE guild_id = ?", (guild_id,))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from storage.jobs import JobStore
-from storage.opening import open_storage
+from storage.opening import Storage, open_storage
 
 NOBODY = 65534
 
@@ -18,9 +18,14 @@ ReadOnly = Callable[[], AbstractContextManager[None]]
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[JobStore]:
-    async with open_storage(tmp_path) as store:
-        yield store
+async def storage(tmp_path: Path) -> AsyncIterator[Storage]:
+    async with open_storage(tmp_path) as storage:
+        yield storage
+
+
+@pytest.fixture
+def store(storage: Storage) -> JobStore:
+    return storage.jobs
 
 
 @pytest.fixture

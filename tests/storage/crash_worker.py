@@ -7,13 +7,12 @@ import itertools
 import sys
 from pathlib import Path
 
-from storage.opening import open_storage
-
+from .inspection import open_jobs
 from .samples import finished, new_job, pixels, request
 
 
 async def work(folder: Path, first_seed: int) -> None:
-    async with open_storage(folder) as store:
+    async with open_jobs(folder) as store:
         for seed in itertools.count(first_seed, 10):
             source = pixels(seed + 5)
             job = await store.add(

@@ -6,13 +6,13 @@ import pytest
 
 from storage.archive import Archive
 from storage.errors import DatabaseUnusable
-from storage.opening import open_storage
 
+from .inspection import open_jobs
 from .samples import finished, new_job, pixels, request
 
 
 async def test_pictures_are_read_beside_a_bot_that_works(tmp_path: Path) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         job = await store.add(new_job(request=request(source=pixels(8), strength=0.5, count=2)))
         await store.start(job.id)
         made = finished(job.request)
@@ -32,6 +32,6 @@ async def test_a_folder_without_a_database_has_no_archive(tmp_path: Path) -> Non
     assert not Archive.exists(tmp_path)
     with pytest.raises(DatabaseUnusable, match="does not exist"):
         Archive(tmp_path)
-    async with open_storage(tmp_path):
+    async with open_jobs(tmp_path):
         pass
     assert Archive.exists(tmp_path)

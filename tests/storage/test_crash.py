@@ -13,13 +13,12 @@ from generation.values.recipe import GeneratedImage
 from storage.deletion import jobs as deletion
 from storage.errors import DiskFull
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
 from storage.pictures.inventory import take_inventory
 from storage.records import Job
 from storage.states import JobStatus
 
-from .inspection import unfinished
+from .inspection import open_jobs, unfinished
 from .samples import finished, new_job, pixels, recipe, request
 
 REPOSITORY = Path(__file__).parents[2]
@@ -75,7 +74,7 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
     accepted: set[int] = set()
     for round_number in range(ROUNDS):
         accepted.update(work_and_die(tmp_path, round_number * 10_000, chance))
-        async with open_storage(tmp_path) as store:
+        async with open_jobs(tmp_path) as store:
             for job_id in accepted:
                 job = await store.get(job_id)
                 assert job is not None
@@ -87,7 +86,7 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
                     assert await store.complete(job.id, finished(job.request))
                 assert await store.delivered(job.id, 5)
             assert await unfinished(store) == []
-            found = await store._db.run(lambda db: take_inventory(db, PictureFiles(store.folder)))
+            found = await store._db.run(lambda db: take_inventory(db, store._pictures))
             assert (found.missing, found.orphans) == ((), ())
 
 
@@ -103,7 +102,7 @@ async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next
         written.append(write(files, data))
         raise Crash
 
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         uploaded = new_job(request=request(source=pixels(70), strength=0.5))
         job = await store.add(uploaded)
         await store.start(job.id)
@@ -123,12 +122,12 @@ async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next
             patch.setattr(PictureFiles, "write", write_and_die)
             with pytest.raises(Crash):
                 await act()
-        files = PictureFiles(store.folder)
+        files = PictureFiles(store._pictures.folder)
         assert [files.path(name).exists() for name in written] == [True]
         assert await store._db.run(lambda db: db["pictures"].get(written[0])["state"] == "removing")
         # What a process that dies does not do.
         store._secure_deletion._is_requested = False
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         # The eraser may have written its file again.
         assert step == "erase" or not files.path(written[0]).exists()
         found = await store._db.run(lambda db: take_inventory(db, files))
@@ -138,7 +137,7 @@ async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next
 async def test_a_full_disk_leaves_no_file_that_no_row_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         job = await store.add(new_job(request=request(count=3)))
         await store.start(job.id)
         write = PictureFiles.write
@@ -154,6 +153,6 @@ async def test_a_full_disk_leaves_no_file_that_no_row_knows(
             patch.setattr(PictureFiles, "write", write_two)
             with pytest.raises(DiskFull):
                 await store.complete(job.id, finished(job.request))
-        assert len(list(store.folder.glob("??/*.png"))) == 2
+        assert len(list(store._pictures.folder.glob("??/*.png"))) == 2
         await store.cancel(job.id)
-        assert list(store.folder.glob("??/*.png")) == []
+        assert list(store._pictures.folder.glob("??/*.png")) == []

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from bot.cli import data_folder
 from storage.errors import DatabaseDamaged, StorageError
 from storage.folder.layout import DATABASE_NAME, LOCK_NAME
-from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
 from storage.sqlite.readonly import opened_readonly
 
 from ..damage import Damage, Sample, damages, survives
+from .inspection import history, open_jobs
 from .queries.test_search import show
 from .samples import new_job, pixels, request
 
@@ -66,14 +66,14 @@ def test_no_damage_is_a_trace_or_takes_long(
 async def test_a_damaged_database_is_refused_with_what_to_do(
     tmp_path: Path, spoil: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         for seed in range(3):
             await show(store, f"owl {seed}", request=request(f"owl {seed}", seed=seed))
     path = tmp_path / DATABASE_NAME
     path.write_bytes(spoil(path.read_bytes()))
     spoilt = path.read_bytes()
     with pytest.raises(StorageError, match="`imagine-bot restore` with your backup"):
-        async with open_storage(tmp_path):
+        async with open_jobs(tmp_path):
             pass
     assert path.read_bytes()[PAGE:] == spoilt[PAGE:]
     text, fix = data_folder.check_or_explain(tmp_path)
@@ -90,7 +90,7 @@ async def test_a_database_that_vanished_is_not_begun_again_in_silence(
     path.unlink() if is_removed else path.write_bytes(b"")
     before = state(data)
     with pytest.raises(StorageError, match="`imagine-bot restore` with your backup"):
-        async with open_storage(data):
+        async with open_jobs(data):
             pass
     assert data_folder.check_or_explain(data)[1]
     after = state(data)
@@ -98,7 +98,7 @@ async def test_a_database_that_vanished_is_not_begun_again_in_silence(
 
 
 async def test_damage_that_is_met_later_ends_accepting(tmp_path: Path) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         job = await store.add(new_job("owl"))
 
         def meet_damage(_: object) -> None:
@@ -114,7 +114,7 @@ async def test_damage_that_is_met_later_ends_accepting(tmp_path: Path) -> None:
 
 
 async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_path: Path) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         await show(store, "owl")
         await store.add(new_job(request=request(source=pixels(5), strength=0.5)))
     assert data_folder.check_or_explain(tmp_path) == (
@@ -138,7 +138,7 @@ async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_pat
 @pytest.mark.parametrize("is_running", [True, False])
 async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> None:
     data = tmp_path / "data"
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await show(store, "owl")
         if is_running:
             before = state(data)
@@ -165,7 +165,7 @@ async def test_an_empty_folder_stays_empty_under_doctor(tmp_path: Path) -> None:
 async def test_a_log_without_its_shared_memory_is_read_and_left_alone(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
-    async with open_storage(tmp_path / "data") as store:
+    async with open_jobs(tmp_path / "data") as store:
         await show(store, "owl")
         for end in ("", "-wal"):
             name = f"{DATABASE_NAME}{end}"
@@ -195,7 +195,7 @@ async def test_a_log_without_its_shared_memory_is_read_and_left_alone(tmp_path: 
 async def test_a_row_that_cannot_be_read_hides_no_other(
     tmp_path: Path, column: str, value: str
 ) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         for _ in range(2):
             await show(store, "a cute rabbit")
     table, name = column.split(".")
@@ -206,10 +206,10 @@ async def test_a_row_that_cannot_be_read_hides_no_other(
             db.execute(f"DROP TRIGGER {trigger}")
         db.execute(f"UPDATE {table} SET {name} = CAST({value} AS TEXT) WHERE {where} = 1")
     db.close()
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         for query in ("", "rabbit", "1", "2"):
             try:
-                found = {entry.job_id for entry in await store.history(1, query, 10)}
+                found = {entry.job_id for entry in await history(store, 1, query, 10)}
             except DatabaseDamaged:
                 assert value == "X'80'"
             else:

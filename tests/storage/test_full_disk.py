@@ -8,11 +8,10 @@ import pytest
 from storage.errors import DiskFull, FolderUnusable
 from storage.folder.space import Space, free_bytes
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.states import JobStatus
 
 from .disks import fill, small_disk
-from .inspection import unfinished
+from .inspection import open_jobs, unfinished
 from .samples import finished, new_job, request
 
 MB = 2**20
@@ -31,7 +30,7 @@ async def add_until_refused(store: JobStore) -> None:
 
 
 async def test_nothing_is_accepted_by_halves_on_a_full_disk(disk: Path) -> None:
-    async with open_storage(disk) as store:
+    async with open_jobs(disk) as store:
         first = await store.add(new_job("owl"))
         ballast = fill(disk)
         with pytest.raises(DiskFull, match="free some space"):
@@ -46,7 +45,7 @@ async def test_nothing_is_accepted_by_halves_on_a_full_disk(disk: Path) -> None:
 
 async def test_pictures_that_find_no_room_leave_their_job_running(disk: Path) -> None:
     asked = request("owl", count=2)
-    async with open_storage(disk) as store:
+    async with open_jobs(disk) as store:
         job = await store.add(new_job(request=asked))
         await store.start(job.id)
         ballast = fill(disk)
@@ -65,25 +64,25 @@ async def test_pictures_that_find_no_room_leave_their_job_running(disk: Path) ->
 async def test_a_full_disk_is_said_so_when_the_folder_is_opened(disk: Path) -> None:
     fill(disk)
     with pytest.raises(DiskFull) as caught:
-        async with open_storage(disk / "data"):
+        async with open_jobs(disk / "data"):
             pass
     assert str(disk) in str(caught.value)
 
 
 async def test_a_disk_that_filled_up_while_the_bot_was_off_is_said_so(disk: Path) -> None:
-    async with open_storage(disk) as store:
+    async with open_jobs(disk) as store:
         await store.add(new_job("owl"))
     ballast = fill(disk)
     with pytest.raises(DiskFull):
-        async with open_storage(disk) as store:
+        async with open_jobs(disk) as store:
             await store.add(new_job("cat"))
     ballast.unlink()
-    async with open_storage(disk) as store:
+    async with open_jobs(disk) as store:
         assert [job.request.prompt for job in await unfinished(store)] == ["owl"]
 
 
 async def test_sqlite_running_out_of_pages_accepts_nothing(tmp_path: Path) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         await store._db.run(lambda db: db.execute("PRAGMA max_page_count = 1"))
         with pytest.raises(DiskFull):
             await add_until_refused(store)

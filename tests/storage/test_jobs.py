@@ -20,13 +20,12 @@ from storage.errors import (
     StorageError,
 )
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.queries.conversion import request_from_json, request_to_json
 from storage.records import Job, JobKind
 from storage.states import JobStatus
 from storage.upkeep.startup import finish_interrupted
 
-from .inspection import counts, kept_pixels, unfinished
+from .inspection import counts, history, kept_pixels, open_jobs, unfinished
 from .samples import finished, new_job, pixels, request
 
 
@@ -67,9 +66,9 @@ async def test_a_new_job_is_queued_and_holds_what_was_asked(store: JobStore) -> 
 
 async def test_a_job_outlives_the_process_with_its_source(tmp_path: Path) -> None:
     asked = request(source=pixels(7), strength=0.6000000000000001, count=4)
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         job = await store.add(new_job(request=asked))
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         assert await store.get(job.id) == job
         # A restart may find many, whose sources together may be more than fits in memory.
         assert await unfinished(store) == [job.without_pixels()]
@@ -102,7 +101,7 @@ def test_a_stored_request_is_the_request(asked: GenerationRequest) -> None:
 async def test_any_request_survives_the_database(
     tmp_path_factory: pytest.TempPathFactory, asked: GenerationRequest
 ) -> None:
-    async with open_storage(tmp_path_factory.mktemp("data")) as store:
+    async with open_jobs(tmp_path_factory.mktemp("data")) as store:
         job = await store.add(new_job(request=asked))
         stored = await store.get(job.id)
     assert stored is not None
@@ -262,8 +261,8 @@ async def test_a_deleted_job_loses_its_images_but_stays(store: JobStore, tmp_pat
     assert (gone.deleted, gone.status) == (True, JobStatus.DELIVERED)
     assert await store.image(job.id, 1) is None
     assert [i.deleted for i in await store.images(job.id)] == [True]
-    assert await store.history(1, "", 10) == []
-    assert await store.history(1, "rabbit", 10) == []
+    assert await history(store, 1, "", 10) == []
+    assert await history(store, 1, "rabbit", 10) == []
     assert await kept_pixels(store, pixels(42).sha256) is None
     assert picture_files(tmp_path) == set()
 
@@ -309,7 +308,7 @@ async def test_a_deleted_picture_can_be_made_and_deleted_again(
 async def test_a_removal_that_a_crash_cut_short_is_finished_at_the_next_start(
     tmp_path: Path,
 ) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         job = await generated(store)
         await store.delete(job.id)
         again = await generated(store)
@@ -320,7 +319,7 @@ async def test_a_removal_that_a_crash_cut_short_is_finished_at_the_next_start(
         db.execute("UPDATE pictures SET state = 'removing'")
     db.close()
     assert picture_files(tmp_path) == {image.sha256}
-    async with open_storage(tmp_path):
+    async with open_jobs(tmp_path):
         assert picture_files(tmp_path) == set()
 
 
@@ -361,7 +360,7 @@ async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     with pytest.raises(PictureMissing, match="restore it from a backup"):
         await store.get(lost.id)
     assert await unfinished(store) == [whole]
-    (job, fault), _ = await store.unfinished_or_stranded()
+    (job, fault), _ = await store.unfinished()
     assert (job.id, job.request.source) == (lost.id, None)
     assert isinstance(fault, PictureMissing)
     assert (await counts(store))[JobStatus.QUEUED] == 2
@@ -369,7 +368,7 @@ async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
     await store.start(lost.id)
     await store.complete(lost.id, finished(request()))
     assert [job.id for job in await unfinished(store)] == [lost.id, whole.id]
-    assert [fault for _, fault in await store.unfinished_or_stranded()] == [None, None]
+    assert [fault for _, fault in await store.unfinished()] == [None, None]
 
 
 async def test_a_row_that_cannot_be_read_back_stops_no_other_job(
@@ -408,7 +407,7 @@ async def test_a_source_that_cannot_be_read_now_strands_its_job_alone(
     kept = file.rename(tmp_path / "kept.png")
     # Reading a folder fails even for root, whom no permission stops.
     file.mkdir()
-    (stranded, fault), _ = await store.unfinished_or_stranded()
+    (stranded, fault), _ = await store.unfinished()
     assert stranded.id == job.id
     assert isinstance(fault, FolderUnusable)
     assert await unfinished(store) == [whole]

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from storage.errors import DatabaseUnusable, FolderInUse, FolderUnusable
-from storage.opening import open_storage
 
 from .conftest import ReadOnly
-from .inspection import counts
+from .inspection import counts, open_jobs
 from .samples import new_job
 
 REPOSITORY = Path(__file__).parents[2]
@@ -19,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 async def test_a_folder_is_made_with_everything_in_it(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "data"
-    async with open_storage(folder) as store:
+    async with open_jobs(folder) as store:
         await store.add(new_job())
     assert {path.name for path in folder.iterdir()} == {
         "imagine-bot.db",
@@ -29,9 +28,9 @@ async def test_a_folder_is_made_with_everything_in_it(tmp_path: Path) -> None:
 
 
 async def test_two_bots_never_work_on_one_folder(tmp_path: Path) -> None:
-    async with open_storage(tmp_path):
+    async with open_jobs(tmp_path):
         with pytest.raises(FolderInUse) as caught:
-            async with open_storage(tmp_path):
+            async with open_jobs(tmp_path):
                 pass
     assert str(caught.value) == (
         f"{tmp_path} is in use by another Imagine Bot (process {os.getpid()}); "
@@ -41,7 +40,7 @@ async def test_two_bots_never_work_on_one_folder(tmp_path: Path) -> None:
 
 async def test_a_folder_is_free_again_after_leaving(tmp_path: Path) -> None:
     for _ in range(2):
-        async with open_storage(tmp_path) as store:
+        async with open_jobs(tmp_path) as store:
             await counts(store)
 
 
@@ -49,10 +48,10 @@ async def test_a_folder_is_free_again_when_opening_failed(tmp_path: Path) -> Non
     database = tmp_path / "imagine-bot.db"
     database.write_text("my shopping list, longer than the header of a database " * 10)
     with pytest.raises(DatabaseUnusable):
-        async with open_storage(tmp_path):
+        async with open_jobs(tmp_path):
             pass
     database.unlink()
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         await counts(store)
 
 
@@ -70,13 +69,13 @@ async def test_another_process_is_named_and_frees_the_folder_by_dying(tmp_path: 
         assert other.stdout is not None
         assert await other.stdout.readline()
         with pytest.raises(FolderInUse) as caught:
-            async with open_storage(tmp_path):
+            async with open_jobs(tmp_path):
                 pass
         assert caught.value.process == other.pid
     finally:
         other.kill()
         await other.communicate()
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         await counts(store)
 
 
@@ -86,14 +85,14 @@ async def test_a_folder_that_cannot_be_written_is_refused(
     with read_only():
         for folder in (shared_folder, shared_folder / "data"):
             with pytest.raises(FolderUnusable, match=r"choose another folder with --data\.$"):
-                async with open_storage(folder):
+                async with open_jobs(folder):
                     pass
 
 
 async def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(FolderUnusable, match="it is not a folder"):
-        async with open_storage(tmp_path / "data"):
+        async with open_jobs(tmp_path / "data"):
             pass
 
 
@@ -101,5 +100,5 @@ async def test_half_written_pictures_are_swept_at_the_start(tmp_path: Path) -> N
     leftover = tmp_path / "pictures" / "ab" / f"{'ab' * 32}.tmp"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half a pic")
-    async with open_storage(tmp_path):
+    async with open_jobs(tmp_path):
         assert not leftover.exists()

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.states import JobStatus
 
-from .inspection import unfinished
+from .inspection import history, open_jobs, unfinished
 from .samples import finished, new_job, request
 
 UNFINISHED = {JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED}
@@ -45,7 +44,7 @@ class Jobs(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.stack = contextlib.AsyncExitStack()
-        opening = self.stack.enter_async_context(open_storage(Path(self.folder.name)))
+        opening = self.stack.enter_async_context(open_jobs(Path(self.folder.name)))
         self.store: JobStore = self.runner.run(opening)
 
     def teardown(self) -> None:
@@ -151,7 +150,7 @@ class Jobs(RuleBasedStateMachine):
             if job.status in UNFINISHED and not job.deleted
         ]
         shown = {JobStatus.GENERATED, JobStatus.DELIVERED}
-        assert [entry.job_id for entry in await self.store.history(1, "rabbit", 99)] == [
+        assert [entry.job_id for entry in await history(self.store, 1, "rabbit", 99)] == [
             job_id
             for job_id, job in reversed(self.model.items())
             if job.status in shown and not job.deleted

@@ -179,7 +179,7 @@ async def noted(stage: Stage) -> list[int]:
     """Return the servers that the bot is known to be in."""
     user = stage.bot.user
     assert user is not None
-    return await stage.bot.service.jobs.missing_guilds(user.id, [])
+    return await stage.bot.service.removals._guilds.missing(user.id, [])
 
 
 async def compared(stage: Stage) -> None:

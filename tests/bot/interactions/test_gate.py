@@ -122,7 +122,7 @@ class TestPeople:
         assert refused.ephemeral
         assert refused.response.content == TOO_MANY
         assert not (await stage.alice.slash(stage.channel, "history")).acknowledged
-        assert await stage.bot.service.jobs.history(stage.alice.id, "", 9) == []
+        assert await stage.bot.services.lookup.history(stage.alice.id, "", 9) == []
         answered = await stage.bob.slash(stage.channel, "history")
         assert "You have no pictures yet" in answered.response.content
 
@@ -138,7 +138,7 @@ class TestPeople:
         for emoji in ("🔁", "🎲", "❌"):
             await stage.alice.react(message, emoji)
         assert [one.id for one in stage.messages()] == [message.id]
-        assert len(await stage.bot.service.jobs.history(stage.alice.id, "", 9)) == 1
+        assert len(await stage.bot.services.lookup.history(stage.alice.id, "", 9)) == 1
 
     async def test_suggestions_too_many_are_an_empty_list_and_have_a_count_of_their_own(
         self, stage: Stage

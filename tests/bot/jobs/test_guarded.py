@@ -30,7 +30,7 @@ async def on_wait() -> None:
 
 # Each row: the method of the job store, and a call that uses it.
 RETRIED: list[tuple[str, Call]] = [
-    ("unfinished_or_stranded", lambda store: store.unfinished(())),
+    ("unfinished", lambda store: store.unfinished(())),
     ("not_withdrawn", lambda store: store.not_withdrawn()),
     ("not_removed", lambda store: store.not_removed()),
     ("parent", lambda store: store.parent(JOB)),

@@ -15,11 +15,11 @@ from storage.backup.restore import restore
 from storage.errors import BackupRefused, DatabaseDamaged, FolderInUse, StorageError
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.pictures import rows
 from storage.pictures.files import PictureFiles
 
 from ..disks import fill, small_disk
+from ..inspection import history, open_jobs
 from ..queries.test_search import show
 from ..samples import finished, new_job, request
 
@@ -61,7 +61,7 @@ def data(tmp_path: Path) -> Path:
 async def test_a_backup_of_a_running_bot_is_whole_and_comes_back(
     data: Path, tmp_path: Path
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         ids = [await owl(store, seed) for seed in range(5)]
         stop = False
 
@@ -84,17 +84,17 @@ async def test_a_backup_of_a_running_bot_is_whole_and_comes_back(
         await writer
     copied = await asyncio.to_thread(restore, tmp_path / "copy", tmp_path / "new")
     assert copied.lost == ()
-    async with open_storage(tmp_path / "new") as store:
+    async with open_jobs(tmp_path / "new") as store:
         for job_id in ids:
             (image,) = await store.images(job_id)
             assert await store.read(image)
-        assert ids[0] in [entry.job_id for entry in await store.history(1, "owl 0", 5)]
+        assert ids[0] in [entry.job_id for entry in await history(store, 1, "owl 0", 5)]
 
 
 async def test_the_database_of_a_backup_that_is_put_in_place_by_hand_costs_no_picture(
     data: Path, tmp_path: Path
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         job = await store.add(new_job(request=request("an owl")))
         await store.start(job.id)
         images = finished(job.request)
@@ -103,26 +103,26 @@ async def test_the_database_of_a_backup_that_is_put_in_place_by_hand_costs_no_pi
         await store.complete(job.id, images)
         (image,) = await store.images(job.id)
     shutil.copy(tmp_path / "copy" / DATABASE_NAME, data / DATABASE_NAME)
-    async with open_storage(data):
+    async with open_jobs(data):
         assert pictures(data) | pictures(data, UNKNOWN_NAME) == {image.sha256}
 
 
 async def test_an_id_that_was_given_after_the_backup_is_not_given_again(
     data: Path, tmp_path: Path
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         back_up(data, tmp_path / "copy")
         given = [await owl(store, seed) for seed in range(2, 6)]
     restore(tmp_path / "copy", data, replace=True)
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         assert await owl(store, 9) > max(given)
 
 
 async def test_a_second_backup_copies_what_is_new_and_removes_what_was_deleted(
     data: Path, tmp_path: Path
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         first = await owl(store, 1)
         await owl(store, 2)
         assert back_up(data, tmp_path / "copy").added == 2
@@ -136,7 +136,7 @@ async def test_a_second_backup_copies_what_is_new_and_removes_what_was_deleted(
 async def test_a_damaged_picture_of_the_backup_is_copied_again_and_a_lost_one_is_named(
     data: Path, tmp_path: Path
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         await owl(store, 2)
         back_up(data, tmp_path / "copy")
@@ -153,7 +153,7 @@ async def test_a_damaged_picture_of_the_backup_is_copied_again_and_a_lost_one_is
 async def test_pictures_that_the_bot_removes_meanwhile_are_in_no_backup(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         first = await owl(store, 1)
         await owl(store, 2)
         copy_pictures = create.copy_pictures
@@ -172,7 +172,7 @@ async def test_pictures_that_the_bot_removes_meanwhile_are_in_no_backup(
 
 
 async def test_a_copy_is_as_private_as_the_folder(data: Path, tmp_path: Path) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         os.chmod(data, 0o700)  # noqa: PTH101
         os.chmod(data / DATABASE_NAME, 0o600)  # noqa: PTH101
@@ -186,7 +186,7 @@ async def test_a_backup_goes_nowhere_else(data: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist; name the bot's folder"):
         back_up(data, tmp_path / "copy")
     assert tree(tmp_path) == {}
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         other = tmp_path / "letters"
         other.mkdir()
@@ -208,7 +208,7 @@ async def test_a_backup_that_finds_no_room_says_how_much_and_keeps_the_earlier_o
     data: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", 2) as disk:
-        async with open_storage(data) as store:
+        async with open_jobs(data) as store:
             await owl(store, 1)
             back_up(data, disk / "copy")
             earlier = tree(disk / "copy")
@@ -223,7 +223,7 @@ async def test_a_backup_that_finds_no_room_says_how_much_and_keeps_the_earlier_o
 async def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(
     data: Path, tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         await owl(store, 2)
     copy = tmp_path / "copy"
@@ -244,7 +244,7 @@ async def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(
 async def test_a_restore_that_is_killed_loses_nothing_and_goes_on(
     data: Path, tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         back_up(data, tmp_path / "copy")
         await owl(store, 2)
@@ -255,19 +255,19 @@ async def test_a_restore_that_is_killed_loses_nothing_and_goes_on(
     except SystemExit:
         if (data / "restoring").exists():
             with pytest.raises(BackupRefused, match="cut short; run `imagine-bot restore` once"):
-                async with open_storage(data):
+                async with open_jobs(data):
                     pass
         monkeypatch.undo()
         restore(tmp_path / "copy", data, replace=True)
     assert {Path(name).stem for name in tree(data) if name.endswith(".png")} == before
-    async with open_storage(data) as store:
-        assert [entry.prompt for entry in await store.history(1, "", 9)] == ["owl 1"]
+    async with open_jobs(data) as store:
+        assert [entry.prompt for entry in await history(store, 1, "", 9)] == ["owl 1"]
 
 
 async def test_a_restore_puts_aside_what_is_there_and_only_if_told(
     data: Path, tmp_path: Path
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         back_up(data, tmp_path / "copy")
         await owl(store, 2)
@@ -278,12 +278,12 @@ async def test_a_restore_puts_aside_what_is_there_and_only_if_told(
     copied = restore(tmp_path / "copy", data, replace=True)
     assert copied.aside is not None
     assert len(pictures(copied.aside)) == 2
-    async with open_storage(data) as store:
-        assert len(await store.history(1, "", 9)) == 1
+    async with open_jobs(data) as store:
+        assert len(await history(store, 1, "", 9)) == 1
 
 
 async def test_a_damaged_backup_is_not_restored(data: Path, tmp_path: Path) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         back_up(data, tmp_path / "copy")
     for target in (tmp_path, tmp_path / "nowhere"):
@@ -301,7 +301,7 @@ async def test_a_damaged_backup_is_not_restored(data: Path, tmp_path: Path) -> N
 async def test_a_damaged_database_is_not_backed_up_over_a_good_backup(
     data: Path, tmp_path: Path
 ) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         await owl(store, 1)
         back_up(data, tmp_path / "copy")
     earlier = tree(tmp_path / "copy")

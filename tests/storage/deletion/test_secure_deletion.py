@@ -23,7 +23,6 @@ from storage.deletion import recipes, remnants
 from storage.errors import DiskFull, FolderUnusable, PictureMissing
 from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
 from storage.pictures.png import encode_png
 from storage.queries.conversion import recipe_to_json, request_to_json
@@ -32,7 +31,7 @@ from storage.sqlite import migrations
 from storage.states import JobStatus
 from storage.upkeep import secure_deletion
 
-from ..inspection import kept_pixels
+from ..inspection import history, kept_pixels, open_jobs
 from ..samples import new_job, pixels, recipe, request
 
 PROMPT = "zyzzogeton quokkafant"
@@ -82,7 +81,7 @@ def secrets_in(folder: Path) -> Iterator[str]:
 
 
 async def test_nothing_of_a_deleted_job_is_left_in_any_file(tmp_path: Path) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         others = [await store.add(new_job(f"rabbit number {n}")) for n in range(30)]
         job = await made(store)
         after = await made(store, request=request("an owl"), user_id=1, origin=None)
@@ -91,7 +90,7 @@ async def test_nothing_of_a_deleted_job_is_left_in_any_file(tmp_path: Path) -> N
         await store.message_removed(job.id)
         assert await store._secure_deletion.run()
         assert list(secrets_in(tmp_path)) == []
-        assert [entry.job_id for entry in await store.history(1, "owl", 5)] == [after.id]
+        assert [entry.job_id for entry in await history(store, 1, "owl", 5)] == [after.id]
         assert await store.get(others[0].id) == others[0]
     assert list(secrets_in(tmp_path)) == []
 
@@ -162,13 +161,13 @@ def forget_alone(folder: Path, job_id: int) -> sqlite_utils.Database:
 async def test_what_a_crash_left_in_the_index_is_erased_after_the_next_start(
     tmp_path: Path,
 ) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         await made(store, user_id=1, origin=None, request=request("an owl"))
         job = await made(store)
     db = forget_alone(tmp_path, job.id)
     assert not remnants.is_clean(db)
     db.close()
-    async with open_storage(tmp_path):
+    async with open_jobs(tmp_path):
         pass
     assert list(secrets_in(tmp_path)) == []
 
@@ -249,13 +248,13 @@ async def test_a_picture_that_somebody_makes_again_while_it_is_written_keeps_its
     await store._db.run(lambda db: deletion.forget(db, parent.id, None))
     bare = recipes.strip_recipe(store._pictures, image.sha256)
     again = await made(store)
-    files = set(store.folder.glob("??/*.png"))
+    files = set(store._pictures.folder.glob("??/*.png"))
     await store._db.run(lambda db: recipes.replace_file(db, store._pictures, image.sha256, bare))
     assert await store._db.run(recipes.next_picture) is None
     (kept,) = await store.images(again.id)
     assert kept.sha256 == image.sha256
     assert await store.read(kept)
-    assert set(store.folder.glob("??/*.png")) == files
+    assert set(store._pictures.folder.glob("??/*.png")) == files
     assert await kept_pixels(store, source.sha256) == source
 
 
@@ -356,7 +355,7 @@ async def test_a_merge_counts_once_the_log_is_empty(store: JobStore, tmp_path: P
 async def test_a_merge_that_a_crash_cut_short_is_begun_again_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         await made(store, user_id=1, origin=None, request=request("an owl"))
         job = await made(store)
     db = forget_alone(tmp_path, job.id)
@@ -364,7 +363,7 @@ async def test_a_merge_that_a_crash_cut_short_is_begun_again_at_the_next_start(
     remnants.begin_merging(db)
     assert not remnants.is_clean(db)
     db.close()
-    async with open_storage(tmp_path):
+    async with open_jobs(tmp_path):
         pass
     assert list(secrets_in(tmp_path)) == []
     assert remnants.is_clean(open_readonly(tmp_path / DATABASE_NAME))
@@ -498,9 +497,9 @@ async def test_what_an_older_version_deleted_is_forgotten_at_the_first_start(
     db.execute("UPDATE jobs SET deleted = 1, message_removed = 1 WHERE user_id = ?", (USER,))
     db.close()
     assert list(secrets_in(tmp_path))
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         assert list(secrets_in(tmp_path)) == []
-        assert len(await store.history(1, "", 100)) == 40
+        assert len(await history(store, 1, "", 100)) == 40
         job = await store.record(1)
         assert job is not None
         assert (job.deleted, job.user_id) == (True, 0)
@@ -554,8 +553,8 @@ async def test_the_recipe_of_a_picture_that_an_older_version_deleted_goes_at_the
         db.execute("PRAGMA user_version = 1")
     db.close()
     assert list(secrets_in(tmp_path))
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         assert await kept_pixels(store, result.sha256) == result
     assert list(secrets_in(tmp_path)) == []
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         assert await kept_pixels(store, result.sha256) == result

@@ -8,8 +8,8 @@ import pytest
 
 from storage.errors import StorageError
 from storage.folder.permissions import Privacy, make_private, others_may_enter
-from storage.opening import open_storage
 
+from ..inspection import open_jobs
 from ..samples import new_job
 
 
@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
 
 
 async def _used(folder: Path) -> None:
-    async with open_storage(folder) as jobs:
+    async with open_jobs(folder) as jobs:
         await jobs.add(new_job())
 
 

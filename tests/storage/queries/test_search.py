@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.queries.search import words_query
 from storage.records import HistoryEntry, JobKind
 from storage.states import JobStatus
 
+from ..inspection import history, open_jobs
 from ..samples import finished, new_job, request
 
 PROMPTS = [
@@ -40,14 +40,14 @@ class Searched:
     store: JobStore
 
     def prompts(self, query: str) -> list[str]:
-        return [entry.prompt for entry in self.runner.run(self.store.history(1, query, 100))]
+        return [entry.prompt for entry in self.runner.run(history(self.store, 1, query, 100))]
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
     folder: Path = tmp_path_factory.mktemp("data")
     with asyncio.Runner() as runner:
-        opening = open_storage(folder)
+        opening = open_jobs(folder)
         store = runner.run(opening.__aenter__())
         for prompt in PROMPTS:
             runner.run(show(store, prompt))
@@ -111,10 +111,10 @@ words = st.sampled_from(["a", "an", "and", "ant", "be", "bee", "or", "near", "no
 async def test_a_search_finds_what_a_plain_comparison_finds(
     tmp_path_factory: pytest.TempPathFactory, prompts: list[str], query: list[str]
 ) -> None:
-    async with open_storage(tmp_path_factory.mktemp("data")) as store:
+    async with open_jobs(tmp_path_factory.mktemp("data")) as store:
         for prompt in prompts:
             await show(store, prompt)
-        found = [entry.prompt for entry in await store.history(1, " ".join(query), 100)]
+        found = [entry.prompt for entry in await history(store, 1, " ".join(query), 100)]
     expected = [
         prompt
         for prompt in reversed(prompts)
@@ -125,9 +125,9 @@ async def test_a_search_finds_what_a_plain_comparison_finds(
 
 async def test_a_very_long_query_is_no_error(store: JobStore) -> None:
     await show(store, "rabbit")
-    assert await store.history(1, "nothing " * 5_000, 10) == []
-    assert len(await store.history(1, "rabbit " * 5_000, 10)) == 1
-    assert await store.history(1, "7" * 5_000, 10) == []
+    assert await history(store, 1, "nothing " * 5_000, 10) == []
+    assert len(await history(store, 1, "rabbit " * 5_000, 10)) == 1
+    assert await history(store, 1, "7" * 5_000, 10) == []
 
 
 async def test_people_see_only_their_own_finished_jobs(store: JobStore) -> None:
@@ -135,16 +135,16 @@ async def test_people_see_only_their_own_finished_jobs(store: JobStore) -> None:
     await show(store, "rabbit", user_id=2)
     queued = await store.add(new_job("rabbit"))
     for query in ("", "rabbit", f"{mine}"):
-        assert [entry.job_id for entry in await store.history(1, query, 10)] == [mine]
-    assert await store.history(2, str(mine), 10) == []
-    assert await store.history(1, str(queued.id), 10) == []
+        assert [entry.job_id for entry in await history(store, 1, query, 10)] == [mine]
+    assert await history(store, 2, str(mine), 10) == []
+    assert await history(store, 1, str(queued.id), 10) == []
 
 
 async def test_a_history_is_cut_at_its_limit_from_the_newest(store: JobStore) -> None:
     numbers = [await show(store, f"rabbit number {n}") for n in range(4)]
-    found = [entry.job_id for entry in await store.history(1, "rabbit", 2)]
+    found = [entry.job_id for entry in await history(store, 1, "rabbit", 2)]
     assert found == [numbers[3], numbers[2]]
-    assert await store.history(1, "rabbit", 0) == []
+    assert await history(store, 1, "rabbit", 0) == []
 
 
 async def test_an_entry_says_where_and_how_a_picture_was_made(store: JobStore) -> None:
@@ -152,7 +152,7 @@ async def test_an_entry_says_where_and_how_a_picture_was_made(store: JobStore) -
     await store.start(job.id)
     await store.complete(job.id, finished(job.request))
     await store.delivered(job.id, 77)
-    assert await store.history(1, "owl", 10) == [
+    assert await history(store, 1, "owl", 10) == [
         HistoryEntry(
             job_id=job.id,
             prompt="owl 🦉",

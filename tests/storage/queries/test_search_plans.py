@@ -12,12 +12,12 @@ import sqlite_utils
 
 from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore
-from storage.opening import open_storage
+from storage.opening import Storage
 from storage.queries import history as queries
 from storage.sqlite import indexing
 
 from ...search_scale import HEAVY, LIGHT, NEW, fill
-from ..inspection import unfinished
+from ..inspection import history, open_jobs, unfinished
 from ..samples import finished, new_job, request
 from .test_search import show
 
@@ -48,7 +48,7 @@ async def test_no_question_of_the_bot_walks_through_all_jobs(
     await store.complete(job.id, finished(job.request))
     await store.delivered(job.id, 5)
     for query in ("", "rab", "background rabbit", "12", str(job.id)):
-        await store.history(1, query, 25)
+        await history(store, 1, query, 25)
     await store.not_removed()
     await store.not_withdrawn()
     await unfinished(store)
@@ -112,7 +112,7 @@ async def test_long_words_are_found_whole(
     store: JobStore, prompt: str, query: str, is_found: bool
 ) -> None:
     await show(store, prompt)
-    assert bool(await store.history(1, query, 5)) == is_found
+    assert bool(await history(store, 1, query, 5)) == is_found
 
 
 async def test_a_search_that_takes_long_ends_with_the_newest_that_it_found(
@@ -121,15 +121,15 @@ async def test_a_search_that_takes_long_ends_with_the_newest_that_it_found(
     numbers = [await show(store, f"owl {n}") for n in range(6)]
     monkeypatch.setattr(queries, "SEARCH_SECONDS", -1.0)
     monkeypatch.setattr(queries, "_STEPS_BETWEEN_CHECKS", 40)
-    found = [entry.job_id for entry in await store.history(1, "owl", 5)]
+    found = [entry.job_id for entry in await history(store, 1, "owl", 5)]
     assert found == numbers[::-1][: len(found)]
     assert len(found) < 5
     monkeypatch.undo()
-    assert len(await store.history(1, "owl", 5)) == 5
+    assert len(await history(store, 1, "owl", 5)) == 5
 
 
 async def test_searches_stand_in_front_of_no_write_and_one_members_in_front_of_nobody(
-    store: JobStore, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searching, go_on = threading.Event(), threading.Event()
     asked: list[int] = []
@@ -142,12 +142,12 @@ async def test_searches_stand_in_front_of_no_write_and_one_members_in_front_of_n
         return history(db, user_id, query, limit)
 
     monkeypatch.setattr(queries, "history", slow)
-    flood = [asyncio.create_task(store.history(1, "owl", 25)) for _ in range(40)]
+    flood = [asyncio.create_task(storage.history.search(1, "owl", 25)) for _ in range(40)]
     await asyncio.to_thread(searching.wait, 10)
     async with asyncio.timeout(10):
-        job = await store.add(new_job())
-        assert await store.get(job.id) == job
-    other = asyncio.create_task(store.history(2, "owl", 25))
+        job = await storage.jobs.add(new_job())
+        assert await storage.jobs.get(job.id) == job
+    other = asyncio.create_task(storage.history.search(2, "owl", 25))
     await asyncio.sleep(0)
     go_on.set()
     await other
@@ -211,18 +211,18 @@ async def test_jobs_from_before_are_indexed_in_portions_that_survive_a_crash(
 
     monkeypatch.setattr(indexing, "_index_portion", index_until_it_dies)
     with pytest.raises(KeyboardInterrupt):
-        async with open_storage(tmp_path):
+        async with open_jobs(tmp_path):
             pass
     db = sqlite3.connect(tmp_path / DATABASE_NAME)
     assert db.execute("SELECT count(*) FROM prompt_search").fetchone() == (21,)
     db.close()
     monkeypatch.setattr(indexing, "_index_portion", index)
-    async with open_storage(tmp_path) as store:
-        assert [entry.job_id for entry in await store.history(HEAVY, "w", 100)] == [
+    async with open_jobs(tmp_path) as store:
+        assert [entry.job_id for entry in await history(store, HEAVY, "w", 100)] == [
             *range(59, 0, -2)
         ]
-        assert [entry.job_id for entry in await store.history(LIGHT, "w2", 9)] == [2]
-        assert await store.history(NEW, "w", 9) == []
+        assert [entry.job_id for entry in await history(store, LIGHT, "w2", 9)] == [2]
+        assert await history(store, NEW, "w", 9) == []
         await store._db.run(
             lambda db: (
                 db.execute("INSERT INTO prompt_search (prompt_search) VALUES ('integrity-check')")
@@ -241,5 +241,5 @@ async def test_a_request_that_is_no_json_does_not_stop_the_migration(tmp_path: P
     )
     db.commit()
     db.close()
-    async with open_storage(tmp_path) as store:
-        assert [entry.job_id for entry in await store.history(HEAVY, "w3", 9)] == [3]
+    async with open_jobs(tmp_path) as store:
+        assert [entry.job_id for entry in await history(store, HEAVY, "w3", 9)] == [3]

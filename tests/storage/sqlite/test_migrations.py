@@ -15,7 +15,7 @@ from storage.opening import open_storage
 from storage.sqlite import migrations
 from storage.states import JobStatus
 
-from ..inspection import unfinished
+from ..inspection import history, open_jobs, unfinished
 
 # What each version wrote into the tables that it brought. It is never edited, as the
 # versions are not; a later version adds its own.
@@ -145,13 +145,13 @@ async def test_the_store_understands_the_rows_of_every_version(
     tmp_path: Path, versions: int
 ) -> None:
     make_version(tmp_path / DATABASE_NAME, versions)
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         (job,) = await unfinished(store)
         assert (job.id, job.status, job.message_id) == (1, JobStatus.GENERATED, 40)
         assert job.created_at.isoformat() == "2026-01-02T03:04:05.678901+00:00"
         assert job.request.prompt == "a cute rabbit 🐰, octane render"
-        assert [entry.job_id for entry in await store.history(10, "rabb", 5)] == [1]
-        assert await store.history(10, "badger", 5) == []
+        assert [entry.job_id for entry in await history(store, 10, "rabb", 5)] == [1]
+        assert await history(store, 10, "badger", 5) == []
         for image in await store.images(1):
             assert image.recipe.request(None) == job.request
 
@@ -171,7 +171,7 @@ async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alon
     tmp_path: Path,
 ) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m004_resuming"))
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         (job,) = await unfinished(store)
         assert job.weight == 1.0
         assert await store.not_withdrawn() == []
@@ -179,7 +179,7 @@ async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alon
 
 async def test_each_job_from_before_is_given_a_token_of_its_own(tmp_path: Path) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m008_tokens"))
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         tokens = [job.token for number in (1, 2, 3) if (job := await store.record(number))]
     assert len(set(tokens)) == 3
     assert all(len(token) == 12 for token in tokens)
@@ -187,11 +187,11 @@ async def test_each_job_from_before_is_given_a_token_of_its_own(tmp_path: Path) 
 
 async def test_the_bot_was_in_the_servers_of_the_jobs_from_before(tmp_path: Path) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m011_guilds"))
-    async with open_storage(tmp_path) as store:
+    async with open_storage(tmp_path) as storage:
         # By which account is not known, so it is whichever asks first.
-        assert await store.missing_guilds(99, []) == [20]
-        await store.joined_guilds(98, [20])
-        assert await store.missing_guilds(99, []) == []
+        assert await storage.guilds.missing(99, []) == [20]
+        await storage.guilds.add(98, [20])
+        assert await storage.guilds.missing(99, []) == []
 
 
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:

@@ -23,11 +23,10 @@ from storage.errors import FolderInUse
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME
 from storage.folder.permissions import Privacy, make_private
 from storage.jobs import JobStore
-from storage.opening import open_storage
 from storage.pictures.files import PictureFiles
 from storage.upkeep import orphans
 
-from ..inspection import kept_pixels
+from ..inspection import kept_pixels, open_jobs
 from ..queries.test_search import show
 from ..samples import new_job, pixels, request
 
@@ -65,7 +64,7 @@ def age(file: Path, days: float) -> None:
 
 
 async def start(data: Path) -> None:
-    async with open_storage(data):
+    async with open_jobs(data):
         pass
 
 
@@ -74,7 +73,7 @@ async def picture(store: JobStore, seed: int) -> int:
 
 
 async def read_all(data: Path, job_ids: list[int]) -> None:
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         for job_id in job_ids:
             for image in await store.images(job_id):
                 assert await store.read(image)
@@ -82,10 +81,10 @@ async def read_all(data: Path, job_ids: list[int]) -> None:
 
 async def older_and_newer(data: Path) -> tuple[bytes, bytes, list[int]]:
     """Make a folder of an older and a newer database; return both and the newer one's jobs."""
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         ids = [await picture(store, seed) for seed in range(3)]
     older = (data / DATABASE_NAME).read_bytes()
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         ids += [await picture(store, seed) for seed in range(10, 16)]
     return older, (data / DATABASE_NAME).read_bytes(), ids
 
@@ -93,7 +92,7 @@ async def older_and_newer(data: Path) -> tuple[bytes, bytes, list[int]]:
 async def test_files_that_no_row_knows_are_moved_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         await picture(store, 1)
     kept = there(tmp_path)
     unknown = unknown_file(tmp_path)
@@ -131,11 +130,11 @@ async def test_an_older_database_that_is_put_in_place_costs_no_picture(
 ) -> None:
     caplog.set_level("INFO")
     path = tmp_path / DATABASE_NAME
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         ids = [await picture(store, seed) for seed in range(5)]
         await store.delete(await picture(store, 50))
     older = path.read_bytes()
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         # The older database says that the file of the second was removed.
         ids += [await picture(store, seed) for seed in (60, 50)]
         await store.add(new_job(request=request(source=pixels(70), strength=0.5)))
@@ -159,7 +158,7 @@ async def test_an_older_database_that_is_put_in_place_costs_no_picture(
         "",
     )
     await read_all(tmp_path, ids)
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         assert await kept_pixels(store, pixels(70).sha256) == pixels(70)
     assert (there(tmp_path), aside(tmp_path)) == (all_of_them, set())
     assert "3 pictures returned" in caplog.text
@@ -180,7 +179,7 @@ async def test_a_known_picture_comes_back_however_long_it_lay_there(tmp_path: Pa
 
 
 async def test_only_the_bytes_that_were_stored_come_back(tmp_path: Path) -> None:
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         job_id = await picture(store, 1)
         (image,) = await store.images(job_id)
         data = await store.read(image)
@@ -205,7 +204,7 @@ async def test_a_picture_that_was_deleted_before_does_not_lie_there_for_30_days(
     tmp_path: Path,
 ) -> None:
     older, _, ids = await older_and_newer(tmp_path)
-    async with open_storage(tmp_path) as store:
+    async with open_jobs(tmp_path) as store:
         (image,) = await store.images(ids[-1])
         # The bot is killed before the file goes.
         await store._db.run(lambda db: deletion.forget(db, ids[-1], None))
@@ -387,7 +386,7 @@ async def test_ten_thousand_files_are_quick_and_lock_the_database_for_nobody(
 
 
 async def test_a_folder_in_use_is_not_swept(tmp_path: Path) -> None:
-    async with open_storage(tmp_path):
+    async with open_jobs(tmp_path):
         unknown = unknown_file(tmp_path)
         with pytest.raises(FolderInUse):
             await start(tmp_path)
@@ -419,7 +418,7 @@ async def test_a_backup_leaves_unknown_files_out_and_a_restore_leaves_them_alone
     tmp_path: Path,
 ) -> None:
     data, copy = tmp_path / "data", tmp_path / "copy"
-    async with open_storage(data) as store:
+    async with open_jobs(data) as store:
         job_id = await picture(store, 1)
     unknown = unknown_file(data)
     await start(data)
