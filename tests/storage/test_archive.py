@@ -11,7 +11,7 @@ from .inspection import open_jobs
 from .samples import finished, new_job, pixels, request
 
 
-async def test_pictures_are_read_beside_a_bot_that_works(tmp_path: Path) -> None:
+async def test_pictures_are_read_while_a_bot_works(tmp_path: Path) -> None:
     async with open_jobs(tmp_path) as store:
         job = await store.add(new_job(request=request(source=pixels(8), strength=0.5, count=2)))
         await store.start(job.id)

@@ -40,12 +40,12 @@ def notes(path: Path) -> list[str]:
         db.close()
 
 
-async def test_what_was_awaited_is_committed(db: Database) -> None:
+async def test_an_awaited_write_is_committed(db: Database) -> None:
     assert await db.run(lambda db: db.execute("INSERT INTO notes VALUES ('a')").rowcount) == 1
     assert notes(db.path) == ["a"]
 
 
-async def test_an_exception_reaches_the_caller_and_undoes_the_transaction(db: Database) -> None:
+async def test_an_exception_reaches_the_caller_and_rolls_the_transaction_back(db: Database) -> None:
     def write_then_raise(db: sqlite_utils.Database) -> None:
         db.execute("INSERT INTO notes VALUES ('a')")
         raise LookupError("nothing there")
@@ -61,7 +61,7 @@ async def test_even_stop_iteration_reaches_the_caller(db: Database) -> None:
         await db.run(lambda _: next(iter(())))
 
 
-async def test_all_functions_run_in_one_thread_that_is_not_the_loops(db: Database) -> None:
+async def test_all_functions_run_in_one_thread_beside_the_event_loop(db: Database) -> None:
     threads = set(await asyncio.gather(*(db.run(lambda _: threading.get_ident()) for _ in "abc")))
     assert len(threads) == 1
     assert threading.get_ident() not in threads
@@ -111,7 +111,7 @@ async def test_a_closed_loop_does_not_end_the_thread(db: Database) -> None:
     assert notes(db.path) == ["slow", "next"]
 
 
-async def test_leaving_waits_for_what_was_asked_before_and_the_loop_goes_on(path: Path) -> None:
+async def test_closing_waits_for_earlier_tasks_without_blocking_the_loop(path: Path) -> None:
     go_on = threading.Event()
     async with Database(path) as db:
         await db.run(lambda db: db.execute("CREATE TABLE notes (text TEXT)"))
@@ -124,7 +124,7 @@ async def test_leaving_waits_for_what_was_asked_before_and_the_loop_goes_on(path
     assert notes(path) == [str(n) for n in range(20)]
 
 
-async def test_a_closed_database_refuses_with_a_sentence(path: Path) -> None:
+async def test_a_closed_database_raises_a_storage_error(path: Path) -> None:
     async with Database(path) as db:
         pass
     with pytest.raises(StorageError, match="is closed"):
@@ -132,7 +132,7 @@ async def test_a_closed_database_refuses_with_a_sentence(path: Path) -> None:
     assert "database" not in {thread.name for thread in threading.enumerate()}
 
 
-async def test_accepted_means_on_disk(db: Database) -> None:
+async def test_commits_are_synced_to_disk(db: Database) -> None:
     def pragmas(db: sqlite_utils.Database) -> list[object]:
         names = ("journal_mode", "synchronous", "foreign_keys")
         return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
@@ -141,7 +141,7 @@ async def test_accepted_means_on_disk(db: Database) -> None:
     assert await db.run(pragmas) == ["wal", full, on]
 
 
-async def test_a_full_disk_is_said_so_and_undone(db: Database) -> None:
+async def test_a_full_disk_is_reported_and_rolled_back(db: Database) -> None:
     # SQLite fails at its limit of pages just as it does when the disk has no more.
     await db.run(lambda db: db.execute("PRAGMA max_page_count = 1"))
     with pytest.raises(DiskFull, match="free some space") as caught:
@@ -167,7 +167,7 @@ async def refusal(path: Path) -> str:
     return caught.value.reason
 
 
-async def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     path.write_text("my shopping list, longer than the header of a database " * 10)
     assert (await refusal(path)).startswith("is not a database")
@@ -199,7 +199,7 @@ async def test_a_database_of_a_newer_version_is_refused(path: Path) -> None:
         open_readonly(path)
 
 
-async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+async def test_a_database_of_another_program_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE bookmarks (url TEXT)")
@@ -209,7 +209,7 @@ async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
-async def test_a_locked_database_is_refused_with_the_mend(path: Path) -> None:
+async def test_a_locked_database_is_refused_with_instructions(path: Path) -> None:
     async with Database(path):
         pass
     other = sqlite3.connect(path, isolation_level=None)
@@ -237,7 +237,7 @@ async def test_a_folder_that_cannot_be_written_is_refused(
         assert "let the bot's user" in await refusal(shared_folder / "bot.db")
 
 
-async def test_it_can_be_read_while_a_bot_works_on_it(db: Database) -> None:
+async def test_a_database_can_be_read_while_a_bot_uses_it(db: Database) -> None:
     await db.run(note("a"))
     reader = open_readonly(db.path)
     assert list(reader["notes"].rows) == [{"text": "a"}]
@@ -249,7 +249,7 @@ async def test_it_can_be_read_while_a_bot_works_on_it(db: Database) -> None:
 
 
 @pytest.mark.parametrize("name", ["bot.db", "what? #1 100%.db"])
-async def test_it_can_be_read_when_no_bot_runs(tmp_path: Path, name: str) -> None:
+async def test_a_database_can_be_read_while_no_bot_runs(tmp_path: Path, name: str) -> None:
     async with Database(tmp_path / name):
         pass
     reader = open_readonly(tmp_path / name)
@@ -257,7 +257,7 @@ async def test_it_can_be_read_when_no_bot_runs(tmp_path: Path, name: str) -> Non
     reader.close()
 
 
-async def test_it_can_be_read_where_nothing_can_be_written(
+async def test_a_database_can_be_read_in_a_read_only_folder(
     shared_folder: Path, read_only: ReadOnly
 ) -> None:
     async with Database(shared_folder / "bot.db"):
@@ -268,13 +268,13 @@ async def test_it_can_be_read_where_nothing_can_be_written(
         reader.close()
 
 
-def test_reading_no_database_is_refused_and_makes_none(tmp_path: Path) -> None:
+def test_reading_a_missing_database_is_refused_and_creates_no_file(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnusable, match="does not exist; start the bot once"):
         open_readonly(tmp_path / "bot.db")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reading_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+def test_reading_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bot.db"
     path.write_text("my shopping list, longer than the header of a database " * 10)
     with pytest.raises(DatabaseUnusable, match="is not a database"):

@@ -7,7 +7,7 @@ from storage.opening import open_storage
 ACCOUNT, OTHER = 1, 2
 
 
-async def test_a_server_is_missed_until_it_is_forgotten_also_after_a_restart(
+async def test_a_server_is_missing_until_it_is_removed_also_after_a_restart(
     tmp_path: Path,
 ) -> None:
     async with open_storage(tmp_path) as storage:

@@ -1,57 +1,39 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import sqlite_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generation.values.request import GenerationRequest
-from storage.errors import (
-    FolderUnusable,
-    JobUnreadable,
-    PictureDamaged,
-    PictureMissing,
-    SourceGone,
-    StorageError,
-)
+from storage.errors import PictureDamaged, StorageError
 from storage.jobs import JobStore
 from storage.queries.conversion import request_from_json, request_to_json
-from storage.records import Job, JobKind
+from storage.records import JobKind
 from storage.states import JobStatus
-from storage.upkeep.startup import finish_interrupted
 
-from .inspection import counts, history, kept_pixels, open_jobs, unfinished
+from .inspection import kept_pixels, open_jobs, unfinished
 from .samples import finished, new_job, pixels, request
+from .stored_jobs import generated, picture_files
 
 
-async def generated(store: JobStore, prompt: str = "a cute rabbit", **values: object) -> Job:
-    job = await store.add(new_job(prompt, **values))
-    assert await store.start(job.id)
-    assert await store.complete(job.id, finished(job.request))
-    return job
+def _requests() -> st.SearchStrategy[GenerationRequest]:
+    text = st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=200)
+    return st.builds(
+        request,
+        prompt=text.filter(lambda t: bool(t.strip())),
+        negative_prompt=text,
+        seed=st.integers(0, 2**32 - 1),
+        guidance_scale=st.floats(1, 30) | st.integers(1, 30),
+        steps=st.integers(1, 150),
+        count=st.integers(1, 4),
+    )
 
 
-def picture_files(folder: Path) -> set[str]:
-    return {path.stem for path in (folder / "pictures").glob("??/*")}
-
-
-def lose_pictures(folder: Path) -> None:
-    lost = list((folder / "pictures").glob("??/*"))
-    assert lost
-    for path in lost:
-        path.unlink()
-
-
-async def restart_maintenance(store: JobStore) -> None:
-    await finish_interrupted(store._db, store._pictures, store._secure_deletion)
-
-
-async def test_a_new_job_is_queued_and_holds_what_was_asked(store: JobStore) -> None:
+async def test_a_new_job_is_queued_and_holds_its_request(store: JobStore) -> None:
     new = new_job("a fox 🦊 — «là-bas»", origin="interaction:12345678901234567", weight=2.5)
     job = await store.add(new)
     assert job.status is JobStatus.QUEUED
@@ -76,21 +58,8 @@ async def test_a_job_outlives_the_process_with_its_source(tmp_path: Path) -> Non
     assert job.request == asked
 
 
-def _requests() -> st.SearchStrategy[GenerationRequest]:
-    text = st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=200)
-    return st.builds(
-        request,
-        prompt=text.filter(lambda t: bool(t.strip())),
-        negative_prompt=text,
-        seed=st.integers(0, 2**32 - 1),
-        guidance_scale=st.floats(1, 30) | st.integers(1, 30),
-        steps=st.integers(1, 150),
-        count=st.integers(1, 4),
-    )
-
-
 @given(_requests())
-def test_a_stored_request_is_the_request(asked: GenerationRequest) -> None:
+def test_a_request_survives_json(asked: GenerationRequest) -> None:
     stored = request_from_json(request_to_json(asked), None)
     assert stored == asked
     assert repr(stored.guidance_scale) == repr(asked.guidance_scale)
@@ -129,7 +98,7 @@ async def test_a_job_is_found_by_the_message_that_shows_it(store: JobStore) -> N
     assert found == dataclasses.replace(job, message_id=99)
 
 
-async def test_numbers_beyond_sqlite_find_nothing(store: JobStore) -> None:
+async def test_numbers_too_large_for_sqlite_find_nothing(store: JobStore) -> None:
     assert await store.get(10**30) is None
     assert await store.images(10**30) == []
     assert await store.image(10**30, 1) is None
@@ -154,7 +123,7 @@ async def test_each_start_of_a_job_counts_as_an_attempt(store: JobStore) -> None
     assert again.attempts == 2
 
 
-async def test_a_failed_job_keeps_the_sentence(store: JobStore) -> None:
+async def test_a_failed_job_keeps_its_first_error(store: JobStore) -> None:
     job = await store.add(new_job())
     assert await store.fail(job.id, "The model broke; try again.")
     assert not await store.fail(job.id, "Something else.")
@@ -163,7 +132,7 @@ async def test_a_failed_job_keeps_the_sentence(store: JobStore) -> None:
     assert (failed.status, failed.error) == (JobStatus.FAILED, "The model broke; try again.")
 
 
-async def test_a_sentence_for_later_changes_no_status_and_waits_for_no_pictures(
+async def test_an_error_for_later_changes_no_status_and_is_ignored_with_pictures(
     store: JobStore,
 ) -> None:
     untold, made = await store.add(new_job()), await generated(store)
@@ -181,7 +150,7 @@ async def test_a_sentence_for_later_changes_no_status_and_waits_for_no_pictures(
     assert await store.fail(untold.id, "It broke.")
 
 
-async def test_images_come_back_byte_for_byte_with_their_recipes(store: JobStore) -> None:
+async def test_images_are_returned_byte_for_byte_with_their_recipes(store: JobStore) -> None:
     job = await store.add(new_job(request=request(count=4)))
     await store.start(job.id)
     made = finished(job.request)
@@ -214,7 +183,7 @@ async def test_a_failing_completion_leaves_the_job_running(store: JobStore) -> N
     assert await store.complete(job.id, finished(job.request))
 
 
-async def test_a_variation_knows_the_image_it_came_from(store: JobStore) -> None:
+async def test_a_variation_knows_its_parent_image(store: JobStore) -> None:
     parent = await generated(store)
     (origin,) = await store.images(parent.id)
     child = await generated(
@@ -251,195 +220,9 @@ async def test_pictures_are_found_by_their_pixels(store: JobStore) -> None:
     assert await kept_pixels(store, pixels(9).sha256) is None
 
 
-async def test_a_deleted_job_loses_its_images_but_stays(store: JobStore, tmp_path: Path) -> None:
-    job = await generated(store)
-    await store.delivered(job.id, 5)
-    assert await store.delete(job.id)
-    assert not await store.delete(job.id)
-    gone = await store.by_message(5)
-    assert gone is not None
-    assert (gone.deleted, gone.status) == (True, JobStatus.DELIVERED)
-    assert await store.image(job.id, 1) is None
-    assert [i.deleted for i in await store.images(job.id)] == [True]
-    assert await history(store, 1, "", 10) == []
-    assert await history(store, 1, "rabbit", 10) == []
-    assert await kept_pixels(store, pixels(42).sha256) is None
-    assert picture_files(tmp_path) == set()
-
-
-async def test_deleting_a_job_that_runs_cancels_it(store: JobStore) -> None:
-    job = await store.add(new_job())
-    await store.start(job.id)
-    await store.delete(job.id)
-    assert not await store.complete(job.id, finished(job.request))
-    assert await unfinished(store) == []
-    gone = await store.get(job.id)
-    assert gone is not None
-    assert gone.status is JobStatus.CANCELLED
-
-
-async def test_a_picture_stays_while_another_job_needs_it(store: JobStore, tmp_path: Path) -> None:
-    parent = await generated(store)
-    child = await store.add(new_job(request=request(source=pixels(42), strength=0.5)))
-    await store.delete(parent.id)
-    assert await store.get(child.id) == child
-    await store.delete(child.id)
-    assert picture_files(tmp_path) == set()
-    gone = await store.get(child.id)
-    assert gone is not None
-    assert gone.request.source is None
-    with pytest.raises(SourceGone, match="send it again"):
-        await store.source_of(child.id)
-
-
-async def test_a_deleted_picture_can_be_made_and_deleted_again(
-    store: JobStore, tmp_path: Path
-) -> None:
-    first = await generated(store)
-    await store.delete(first.id)
-    second = await generated(store)
-    (image,) = await store.images(second.id)
-    assert await store.read(image) == finished(second.request)[0][1]
-    assert await kept_pixels(store, pixels(42).sha256) == pixels(42)
-    await store.delete(second.id)
-    assert picture_files(tmp_path) == set()
-
-
-async def test_a_removal_that_a_crash_cut_short_is_finished_at_the_next_start(
-    tmp_path: Path,
-) -> None:
-    async with open_jobs(tmp_path) as store:
-        job = await generated(store)
-        await store.delete(job.id)
-        again = await generated(store)
-        (image,) = await store.images(again.id)
-    db = sqlite_utils.Database(tmp_path / "imagine-bot.db")
-    with db.atomic():
-        db.execute("UPDATE images SET deleted = 1")
-        db.execute("UPDATE pictures SET state = 'removing'")
-    db.close()
-    assert picture_files(tmp_path) == {image.sha256}
-    async with open_jobs(tmp_path):
-        assert picture_files(tmp_path) == set()
-
-
-async def test_a_file_that_cannot_be_removed_keeps_no_other_from_being_removed(
-    store: JobStore,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    stuck = await generated(store, request=request(seed=1))
-    other = await generated(store, request=request(seed=2))
-    (image,) = await store.images(stuck.id)
-    unlink = Path.unlink
-
-    def refusing(path: Path, *, missing_ok: bool = False) -> None:
-        if path.stem == image.sha256:
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        unlink(path, missing_ok=missing_ok)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", refusing)
-        assert await store.delete(stuck.id)
-        assert "let the bot's user read and write there" in caplog.text
-        assert await store.delete(other.id)
-        assert picture_files(tmp_path) == {image.sha256}
-        await restart_maintenance(store)
-    await restart_maintenance(store)
-    assert picture_files(tmp_path) == set()
-
-
-async def test_a_job_whose_source_is_gone_is_stranded_and_not_yet_failed(
-    store: JobStore, tmp_path: Path
-) -> None:
-    lost = await store.add(new_job(request=request(source=pixels(8), strength=0.5)))
-    whole = await store.add(new_job())
-    for sha256 in picture_files(tmp_path):
-        (tmp_path / "pictures" / sha256[:2] / f"{sha256}.png").unlink()
-    with pytest.raises(PictureMissing, match="restore it from a backup"):
-        await store.get(lost.id)
-    assert await unfinished(store) == [whole]
-    (job, fault), _ = await store.unfinished()
-    assert (job.id, job.request.source) == (lost.id, None)
-    assert isinstance(fault, PictureMissing)
-    assert (await counts(store))[JobStatus.QUEUED] == 2
-    # For what is made already its source is not needed.
-    await store.start(lost.id)
-    await store.complete(lost.id, finished(request()))
-    assert [job.id for job in await unfinished(store)] == [lost.id, whole.id]
-    assert [fault for _, fault in await store.unfinished()] == [None, None]
-
-
-async def test_a_row_that_cannot_be_read_back_stops_no_other_job(
-    store: JobStore, caplog: pytest.LogCaptureFixture
-) -> None:
-    jobs = [await store.add(new_job()) for _ in range(4)]
-    strange, waiting, cancelled, removed = (job.id for job in jobs)
-    await store.cancel(cancelled)
-    await store.delete(removed)
-    await store.set_message(removed, 5)
-
-    def spoil(db: sqlite_utils.Database) -> None:
-        for number in (strange, cancelled, removed):
-            db.execute(
-                "UPDATE jobs SET request = json_set(request, '$.steps', -1) WHERE id = ?", (number,)
-            )
-
-    await store._db.run(spoil)
-    assert [job.id for job in await unfinished(store)] == [waiting]
-    assert await store.not_withdrawn() == await store.not_removed() == []
-    said = [record.getMessage() for record in caplog.records]
-    assert [text.split(" (")[0] for text in said] == [
-        f"Job {number} cannot be read back" for number in (strange, cancelled, removed)
-    ]
-    with pytest.raises(JobUnreadable, match="another version"):
-        await store.get(strange)
-
-
-async def test_a_source_that_cannot_be_read_now_strands_its_job_alone(
-    store: JobStore, tmp_path: Path
-) -> None:
-    job = await store.add(new_job(request=request(source=pixels(8), strength=0.5)))
-    whole = await store.add(new_job())
-    (sha256,) = picture_files(tmp_path)
-    file = tmp_path / "pictures" / sha256[:2] / f"{sha256}.png"
-    kept = file.rename(tmp_path / "kept.png")
-    # Reading a folder fails even for root, whom no permission stops.
-    file.mkdir()
-    (stranded, fault), _ = await store.unfinished()
-    assert stranded.id == job.id
-    assert isinstance(fault, FolderUnusable)
-    assert await unfinished(store) == [whole]
-    file.rmdir()
-    kept.rename(file)
-    assert await unfinished(store) == [job.without_pixels(), whole]
-
-
-async def test_a_damaged_picture_is_never_handed_out(store: JobStore, tmp_path: Path) -> None:
+async def test_a_damaged_picture_is_never_returned(store: JobStore, tmp_path: Path) -> None:
     job = await generated(store)
     (image,) = await store.images(job.id)
     (tmp_path / "pictures" / image.sha256[:2] / f"{image.sha256}.png").write_bytes(b"rust")
     with pytest.raises(PictureDamaged, match="is damaged"):
         await store.read(image)
-
-
-async def test_a_cancelled_job_is_withdrawn_until_that_is_recorded(store: JobStore) -> None:
-    ids = [(await store.add(new_job())).id for _ in range(4)]
-    shown, hidden, deleted, _ = ids
-    for job_id in (shown, hidden):
-        await store.cancel(job_id)
-    await store.delete(deleted)
-    assert [job.id for job in await store.not_withdrawn()] == [shown, hidden]
-    await store.withdrawn(shown)
-    assert [job.id for job in await store.not_withdrawn()] == [hidden]
-
-
-async def test_a_cancelled_job_needs_no_source_to_be_withdrawn(
-    store: JobStore, tmp_path: Path
-) -> None:
-    job = await store.add(new_job(request=request(source=pixels(7), strength=0.5)))
-    await store.cancel(job.id)
-    assert picture_files(tmp_path) == set()
-    (left,) = await store.not_withdrawn()
-    assert left.request.source is None

@@ -16,7 +16,7 @@ from .samples import new_job
 REPOSITORY = Path(__file__).parents[2]
 
 
-async def test_a_folder_is_made_with_everything_in_it(tmp_path: Path) -> None:
+async def test_opening_creates_the_folder_and_its_files(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "data"
     async with open_jobs(folder) as store:
         await store.add(new_job())
@@ -38,13 +38,13 @@ async def test_two_bots_never_work_on_one_folder(tmp_path: Path) -> None:
     )
 
 
-async def test_a_folder_is_free_again_after_leaving(tmp_path: Path) -> None:
+async def test_closing_releases_the_lock(tmp_path: Path) -> None:
     for _ in range(2):
         async with open_jobs(tmp_path) as store:
             await counts(store)
 
 
-async def test_a_folder_is_free_again_when_opening_failed(tmp_path: Path) -> None:
+async def test_a_failed_opening_releases_the_lock(tmp_path: Path) -> None:
     database = tmp_path / "imagine-bot.db"
     database.write_text("my shopping list, longer than the header of a database " * 10)
     with pytest.raises(DatabaseUnusable):
@@ -55,11 +55,13 @@ async def test_a_folder_is_free_again_when_opening_failed(tmp_path: Path) -> Non
         await counts(store)
 
 
-async def test_another_process_is_named_and_frees_the_folder_by_dying(tmp_path: Path) -> None:
+async def test_the_error_names_the_other_process_whose_death_releases_the_lock(
+    tmp_path: Path,
+) -> None:
     other = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.storage.crash_worker",
+        "tests.storage.faults.crash_worker",
         str(tmp_path),
         "0",
         cwd=REPOSITORY,
@@ -96,7 +98,7 @@ async def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
             pass
 
 
-async def test_half_written_pictures_are_swept_at_the_start(tmp_path: Path) -> None:
+async def test_the_start_removes_half_written_pictures(tmp_path: Path) -> None:
     leftover = tmp_path / "pictures" / "ab" / f"{'ab' * 32}.tmp"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"half a pic")

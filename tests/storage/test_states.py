@@ -27,7 +27,7 @@ def test_a_new_job_can_reach_every_state() -> None:
     assert reachable(JobStatus.QUEUED) == set(JobStatus) == set(MOVES)
 
 
-def test_a_delivered_failed_or_cancelled_job_stays_so() -> None:
+def test_delivered_failed_and_cancelled_are_final() -> None:
     final = {JobStatus.DELIVERED, JobStatus.FAILED, JobStatus.CANCELLED}
     assert set(JobStatus) - set(UNFINISHED) == final
     assert all(reachable(status) == {status} for status in final)

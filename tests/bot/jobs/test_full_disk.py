@@ -19,7 +19,7 @@ from storage.folder.space import Space, free_bytes
 from storage.jobs import JobStore
 from storage.states import JobStatus
 
-from ...storage.disks import fill, small_disk
+from ...storage.faults.disks import fill, small_disk
 from ...storage.inspection import counts
 from ..stage import GatedEngine, Stage
 

@@ -18,7 +18,7 @@ from storage.jobs import JobStore
 from storage.pictures import rows
 from storage.pictures.files import PictureFiles
 
-from ..disks import fill, small_disk
+from ..faults.disks import fill, small_disk
 from ..inspection import history, open_jobs
 from ..queries.test_search import show
 from ..samples import finished, new_job, request
@@ -58,7 +58,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-async def test_a_backup_of_a_running_bot_is_whole_and_comes_back(
+async def test_a_backup_of_a_running_bot_is_complete_and_can_be_restored(
     data: Path, tmp_path: Path
 ) -> None:
     async with open_jobs(data) as store:
@@ -91,7 +91,7 @@ async def test_a_backup_of_a_running_bot_is_whole_and_comes_back(
         assert ids[0] in [entry.job_id for entry in await history(store, 1, "owl 0", 5)]
 
 
-async def test_the_database_of_a_backup_that_is_put_in_place_by_hand_costs_no_picture(
+async def test_copying_the_database_of_a_backup_by_hand_loses_no_picture(
     data: Path, tmp_path: Path
 ) -> None:
     async with open_jobs(data) as store:
@@ -107,7 +107,7 @@ async def test_the_database_of_a_backup_that_is_put_in_place_by_hand_costs_no_pi
         assert pictures(data) | pictures(data, UNKNOWN_NAME) == {image.sha256}
 
 
-async def test_an_id_that_was_given_after_the_backup_is_not_given_again(
+async def test_an_id_that_was_assigned_after_the_backup_is_not_assigned_again(
     data: Path, tmp_path: Path
 ) -> None:
     async with open_jobs(data) as store:
@@ -119,7 +119,7 @@ async def test_an_id_that_was_given_after_the_backup_is_not_given_again(
         assert await owl(store, 9) > max(given)
 
 
-async def test_a_second_backup_copies_what_is_new_and_removes_what_was_deleted(
+async def test_a_second_backup_copies_new_pictures_and_removes_deleted_ones(
     data: Path, tmp_path: Path
 ) -> None:
     async with open_jobs(data) as store:
@@ -133,7 +133,7 @@ async def test_a_second_backup_copies_what_is_new_and_removes_what_was_deleted(
         assert pictures(tmp_path / "copy") == pictures(data)
 
 
-async def test_a_damaged_picture_of_the_backup_is_copied_again_and_a_lost_one_is_named(
+async def test_a_damaged_picture_of_the_backup_is_copied_again_and_a_lost_one_is_reported(
     data: Path, tmp_path: Path
 ) -> None:
     async with open_jobs(data) as store:
@@ -150,7 +150,7 @@ async def test_a_damaged_picture_of_the_backup_is_copied_again_and_a_lost_one_is
     assert (copied.pictures, copied.added, copied.lost) == (1, 1, (lost,))
 
 
-async def test_pictures_that_the_bot_removes_meanwhile_are_in_no_backup(
+async def test_pictures_that_are_removed_during_a_backup_are_not_in_the_backup(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_jobs(data) as store:
@@ -171,7 +171,7 @@ async def test_pictures_that_the_bot_removes_meanwhile_are_in_no_backup(
     assert len(pictures(tmp_path / "copy")) == 1
 
 
-async def test_a_copy_is_as_private_as_the_folder(data: Path, tmp_path: Path) -> None:
+async def test_a_backup_has_the_permissions_of_the_data_folder(data: Path, tmp_path: Path) -> None:
     async with open_jobs(data) as store:
         await owl(store, 1)
         os.chmod(data, 0o700)  # noqa: PTH101
@@ -182,7 +182,7 @@ async def test_a_copy_is_as_private_as_the_folder(data: Path, tmp_path: Path) ->
     assert (tmp_path / "copy" / DATABASE_NAME).stat().st_mode & 0o077 == 0
 
 
-async def test_a_backup_goes_nowhere_else(data: Path, tmp_path: Path) -> None:
+async def test_a_backup_is_refused_in_any_other_folder(data: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist; name the bot's folder"):
         back_up(data, tmp_path / "copy")
     assert tree(tmp_path) == {}
@@ -204,7 +204,7 @@ async def test_a_backup_goes_nowhere_else(data: Path, tmp_path: Path) -> None:
         assert tree(other) == {"letter.txt": b"Dear"}
 
 
-async def test_a_backup_that_finds_no_room_says_how_much_and_keeps_the_earlier_one(
+async def test_a_backup_on_a_full_disk_is_refused_and_keeps_the_earlier_one(
     data: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", 2) as disk:
@@ -220,7 +220,7 @@ async def test_a_backup_that_finds_no_room_says_how_much_and_keeps_the_earlier_o
 
 
 @pytest.mark.parametrize("call", range(1, 12, 2))
-async def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(
+async def test_a_killed_backup_does_not_count_as_a_backup(
     data: Path, tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_jobs(data) as store:
@@ -241,7 +241,7 @@ async def test_a_backup_that_is_killed_leaves_nothing_that_looks_whole(
 
 
 @pytest.mark.parametrize("call", range(1, 14))
-async def test_a_restore_that_is_killed_loses_nothing_and_goes_on(
+async def test_a_killed_restore_loses_nothing_and_can_be_repeated(
     data: Path, tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_jobs(data) as store:
@@ -264,7 +264,7 @@ async def test_a_restore_that_is_killed_loses_nothing_and_goes_on(
         assert [entry.prompt for entry in await history(store, 1, "", 9)] == ["owl 1"]
 
 
-async def test_a_restore_puts_aside_what_is_there_and_only_if_told(
+async def test_a_restore_moves_existing_files_aside_only_with_replace(
     data: Path, tmp_path: Path
 ) -> None:
     async with open_jobs(data) as store:
@@ -298,7 +298,7 @@ async def test_a_damaged_backup_is_not_restored(data: Path, tmp_path: Path) -> N
     assert tree(data) == before
 
 
-async def test_a_damaged_database_is_not_backed_up_over_a_good_backup(
+async def test_a_damaged_database_does_not_replace_a_good_backup(
     data: Path, tmp_path: Path
 ) -> None:
     async with open_jobs(data) as store:

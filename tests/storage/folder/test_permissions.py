@@ -31,7 +31,7 @@ async def _used(folder: Path) -> None:
         await jobs.add(new_job())
 
 
-def test_a_new_folder_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_new_folder_is_private_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         assert make_private(tmp_path / "in" / "data") is Privacy.PRIVATE
@@ -40,26 +40,26 @@ def test_a_new_folder_is_nobody_elses_whatever_the_umask(tmp_path: Path) -> None
     assert mode(tmp_path / "in" / "data") == 0o700
 
 
-def test_a_folder_from_before_is_closed_to_others(data: Path) -> None:
+def test_an_older_folder_is_made_private(data: Path) -> None:
     assert others_may_enter(data)
     assert make_private(data) is Privacy.TIGHTENED
     assert mode(data) == 0o700
     assert make_private(data) is Privacy.PRIVATE
 
 
-def test_a_folder_with_other_things_in_it_is_left_as_it_is(data: Path) -> None:
+def test_a_folder_with_other_files_is_not_changed(data: Path) -> None:
     (data / "public.html").touch()
     assert make_private(data) is Privacy.SHARED
     assert mode(data) == 0o755
 
 
-def test_a_folder_that_everybody_writes_to_is_left_as_it_is(data: Path) -> None:
+def test_a_world_writable_folder_is_not_changed(data: Path) -> None:
     data.chmod(0o1777)
     assert make_private(data) is Privacy.SHARED
     assert mode(data) == 0o1777
 
 
-def test_a_folder_of_another_user_is_left_as_it_is(
+def test_a_folder_of_another_user_is_not_changed(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = os.geteuid()

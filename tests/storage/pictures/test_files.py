@@ -32,7 +32,7 @@ def test_a_picture_is_named_by_the_hash_of_its_bytes(pictures: PictureFiles) -> 
     assert all_files(pictures) == [pictures.path(sha256)]
 
 
-def test_a_picture_that_is_there_is_not_written_again(pictures: PictureFiles) -> None:
+def test_an_existing_picture_is_not_written_again(pictures: PictureFiles) -> None:
     path = pictures.path(pictures.write(b"picture"))
     before = path.stat()
     pictures.write(b"picture")
@@ -63,7 +63,7 @@ def test_a_picture_has_its_name_only_when_its_bytes_are_on_disk(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_so_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_no_file(
     pictures: PictureFiles, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def no_room(descriptor: int) -> None:
@@ -79,7 +79,9 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(
     assert all_files(pictures) == before
 
 
-def test_a_folder_that_cannot_be_written_is_named(shared_folder: Path, read_only: ReadOnly) -> None:
+def test_the_error_names_a_folder_that_cannot_be_written(
+    shared_folder: Path, read_only: ReadOnly
+) -> None:
     pictures = PictureFiles(shared_folder / "pictures")
     with read_only(), pytest.raises(FolderUnusable, match="permission denied") as caught:
         pictures.write(b"picture")
@@ -87,20 +89,20 @@ def test_a_folder_that_cannot_be_written_is_named(shared_folder: Path, read_only
     assert "--data" in str(caught.value)
 
 
-def test_a_missing_picture_is_named(pictures: PictureFiles) -> None:
+def test_the_error_names_a_missing_picture(pictures: PictureFiles) -> None:
     with pytest.raises(PictureMissing, match="is missing") as caught:
         pictures.read("ab" * 32)
     assert caught.value.sha256 == "ab" * 32
 
 
-def test_changed_bytes_are_noticed(pictures: PictureFiles) -> None:
+def test_changed_bytes_are_detected(pictures: PictureFiles) -> None:
     sha256 = pictures.write(b"picture")
     pictures.path(sha256).write_bytes(b"pikture")
     with pytest.raises(PictureDamaged):
         pictures.read(sha256)
 
 
-def test_removing_leaves_the_others_and_can_be_repeated(pictures: PictureFiles) -> None:
+def test_a_removal_keeps_other_files_and_can_be_repeated(pictures: PictureFiles) -> None:
     first, second = pictures.write(b"first"), pictures.write(b"second")
     pictures.remove(first)
     pictures.remove(first)
@@ -125,6 +127,6 @@ def test_png_keeps_every_pixel() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", encode_png(pixels(1))[:200]])
-def test_what_is_no_png_is_refused(data: bytes) -> None:
+def test_bytes_that_are_not_a_png_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no PNG"):
         decode_png(data)

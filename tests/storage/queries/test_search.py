@@ -96,7 +96,7 @@ def test_a_search_as_you_type_finds(searched: Searched, query: str, found: list[
         " ".join
     )
 )
-def test_nothing_that_can_be_typed_breaks_the_search(searched: Searched, query: str) -> None:
+def test_no_text_breaks_the_search(searched: Searched, query: str) -> None:
     assert set(searched.prompts(query)) <= set(PROMPTS)
 
 
@@ -168,7 +168,7 @@ async def test_an_entry_says_where_and_how_a_picture_was_made(store: JobStore) -
     ]
 
 
-def test_a_long_text_is_a_few_looks_into_the_index() -> None:
+def test_a_long_text_costs_only_a_few_lookups() -> None:
     for text in ("a b " * 1_500, " ".join(map(str, range(1_000))), "x" * 6_000):
         query = words_query(text)
         assert query is not None

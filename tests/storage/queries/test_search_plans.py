@@ -40,9 +40,7 @@ async def asked(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return statements
 
 
-async def test_no_question_of_the_bot_walks_through_all_jobs(
-    store: JobStore, asked: list[str]
-) -> None:
+async def test_no_query_of_the_bot_scans_all_jobs(store: JobStore, asked: list[str]) -> None:
     job = await store.add(new_job())
     await store.start(job.id)
     await store.complete(job.id, finished(job.request))
@@ -66,7 +64,7 @@ async def test_no_question_of_the_bot_walks_through_all_jobs(
             assert not is_whole or step.endswith(SHORT), f"{step} in {sql}"
 
 
-async def test_the_jobs_of_a_channel_or_a_server_are_found_by_an_index_and_need_no_sorting(
+async def test_the_jobs_of_a_channel_or_a_server_are_found_by_an_index(
     store: JobStore, asked: list[str]
 ) -> None:
     first, second = await store.add(new_job()), await store.add(new_job())
@@ -84,7 +82,7 @@ async def test_the_jobs_of_a_channel_or_a_server_are_found_by_an_index_and_need_
     ]
 
 
-async def test_a_search_walks_through_the_newest_first_and_sorts_nothing(store: JobStore) -> None:
+async def test_a_search_reads_the_newest_jobs_first_and_sorts_nothing(store: JobStore) -> None:
     steps = await store._db.read(lambda db: plan(db, queries.SEARCH))
     assert "TEMP B-TREE" not in steps
     assert steps.index("prompt_search") < steps.index("jobs USING")
@@ -108,14 +106,14 @@ async def test_a_search_walks_through_the_newest_first_and_sorts_nothing(store: 
         ("background music", "music background", True),
     ],
 )
-async def test_long_words_are_found_whole(
+async def test_long_words_must_match_completely(
     store: JobStore, prompt: str, query: str, is_found: bool
 ) -> None:
     await show(store, prompt)
     assert bool(await history(store, 1, query, 5)) == is_found
 
 
-async def test_a_search_that_takes_long_ends_with_the_newest_that_it_found(
+async def test_a_slow_search_returns_the_newest_jobs_found_so_far(
     store: JobStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = [await show(store, f"owl {n}") for n in range(6)]
@@ -128,7 +126,7 @@ async def test_a_search_that_takes_long_ends_with_the_newest_that_it_found(
     assert len(await history(store, 1, "owl", 5)) == 5
 
 
-async def test_searches_stand_in_front_of_no_write_and_one_members_in_front_of_nobody(
+async def test_searches_delay_no_write_and_no_search_of_another_member(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searching, go_on = threading.Event(), threading.Event()
@@ -160,7 +158,7 @@ async def test_the_reading_connection_writes_nothing(store: JobStore) -> None:
         await store._db.read(lambda db: db.execute("DELETE FROM jobs"))
 
 
-async def test_the_index_holds_what_the_history_shows_and_no_more(store: JobStore) -> None:
+async def test_the_index_holds_exactly_the_jobs_of_the_history(store: JobStore) -> None:
     async def indexed() -> list[str]:
         return await store._db.read(
             lambda db: [text for (text,) in db.execute("SELECT prompt FROM prompt_search")]
@@ -193,7 +191,7 @@ def make_old(folder: Path, rows: int) -> None:
     fill(folder / DATABASE_NAME, rows)
 
 
-async def test_jobs_from_before_are_indexed_in_portions_that_survive_a_crash(
+async def test_older_jobs_are_indexed_in_portions_that_survive_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_old(tmp_path, 60)
@@ -231,7 +229,7 @@ async def test_jobs_from_before_are_indexed_in_portions_that_survive_a_crash(
         )
 
 
-async def test_a_request_that_is_no_json_does_not_stop_the_migration(tmp_path: Path) -> None:
+async def test_a_request_that_is_not_json_does_not_stop_the_migration(tmp_path: Path) -> None:
     make_old(tmp_path, 4)
     db = sqlite3.connect(tmp_path / DATABASE_NAME)
     db.execute("DROP TRIGGER jobs_changed_in_search")

@@ -167,7 +167,7 @@ async def test_every_version_ends_up_with_the_same_schema(tmp_path: Path, versio
     assert schemas[0] == schemas[1]
 
 
-async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alone(
+async def test_older_jobs_have_weight_one_and_their_messages_are_not_edited(
     tmp_path: Path,
 ) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m004_resuming"))
@@ -177,7 +177,7 @@ async def test_jobs_from_before_have_weight_one_and_their_messages_are_left_alon
         assert await store.not_withdrawn() == []
 
 
-async def test_each_job_from_before_is_given_a_token_of_its_own(tmp_path: Path) -> None:
+async def test_each_older_job_gets_a_token_of_its_own(tmp_path: Path) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m008_tokens"))
     async with open_jobs(tmp_path) as store:
         tokens = [job.token for number in (1, 2, 3) if (job := await store.record(number))]
@@ -185,7 +185,7 @@ async def test_each_job_from_before_is_given_a_token_of_its_own(tmp_path: Path) 
     assert all(len(token) == 12 for token in tokens)
 
 
-async def test_the_bot_was_in_the_servers_of_the_jobs_from_before(tmp_path: Path) -> None:
+async def test_the_servers_of_older_jobs_are_recorded_for_any_account(tmp_path: Path) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m011_guilds"))
     async with open_storage(tmp_path) as storage:
         # By which account is not known, so it is whichever asks first.
@@ -204,7 +204,7 @@ async def test_opening_again_changes_nothing(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_an_older_database_is_not_read_before_the_bot_brought_it_up_to_date(
+def test_an_older_database_is_not_read_before_its_migration(
     tmp_path: Path,
 ) -> None:
     make_version(tmp_path / "bot.db", len(NAMES) - 1)

@@ -1,15 +1,9 @@
-"""Picture files that no row knows: out of the way at once, gone in 30 days, back when needed."""
+"""Orphans are quarantined, removed 30 days later, and return if a row needs them."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import os
 import shutil
-import signal
-import sqlite3
 import stat
-import sys
 import time
 from pathlib import Path
 
@@ -19,77 +13,30 @@ from bot.cli import data_folder
 from storage.backup.create import back_up
 from storage.backup.restore import restore
 from storage.deletion import jobs as deletion
-from storage.errors import FolderInUse
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME, UNKNOWN_NAME
 from storage.folder.permissions import Privacy, make_private
-from storage.jobs import JobStore
 from storage.pictures.files import PictureFiles
 from storage.upkeep import orphans
 
 from ..inspection import kept_pixels, open_jobs
-from ..queries.test_search import show
 from ..samples import new_job, pixels, request
-
-REPOSITORY = Path(__file__).parents[3]
-DAY = 24 * 60 * 60
-
-
-def every(data: Path) -> dict[Path, int]:
-    """Return all that is below a folder, and when it was written."""
-    return {path: path.stat().st_mtime_ns for path in data.rglob("*")}
-
-
-def there(data: Path) -> set[str]:
-    return {path.stem for path in (data / PICTURES_NAME).glob("??/*.png")}
-
-
-def aside(data: Path) -> set[str]:
-    return {path.stem for path in (data / UNKNOWN_NAME).glob("??/*.png")}
+from .quarantine import (
+    DAY,
+    age,
+    aside,
+    every,
+    in_aside,
+    many,
+    older_and_newer,
+    picture,
+    read_all,
+    start,
+    there,
+    unknown_file,
+)
 
 
-def unknown_file(data: Path, content: bytes = b"from another database") -> Path:
-    files = PictureFiles(data / PICTURES_NAME)
-    path = files.path(files.write(content))
-    os.utime(path, (1, 1))
-    return path
-
-
-def in_aside(data: Path, sha256: str) -> Path:
-    return PictureFiles(data / UNKNOWN_NAME).path(sha256)
-
-
-def age(file: Path, days: float) -> None:
-    moved = time.time() - days * DAY
-    os.utime(file, (moved, moved))
-
-
-async def start(data: Path) -> None:
-    async with open_jobs(data):
-        pass
-
-
-async def picture(store: JobStore, seed: int) -> int:
-    return await show(store, "owl", request=request("owl", seed=seed))
-
-
-async def read_all(data: Path, job_ids: list[int]) -> None:
-    async with open_jobs(data) as store:
-        for job_id in job_ids:
-            for image in await store.images(job_id):
-                assert await store.read(image)
-
-
-async def older_and_newer(data: Path) -> tuple[bytes, bytes, list[int]]:
-    """Make a folder of an older and a newer database; return both and the newer one's jobs."""
-    async with open_jobs(data) as store:
-        ids = [await picture(store, seed) for seed in range(3)]
-    older = (data / DATABASE_NAME).read_bytes()
-    async with open_jobs(data) as store:
-        ids += [await picture(store, seed) for seed in range(10, 16)]
-    return older, (data / DATABASE_NAME).read_bytes(), ids
-
-
-async def test_files_that_no_row_knows_are_moved_aside(
+async def test_orphans_are_moved_into_quarantine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_jobs(tmp_path) as store:
@@ -110,7 +57,7 @@ async def test_files_that_no_row_knows_are_moved_aside(
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-async def test_a_file_goes_30_days_after_it_was_moved(
+async def test_a_file_is_removed_30_days_after_its_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unknown = unknown_file(tmp_path)
@@ -125,7 +72,7 @@ async def test_a_file_goes_30_days_after_it_was_moved(
     assert not (tmp_path / UNKNOWN_NAME).exists()
 
 
-async def test_an_older_database_that_is_put_in_place_costs_no_picture(
+async def test_an_older_database_in_place_of_the_newer_one_loses_no_picture(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -168,7 +115,7 @@ async def test_an_older_database_that_is_put_in_place_costs_no_picture(
     )
 
 
-async def test_a_known_picture_comes_back_however_long_it_lay_there(tmp_path: Path) -> None:
+async def test_a_known_picture_returns_even_after_the_30_days(tmp_path: Path) -> None:
     older, newer, ids = await older_and_newer(tmp_path)
     (tmp_path / DATABASE_NAME).write_bytes(older)
     await start(tmp_path)
@@ -178,7 +125,7 @@ async def test_a_known_picture_comes_back_however_long_it_lay_there(tmp_path: Pa
     await read_all(tmp_path, ids)
 
 
-async def test_only_the_bytes_that_were_stored_come_back(tmp_path: Path) -> None:
+async def test_a_damaged_file_does_not_return(tmp_path: Path) -> None:
     async with open_jobs(tmp_path) as store:
         job_id = await picture(store, 1)
         (image,) = await store.images(job_id)
@@ -200,7 +147,7 @@ async def test_only_the_bytes_that_were_stored_come_back(tmp_path: Path) -> None
         assert not moved.exists()
 
 
-async def test_a_picture_that_was_deleted_before_does_not_lie_there_for_30_days(
+async def test_a_picture_that_was_deleted_is_removed_from_quarantine_at_once(
     tmp_path: Path,
 ) -> None:
     older, _, ids = await older_and_newer(tmp_path)
@@ -217,7 +164,7 @@ async def test_a_picture_that_was_deleted_before_does_not_lie_there_for_30_days(
     assert image.sha256 not in {path.stem for path in every(tmp_path)}
 
 
-async def test_a_file_that_is_moved_once_more_gets_its_30_days_again(tmp_path: Path) -> None:
+async def test_a_second_move_starts_the_30_days_again(tmp_path: Path) -> None:
     for content in (b"from another database", b"from another database", b"damaged since"):
         unknown = unknown_file(tmp_path)
         unknown.write_bytes(content)
@@ -229,7 +176,7 @@ async def test_a_file_that_is_moved_once_more_gets_its_30_days_again(tmp_path: P
         age(moved, 29)
 
 
-async def test_links_and_foreign_names_stay(tmp_path: Path) -> None:
+async def test_links_and_other_file_names_are_not_moved(tmp_path: Path) -> None:
     data, outside = tmp_path / "data", tmp_path / "outside"
     unknown = unknown_file(data)
     outside.mkdir()
@@ -264,157 +211,7 @@ async def test_links_and_foreign_names_stay(tmp_path: Path) -> None:
     assert secret.stat().st_mtime < time.time() - 99 * DAY
 
 
-@pytest.mark.parametrize("place", [PICTURES_NAME, UNKNOWN_NAME])
-async def test_no_file_is_moved_through_a_link_in_place_of_a_folder(
-    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    data, outside = tmp_path / "data", tmp_path / "outside"
-    unknown = unknown_file(data)
-    if place == PICTURES_NAME:
-        (data / place).rename(outside)
-    else:
-        old = PictureFiles(outside)
-        age(old.path(old.write(b"old")), 100)
-    (data / place).symlink_to(outside)
-    before = sorted(outside.rglob("*"))
-    await start(data)
-    assert unknown.exists()
-    assert sorted(outside.rglob("*")) == before
-    assert "it is a link" in caplog.text
-
-
-class Crash(Exception):
-    """What stands for the end of a process."""
-
-
-@pytest.mark.parametrize("call", range(6))
-async def test_a_crash_between_two_moves_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
-) -> None:
-    older, newer, ids = await older_and_newer(tmp_path)
-    all_of_them = there(tmp_path)
-    for sha256 in all_of_them:
-        os.utime(PictureFiles(tmp_path / PICTURES_NAME).path(sha256), (1, 1))
-    replace, utime = Path.replace, os.utime
-    left = call
-
-    def die_at_last() -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Crash
-
-    def replace_and_die(path: Path, target: Path) -> Path:
-        die_at_last()
-        return replace(path, target)
-
-    def mark_and_die(path: Path, times: tuple[float, float]) -> None:
-        die_at_last()
-        utime(path, times)
-
-    for database in (older, newer):
-        (tmp_path / DATABASE_NAME).write_bytes(database)
-        left = call
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", replace_and_die)
-            patch.setattr(os, "utime", mark_and_die)
-            with pytest.raises(Crash):
-                await start(tmp_path)
-        assert there(tmp_path) | aside(tmp_path) == all_of_them
-        await start(tmp_path)
-        assert there(tmp_path) | aside(tmp_path) == all_of_them
-    await read_all(tmp_path, ids)
-    assert aside(tmp_path) == set()
-
-
-async def test_a_kill_during_the_moves_loses_nothing(tmp_path: Path) -> None:
-    names = many(tmp_path, 400)
-    script = (
-        "import asyncio, os, pathlib, signal\n"
-        "from storage.opening import open_storage\n"
-        "replace, done = pathlib.Path.replace, []\n"
-        "def move(path, target):\n"
-        "    done.append(replace(path, target))\n"
-        "    len(done) < 150 or os.kill(os.getpid(), signal.SIGKILL)\n"
-        "pathlib.Path.replace = move\n"
-        "async def main():\n"
-        f"    async with open_storage(pathlib.Path({str(tmp_path)!r})): pass\n"
-        "asyncio.run(main())\n"
-    )
-    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", script, cwd=REPOSITORY)
-    assert await killed.wait() == -signal.SIGKILL
-    assert (len(there(tmp_path)), len(aside(tmp_path))) == (250, 150)
-    await start(tmp_path)
-    assert (there(tmp_path), aside(tmp_path)) == (set(), names)
-
-
-def many(data: Path, count: int) -> set[str]:
-    """Write files without waiting for the disk."""
-    names = set()
-    for number in range(count):
-        content = b"%d" % number
-        sha256 = hashlib.sha256(content).hexdigest()
-        path = PictureFiles(data / PICTURES_NAME).path(sha256)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        os.utime(path, (1, 1))
-        names.add(sha256)
-    return names
-
-
-async def test_ten_thousand_files_are_quick_and_lock_the_database_for_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = many(tmp_path, 10_000)
-    replace, moves = Path.replace, 0
-
-    def move(path: Path, target: Path) -> Path:
-        nonlocal moves
-        moves += 1
-        if moves % 1_000 == 0:
-            other = sqlite3.connect(tmp_path / DATABASE_NAME, timeout=0, isolation_level=None)
-            other.execute("BEGIN IMMEDIATE")
-            other.execute("ROLLBACK")
-            other.close()
-        return replace(path, target)
-
-    monkeypatch.setattr(Path, "replace", move)
-    begun = time.monotonic()
-    await start(tmp_path)
-    assert time.monotonic() - begun < 10
-    assert (there(tmp_path), aside(tmp_path), moves) == (set(), names, 10_000)
-
-
-async def test_a_folder_in_use_is_not_swept(tmp_path: Path) -> None:
-    async with open_jobs(tmp_path):
-        unknown = unknown_file(tmp_path)
-        with pytest.raises(FolderInUse):
-            await start(tmp_path)
-        assert unknown.exists()
-
-
-async def test_a_file_that_cannot_be_moved_stops_neither_the_start_nor_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    names = many(tmp_path, 3)
-    stuck = min(names)
-    replace = Path.replace
-
-    def refuse(path: Path, target: Path) -> Path:
-        if path.stem == stuck:
-            raise OSError(18, os.strerror(18), str(path))
-        return replace(path, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", refuse)
-        await start(tmp_path)
-    assert (there(tmp_path), aside(tmp_path)) == ({stuck}, names - {stuck})
-    assert "picture files could not be moved to" in caplog.text
-    await start(tmp_path)
-    assert (there(tmp_path), aside(tmp_path)) == (set(), names)
-
-
-async def test_a_backup_leaves_unknown_files_out_and_a_restore_leaves_them_alone(
+async def test_a_backup_ignores_the_quarantine_and_a_restore_keeps_it(
     tmp_path: Path,
 ) -> None:
     data, copy = tmp_path / "data", tmp_path / "copy"
@@ -437,7 +234,7 @@ async def test_a_backup_leaves_unknown_files_out_and_a_restore_leaves_them_alone
     assert aside(data) == {unknown.stem}
 
 
-async def test_doctor_counts_and_changes_nothing(tmp_path: Path) -> None:
+async def test_doctor_counts_orphans_and_changes_nothing(tmp_path: Path) -> None:
     names = many(tmp_path, 3)
     await start(tmp_path)
     for name in names:
@@ -451,7 +248,7 @@ async def test_doctor_counts_and_changes_nothing(tmp_path: Path) -> None:
     assert every(tmp_path) == before
 
 
-async def test_the_folder_of_unknown_files_is_the_bots_own(tmp_path: Path) -> None:
+async def test_the_quarantine_counts_as_the_bots_own_folder(tmp_path: Path) -> None:
     data = tmp_path / "data"
     unknown_file(data)
     await start(data)

@@ -18,16 +18,22 @@ from storage.pictures.inventory import take_inventory
 from storage.records import Job
 from storage.states import JobStatus
 
-from .inspection import open_jobs, unfinished
-from .samples import finished, new_job, pixels, recipe, request
+from ..inspection import open_jobs, unfinished
+from ..samples import finished, new_job, pixels, recipe, request
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 ROUNDS = 8
 
 
 def work_and_die(folder: Path, first_seed: int, chance: random.Random) -> list[int]:
     """Kill a working process at some instant, and return the jobs that it said it had added."""
-    command = [sys.executable, "-m", "tests.storage.crash_worker", str(folder), str(first_seed)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.storage.faults.crash_worker",
+        str(folder),
+        str(first_seed),
+    ]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -67,7 +73,7 @@ async def check(store: JobStore, job: Job) -> None:
         assert images == []
 
 
-async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
+async def test_no_accepted_job_is_lost_if_the_process_is_killed(
     tmp_path: Path,
 ) -> None:
     chance = random.Random()
@@ -91,7 +97,7 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
 
 
 @pytest.mark.parametrize("step", ["add", "complete", "erase"])
-async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next_start(
+async def test_the_next_start_removes_a_file_that_a_crash_left_without_its_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """The transaction that follows the file is rolled back, as SQLite does it after a crash."""
@@ -134,7 +140,7 @@ async def test_a_picture_file_that_a_crash_left_without_its_job_goes_at_the_next
         assert (found.missing, found.orphans) == ((), ())
 
 
-async def test_a_full_disk_leaves_no_file_that_no_row_knows(
+async def test_a_full_disk_leaves_no_orphans(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_jobs(tmp_path) as store:

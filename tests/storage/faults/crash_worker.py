@@ -7,8 +7,8 @@ import itertools
 import sys
 from pathlib import Path
 
-from .inspection import open_jobs
-from .samples import finished, new_job, pixels, request
+from ..inspection import open_jobs
+from ..samples import finished, new_job, pixels, request
 
 
 async def work(folder: Path, first_seed: int) -> None:

@@ -10,9 +10,9 @@ from storage.folder.space import Space, free_bytes
 from storage.jobs import JobStore
 from storage.states import JobStatus
 
+from ..inspection import open_jobs, unfinished
+from ..samples import finished, new_job, request
 from .disks import fill, small_disk
-from .inspection import open_jobs, unfinished
-from .samples import finished, new_job, request
 
 MB = 2**20
 
@@ -29,7 +29,7 @@ async def add_until_refused(store: JobStore) -> None:
         await store.add(new_job("a" * 1_000))
 
 
-async def test_nothing_is_accepted_by_halves_on_a_full_disk(disk: Path) -> None:
+async def test_a_full_disk_stores_a_job_completely_or_not_at_all(disk: Path) -> None:
     async with open_jobs(disk) as store:
         first = await store.add(new_job("owl"))
         ballast = fill(disk)
@@ -43,7 +43,7 @@ async def test_nothing_is_accepted_by_halves_on_a_full_disk(disk: Path) -> None:
         assert [job.id for job in before] == list(range(1, last.id))
 
 
-async def test_pictures_that_find_no_room_leave_their_job_running(disk: Path) -> None:
+async def test_a_job_stays_running_if_its_pictures_do_not_fit_on_the_disk(disk: Path) -> None:
     asked = request("owl", count=2)
     async with open_jobs(disk) as store:
         job = await store.add(new_job(request=asked))
@@ -61,7 +61,7 @@ async def test_pictures_that_find_no_room_leave_their_job_running(disk: Path) ->
         assert [await store.read(image) for image in images] == [png for _, png in finished(asked)]
 
 
-async def test_a_full_disk_is_said_so_when_the_folder_is_opened(disk: Path) -> None:
+async def test_opening_a_folder_on_a_full_disk_reports_the_full_disk(disk: Path) -> None:
     fill(disk)
     with pytest.raises(DiskFull) as caught:
         async with open_jobs(disk / "data"):
@@ -69,7 +69,7 @@ async def test_a_full_disk_is_said_so_when_the_folder_is_opened(disk: Path) -> N
     assert str(disk) in str(caught.value)
 
 
-async def test_a_disk_that_filled_up_while_the_bot_was_off_is_said_so(disk: Path) -> None:
+async def test_a_disk_that_filled_up_while_the_bot_was_off_is_reported(disk: Path) -> None:
     async with open_jobs(disk) as store:
         await store.add(new_job("owl"))
     ballast = fill(disk)
@@ -81,7 +81,7 @@ async def test_a_disk_that_filled_up_while_the_bot_was_off_is_said_so(disk: Path
         assert [job.request.prompt for job in await unfinished(store)] == ["owl"]
 
 
-async def test_sqlite_running_out_of_pages_accepts_nothing(tmp_path: Path) -> None:
+async def test_a_job_is_refused_if_sqlite_runs_out_of_pages(tmp_path: Path) -> None:
     async with open_jobs(tmp_path) as store:
         await store._db.run(lambda db: db.execute("PRAGMA max_page_count = 1"))
         with pytest.raises(DiskFull):
@@ -104,18 +104,18 @@ def test_the_reserve_is_kept_free(disk: Path) -> None:
     assert caught.value.path == disk
 
 
-def test_a_file_in_place_of_the_folder_cannot_be_asked(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "pictures").touch()
     with pytest.raises(FolderUnusable):
         Space(tmp_path / "pictures", 0).check()
 
 
-def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+def test_a_removed_folder_is_created_again(tmp_path: Path) -> None:
     Space(tmp_path / "pictures", 0).check()
     assert (tmp_path / "pictures").is_dir()
 
 
-def test_a_disk_that_takes_nothing_is_seen_before_a_job_is_accepted(disk: Path) -> None:
+def test_an_unwritable_disk_is_found_before_a_job_is_accepted(disk: Path) -> None:
     fill(disk)
     with pytest.raises(DiskFull):
         Space(disk, 0).check()

@@ -17,10 +17,10 @@ from storage.folder.layout import DATABASE_NAME, LOCK_NAME
 from storage.pictures.files import PictureFiles
 from storage.sqlite.readonly import opened_readonly
 
-from ..damage import Damage, Sample, damages, survives
-from .inspection import history, open_jobs
-from .queries.test_search import show
-from .samples import new_job, pixels, request
+from ...damage import Damage, Sample, damages, survives
+from ..inspection import history, open_jobs
+from ..queries.test_search import show
+from ..samples import new_job, pixels, request
 
 PAGE = 4096
 
@@ -47,7 +47,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(damage=damages())
-def test_no_damage_is_a_trace_or_takes_long(
+def test_damage_ends_in_a_result_or_a_sentence_and_soon(
     sample: Sample, damage: list[Damage], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     survives(sample, damage, tmp_path_factory.mktemp("damaged"))
@@ -63,7 +63,7 @@ def test_no_damage_is_a_trace_or_takes_long(
     ],
     ids=["header", "truncated", "zeroed", "spliced"],
 )
-async def test_a_damaged_database_is_refused_with_what_to_do(
+async def test_a_damaged_database_is_refused_with_instructions(
     tmp_path: Path, spoil: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with open_jobs(tmp_path) as store:
@@ -82,7 +82,7 @@ async def test_a_damaged_database_is_refused_with_what_to_do(
 
 
 @pytest.mark.parametrize("is_removed", [True, False])
-async def test_a_database_that_vanished_is_not_begun_again_in_silence(
+async def test_a_missing_database_is_not_silently_created_again(
     tmp_path: Path, sample: Sample, is_removed: bool
 ) -> None:
     data = Path(shutil.copytree(sample.live, tmp_path / "data"))
@@ -97,7 +97,7 @@ async def test_a_database_that_vanished_is_not_begun_again_in_silence(
     assert {name for name in before if before[name] != after[name]} <= {str(data / LOCK_NAME)}
 
 
-async def test_damage_that_is_met_later_ends_accepting(tmp_path: Path) -> None:
+async def test_a_database_that_is_found_damaged_accepts_no_new_jobs(tmp_path: Path) -> None:
     async with open_jobs(tmp_path) as store:
         job = await store.add(new_job("owl"))
 
@@ -113,7 +113,7 @@ async def test_damage_that_is_met_later_ends_accepting(tmp_path: Path) -> None:
         assert await store.start(job.id)
 
 
-async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_path: Path) -> None:
+async def test_doctor_counts_missing_files_and_orphans(tmp_path: Path) -> None:
     async with open_jobs(tmp_path) as store:
         await show(store, "owl")
         await store.add(new_job(request=request(source=pixels(5), strength=0.5)))
@@ -136,7 +136,7 @@ async def test_doctor_counts_files_that_lack_and_files_that_no_row_knows(tmp_pat
 
 
 @pytest.mark.parametrize("is_running", [True, False])
-async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> None:
+async def test_doctor_and_replay_write_nothing(tmp_path: Path, is_running: bool) -> None:
     data = tmp_path / "data"
     async with open_jobs(data) as store:
         await show(store, "owl")
@@ -157,12 +157,12 @@ async def test_doctor_and_replay_only_look(tmp_path: Path, is_running: bool) -> 
     assert state(data) == before
 
 
-async def test_an_empty_folder_stays_empty_under_doctor(tmp_path: Path) -> None:
+async def test_doctor_leaves_an_empty_folder_empty(tmp_path: Path) -> None:
     data_folder.check_or_explain(tmp_path)
     assert state(tmp_path) == {}
 
 
-async def test_a_log_without_its_shared_memory_is_read_and_left_alone(tmp_path: Path) -> None:
+async def test_a_log_without_shared_memory_is_read_and_not_changed(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     async with open_jobs(tmp_path / "data") as store:

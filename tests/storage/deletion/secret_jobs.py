@@ -1,0 +1,104 @@
+"""Jobs with secret words, and a search for these words in the bytes of all files."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+
+from generation.images.png import to_png as to_png_with_recipe
+from generation.values.pixels import Pixels
+from generation.values.recipe import GeneratedImage
+from storage.deletion import jobs as deletion
+from storage.folder.layout import DATABASE_NAME
+from storage.jobs import JobStore
+from storage.records import Job, JobKind
+
+from ..samples import new_job, pixels, recipe, request
+
+PROMPT = "zyzzogeton quokkafant"
+
+
+NEGATIVE = "blixenhorn"
+
+
+# Each alone would give it away, in whatever form: the index keeps the words apart.
+SECRETS = ("zyzzogeton", "quokkafant", "blixenhorn")
+
+
+SEED = 3_987_654_321
+
+
+USER = 874_650_912_345_678_901
+
+
+ORIGIN = "interaction:912345678901234567"
+
+
+def asked(**values: Any) -> Any:
+    return request(PROMPT, **{"negative_prompt": NEGATIVE, "seed": SEED, **values})
+
+
+async def made(store: JobStore, **values: Any) -> Job:
+    """Return a delivered job with files that carry their recipes, as the bot writes them."""
+    values = {"request": asked(), "user_id": USER, "origin": ORIGIN, **values}
+    job = await store.add(new_job(**values))
+    await store.start(job.id)
+    images = []
+    for index in range(job.request.count):
+        result = pixels(job.request.seed + index)
+        image = GeneratedImage(
+            index=index, pixels=result, recipe=recipe(job.request, index, result)
+        )
+        images.append((image, to_png_with_recipe(result, image.recipe)))
+    assert await store.complete(job.id, images)
+    assert await store.delivered(job.id, 555_000 + job.id)
+    return job
+
+
+def secrets_in(folder: Path) -> Iterator[str]:
+    """Yield where a secret of the deleted job stands, in clear or as a number of SQLite's."""
+    numbers = [
+        USER.to_bytes(8, "big"),
+        str(USER).encode(),
+        b"912345678901234567",
+        str(SEED).encode(),
+    ]
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            for secret in [*(word.encode() for word in SECRETS), *numbers]:
+                if secret in data:
+                    yield f"{secret!r} in {path.name}"
+
+
+def forget_alone(folder: Path, job_id: int) -> sqlite_utils.Database:
+    """Forget a job as a deletion begins, and return the connection, with the rest not done."""
+    db = sqlite_utils.Database(sqlite3.connect(folder / DATABASE_NAME, isolation_level=None))
+    db.execute("PRAGMA secure_delete = ON")
+    assert deletion.forget(db, job_id, None)
+    deletion.forget_message(db, job_id)
+    return db
+
+
+async def varied(store: JobStore, *, seed: int = SEED) -> tuple[Job, Pixels]:
+    """Return a job of which somebody else has varied the picture, and that picture."""
+    parent = await made(store, request=asked(seed=seed))
+    source = pixels(seed)
+    (image,) = await store.images(parent.id)
+    await made(
+        store,
+        user_id=1,
+        origin=None,
+        kind=JobKind.VARY,
+        parent_image_id=image.id,
+        request=request("a fox", source=source, strength=0.5, seed=5),
+    )
+    return parent, source
+
+
+async def state_of(store: JobStore, sha256: str) -> str:
+    return await store._db.run(lambda db: str(db["pictures"].get(sha256)["state"]))
