@@ -22,7 +22,7 @@ _LONGEST: Final = (
     "tests/test_process.py",
     "tests/generation/engine/test_engine.py",
     "tests/generation/starter/test_training.py",
-    "tests/bot/cli/test_cli.py",
+    "tests/bot/cli/test_generate.py",
     "tests/test_starting.py",
 )
 

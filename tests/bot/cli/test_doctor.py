@@ -1,0 +1,108 @@
+"""`imagine-bot doctor`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from generation.catalog.locate import starter_folder
+
+from ...generation.examples import EDGE, STARTER
+from .shell import Shell, imagine_bot
+
+
+@pytest.fixture
+def doctor(shell: Shell) -> Iterator[Callable[..., str]]:
+    """The command in this process, which gets its log back afterwards; it finds a fault."""
+    names = ("", "bot", "generation", "storage", "discord.client", "py.warnings")
+    levels = {name: logging.getLogger(name).level for name in names}
+    handlers = logging.getLogger().handlers[:]
+
+    def run(*arguments: str) -> str:
+        result = shell("doctor", *arguments)
+        assert result.exit_code == 1
+        return result.stdout
+
+    yield run
+    logging.captureWarnings(capture=False)
+    logging.getLogger().handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_doctor_says_what_is_well_and_how_to_fix_the_rest(
+    doctor: Callable[..., str], tmp_path: Path
+) -> None:
+    lines = doctor("--data", "data").splitlines()
+    assert "✗ token: there is none" in lines
+    assert any(line.startswith("  → There is no Discord token; set") for line in lines)
+    assert f"✓ model: starter, {EDGE}x{EDGE} pixels, {STARTER.prompt_limit} tokens" in lines
+    assert any(line.startswith("✓ device: cpu, float32") for line in lines)
+    assert "✓ weights: loaded, and one step was taken with them" in lines
+    assert "✓ database: data does not exist yet; the bot makes it when it starts" in lines
+    assert any(line[2:].startswith("space: ") for line in lines)
+    assert not any(tmp_path.iterdir())
+
+
+def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(
+    doctor: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir(mode=0o755)
+    (tmp_path / "file").write_text("in the way")
+    out = doctor()
+    assert "✓ database: data can be written" in out
+    assert "✗ rights: other users of this machine may read data\n  → chmod 700 data" in out
+    (tmp_path / "data").chmod(0o700)
+    out = doctor("--data", "file/data")
+    assert "✗ database: file/data does not exist and cannot be made" in out
+    assert "or name another folder with --data" in out
+
+
+def test_doctor_tells_a_dtype_from_a_device(doctor: Callable[..., str], tmp_path: Path) -> None:
+    # As some editors on Windows write it, with a mark that says UTF-8.
+    (tmp_path / "config.toml").write_text('device = "cpu"\ndtype = "float16"', "utf-8-sig")
+    assert "✗ device: float16 cannot be used on cpu\n  → float16 is of no use on a CPU" in doctor()
+
+
+def test_doctor_tells_all_faults_of_a_config_and_looks_at_the_rest(
+    doctor: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(starter_folder(), tmp_path / "broken")
+    weights = tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1000)
+    (tmp_path / "config.toml").write_text('modle = "x"\nqueue_limit = 0\nmodel = "broken"')
+    monkeypatch.setenv("DISCORD_TOKEN", "'quoted'")
+    out = doctor()
+    assert out.count("✗ config: cannot be used") == 2
+    assert "unknown key 'modle'" in out
+    assert "sets queue_limit to 0" in out
+    assert "✗ token: cannot be used\n  → The Discord token stands in quotes" in out
+    assert "quoted'" not in out
+    # Some faults of a model are seen in its files, and the others when it is loaded.
+    assert "✗ weights: cannot be used\n  → " in out
+    assert "unet" in out
+
+
+def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagine-bot.db").write_bytes(b"not a database at all" * 100)
+    (tmp_path / "config.toml").write_text(
+        'device = "cuda:7"\nmodel = "nobody/nothing-here"\nmin_free_mb = 1_000_000_000'
+    )
+    out = imagine_bot("doctor", cwd=tmp_path, HF_HUB_OFFLINE="1").stdout
+    assert "✗ database: the data folder cannot be used" in out
+    assert "✗ device: cuda:7 cannot be used" in out
+    assert "✗ model: nobody/nothing-here cannot be used" in out
+    assert re.search(
+        r"✗ space: data has only \d+ MB left, and below 1000000000 MB \(min_free_mb\) the bot "
+        r"accepts no jobs\n  → make room",
+        out,
+    )
