@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -26,9 +28,52 @@ log = logging.getLogger(__name__)
 
 # The bot ended so often in the middle of a job that the job may be the cause. From then on the job
 # runs alone, and in the end it is not run any more. A machine that is switched off at bad moments
-# looks the same, so the limits are higher than an engine's two (`generation.queue.worker`).
+# looks the same, so the limits are higher than an engine's two (`generation.queue.supervisor`).
 _SUSPECT_ATTEMPTS: Final = 2
 _MAX_ATTEMPTS: Final = 10
+
+
+class Step(enum.Enum):
+    """What a start of the bot does with a job from before."""
+
+    RUN = "queue the job again"
+    RUN_ALONE = "queue the job again, with no other job beside it on the engine"
+    DELIVER = "deliver the stored pictures"
+    REPORT_FAILURE = "report that the job failed"
+    REPORT_CANCELLATION = "report that the job was cancelled"
+    WAIT = "leave the job to the next start"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The step for one job; `failure` is the sentence to report, for a failed job."""
+
+    step: Step
+    failure: str = ""
+
+
+def plan(job: Job, fault: StorageError | None) -> Plan:
+    """Return what to do with a job; `fault` is the reason why its source cannot be read."""
+    if (failure := _failure(job, fault)) is not None:
+        return Plan(Step.REPORT_FAILURE, failure)
+    if fault is not None:
+        # The operator can make the source readable again.
+        return Plan(Step.WAIT)
+    if job.status is JobStatus.GENERATED:
+        return Plan(Step.DELIVER)
+    if job.status is JobStatus.CANCELLED:
+        return Plan(Step.REPORT_CANCELLATION)
+    is_suspect = job.status is JobStatus.RUNNING and job.attempts >= _SUSPECT_ATTEMPTS
+    return Plan(Step.RUN_ALONE if is_suspect else Step.RUN)
+
+
+def _failure(job: Job, fault: StorageError | None) -> str | None:
+    if job.error is not None:
+        # The job failed before the restart, and Discord did not answer the report.
+        return job.error
+    if job.status is JobStatus.RUNNING and job.attempts >= _MAX_ATTEMPTS:
+        return str(SetAside())
+    return str(fault) if isinstance(fault, PictureMissing) else None
 
 
 class Recovery:
@@ -81,38 +126,29 @@ class Recovery:
         self.done.set()
         return count
 
-    def _resume_job(self, job: Job, fault: Exception | None) -> bool:
-        """Start the task that brings a job to its end; `fault` is why its source is unreadable.
-
-        Return False if the job has to wait for the next start.
-        """
-        if job.error is not None:
-            # The job failed before the restart, and Discord did not answer the report.
-            self._start_failure(job, job.error)
-            return True
-        if job.status is JobStatus.RUNNING and job.attempts >= _MAX_ATTEMPTS:
-            fault = SetAside()
-        if fault is not None:
-            log.error("Job %s cannot be resumed: %s", job.id, fault)
-            if isinstance(fault, StorageError) and not isinstance(fault, PictureMissing):
-                # The operator can make the source readable again.
+    def _resume_job(self, job: Job, fault: StorageError | None) -> bool:
+        """Start the task that brings a job to its end; return False if the job has to wait."""
+        planned = plan(job, fault)
+        if job.error is None and planned.step in (Step.REPORT_FAILURE, Step.WAIT):
+            log.error("Job %s cannot be resumed: %s", job.id, planned.failure or fault)
+        match planned.step:
+            case Step.WAIT:
                 return False
-            self._start_failure(job, str(fault))
-        elif job.status is JobStatus.GENERATED:
-            self._lifecycle.redeliver(job)
-        elif job.status is JobStatus.CANCELLED:
-            report = partial(self._reporter.report_cancellation, job)
-            self._registry.start(JobUnderWay(job), report, f"report that job {job.id} is cancelled")
-        else:
-            is_suspect = job.status is JobStatus.RUNNING and job.attempts >= _SUSPECT_ATTEMPTS
-            # After the first resume, the bot was not restarted: the job waited for the disk.
-            after: Interruption | None = None if self.done.is_set() else "bot"
-            self._lifecycle.enqueue(job, alone=is_suspect, after=after)
+            case Step.REPORT_FAILURE:
+                report = partial(self._reporter.report_failure, job, planned.failure)
+                self._registry.start(JobUnderWay(job), report, f"report that job {job.id} failed")
+            case Step.REPORT_CANCELLATION:
+                report = partial(self._reporter.report_cancellation, job)
+                name = f"report that job {job.id} is cancelled"
+                self._registry.start(JobUnderWay(job), report, name)
+            case Step.DELIVER:
+                self._lifecycle.redeliver(job)
+            case Step.RUN | Step.RUN_ALONE:
+                # After the first resume, the bot was not restarted: the job waited for the disk.
+                after: Interruption | None = None if self.done.is_set() else "bot"
+                alone = planned.step is Step.RUN_ALONE
+                self._lifecycle.enqueue(job, alone=alone, after=after)
         return True
-
-    def _start_failure(self, job: Job, text: str) -> None:
-        report = partial(self._reporter.report_failure, job, text)
-        self._registry.start(JobUnderWay(job), report, f"report that job {job.id} failed")
 
     async def _find_message(self, job: Job) -> None:
         """Announce the message of a job from before a restart, or that there is no message."""

@@ -115,7 +115,8 @@ class Stage:
 
     async def finished(self, message_id: int) -> discord.Message:
         """Return a message once it has its pictures."""
-        await self.until(lambda: pictures(self.look(message_id)))
+        # A hundred steps take long on a busy machine.
+        await self.until(lambda: pictures(self.look(message_id)), seconds=120)
         return self.look(message_id)
 
     async def imagine(self, prompt: str = "rabbit face", **options: Any) -> discord.Message:

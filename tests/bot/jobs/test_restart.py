@@ -10,9 +10,7 @@ from discord.http import HTTPClient
 
 from bot.delivery import finding
 from bot.delivery.courier import DiscordCourier
-from bot.jobs import recovery
 from generation.images.png import read_png
-from generation.queue.queue import GenerationQueue
 from generation.values.request import GenerationRequest
 from storage.states import JobStatus
 
@@ -139,58 +137,6 @@ async def test_a_job_that_was_cancelled_just_before_a_crash_says_so_after_the_re
     assert len(stage.messages()) == 1
 
 
-async def test_a_message_deleted_while_its_job_runs_stops_nothing_else(
-    stage: Stage, gate: GatedEngine
-) -> None:
-    gate.shut()
-    doomed = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    other = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
-    await stage.mo.delete(stage.look(doomed.response.id))
-    gate.open()
-    assert (await stage.finished(other.response.id)).attachments
-    assert len(stage.messages()) == 1
-    job = await stage.bot.service.jobs.get(1)
-    assert job is not None
-    assert job.status is JobStatus.CANCELLED
-    assert await stage.bot.service.jobs.not_withdrawn() == []
-
-
-async def test_pictures_whose_message_was_deleted_are_kept_nowhere(
-    stage: Stage, gate: GatedEngine
-) -> None:
-    # Nothing is shown between, so it is only found when the pictures are there.
-    stage.bot.courier._progress.show = lambda *_: None  # type: ignore[method-assign]
-    gate.shut()
-    doomed = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    await stage.mo.delete(stage.look(doomed.response.id))
-    gate.open()
-    await stage.until(lambda: not stage.bot.service._under_way)
-    job = await stage.bot.service.jobs.get(1)
-    assert job is not None
-    assert job.deleted
-    image = await stage.bot.service.jobs.image(1, 1)
-    assert image is None or image.deleted
-    assert not list((stage.settings.data / "pictures").rglob("*.png"))
-    assert await stage.bot.service.jobs.not_removed() == []
-    denied = await stage.alice.slash(stage.channel, "vary", image="1-1")
-    assert denied.response.content.startswith("There is no picture 1-1")
-
-
-async def test_a_job_whose_message_was_deleted_is_not_made_to_its_end(
-    stage: Stage, gate: GatedEngine
-) -> None:
-    gate.shut()
-    doomed = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", steps=150)
-    await stage.mo.delete(stage.look(doomed.response.id))
-    gate.open()
-    await stage.until(lambda: not stage.bot.service._under_way)
-    job = await stage.bot.service.jobs.get(1)
-    assert job is not None
-    assert job.status is JobStatus.CANCELLED
-    assert await stage.bot.service.jobs.images(1) == []
-    assert await stage.bot.service.jobs.not_withdrawn() == []
-
-
 async def test_the_jobs_of_a_weighted_member_keep_their_share_over_a_restart(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,80 +229,6 @@ async def test_a_job_whose_source_is_lost_says_so_and_can_be_removed(
     await stage.until(lambda: not stage.bot.service._under_way)
     await stage.alice.click(stage.look(second.id), custom_id="remove:2")
     await stage.until(lambda: [m.id for m in stage.messages()] == [first.id])
-
-
-async def _end_like_a_crash(stage: Stage) -> None:
-    """Cancel the tasks of all jobs, so that nothing of an orderly stop is recorded."""
-    for task in list(stage.bot.service._background._tasks):
-        task.cancel()
-    await asyncio.sleep(0)
-
-
-async def _crash_with_one_running_and_one_waiting(stage: Stage, gate: GatedEngine) -> list[int]:
-    """Return the ids of the two jobs' messages."""
-    gate.shut()
-    first = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
-    await stage.until(lambda: " 0 %" in stage.look(first.response.id).content)
-    second = await stage.alice.slash(stage.channel, "imagine", prompt="cat face")
-    await _end_like_a_crash(stage)
-    return [first.response.id, second.response.id]
-
-
-async def _attempts(stage: Stage) -> int:
-    job = await stage.bot.service.jobs.get(1)
-    assert job is not None
-    return job.attempts
-
-
-@pytest.mark.parametrize(("crashes", "attempts"), [(False, 1), (True, 2)])
-async def test_only_what_ends_the_bot_counts_as_an_attempt(
-    stage: Stage, gate: GatedEngine, crashes: bool, attempts: int
-) -> None:
-    gate.shut()
-    result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face", steps=100)
-    await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
-    if crashes:
-        await _end_like_a_crash(stage)
-    closing = stage.restart()
-    gate.open()
-    await closing
-    await stage.finished(result.response.id)
-    assert await _attempts(stage) == attempts
-
-
-async def test_a_job_that_may_have_ended_the_bot_is_made_with_nobody_beside_it(
-    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recovery, "_SUSPECT_ATTEMPTS", 1)
-    first, second = await _crash_with_one_running_and_one_waiting(stage, gate)
-    submitted: dict[int, bool] = {}
-    submit = GenerationQueue.submit
-
-    def noting(queue: Any, job_id: int, *arguments: Any, alone: bool, **options: Any) -> Any:
-        submitted[job_id] = alone
-        return submit(queue, job_id, *arguments, alone=alone, **options)
-
-    monkeypatch.setattr(GenerationQueue, "submit", noting)
-    closing = stage.restart()
-    gate.open()
-    await closing
-    for message_id in (first, second):
-        await stage.finished(message_id)
-    assert submitted == {1: True, 2: False}
-
-
-async def test_a_job_that_has_ended_the_bot_again_and_again_is_quarantined(
-    stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recovery, "_MAX_ATTEMPTS", 1)
-    first, second = await _crash_with_one_running_and_one_waiting(stage, gate)
-    closing = stage.restart()
-    gate.open()
-    await closing
-    await stage.until(lambda: "more than once" in stage.look(first).content)
-    await stage.finished(second)
-    await stage.until(lambda: not stage.bot.service._under_way)
-    assert (await counts(stage.bot.service.jobs))[JobStatus.FAILED] == 1
 
 
 async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so(
