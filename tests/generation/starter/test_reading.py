@@ -414,6 +414,7 @@ class TestLooking:
             assert not torch.equal(layer.to_q.weight[:half], before[name][:half])
 
 
+@pytest.mark.rare
 def test_it_learns_to_tell_the_pictures_apart_and_the_unet_begins_with_that(
     tokenizer: Any, forms: torch.Tensor, tmp_path: Path
 ) -> None:
@@ -453,6 +454,7 @@ def test_the_text_encoder_stays_as_it_was_taught(tokenizer: Any, tmp_path: Path)
     assert not torch.equal(before["unet.conv_in.weight"], state["network"]["unet.conv_in.weight"])
 
 
+@pytest.mark.rare
 def test_the_commands_teach_the_text_encoder_before_the_unet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
