@@ -1,4 +1,4 @@
-"""The engine that the settings ask for: in this process, or in one of its own."""
+"""Makes the engine that the settings describe, in this process or in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def load_engine(
 ) -> Engine:
     """Return an engine in this process, with the model loaded.
 
-    `shared` says whether it is to make pictures of several requests at once. `on_sign` is called
-    after each call of a network, and before a model is loaded.
+    With `shared` the engine makes pictures of several requests at once. `on_sign` is called after
+    each network call, and before a model is loaded.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: the model cannot be loaded.
     """
-    # Here, because these load torch, which neither the bot nor a mistake in the options needs.
+    # Imported here, because these load torch: neither the bot nor an error in the options needs it.
     from generation.engine.engine import Engine  # noqa: PLC0415
     from generation.models.loading import load  # noqa: PLC0415
 
@@ -46,11 +46,11 @@ def load_engine(
 
 
 def start_engine(settings: Settings, profile: ModelProfile) -> EngineProcess:
-    """Start a process with an engine in it; it loads the model while this one goes on."""
-    # What the child needs of the settings, and no secret.
-    wanted = settings.model_copy(update={"token": None})
+    """Start a process with an engine, which loads the model in the background."""
+    # The child needs no secret.
+    public = settings.model_copy(update={"token": None})
     return EngineProcess(
-        partial(_load_in_child, wanted, profile),
+        partial(_load_in_child, public, profile),
         timeout=settings.step_timeout,
         load_timeout=settings.load_timeout,
     )

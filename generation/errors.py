@@ -11,7 +11,7 @@
     │   ├── OutOfMemory      it does not fit into the memory of the device
     │   ├── NotFinite        its numbers overflowed
     │   └── SetAside         it broke the engine more than once
-    ├── EngineLost           the engine stopped, or hangs; its jobs are done by the next one
+    ├── EngineLost           the engine stopped or hangs; its jobs run on the next one
     └── MetadataError        a file holds no recipe, or one that cannot be read
 
 `str(error)` is always one sentence that says what is wrong and what to do.
@@ -24,23 +24,23 @@ from typing import Self
 
 
 class GenerationError(Exception):
-    """The root of this package's errors; its text is fit for the person who asked."""
+    """The base of this package's errors; the text can be shown to the person who asked."""
 
 
 def brief(error: Exception) -> str:
-    """Return the kind of an error and the first line of its text."""
+    """Return the class name of an error and the first line of its text."""
     text = str(error)
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no details'}"
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return the first sentence of an error's text, at most 100 characters, without its end."""
+    """Return the first sentence of an error, at most 100 characters, without the full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return textwrap.shorten(text.split(". ")[0], 100, placeholder=" ...").rstrip(".")
 
 
 class InvalidRequest(GenerationError):
-    """A request that cannot be carried out; `field` names the value at fault."""
+    """A request with an invalid value; `field` names the value."""
 
     def __init__(self, field: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -48,14 +48,14 @@ class InvalidRequest(GenerationError):
 
 
 class InvalidSource(InvalidRequest):
-    """An image that cannot be the start of another."""
+    """A source image that cannot be used."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__("image", sentence)
 
 
 class QueueFull(GenerationError):
-    """The queue already holds `limit` waiting jobs, which is as many as it takes."""
+    """`limit` jobs are waiting already, which is all that the queue holds."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(
@@ -99,19 +99,19 @@ class EngineFailed(GenerationError):
 
     @classmethod
     def at_load(cls, error: Exception) -> Self:
-        """Return the failure for an error that nobody foresaw while a model was loaded."""
+        """Return the failure for an unexpected error while a model was loaded."""
         return cls(f"The model could not be loaded ({brief(error)}); see the log.")
 
 
 class OutOfMemory(EngineFailed):
-    """A picture does not fit into the memory of the device, alone and in tiles."""
+    """A picture does not fit into the memory of the device, even alone and in tiles."""
 
     def __init__(self) -> None:
         super().__init__("There is not enough memory for this picture; ask for a smaller size.")
 
 
 class NotFinite(EngineFailed):
-    """A picture's numbers overflowed, in float32 too."""
+    """A picture's numbers overflowed, even in float32."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -130,7 +130,7 @@ class SetAside(EngineFailed):
 
 
 class EngineLost(GenerationError):
-    """The engine stopped or does not answer; nothing that it was making is left of it."""
+    """The engine stopped or does not answer; its unfinished pictures are lost."""
 
 
 class MetadataError(GenerationError):

@@ -1,1 +1,1 @@
-"""The queue in front of the engine: whose turn it is, and the thread that runs the engine."""
+"""The queue in front of the engine: the order of jobs, and the thread that runs the engine."""

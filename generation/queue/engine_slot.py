@@ -61,7 +61,7 @@ class EngineSlot(Generic[I]):
             if self._stopping.wait(delay):
                 break
             loaded = self.load()
-            if isinstance(loaded, Measured):
+            if isinstance(loaded, Measured) or self.is_stopping:
                 break
             log.error("There is no new engine: %s", loaded)
         return loaded

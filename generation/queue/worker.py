@@ -163,9 +163,8 @@ class Worker(Generic[I]):
             if not self._slot.is_stopping:
                 self._finish(engine)
         except EngineLost as error:
-            log.error("%s Another is started", error)
             others = self._jobs.others(self._in_call)
-            self._replace(self._supervisor.engine_lost(self._in_call, others))
+            self._replace(self._supervisor.engine_lost(self._in_call, others), str(error))
         except _EngineReplaced:
             pass
         self._in_call = []
@@ -313,17 +312,17 @@ class Worker(Generic[I]):
         log.error("The engine failed on job %s", jobs, exc_info=error)
         decision = self._supervisor.call_failed(tickets, self._jobs.others(tickets))
         if decision.engine is not EngineAction.KEEP:
-            log.error("The engine failed on several pictures in a row. Another is started")
-            self._replace(decision)
+            self._replace(decision, "The engine failed on several pictures in a row.")
             raise _EngineReplaced
         for ticket in decision.fail:
             self._end(ticket, _failed_by(error))
         self._restart(decision)
 
-    def _replace(self, decision: Decision[Ticket]) -> None:
+    def _replace(self, decision: Decision[Ticket], reason: str) -> None:
         """Deal with the jobs of a lost engine, and load another engine unless it is given up."""
         if self._slot.is_stopping:
             return
+        log.error("%s Another is started", reason)
         # First, so that no job is told a place or a time of the lost engine.
         self._events.engine_lost()
         for ticket in decision.set_aside:

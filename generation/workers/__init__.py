@@ -1,1 +1,1 @@
-"""Engines that run elsewhere, driven as if they were here."""
+"""Engines in processes of their own, with the interface of an engine in this process."""

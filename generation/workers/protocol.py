@@ -14,7 +14,7 @@ from ..values.request import GenerationRequest
 
 Sign = Literal["alive", "loading"]
 OnSign: TypeAlias = Callable[[Sign], None]
-"""Called after each call of a network, and before a model is loaded: see `EngineProcess`."""
+"""A function that the engine calls after each network call, and before it loads a model."""
 
 
 class ImageInProgress(Protocol):
@@ -26,7 +26,7 @@ class ImageInProgress(Protocol):
 
     @property
     def progress(self) -> Progress:
-        """Return how many of its steps are taken."""
+        """Return how many steps are taken."""
 
     @property
     def failure(self) -> GenerationError | None:
@@ -40,7 +40,7 @@ class EngineLike(Protocol[I]):
     """What the queue needs of an engine; see `generation.engine.engine.Engine`."""
 
     def measured(self) -> Measured:
-        """Return what calls take."""
+        """Return how long calls take; wait until the engine is loaded."""
 
     def begin(self, requests: Sequence[GenerationRequest]) -> list[list[I] | GenerationError]:
         """Return for each request its images at their first step, or why there are none."""
@@ -49,7 +49,7 @@ class EngineLike(Protocol[I]):
         """Take one step of each of `images` that is neither done nor failed."""
 
     def finish(self, images: Sequence[I]) -> list[GeneratedImage | None]:
-        """Return the pictures of images that are done; None for those that are not after all."""
+        """Return the pictures of images that are done; None for an image that is not, after all."""
 
     def preview(self, image: I) -> Pixels | None:
         """Return a small picture of what an image will be."""
@@ -58,4 +58,4 @@ class EngineLike(Protocol[I]):
         """Release what is no longer needed: there may be no call for a long time."""
 
     def close(self) -> None:
-        """End what the engine is doing, if that can be done; any thread may call this."""
+        """End the engine, in the middle of a call if it can; any thread may call this."""

@@ -144,7 +144,9 @@ class Hanging(FakeEngine):
 
 class TestClosingAHangingEngine:
     @pytest.mark.parametrize("where", ["measured", "step"])
-    async def test_closing_ends_a_hanging_call_and_leaves_jobs_unfinished(self, where: str) -> None:
+    async def test_closing_ends_a_hanging_call_and_leaves_jobs_unfinished(
+        self, where: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         engine = Hanging(rows=8, where=where)
         start = time.monotonic()
         async with GenerationQueue(lambda: engine, limit=9) as queue:
@@ -158,3 +160,5 @@ class TestClosingAHangingEngine:
             assert isinstance(await failure_of(ticket), QueueClosed)
         assert not died.done()
         died.cancel()
+        # The engine was closed, which is no failure.
+        assert [record.getMessage() for record in caplog.records] == []
