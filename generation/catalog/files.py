@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import ModelError
 from .json_reader import CONFIG_BYTES, LIST_BYTES, read_object
+from .layouts import STABLE_DIFFUSION
 
 INDEX: Final = "model_index.json"
 DEFAULTS: Final = "defaults.json"
@@ -30,12 +31,7 @@ _TOKENIZER_FILES: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-# The file names that transformers and diffusers save under, without the variant.
-_STEMS: Final = {
-    "text_encoder": "model",
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-}
+_STEMS: Final = STABLE_DIFFUSION.stems
 # The plain weights come first: a half-precision copy beside them holds less. After these comes any
 # other, and last what was not averaged over the training.
 _VARIANTS: Final = (None, "fp16", "fp32", "bf16", "ema")

@@ -20,6 +20,7 @@ from ..values.request import (
 from ..values.spelling import NAME_LENGTH
 from . import bounds
 from .files import DEFAULTS, EMOJI, INDEX, SCHEDULER_CONFIG, list_folder, read_config, select_files
+from .layouts import STABLE_DIFFUSION
 
 DEFAULT_STEPS: Final = 30
 DEFAULT_GUIDANCE_SCALE: Final = 7.5
@@ -33,20 +34,6 @@ _MOST_TOKENS: Final = 1_024
 # Of the emoji there are about 4,000, the longest of them 10 characters.
 _EMOJI_MOST: Final = 10_000
 _EMOJI_LENGTH: Final = 32
-_PIPELINES = frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"})
-_CLASSES: Final = {
-    "tokenizer": {"CLIPTokenizer", "CLIPTokenizerFast"},
-    "text_encoder": {"CLIPTextModel"},
-    "unet": {"UNet2DConditionModel"},
-    "vae": {"AutoencoderKL"},
-}
-_LIBRARIES: Final = {
-    "tokenizer": "transformers",
-    "text_encoder": "transformers",
-    "unet": "diffusers",
-    "vae": "diffusers",
-    "scheduler": "diffusers",
-}
 _PREDICTIONS = frozenset({"epsilon", "v_prediction"})
 # A UNet that sets one of these wants more than latents, a timestep and a prompt.
 _MORE_CONDITIONS: Final = (
@@ -68,6 +55,7 @@ class ModelProfile:
     """
 
     name: str
+    pipeline: str
     folder: Path
     native_size: int
     size_multiple: int
@@ -98,7 +86,7 @@ def profile(folder: Path, name: str, *, prediction_type: str | None = None) -> M
 
 def read_configs(folder: Path, name: str, prediction_type: str | None) -> ModelProfile:
     """Return what `profile` does, for a folder whose weights may be missing still."""
-    _check_classes(folder)
+    pipeline = _check_classes(folder)
     unet = _Config(folder, "unet/config.json")
     vae = _Config(folder, "vae/config.json")
     text_encoder = _Config(folder, "text_encoder/config.json")
@@ -115,6 +103,7 @@ def read_configs(folder: Path, name: str, prediction_type: str | None) -> ModelP
     token_limit, prompt_limit = _token_limits(folder, text_encoder)
     return ModelProfile(
         name=name,
+        pipeline=pipeline,
         folder=folder,
         native_size=native_size,
         size_multiple=max(8, vae_factor),
@@ -170,29 +159,32 @@ def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _check_classes(folder: Path) -> None:
+def _check_classes(folder: Path) -> str:
+    """Return the name of the pipeline that the model is made for."""
     index = _Config(folder, INDEX).values
     kind = index.get("_class_name")
-    if not isinstance(kind, str) or kind not in _PIPELINES:
+    if not isinstance(kind, str) or kind not in STABLE_DIFFUSION.pipelines:
         raise ModelError(
             f"The model in {folder} is made for {_named(kind) or 'an unnamed pipeline'}, which "
             "this engine cannot run; choose a Stable Diffusion 1 or 2 model "
             "(StableDiffusionPipeline)."
         )
-    for part, library in _LIBRARIES.items():
+    for part, library in STABLE_DIFFUSION.libraries.items():
         entry = index.get(part)
         pair = entry if isinstance(entry, list) and len(entry) == 2 else [None, None]  # noqa: PLR2004
         source, found = (str(item) if item else None for item in pair)
-        if part in _CLASSES and found not in _CLASSES[part]:
+        classes = STABLE_DIFFUSION.classes.get(part)
+        if classes is not None and found not in classes:
             raise ModelError(
                 f"The model in {folder} has {_named(found) or 'nothing'} as its {part} instead of "
-                f"{min(_CLASSES[part])}; choose a plain Stable Diffusion 1 or 2 model."
+                f"{min(classes)}; choose a plain Stable Diffusion 1 or 2 model."
             )
         if found is not None and source != library:
             raise ModelError(
                 f"The model in {folder} takes its {part} from {_named(source) or 'nowhere'} "
                 f"instead of {library}; choose a plain Stable Diffusion 1 or 2 model."
             )
+    return kind
 
 
 def _named(value: object) -> str:

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch.nn import functional
 
-from ..models.stable_diffusion import Components
+from ..models.family import Model, Posterior
 from ..timing import Sizes
 from ..values.pixels import Pixels
 from . import noise
 from .calibration import Bounds, carry_over, measure
-from .memory import is_out_of_memory, release
+from .memory import attempt
 
 _LADDER: Final = (1, 2, 4)
 # A decoder call holds up everybody's next step, so it should not take much longer than one.
 _SECONDS: Final = 0.3
 _PROBES: Final = 8
 _PROBE_COLOURS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Posterior:
-    """What the encoder says of a picture: a normal distribution over latents, one row each."""
-
-    mean: torch.Tensor
-    std: torch.Tensor
 
 
 class Autoencoder:
@@ -39,26 +30,18 @@ class Autoencoder:
     `shared` nothing is: each is decoded alone.
     """
 
-    def __init__(self, parts: Components, *, exact: bool, shared: bool) -> None:
-        self._parts = parts
+    def __init__(self, model: Model, *, exact: bool, shared: bool) -> None:
+        self._model = model
         self._shared = shared
         self._bounds = Bounds(base=1, ladder=_LADDER, seconds=_SECONDS, exact=exact)
-        config = parts.vae.config
-        self._factor = 2 ** (len(config.block_out_channels) - 1)
-        self._scaling: float = config.scaling_factor
         self._sizes: dict[tuple[int, ...], Sizes] = {}
         self._colours = self._fit_colours()
-
-    def shape(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Return the shape of the latents of one picture, [1, channels, height, width]."""
-        channels: int = self._parts.vae.config.latent_channels
-        return (1, channels, height // self._factor, width // self._factor)
 
     @property
     def native_shape(self) -> tuple[int, int, int, int]:
         """Return the shape of the latents of one picture of the model's own size."""
-        side = self._parts.profile.native_size
-        return self.shape(side, side)
+        side = self._model.profile.native_size
+        return self._model.latent_shape(side, side)
 
     def sizes(self, shape: Sequence[int]) -> Sizes:
         """Return how many latents of `shape` [1, channels, height, width] to decode at once."""
@@ -72,34 +55,29 @@ class Autoencoder:
         probe = self._place(noise.draw(noise.generator(0), (1, *key)))
 
         def call(rows: int) -> torch.Tensor:
-            return self._decode(probe.expand(rows, -1, -1, -1).contiguous())
+            return self._model.decode(probe.expand(rows, -1, -1, -1).contiguous())
 
-        native, device = self.native_shape, self._parts.device
-        try:
+        native, device = self.native_shape, self._model.device
+
+        def find() -> Sizes:
             if key == native[1:]:
                 return measure(call, self._bounds, device)
             larger = math.prod(key[1:]) / math.prod(native[2:])
             return carry_over(call, self.sizes(native), larger, self._bounds)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # Not even one whole: it is decoded in tiles then.
-        release(device)
-        return Sizes({1: self._bounds.seconds})
+
+        # If not even one picture fits whole, pictures are decoded in tiles.
+        return attempt(find, device) or Sizes({1: self._bounds.seconds})
 
     def posterior(self, source: Pixels) -> Posterior:
         """Return the encoder's view of `source`, from which `sample` draws latents."""
         rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8)
         image = rgb.reshape(1, source.height, source.width, 3).permute(0, 3, 1, 2)
-        encoded = self._parts.vae.encode(
-            self._place(2.0 * (image.to(torch.float32) / 255.0) - 1.0)
-        ).latent_dist
-        return Posterior(encoded.mean, encoded.std)
+        return self._model.posterior(self._place(2.0 * (image.to(torch.float32) / 255.0) - 1.0))
 
     def sample(self, posterior: Posterior, draws: torch.Generator) -> torch.Tensor:
         """Return latents drawn from `posterior`, scaled for the UNet; `draws` is on the CPU."""
         drawn = self._place(noise.draw(draws, posterior.mean.shape))
-        return self._scaling * (posterior.mean + posterior.std * drawn)
+        return self._model.scale(posterior.mean + posterior.std * drawn)
 
     def decode(self, latents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the pictures of `latents`, all of one shape, [3, height, width] from -1 to 1.
@@ -111,7 +89,7 @@ class Autoencoder:
         for size in self.sizes(latents[0].shape).split(len(waiting)):
             group, waiting = waiting[:size], waiting[size:]
             rows = torch.cat([*group, *[group[-1]] * (size - len(group))])
-            pictures += self._decode(rows)[: len(group)].unbind()
+            pictures += self._model.decode(rows)[: len(group)].unbind()
         return pictures
 
     def decode_in_tiles(self, latents: torch.Tensor, tile: int) -> torch.Tensor:
@@ -119,33 +97,18 @@ class Autoencoder:
 
         It takes less memory; the tiles are blended, so other pixels come out than whole.
         """
-        vae = self._parts.vae
-        kept = vae.tile_sample_min_size, vae.tile_latent_min_size
-        vae.tile_sample_min_size = tile
-        vae.tile_latent_min_size = tile // self._factor
-        vae.enable_tiling()
-        try:
-            return self._decode(latents)[0]
-        finally:
-            vae.disable_tiling()
-            vae.tile_sample_min_size, vae.tile_latent_min_size = kept
+        return self._model.decode_in_tiles(latents, tile)[0]
 
     def tile_for(self, latents: torch.Tensor) -> int | None:
         """Return the largest tile, in pixels, that is worth trying; None if there is none."""
-        return self.smaller(self._factor * min(latents.shape[2:]))
-
-    @property
-    def tile_multiple(self) -> int:
-        """Return what the edge of a tile is a multiple of, in pixels."""
-        # The tiles overlap by a quarter, which has to be whole latents.
-        return int(4 * self._factor)
+        return self.smaller(self._model.pixels_per_latent * min(latents.shape[2:]))
 
     def smaller(self, tile: int) -> int | None:
         """Return a tile of about half the edge of `tile`; None if that is too small."""
-        half = tile // 2 - tile // 2 % self.tile_multiple
+        half = tile // 2 - tile // 2 % self._model.tile_multiple
         return half or None
 
-    def glance(self, latents: torch.Tensor) -> Pixels:
+    def preview(self, latents: torch.Tensor) -> Pixels:
         """Return a small picture of latents [1, channels, height, width], a pixel for each.
 
         A latent's colour is close to linear in its channels; the decoder is not needed.
@@ -161,30 +124,23 @@ class Autoencoder:
         them, so it needs no table of known models.
         """
         draws = noise.generator(0)
-        side = _PROBE_COLOURS * 2 * self._factor
+        side = _PROBE_COLOURS * 2 * self._model.pixels_per_latent
         colours = noise.draw(draws, (_PROBES, 3, _PROBE_COLOURS, _PROBE_COLOURS)).clamp(-2, 2) / 2
         smooth = functional.interpolate(colours, (side, side), mode="bilinear").clamp(-1, 1)
         latents = [
-            self._parts.vae.encode(self._place(picture)).latent_dist.mean
-            for picture in torch.split(smooth, 1)
+            self._model.posterior(self._place(picture)).mean for picture in torch.split(smooth, 1)
         ]
         # In half precision some autoencoders overflow, and the fit takes only numbers.
-        known = (self._scaling * torch.cat(latents).float().cpu()).nan_to_num(0.0, 0.0, 0.0)
-        wanted = functional.avg_pool2d(smooth, self._factor)
+        known = self._model.scale(torch.cat(latents).float().cpu()).nan_to_num(0.0, 0.0, 0.0)
+        wanted = functional.avg_pool2d(smooth, self._model.pixels_per_latent)
         planes = known.permute(0, 2, 3, 1).flatten(0, 2)
         planes = torch.cat([planes, torch.ones(len(planes), 1)], dim=1)
         fit = torch.linalg.lstsq(planes, wanted.permute(0, 2, 3, 1).flatten(0, 2)).solution
-        fitted: torch.Tensor = fit.nan_to_num(0.0).to(self._parts.device)
+        fitted: torch.Tensor = fit.nan_to_num(0.0).to(self._model.device)
         return fitted
 
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decoded: torch.Tensor = self._parts.vae.decode(latents / self._scaling, return_dict=False)[
-            0
-        ]
-        return decoded
-
     def _place(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=self._parts.device, dtype=self._parts.dtype)
+        return tensor.to(device=self._model.device, dtype=self._model.dtype)
 
 
 def to_pixels(picture: torch.Tensor) -> Pixels:

@@ -1,4 +1,4 @@
-"""CLIP's view of prompts: encoded together, and remembered."""
+"""What the network is told of texts: encoded together, and cached."""
 
 from __future__ import annotations
 
@@ -7,83 +7,62 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-
-from ..models.stable_diffusion import Components
+from ..models.family import Conditioning, Model
 from ..timing import Sizes
 from ..values.request import Told
 from .calibration import Bounds, measure
-from .tokens import TokenizedPrompt, tokenize
 
 # At Stable Diffusion's size an embedding takes 118 KB in float16.
-_REMEMBERED: Final = 512
+_CACHED: Final = 512
 _LADDER: Final = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """CLIP's last hidden states for a text, [1, tokens, width], and what of it was not read."""
+    """What the network is told of a text, and the part of the text that the model did not read."""
 
-    hidden: torch.Tensor
+    conditioning: Conditioning
     unread: str
 
 
 class TextEmbedder:
-    """Embeds texts by the model's text encoder; the latest ones are not computed again.
+    """Embeds texts with the model's text encoder, and caches the embeddings of the latest texts.
 
     With `exact` an embedding is the same to the last bit whatever is embedded beside it.
-    Without `shared` nothing is: each text is embedded alone.
+    Without `shared` each text is embedded alone.
     """
 
-    def __init__(self, parts: Components, *, exact: bool, shared: bool) -> None:
-        self._parts = parts
-        self._known: OrderedDict[Told, Embedding] = OrderedDict()
-        probe = torch.arange(parts.profile.token_limit).remainder(parts.tokenizer.vocab_size)
-        ids = tuple(probe.tolist())
+    def __init__(self, model: Model, *, exact: bool, shared: bool) -> None:
+        self._model = model
+        self._cache: OrderedDict[Told, Embedding] = OrderedDict()
+        tokens = model.sample_tokens()
         self._sizes: Sizes = measure(
-            lambda rows: self._encode([ids] * rows),
+            lambda rows: model.encode([tokens] * rows).flat(),
             Bounds(base=1, ladder=_LADDER if shared else (), exact=exact),
-            parts.device,
+            model.device,
         )
 
     def embed(self, texts: Iterable[Told]) -> dict[Told, Embedding]:
         """Return the embedding of each text."""
         wanted = dict.fromkeys(texts)
-        found = {text: self._known[text] for text in wanted if text in self._known}
+        found = {text: self._cache[text] for text in wanted if text in self._cache}
         new = [text for text in wanted if text not in found]
-        prompts = [self._tokenize(text) for text in new]
-        hidden = self._encode_all([prompt.ids for prompt in prompts])
-        for text, prompt, states in zip(new, prompts, hidden, strict=True):
-            found[text] = Embedding(states, prompt.unread)
+        prompts = [self._model.tokenize(text) for text in new]
+        encoded = self._encode([prompt.ids for prompt in prompts])
+        for text, prompt, conditioning in zip(new, prompts, encoded, strict=True):
+            found[text] = Embedding(conditioning, prompt.unread)
         for text in wanted:
-            self._known[text] = found[text]
-            self._known.move_to_end(text)
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
+            self._cache[text] = found[text]
+            self._cache.move_to_end(text)
+        while len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
         return found
 
-    def _tokenize(self, told: Told) -> TokenizedPrompt:
-        profile = self._parts.profile
-        return tokenize(
-            self._parts.tokenizer,
-            told.text,
-            profile.token_limit,
-            profile.prompt_limit,
-            keeps_unknown=told.keeps_unknown,
-        )
-
-    def _encode_all(self, prompts: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
-        """Return the hidden states of each prompt, from calls of the measured sizes."""
-        waiting, states = list(prompts), list[torch.Tensor]()
+    def _encode(self, prompts: Sequence[tuple[int, ...]]) -> list[Conditioning]:
+        """Return the conditioning of each prompt, from calls of the measured sizes."""
+        waiting, encoded = list(prompts), list[Conditioning]()
         for size in self._sizes.split(len(waiting)):
             group, waiting = waiting[:size], waiting[size:]
-            filled = [*group, *[group[-1]] * (size - len(group))]
-            hidden = self._encode(filled)
-            states += [hidden[row : row + 1].clone() for row in range(len(group))]
-        return states
-
-    def _encode(self, prompts: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """Return the last hidden states, [prompts, tokens, width]."""
-        ids = torch.tensor(prompts, device=self._parts.device)
-        hidden: torch.Tensor = self._parts.text_encoder(ids)[0]
-        return hidden.to(self._parts.dtype)
+            rows = self._model.encode([*group, *[group[-1]] * (size - len(group))])
+            encoded += [rows.row(index) for index in range(len(group))]
+        return encoded

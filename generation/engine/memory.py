@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
+
+T = TypeVar("T")
+
+
+def attempt(call: Callable[[], T], device: torch.device) -> T | None:
+    """Return the result of `call`, or None if memory ran out; then unused memory is given back."""
+    try:
+        return call()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # The traceback of the error held the tensors of its frames until here.
+    release(device)
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -16,9 +33,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give the memory that nothing holds any more back to the device.
+    """Give memory that no tensor uses back to the device.
 
-    The traceback of an error has to be dropped before, or its frames hold the tensors.
+    Drop the traceback of an error before: its frames keep tensors alive.
     """
     if device.type == "cuda":
         torch.cuda.empty_cache()

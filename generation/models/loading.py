@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
 
-from ..catalog.files import SCHEDULER_CONFIG, ModelFiles, list_folder, read_config, select_files
+from ..catalog.files import SCHEDULER_CONFIG, list_folder, select_files
 from ..catalog.hashing import weights_sha256
-from ..catalog.parts import find_tensors
 from ..catalog.profile import ModelProfile, noise_alone
 from ..errors import ModelError, first_sentence
 from ..libraries import quiet
 from ..schedulers.sampler import Sampler
 from ..values.request import SCHEDULERS
-from . import deterministic
-from .building import NETWORKS, build, made_from
 from .devices import choose_device, choose_dtype
-from .placement import place
-from .stable_diffusion import Components
-from .tokenizing import load_tokenizer
+from .families import family_of
+from .family import Model
 
 
 def load(
@@ -29,8 +22,8 @@ def load(
     device: str | None = None,
     dtype: str | None = None,
     compiled: bool = False,
-) -> Components:
-    """Return the networks of a model, ready to run, and leave the global random state alone.
+) -> Model:
+    """Return a model, ready to run; the global random state is left alone.
 
     Without a `device` accelerate chooses: the accelerator if there is one, else the CPU.
     Without a `dtype` (`float16`, `bfloat16` or `float32`) it is float16 on CUDA and float32
@@ -47,28 +40,15 @@ def load(
     files = select_files(list_folder(profile.folder), f"The model in {profile.folder}")
     with quiet(), torch.random.fork_rng(devices=[]):
         _check_schedulers(profile)
-        networks = {part: _load_network(profile.folder, part, files, kind) for part in NETWORKS}
-        vocab_size = networks["text_encoder"].config.vocab_size
-        tokenizer = load_tokenizer(profile.folder, files.configs, vocab_size)
+        model = family_of(profile.pipeline).load(
+            profile, files, device=target, dtype=kind, compiled=compiled, weights_sha256=digest
+        )
     if weights_sha256(profile.folder) != digest:
         raise ModelError(
             f"The files in {profile.folder} changed while they were read; start again when they "
             "are complete."
         )
-    place(networks, target)
-    for part in ("unet", "vae"):
-        # A constructor of torch accepts a padding or stride that is no number; this does not.
-        with made_from(part, profile.folder / part / "config.json"):
-            deterministic.prepare(networks[part], pack=part == "vae" or not compiled)
-    return Components(
-        tokenizer=tokenizer,
-        **networks,
-        scheduler_config=profile.scheduler_config,
-        device=target,
-        dtype=kind,
-        profile=profile,
-        weights_sha256=digest,
-    )
+    return model
 
 
 def _check_schedulers(profile: ModelProfile) -> None:
@@ -100,10 +80,3 @@ def _signal(sampler: Sampler) -> torch.Tensor:
     if bool((signal[:-1] == 0).any()):
         raise ValueError("its betas leave nothing of an image before the last timestep")
     return signal
-
-
-def _load_network(folder: Path, part: str, files: ModelFiles, dtype: torch.dtype) -> Any:
-    weights = files.weights[part]
-    places = find_tensors(folder, part, weights)
-    config = read_config(folder, f"{part}/config.json")
-    return build(part, config, places, folder / weights.names[0], dtype)

@@ -120,6 +120,16 @@ class GenerationRequest:
             )
 
     @property
+    def is_guided(self) -> bool:
+        """Return whether the guidance scale needs an unconditional prediction: only above 1."""
+        return self.guidance_scale > 1.0
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows each image adds to a call of the network: 2 if guided, else 1."""
+        return 2 if self.is_guided else 1
+
+    @property
     def told(self) -> Told:
         """Return what the model is told to make."""
         return Told.of(self.prompt, self.read_prompt)

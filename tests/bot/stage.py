@@ -19,7 +19,8 @@ from simcord.actors import MemberActor
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
 from bot.ui import attachments
-from generation.engine.engine import Denoising, Engine
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
 from generation.errors import GenerationError
 from generation.timing import Measured
 from generation.values.events import Waiting

@@ -11,7 +11,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from generation.engine.engine import Engine
-    from generation.models.stable_diffusion import Components
+    from generation.models.stable_diffusion import StableDiffusion
 
     from .pipelines import Pipelines
 
@@ -21,7 +21,7 @@ settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")
-def starter() -> Components:
+def starter() -> StableDiffusion:
     """The networks of the model that comes with the package."""
     from generation.catalog.locate import locate
     from generation.models.loading import load
@@ -30,7 +30,7 @@ def starter() -> Components:
 
 
 @pytest.fixture(scope="session")
-def engine(starter: Components) -> Engine:
+def engine(starter: StableDiffusion) -> Engine:
     """An engine on the starter model."""
     from generation.engine.engine import Engine
 
@@ -58,7 +58,7 @@ def sd15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sd15(sd15_folder: Path) -> Components:
+def sd15(sd15_folder: Path) -> StableDiffusion:
     """The networks of that tiny model."""
     from generation.catalog.locate import locate
     from generation.models.loading import load

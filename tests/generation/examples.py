@@ -11,7 +11,7 @@ from generation.values.recipe import Recipe
 from generation.values.request import GenerationRequest
 
 if TYPE_CHECKING:
-    from generation.models.stable_diffusion import Components
+    from generation.models.stable_diffusion import StableDiffusion
 
 # The pictures of the model that comes with the package are so large.
 STARTER: Final = locate("starter")
@@ -32,7 +32,7 @@ def a_request(**changes: Any) -> GenerationRequest:
     return GenerationRequest(**{**VALUES, **changes})
 
 
-def latent_side(pixels: int, parts: Components) -> int:
+def latent_side(pixels: int, parts: StableDiffusion) -> int:
     """Return how many latents a side of so many pixels has with the model `parts`."""
     return int(pixels * parts.unet.config.sample_size // parts.profile.native_size)
 

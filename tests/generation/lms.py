@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from numpy.polynomial import Polynomial
 
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
 from generation.values.request import GenerationRequest
 
 ORDER = 4
 Derivative = Callable[[torch.Tensor, float, int], torch.Tensor]
 
 
-def picture(parts: Components, request: GenerationRequest) -> np.ndarray:
+def picture(parts: StableDiffusion, request: GenerationRequest) -> np.ndarray:
     """Return the picture of a guided request with a source, [height, width, 3] of 0 to 255.
 
     The model has to predict epsilon or v, with scaled-linear betas from 0.00085 on.
@@ -101,7 +101,7 @@ def _integral(nodes: list[float], chosen: int, low: float, high: float) -> float
     return float(whole(high) - whole(low))
 
 
-def _embed(parts: Components, text: str) -> torch.Tensor:
+def _embed(parts: StableDiffusion, text: str) -> torch.Tensor:
     limit = parts.profile.token_limit
     ids = parts.tokenizer(
         text, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ...models.stable_diffusion import Components
+from ...models.stable_diffusion import StableDiffusion
 from .drawings.drawing import Album
 from .drawings.scenes import COLOURS
 from .drawings.sources import NAMES, PACKAGES
@@ -20,7 +20,7 @@ _MILLION: Final = 1e6
 
 
 def card(
-    parts: Components,
+    parts: StableDiffusion,
     album: Album,
     figures: Sequence[Mapping[str, Any]],
     history: str = "",

@@ -13,7 +13,8 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from bot.config import Settings
 from bot.delivery.courier import DiscordCourier
 from bot.jobs.courier import Picture
-from generation.engine.engine import Denoising, Engine
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
 from generation.images.png import to_png
 from generation.values.events import Progress, Waiting
 from generation.values.pixels import Pixels

@@ -9,7 +9,8 @@ import pytest
 
 from bot.client import MakeEngine
 from bot.ui import states
-from generation.engine.engine import Denoising, Engine
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
 from generation.errors import EngineLost
 from generation.timing import Measured
 

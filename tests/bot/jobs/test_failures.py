@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from bot.client import MakeEngine
-from generation.engine.engine import Denoising, Engine
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
 from generation.errors import ModelError
 from generation.values.recipe import GeneratedImage
 from storage.states import JobStatus

@@ -19,7 +19,7 @@ from generation.catalog.locate import locate
 from generation.catalog.profile import profile
 from generation.errors import ModelError
 from generation.models.loading import load
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
 from generation.schedulers.sampler import Sampler
 from generation.values.request import SCHEDULERS
 
@@ -48,7 +48,7 @@ def tiny() -> StableDiffusionPipeline:
     return tiny_pipeline()
 
 
-def loaded(folder: Path) -> Components:
+def loaded(folder: Path) -> StableDiffusion:
     return load(profile(folder, "tiny"), device="cpu")
 
 
@@ -231,15 +231,15 @@ def test_how_text_is_split_is_clips_own_way_whatever_a_file_says(folder: Path) -
 def test_a_file_that_changes_while_it_is_loaded_is_noticed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from generation.models import loading  # noqa: PLC0415
+    from generation.models import stable_diffusion  # noqa: PLC0415
 
-    original = loading.load_tokenizer
+    original = stable_diffusion.load_tokenizer
 
     def meanwhile(*arguments: Any) -> Any:
         edit(folder, "vae/config.json", {"more": 1})
         return original(*arguments)
 
-    monkeypatch.setattr(loading, "load_tokenizer", meanwhile)
+    monkeypatch.setattr(stable_diffusion, "load_tokenizer", meanwhile)
     assert "changed while they were read" in refusal(folder)
 
 

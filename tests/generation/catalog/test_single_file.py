@@ -18,6 +18,7 @@ from generation.catalog.single_file import CONFIGS, download_configs
 from generation.errors import ModelError
 from generation.models.building import expected_shapes
 from generation.models.loading import load
+from generation.models.stable_diffusion import NETWORKS
 from generation.models.tokenizing import load_tokenizer
 
 from ..hub import Client, Hub
@@ -298,7 +299,9 @@ def test_the_configs_that_come_with_the_package_are_those_of_stable_diffusion_1(
         ("vae", (128, 3, 3, 3), 83_653_863),
         ("text_encoder", (49_408, 768), 123_060_480),
     ):
-        shapes = expected_shapes(part, read_config(folder, f"{part}/config.json"), folder / part)
+        shapes = expected_shapes(
+            NETWORKS[part], part, read_config(folder, f"{part}/config.json"), folder / part
+        )
         assert first in {tuple(shape) for shape in shapes.values()}
         assert sum(shape.numel() for shape in shapes.values()) == count
     names = select_configs(list_folder(folder), "x")

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from generation.catalog.locate import locate, starter_folder
-from generation.engine.engine import Denoising, Engine
-from generation.engine.tokens import tokenize
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
 from generation.errors import GenerationError, InvalidRequest
 from generation.images.pillow import to_image, to_pixels
 from generation.models.loading import load
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
+from generation.models.tokens import tokenize
 from generation.timing import Sizes
 from generation.values.events import Progress
 from generation.values.pixels import Pixels
@@ -48,7 +49,7 @@ LONG = "a rabbit face, " * 30
 
 
 @pytest.fixture(scope="module")
-def sd15_engine(sd15: Components) -> Engine:
+def sd15_engine(sd15: StableDiffusion) -> Engine:
     return Engine(sd15)
 
 
@@ -82,7 +83,7 @@ def assert_alike(made: np.ndarray, expected: np.ndarray) -> None:
     assert np.count_nonzero(away) <= 0.01 * away.size
 
 
-def as_read(parts: Components, request: GenerationRequest) -> GenerationRequest:
+def as_read(parts: StableDiffusion, request: GenerationRequest) -> GenerationRequest:
     """Return `request` without the ends of its prompts that the model leaves out.
 
     The pipeline would read more with the starter, over where the sketches are.
@@ -131,7 +132,7 @@ class TestTextToImage:
     @pytest.mark.parametrize("scheduler", BOTH)
     def test_of_a_long_prompt_it_is_that_of_what_is_read(
         self,
-        starter: Components,
+        starter: StableDiffusion,
         engine: Engine,
         pipelines: Pipelines,
         scheduler: SchedulerName,
@@ -227,7 +228,7 @@ class TestSchedulerSettings:
     @pytest.mark.parametrize("settings", SETTINGS, ids=str)
     def test_the_models_settings_count_as_in_the_pipeline(
         self,
-        sd15: Components,
+        sd15: StableDiffusion,
         sd15_pipelines: Pipelines,
         scheduler: SchedulerName,
         settings: dict[str, Any],
@@ -238,7 +239,7 @@ class TestSchedulerSettings:
         assert_same(engine.generate(request)[0], sd15_pipelines.picture(request, **settings))
 
     def test_a_model_for_zero_terminal_snr_gives_the_pipelines_picture(
-        self, sd15: Components, sd15_pipelines: Pipelines
+        self, sd15: StableDiffusion, sd15_pipelines: Pipelines
     ) -> None:
         settings = {
             "rescale_betas_zero_snr": True,
@@ -269,7 +270,7 @@ class TestSchedulerSettings:
 
     @pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
     def test_what_the_pipeline_corrects_in_an_old_config_is_corrected(
-        self, sd15: Components, sd15_folder: Path, tmp_path: Path
+        self, sd15: StableDiffusion, sd15_folder: Path, tmp_path: Path
     ) -> None:
         folder = tmp_path / "old"
         link_model(sd15_folder, folder)
@@ -309,7 +310,7 @@ class TestImageToImage:
     )
     def test_with_ddim_it_is_the_pipelines_picture_to_the_last_bit(
         self,
-        starter: Components,
+        starter: StableDiffusion,
         engine: Engine,
         pipelines: Pipelines,
         source: Pixels,
@@ -349,7 +350,7 @@ class TestImageToImage:
     def test_with_lms_it_is_the_picture_that_the_definition_gives(
         self,
         engine: Engine,
-        starter: Components,
+        starter: StableDiffusion,
         source: Pixels,
         steps: int,
         strength: float,
@@ -367,7 +368,7 @@ class TestImageToImage:
         assert np.count_nonzero(away) < 0.01 * away.size
 
     def test_with_lms_from_a_middle_step_the_pipeline_is_far_from_the_definition(
-        self, starter: Components, pipelines: Pipelines, source: Pixels
+        self, starter: StableDiffusion, pipelines: Pipelines, source: Pixels
     ) -> None:
         request = a_request(scheduler="lms", source=source, strength=0.8, steps=10)
         away = pipelines.picture(request) - lms.picture(starter, request)
@@ -387,7 +388,7 @@ class TestImageToImage:
 
     @pytest.mark.parametrize("scheduler", BOTH)
     def test_the_picture_moves_away_from_its_source_with_the_strength(
-        self, engine: Engine, starter: Components, source: Pixels, scheduler: SchedulerName
+        self, engine: Engine, starter: StableDiffusion, source: Pixels, scheduler: SchedulerName
     ) -> None:
         def distance(strength: float) -> float:
             request = a_request(
@@ -445,7 +446,7 @@ class TestManyAtOnce:
     def test_interleaved_requests_give_the_pictures_that_each_gives_alone(
         self,
         engine: Engine,
-        starter: Components,
+        starter: StableDiffusion,
         several: list[GenerationRequest],
         alone: list[list[GeneratedImage]],
     ) -> None:
@@ -464,7 +465,7 @@ class TestManyAtOnce:
         made = engine.finish(images)
         assert made == list(itertools.chain(*alone))
 
-    def test_requests_that_cannot_be_made_spoil_no_other(self, sd15: Components) -> None:
+    def test_requests_that_cannot_be_made_spoil_no_other(self, sd15: StableDiffusion) -> None:
         profile = dataclasses.replace(sd15.profile, size_multiple=16)
         engine = Engine(dataclasses.replace(sd15, profile=profile))
         first, refused, last = engine.begin([a_request(), a_request(width=72), a_request(seed=9)])
@@ -497,7 +498,7 @@ class TestManyAtOnce:
         ],
     )
     def test_guidance_costs_a_second_row_in_the_unet(
-        self, sd15: Components, changes: dict[str, Any], most: int, expected: list[int]
+        self, sd15: StableDiffusion, changes: dict[str, Any], most: int, expected: list[int]
     ) -> None:
         engine = Engine(sd15)
         images = begin(engine, a_request(steps=2, **changes))
@@ -507,7 +508,7 @@ class TestManyAtOnce:
             engine.step(images)
         assert rows == expected * 2
 
-    def test_guided_and_unguided_images_share_a_call(self, sd15: Components) -> None:
+    def test_guided_and_unguided_images_share_a_call(self, sd15: StableDiffusion) -> None:
         engine = Engine(sd15)
         images = [
             *begin(engine, a_request(guidance_scale=1.0, steps=2)),
@@ -525,7 +526,7 @@ class TestManyAtOnce:
             Progress(1, 3),
         ]
 
-    def test_an_image_that_is_done_is_left_alone(self, sd15: Components) -> None:
+    def test_an_image_that_is_done_is_left_alone(self, sd15: StableDiffusion) -> None:
         engine = Engine(sd15)
         [image] = begin(engine, a_request(steps=1))
         assert not image.done
@@ -539,7 +540,7 @@ class TestManyAtOnce:
 
 
 class TestWhatIsRemembered:
-    def test_a_text_is_encoded_once_for_all_who_ask(self, starter: Components) -> None:
+    def test_a_text_is_encoded_once_for_all_who_ask(self, starter: StableDiffusion) -> None:
         engine = Engine(starter)
         seen: collections.Counter[tuple[int, ...]] = collections.Counter()
 
@@ -557,7 +558,9 @@ class TestWhatIsRemembered:
         assert len(seen) == 4
         assert set(seen.values()) == {1}
 
-    def test_an_unguided_request_has_only_its_prompt_encoded(self, starter: Components) -> None:
+    def test_an_unguided_request_has_only_its_prompt_encoded(
+        self, starter: StableDiffusion
+    ) -> None:
         engine = Engine(starter)
         calls: list[int] = []
         hook = starter.text_encoder.register_forward_pre_hook(
@@ -580,7 +583,7 @@ class TestWhatIsRemembered:
 class TestPreviews:
     @pytest.mark.parametrize("scheduler", BOTH)
     def test_at_the_last_step_it_looks_like_the_picture(
-        self, engine: Engine, starter: Components, scheduler: SchedulerName
+        self, engine: Engine, starter: StableDiffusion, scheduler: SchedulerName
     ) -> None:
         request = a_request(
             scheduler=scheduler,
@@ -616,7 +619,7 @@ class TestPreviews:
         assert away[0] > 10
         assert away[-2] < away[4] < away[0]
 
-    def test_a_model_in_half_precision_has_previews_too(self, starter: Components) -> None:
+    def test_a_model_in_half_precision_has_previews_too(self, starter: StableDiffusion) -> None:
         half = Engine(load(starter.profile, device="cpu", dtype="bfloat16"))
         [image] = begin(half, a_request(steps=1))
         half.step([image])
@@ -625,7 +628,7 @@ class TestPreviews:
         assert values(seen).std() > 10
 
     def test_where_the_encoder_overflows_there_are_pictures_all_the_same(
-        self, starter: Components
+        self, starter: StableDiffusion
     ) -> None:
         def overflow(_network: Any, _inputs: Any, encoded: torch.Tensor) -> torch.Tensor:
             return torch.full_like(encoded, torch.nan)
@@ -653,7 +656,7 @@ def found(picture: GeneratedImage | None) -> GeneratedImage:
 def offer(engine: Engine, image: Denoising, most: int) -> None:
     """Offer calls of 1, 2, 4, ... `most` rows for images like this, the larger the better."""
     image.networks.sizes(image.latents.shape, image.conditional.shape)
-    key = (*image.latents.shape[1:], *image.conditional.shape[1:])
+    key = (tuple(image.latents.shape[1:]), image.conditional.shape)
     ladder = [size for size in (1, 2, 4, 8) if size <= most]
     image.networks._sizes[key] = Sizes({size: 1 + size / 100 for size in ladder})
 
@@ -663,7 +666,7 @@ def done(running: list[list[Denoising]]) -> bool:
 
 
 @contextmanager
-def unet_rows(parts: Components) -> Iterator[list[int]]:
+def unet_rows(parts: StableDiffusion) -> Iterator[list[int]]:
     """Collect the rows of each call of the UNet."""
     rows: list[int] = []
 
@@ -694,7 +697,7 @@ class TestSameAgain:
         assert len(hashes) == 3
 
     def test_the_recipe_says_all_that_the_picture_depends_on(
-        self, engine: Engine, starter: Components, source: Pixels
+        self, engine: Engine, starter: StableDiffusion, source: Pixels
     ) -> None:
         request = a_request(
             scheduler="lms",
@@ -748,7 +751,7 @@ class TestSameAgain:
 
     @pytest.mark.parametrize("scheduler", BOTH)
     def test_half_precision_starts_from_the_same_noise(
-        self, starter: Components, engine: Engine, source: Pixels, scheduler: SchedulerName
+        self, starter: StableDiffusion, engine: Engine, source: Pixels, scheduler: SchedulerName
     ) -> None:
         half = Engine(load(starter.profile, device="cpu", dtype="bfloat16"))
         # Guided by more, LMS makes much of every small difference with this model.
@@ -773,7 +776,7 @@ class TestRefusals:
         ("field", "size"), [("width", {"width": 72}), ("height", {"height": 72})]
     )
     def test_a_size_that_the_model_cannot_make_is_named_with_what_it_needs(
-        self, sd15: Components, field: str, size: dict[str, int]
+        self, sd15: StableDiffusion, field: str, size: dict[str, int]
     ) -> None:
         profile = dataclasses.replace(sd15.profile, size_multiple=16)
         engine = Engine(dataclasses.replace(sd15, profile=profile))

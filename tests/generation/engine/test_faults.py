@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from generation.engine.calibration import Bounds
-from generation.engine.engine import Denoising, Engine
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
 from generation.errors import GenerationError, NotFinite, OutOfMemory
 from generation.models.loading import load
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
 from generation.timing import Sizes
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
@@ -29,24 +30,24 @@ Fault = Callable[[torch.Tensor], bool]
 
 
 @pytest.fixture
-def parts(starter: Components) -> Components:
+def parts(starter: StableDiffusion) -> StableDiffusion:
     return starter
 
 
 @pytest.fixture(scope="module")
-def plain(starter: Components) -> Engine:
+def plain(starter: StableDiffusion) -> Engine:
     """An engine to which nothing happens."""
     return small_calls(Engine(starter))
 
 
 @pytest.fixture
-def engine(parts: Components) -> Engine:
+def engine(parts: StableDiffusion) -> Engine:
     """An engine of this test alone: what it has learnt of the memory stays with it."""
     return small_calls(Engine(parts))
 
 
 @pytest.fixture(scope="module")
-def half(starter: Components) -> Components:
+def half(starter: StableDiffusion) -> StableDiffusion:
     return load(starter.profile, device="cpu", dtype="bfloat16")
 
 
@@ -57,7 +58,7 @@ def small_calls(engine: Engine) -> Engine:
 
 
 @contextmanager
-def unet_without_room(parts: Components, does_not_fit: Fault) -> Iterator[list[int]]:
+def unet_without_room(parts: StableDiffusion, does_not_fit: Fault) -> Iterator[list[int]]:
     """Have the UNet run out of memory, in its middle, where the latents are too much for it."""
     refused: list[int] = []
     seen: list[torch.Tensor] = []
@@ -82,7 +83,7 @@ def unet_without_room(parts: Components, does_not_fit: Fault) -> Iterator[list[i
 
 
 @contextmanager
-def decoder_without_room(parts: Components, does_not_fit: Fault) -> Iterator[list[torch.Size]]:
+def decoder_without_room(parts: StableDiffusion, does_not_fit: Fault) -> Iterator[list[torch.Size]]:
     """Have the decoder run out of memory where the latents are too much for it."""
     calls: list[torch.Size] = []
 
@@ -131,7 +132,7 @@ def run(engine: Engine, images: list[Denoising]) -> list[GeneratedImage | None]:
 def offer(engine: Engine, image: Denoising, *ladder: int) -> None:
     """Offer calls of these sizes for images like this, the larger the better."""
     image.networks.sizes(image.latents.shape, image.conditional.shape)
-    key = (*image.latents.shape[1:], *image.conditional.shape[1:])
+    key = (tuple(image.latents.shape[1:]), image.conditional.shape)
     image.networks._sizes[key] = Sizes({size: 1 + size / 100 for size in ladder})
 
 
@@ -144,7 +145,7 @@ MIX = (
 
 class TestUNetMemory:
     def test_calls_are_made_smaller_and_every_picture_still_comes_out(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         expected = list(itertools.chain(*(engine.generate(request) for request in MIX)))
         images = begin(engine, *MIX)
@@ -155,7 +156,7 @@ class TestUNetMemory:
         assert refused == [16, 8, 4, 4]
 
     def test_one_that_does_not_fit_alone_fails_and_the_others_go_on(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         small, large = a_request(), a_request(width=128, seed=3)
         expected = engine.generate(small)
@@ -172,7 +173,7 @@ class TestUNetMemory:
         )
 
     def test_a_shape_that_is_new_and_does_not_fit_fails_and_the_others_go_on(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         large = 2 * EDGE
         images = begin(engine, a_request(), a_request(width=large, count=2), a_request(width=96))
@@ -182,7 +183,7 @@ class TestUNetMemory:
         assert [picture is None for picture in made] == [False, True, True, False]
         assert all(isinstance(image.failure, OutOfMemory) for image in images[1:3])
 
-    def test_who_asks_for_it_alone_is_told(self, engine: Engine, parts: Components) -> None:
+    def test_who_asks_for_it_alone_is_told(self, engine: Engine, parts: StableDiffusion) -> None:
         with (
             unet_without_room(parts, lambda latents: True),
             pytest.raises(OutOfMemory),
@@ -191,7 +192,7 @@ class TestUNetMemory:
         assert len(engine.generate(a_request())) == 1
 
     def test_calls_that_were_planned_before_the_batch_shrank_still_count(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         request = a_request(count=4, steps=3)
         expected = engine.generate(request)
@@ -202,7 +203,7 @@ class TestUNetMemory:
             assert run(engine, images) == expected
 
     def test_a_source_that_cannot_be_encoded_for_memory_is_one_jobs_failure(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         def run_out(*_: Any) -> None:
             raise RuntimeError(FULL)
@@ -216,7 +217,7 @@ class TestUNetMemory:
         assert isinstance(plain, list)
 
     def test_an_error_that_is_not_about_memory_is_not_hidden(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         images = begin(engine, a_request())
         engine.step(images)
@@ -236,7 +237,7 @@ class TestDecoderMemory:
     SIZE: ClassVar = {"width": 3 * EDGE // 2, "height": 3 * EDGE // 2}
     REQUEST = a_request(count=3, steps=1, **SIZE)
 
-    def test_pictures_are_decoded_one_by_one(self, engine: Engine, parts: Components) -> None:
+    def test_pictures_are_decoded_one_by_one(self, engine: Engine, parts: StableDiffusion) -> None:
         expected = engine.generate(self.REQUEST)
         images = begin(engine, self.REQUEST)
         autoencoder = images[0].networks.autoencoder
@@ -246,7 +247,9 @@ class TestDecoderMemory:
         assert [shape[0] for shape in calls] == [4, 1, 1, 1]
         assert all(image.decoder_tile is None for image in images)
 
-    def test_then_in_tiles_which_the_recipe_says(self, engine: Engine, parts: Components) -> None:
+    def test_then_in_tiles_which_the_recipe_says(
+        self, engine: Engine, parts: StableDiffusion
+    ) -> None:
         whole = engine.generate(self.REQUEST)
         images = begin(engine, self.REQUEST)
         with decoder_without_room(parts, lambda latents: latents.shape[3] > 16) as calls:
@@ -261,7 +264,7 @@ class TestDecoderMemory:
         # The next picture is decoded whole again.
         assert engine.generate(self.REQUEST) == whole
 
-    def test_tiles_get_smaller_until_they_fit(self, engine: Engine, parts: Components) -> None:
+    def test_tiles_get_smaller_until_they_fit(self, engine: Engine, parts: StableDiffusion) -> None:
         images = begin(engine, a_request(steps=1, **self.SIZE))
         with decoder_without_room(parts, lambda latents: latents.shape[3] > 8):
             [made] = run(engine, images)
@@ -269,7 +272,7 @@ class TestDecoderMemory:
         assert made.recipe.decoder_tile == EDGE // 4
 
     def test_what_does_not_fit_in_the_smallest_tile_fails_alone(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         fits, does_not = a_request(steps=1), a_request(steps=1, **self.SIZE)
         expected = engine.generate(fits)
@@ -284,7 +287,9 @@ class TestDecoderMemory:
         assert made == [None, *expected]
         assert isinstance(images[0].failure, OutOfMemory)
 
-    def test_anyone_who_asks_for_it_alone_is_told(self, engine: Engine, parts: Components) -> None:
+    def test_anyone_who_asks_for_it_alone_is_told(
+        self, engine: Engine, parts: StableDiffusion
+    ) -> None:
         with decoder_without_room(parts, lambda _: True), pytest.raises(OutOfMemory):
             engine.generate(a_request(steps=1))
         assert len(engine.generate(a_request(steps=1))) == 1
@@ -293,11 +298,11 @@ class TestDecoderMemory:
 # A CPU without units for it takes seconds for a step in bfloat16, so these take few.
 class TestOverflow:
     @pytest.fixture
-    def cautious(self, half: Components, starter: Components) -> Engine:
+    def cautious(self, half: StableDiffusion, starter: StableDiffusion) -> Engine:
         return small_calls(Engine(half, load_in_float32=lambda: starter))
 
     def test_latents_that_are_no_numbers_are_made_again_in_float32(
-        self, half: Components, starter: Components, plain: Engine
+        self, half: StableDiffusion, starter: StableDiffusion, plain: Engine
     ) -> None:
         request = a_request(count=2, steps=2)
         signs: list[str] = []
@@ -311,7 +316,7 @@ class TestOverflow:
         assert signs[signs.index("loading") + 1] == "alive"
 
     def test_a_picture_that_is_none_is_made_again_in_float32(
-        self, cautious: Engine, half: Components, plain: Engine
+        self, cautious: Engine, half: StableDiffusion, plain: Engine
     ) -> None:
         request = a_request(source=gradient(), strength=0.6, steps=3)
         with spoiled(half.vae.decoder, lambda: True):
@@ -347,7 +352,7 @@ class TestOverflow:
         assert made[1:] == cautious.generate(a_request(steps=2))
 
     def test_in_float32_too_it_is_reported(
-        self, cautious: Engine, half: Components, starter: Components
+        self, cautious: Engine, half: StableDiffusion, starter: StableDiffusion
     ) -> None:
         with (
             spoiled(half.unet.conv_out, lambda: True),
@@ -357,7 +362,7 @@ class TestOverflow:
             cautious.generate(a_request())
 
     def test_an_engine_in_float32_has_nothing_to_turn_to(
-        self, engine: Engine, parts: Components
+        self, engine: Engine, parts: StableDiffusion
     ) -> None:
         engine.generate(a_request())
         for network in (parts.unet.conv_out, parts.vae.decoder):
@@ -365,7 +370,7 @@ class TestOverflow:
                 engine.generate(a_request())
         assert len(engine.generate(a_request())) == 1
 
-    def test_without_float32_weights_it_is_reported_at_once(self, half: Components) -> None:
+    def test_without_float32_weights_it_is_reported_at_once(self, half: StableDiffusion) -> None:
         engine = Engine(half)
         with spoiled(half.vae.decoder, lambda: True), pytest.raises(NotFinite):
             engine.generate(a_request(steps=1))
@@ -382,7 +387,7 @@ class TestOverflow:
 
 
 def test_a_picture_is_the_same_from_an_engine_that_ran_out_of_memory_before(
-    engine: Engine, plain: Engine, parts: Components
+    engine: Engine, plain: Engine, parts: StableDiffusion
 ) -> None:
     expected = plain.generate(a_request(count=4))
     with unet_without_room(parts, lambda latents: len(latents) > 2):
@@ -392,7 +397,7 @@ def test_a_picture_is_the_same_from_an_engine_that_ran_out_of_memory_before(
 
 
 def test_where_texts_do_not_fit_together_only_the_request_fails_that_does_not_alone(
-    engine: Engine, parts: Components
+    engine: Engine, parts: StableDiffusion
 ) -> None:
     token = parts.tokenizer("castle").input_ids[1]
     calls: list[int] = []

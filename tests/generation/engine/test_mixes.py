@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from generation.engine.calibration import Bounds
-from generation.engine.engine import Denoising, Engine
-from generation.models.stable_diffusion import Components
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
+from generation.models.stable_diffusion import StableDiffusion
 from generation.values.recipe import GeneratedImage
 from generation.values.request import SEED_MAX, GenerationRequest, SchedulerName
 
@@ -104,7 +105,7 @@ class Bench:
         return [made[key] for key in sorted(made)]
 
 
-def a_bench(parts: Components) -> Bench:
+def a_bench(parts: StableDiffusion) -> Bench:
     bench = Bench(Engine(parts), Engine(parts))
     for engine in (bench.mixed, bench.single):
         # To measure larger calls takes longer than to make these pictures.
@@ -113,12 +114,12 @@ def a_bench(parts: Components) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def starter_bench(starter: Components) -> Bench:
+def starter_bench(starter: StableDiffusion) -> Bench:
     return a_bench(starter)
 
 
 @pytest.fixture(scope="module")
-def sd15_bench(sd15: Components) -> Bench:
+def sd15_bench(sd15: StableDiffusion) -> Bench:
     return a_bench(sd15)
 
 

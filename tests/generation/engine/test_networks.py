@@ -13,10 +13,11 @@ import torch
 
 from generation.engine import networks
 from generation.engine.calibration import Bounds
-from generation.engine.engine import Denoising, Engine
+from generation.engine.denoising import Denoising
+from generation.engine.engine import Engine
 from generation.errors import GenerationError, ModelError, OutOfMemory
 from generation.models.loading import load
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
 from generation.timing import Sizes
 from generation.values.request import GenerationRequest
 
@@ -54,7 +55,7 @@ class TestAnotherSize:
 
     @pytest.mark.parametrize(("wide", "high"), [(1.5, 1), (1, 0.5), (2, 2)])
     def test_its_first_step_costs_little_more_than_two_full_calls(
-        self, starter: Components, wide: float, high: float
+        self, starter: StableDiffusion, wide: float, high: float
     ) -> None:
         edge, side = starter.profile.native_size, starter.unet.config.sample_size
         width, height = int(wide * edge), int(high * edge)
@@ -72,7 +73,7 @@ class TestAnotherSize:
         assert sum(calls) == own
 
     def test_its_first_decoding_costs_little_more_than_two_full_calls(
-        self, starter: Components
+        self, starter: StableDiffusion
     ) -> None:
         engine = small_calls(Engine(starter))
         most = max(engine.measured().decode_seconds)
@@ -83,7 +84,7 @@ class TestAnotherSize:
             assert engine.finish(images)[0] is not None
         assert sum(calls) <= 2 * most * side**2 + 2 * (2 * side) ** 2
 
-    def test_its_seconds_are_those_of_as_many_pixels(self, starter: Components) -> None:
+    def test_its_seconds_are_those_of_as_many_pixels(self, starter: StableDiffusion) -> None:
         engine = small_calls(Engine(starter))
         known = engine.measured().step_seconds
         edge = starter.profile.native_size
@@ -93,14 +94,14 @@ class TestAnotherSize:
             assert seconds == pytest.approx(Sizes(known).time(2 * size))
 
 
-def test_an_engine_for_one_request_at_a_time_measures_nothing(starter: Components) -> None:
+def test_an_engine_for_one_request_at_a_time_measures_nothing(starter: StableDiffusion) -> None:
     engine = Engine(starter, shared=False)
     with counted(starter.unet) as calls:
         engine.generate(a_request(steps=3))
     assert calls == [2 * latent_side(a_request().width, starter) ** 2] * 3
 
 
-def test_a_source_is_encoded_once_for_all_pictures_of_a_job(starter: Components) -> None:
+def test_a_source_is_encoded_once_for_all_pictures_of_a_job(starter: StableDiffusion) -> None:
     engine = small_calls(Engine(starter))
     request = a_request(source=gradient(), strength=0.5, count=4)
     with counted(starter.vae.encoder) as calls:
@@ -130,7 +131,7 @@ class TestCompiled:
         return calls
 
     def test_only_the_models_own_size_is_and_its_recipe_says_so(
-        self, starter: Components, calls: list[torch.Size]
+        self, starter: StableDiffusion, calls: list[torch.Size]
     ) -> None:
         engine = small_calls(Engine(starter, compiled=True))
         edge, side = starter.profile.native_size, starter.unet.config.sample_size
@@ -144,7 +145,7 @@ class TestCompiled:
         assert other.recipe.compiled is None
         assert type(own.recipe).from_json(own.recipe.to_json()) == own.recipe
 
-    def test_the_unet_is_one_graph(self, starter: Components) -> None:
+    def test_the_unet_is_one_graph(self, starter: StableDiffusion) -> None:
         """Where it breaks in two, most of what compiling wins is lost, and nothing says so."""
         unet = load(starter.profile, compiled=True).unet
         side, width = unet.config.sample_size, unet.config.cross_attention_dim
@@ -161,14 +162,14 @@ class TestCompiled:
             torch.compiler.reset()
         assert torch.equal(found, right)
 
-    def test_without_it_nothing_is(self, starter: Components, calls: list[torch.Size]) -> None:
+    def test_without_it_nothing_is(self, starter: StableDiffusion, calls: list[torch.Size]) -> None:
         [made] = Engine(starter, shared=False).generate(a_request(steps=1))
         assert calls == []
         assert made.recipe.compiled is None
 
 
 @pytest.fixture(scope="module")
-def half(starter: Components) -> Components:
+def half(starter: StableDiffusion) -> StableDiffusion:
     return load(starter.profile, device="cpu", dtype="bfloat16")
 
 
@@ -178,7 +179,7 @@ def after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_calls_that_memory_did_not_suffice_for_are_tried_again_after_a_while(
-    starter: Components, monkeypatch: pytest.MonkeyPatch
+    starter: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = small_calls(Engine(starter))
     [image] = begin(engine, a_request())
@@ -191,7 +192,7 @@ def test_calls_that_memory_did_not_suffice_for_are_tried_again_after_a_while(
 
 
 def test_calls_that_were_slow_for_a_moment_are_made_again_after_a_while(
-    starter: Components, monkeypatch: pytest.MonkeyPatch
+    starter: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = small_calls(Engine(starter))
     [image] = begin(engine, a_request())
@@ -215,11 +216,11 @@ class TestFloat32:
         return images
 
     def test_its_networks_go_when_no_picture_needs_them_and_calls_are_large_again(
-        self, half: Components, starter: Components
+        self, half: StableDiffusion, starter: StableDiffusion
     ) -> None:
-        loads: list[Components] = []
+        loads: list[StableDiffusion] = []
 
-        def load_again() -> Components:
+        def load_again() -> StableDiffusion:
             loads.append(starter)
             return starter
 
@@ -235,8 +236,8 @@ class TestFloat32:
         assert len(loads) == 1
         images.clear()
         gc.collect()
-        assert engine._float32 is not None
-        assert engine._float32() is None
+        assert engine._second_attempt._float32 is not None
+        assert engine._second_attempt._float32() is None
         assert engine._networks.sizes(shape, text).most == whole.most
         assert engine.generate(a_request())[0].recipe.dtype == "bfloat16"
 
@@ -248,9 +249,9 @@ class TestFloat32:
         ],
     )
     def test_if_they_do_not_fit_that_picture_alone_fails(
-        self, half: Components, error: Exception, failure: type[Exception]
+        self, half: StableDiffusion, error: Exception, failure: type[Exception]
     ) -> None:
-        def does_not_fit() -> Components:
+        def does_not_fit() -> StableDiffusion:
             raise error
 
         engine = small_calls(Engine(half, load_in_float32=does_not_fit))
@@ -263,7 +264,7 @@ class TestFloat32:
 
 
 def test_a_decoder_that_does_not_fit_whole_at_the_start_decodes_in_tiles(
-    starter: Components,
+    starter: StableDiffusion,
 ) -> None:
     engine = small_calls(Engine(starter))
     request = a_request(steps=1)
@@ -285,7 +286,7 @@ def test_a_decoder_that_does_not_fit_whole_at_the_start_decodes_in_tiles(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_on_a_gpu_pictures_are_within_one_of_255_and_deterministic_ones_equal(
-    starter: Components, deterministic: bool, record_property: Any
+    starter: StableDiffusion, deterministic: bool, record_property: Any
 ) -> None:
     parts = load(starter.profile, device="cuda", dtype="float16")
     engine = Engine(parts, deterministic=deterministic)

@@ -15,7 +15,7 @@ from generation.engine import noise
 from generation.engine.calibration import LADDER
 from generation.models import deterministic
 from generation.models.deterministic import PackedConv2d, RowwiseLinear, WholeGroupNorm
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
 
 Result = TypeVar("Result")
 
@@ -92,7 +92,9 @@ def test_a_row_is_the_same_whatever_is_beside_it(
     assert torch.equal(network(batch)[place], alone)
 
 
-def unet_row(parts: Components, size: int, place: int, latents: tuple[int, int]) -> torch.Tensor:
+def unet_row(
+    parts: StableDiffusion, size: int, place: int, latents: tuple[int, int]
+) -> torch.Tensor:
     """Return the prediction for a certain row at `place` of a call of `size` rows."""
     shape = (parts.unet.config.in_channels, *latents)
     text = (parts.profile.token_limit, parts.unet.config.cross_attention_dim)
@@ -107,7 +109,7 @@ def unet_row(parts: Components, size: int, place: int, latents: tuple[int, int])
 
 @pytest.mark.parametrize("latents", [(16, 16), (24, 16)])
 def test_rows_of_the_starters_unet_are_the_same_in_calls_of_all_sizes(
-    starter: Components, latents: tuple[int, int]
+    starter: StableDiffusion, latents: tuple[int, int]
 ) -> None:
     expected = unet_row(starter, 2, 0, latents)
     for size in LADDER[:5]:
@@ -123,7 +125,7 @@ def on_threads(count: int, call: Callable[[], Result]) -> Result:
         torch.set_num_threads(1)
 
 
-def test_rows_of_the_unet_are_the_same_on_one_thread_and_two(starter: Components) -> None:
+def test_rows_of_the_unet_are_the_same_on_one_thread_and_two(starter: StableDiffusion) -> None:
     def rows() -> list[torch.Tensor]:
         return [unet_row(starter, size, size - 1, (16, 16)) for size in (1, 2, 8)]
 
@@ -151,7 +153,7 @@ def test_groups_are_the_same_on_any_threads(threads: int, count: int) -> None:
     assert torch.equal(alone, normalised[-1])
 
 
-def test_a_prepared_network_keeps_its_weights_and_its_results(sd15: Components) -> None:
+def test_a_prepared_network_keeps_its_weights_and_its_results(sd15: StableDiffusion) -> None:
     with torch.random.fork_rng(devices=[]):
         plain = type(sd15.unet).from_config(sd15.unet.config).requires_grad_(False).eval()
     prepared = copy.deepcopy(plain)

@@ -19,7 +19,8 @@ from generation.catalog.hashing import weights_sha256
 from generation.catalog.locate import locate, starter_folder
 from generation.catalog.profile import profile
 from generation.errors import ModelError
-from generation.models.loading import load, place
+from generation.models.loading import load
+from generation.models.placement import place
 
 from ..tiny import tiny_pipeline
 

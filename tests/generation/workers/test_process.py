@@ -25,7 +25,7 @@ from generation.errors import (
     ModelError,
     OutOfMemory,
 )
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
 from generation.queue.queue import GenerationQueue
 from generation.values.events import Progress
 from generation.values.recipe import GeneratedImage
@@ -339,7 +339,7 @@ def wait(condition: Callable[[], object]) -> None:
 
 
 def test_the_real_engine_makes_the_same_pixels_in_another_process(
-    engine: Engine, starter: Components
+    engine: Engine, starter: StableDiffusion
 ) -> None:
     requests = [a_request(count=2), a_request(scheduler="lms", seed=3, guidance_scale=1.0)]
     expected = [picture for request in requests for picture in engine.generate(request)]

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from ....catalog.locate import locate
-from ....engine.engine import Denoising, Engine
-from ....errors import GenerationError
+from ....engine.denoising import Denoising
+from ....engine.engine import Engine
+from ....errors import GenerationError, ModelError
 from ....models.loading import load
-from ....models.stable_diffusion import Components
+from ....models.stable_diffusion import StableDiffusion
 from ....values.pixels import Pixels
 from ....values.request import GenerationRequest
 from .drawing import Bytes
@@ -44,7 +45,7 @@ SAMPLES: Final = (
 class Painter:
     """A model that makes pictures in the project's own engine, `at_once` in a batch."""
 
-    parts: Components
+    parts: StableDiffusion
     engine: Engine
     at_once: int = 8
 
@@ -53,6 +54,8 @@ class Painter:
         """Return a painter with the model in `folder`, on accelerate's choice of device."""
         profile = locate(str(folder))
         parts = load(profile)
+        if not isinstance(parts, StableDiffusion):
+            raise ModelError(f"The model in {folder} is no Stable Diffusion model.")
         again = partial(load, profile, dtype="float32")
         return cls(parts, Engine(parts, load_in_float32=again))
 

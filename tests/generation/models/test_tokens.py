@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.engine.tokens import TokenizedPrompt, tokenize
-from generation.models.stable_diffusion import Components
+from generation.models.stable_diffusion import StableDiffusion
+from generation.models.tokens import TokenizedPrompt, tokenize
 from generation.values.spelling import spell_emoji
 
 from ..pipelines import byte_tokenizer
@@ -25,7 +25,7 @@ BYTES_LIMIT, BYTES_ROOM = 77, 75
 
 
 @pytest.fixture(scope="module")
-def starter_tokenizer(starter: Components) -> Any:
+def starter_tokenizer(starter: StableDiffusion) -> Any:
     limits = (starter.profile.token_limit, starter.profile.prompt_limit)
     assert limits == (STARTER_LIMIT, STARTER_MOST)
     return starter.tokenizer

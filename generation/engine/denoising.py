@@ -1,0 +1,171 @@
+"""The equations of denoising, next to the papers that they come from.
+
+- Latent diffusion: Rombach et al. 2022, https://arxiv.org/abs/2112.10752
+- Classifier-free guidance: Ho and Salimans 2022, https://arxiv.org/abs/2207.12598
+- Image to image from a middle step (SDEdit): Meng et al. 2022, https://arxiv.org/abs/2108.01073
+
+The arithmetic of a single step is the scheduler's: see `generation.schedulers.sampler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import GenerationError
+from ..models.family import Conditioning, Posterior
+from ..schedulers.sampler import Sampler
+from ..values.events import Progress
+from ..values.request import GenerationRequest, Told
+from . import noise
+from .batching import Batch
+from .embeddings import Embedding
+from .networks import Networks
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Denoising:
+    """One image on its way from noise to picture; `request` asks for this image alone.
+
+    `failure` says why there will be no picture. `decoder_tile` is the edge of the tiles, in pixels,
+    if the picture is decoded in tiles.
+    """
+
+    index: int
+    request: GenerationRequest
+    networks: Networks
+    sampler: Sampler
+    latents: torch.Tensor
+    conditional: Conditioning
+    unconditional: Conditioning | None
+    unread_prompt: str
+    decoder_tile: int | None = None
+    failure: GenerationError | None = None
+
+    @property
+    def done(self) -> bool:
+        """Return whether every step is taken and only decoding is left."""
+        return self.sampler.taken == self.sampler.steps
+
+    @property
+    def progress(self) -> Progress:
+        """Return how many of the image's steps are taken."""
+        return Progress(self.sampler.taken, self.sampler.steps)
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows the image adds to a call of the network."""
+        return self.request.rows
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Return what has to agree within one call of the network."""
+        return self.networks.model.batch_key(self.latents.shape, self.conditional)
+
+    def restart(self, networks: Networks) -> None:
+        """Go back to the first step, on other networks."""
+        embedded = networks.text.embed(texts(self.request))
+        posterior = networks.posterior(self.request)
+        first = begin(self.request, self.index, networks, embedded, posterior)
+        self.networks, self.sampler, self.latents = networks, first.sampler, first.latents
+        self.conditional, self.unconditional = first.conditional, first.unconditional
+
+
+def texts(request: GenerationRequest) -> list[Told]:
+    """Return the texts of a request that the model reads: without guidance, the prompt alone."""
+    return [request.told, request.told_negative] if request.is_guided else [request.told]
+
+
+def begin(
+    request: GenerationRequest,
+    index: int,
+    networks: Networks,
+    embedded: Mapping[Told, Embedding],
+    posterior: Posterior | None,
+) -> Denoising:
+    """Return image `index` of a job at its first step; `request` asks for this image alone.
+
+    `posterior` is the encoder's view of the picture that the image starts from, if there is one.
+    """
+    sampler = Sampler(
+        request.scheduler,
+        networks.model.scheduler_config,
+        steps=request.steps,
+        strength=request.strength,
+    )
+    negative = embedded[request.told_negative] if request.is_guided else None
+    return Denoising(
+        index=index,
+        request=request,
+        networks=networks,
+        sampler=sampler,
+        latents=first_latents(request, sampler, networks, posterior),
+        conditional=embedded[request.told].conditioning,
+        unconditional=None if negative is None else negative.conditioning,
+        unread_prompt=embedded[request.told].unread,
+    )
+
+
+def first_latents(
+    request: GenerationRequest,
+    sampler: Sampler,
+    networks: Networks,
+    posterior: Posterior | None,
+) -> torch.Tensor:
+    """Return the latents [1, channels, height, width] that the first step starts from.
+
+    These are noise at the scale of the schedule, or a sample of `posterior` with the noise of the
+    first step that is taken.
+    """
+    source = noise.generator(request.seed)
+    if posterior is None:
+        shape = networks.model.latent_shape(request.width, request.height)
+        return sampler.start_from_noise(networks.place(noise.draw(source, shape)))
+    # diffusers' pipeline draws in this order too: the autoencoder's sample, then the noise.
+    latents = networks.autoencoder.sample(posterior, source)
+    return sampler.start_from_latents(latents, networks.place(noise.draw(source, latents.shape)))
+
+
+def predict(batch: Batch[Denoising]) -> list[torch.Tensor]:
+    """Return the guided prediction for each image of `batch`, from one call of the network.
+
+    The unconditional rows come first; an image without guidance has none. The last row is repeated
+    up to the size of the call, and the predictions for the repetitions are dropped.
+    """
+    guided = [image for image in batch.images if image.unconditional is not None]
+    rows = [*guided, *batch.images]
+    conditioning = [
+        *(image.unconditional for image in guided if image.unconditional is not None),
+        *(image.conditional for image in batch.images),
+    ]
+    missing = batch.size - len(rows)
+    scaled = [image.sampler.scale(image.latents) for image in rows]
+    timesteps = [image.sampler.timestep for image in rows]
+    predictions = batch.images[0].networks.predict(
+        torch.cat([*scaled, *scaled[-1:] * missing]),
+        torch.stack([*timesteps, *timesteps[-1:] * missing]).float(),
+        Conditioning.stack([*conditioning, *conditioning[-1:] * missing]),
+    )
+    unconditional = iter(_rows(predictions[: len(guided)]))
+    conditional = _rows(predictions[len(guided) : len(rows)])
+    return [
+        prediction
+        if image.unconditional is None
+        else guide(next(unconditional), prediction, image.request.guidance_scale)
+        for image, prediction in zip(batch.images, conditional, strict=True)
+    ]
+
+
+def _rows(batch: torch.Tensor) -> list[torch.Tensor]:
+    """Return each row of `batch` as a batch of one."""
+    return [batch[row : row + 1] for row in range(len(batch))]
+
+
+def guide(unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return `u + s * (c - u)`: the prediction, pushed away from the negative prompt.
+
+    It is equation 6 of Ho and Salimans with `s = 1 + w`.
+    """
+    return unconditional + scale * (conditional - unconditional)

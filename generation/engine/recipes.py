@@ -1,0 +1,49 @@
+"""From a finished image to the recipe that makes the same picture again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from ..values.recipe import Recipe
+from .denoising import Denoising
+
+_LIBRARIES: Final = ("imagine-bot", "torch", "diffusers", "transformers")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the engine and of the libraries that compute."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str]) -> Recipe:
+    """Return everything that the picture of `image` depends on, and the hash of its pixels."""
+    request, model = image.request, image.networks.model
+    return Recipe(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        read_prompt=request.read_prompt,
+        read_negative_prompt=request.read_negative_prompt,
+        seed=request.seed,
+        width=request.width,
+        height=request.height,
+        steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        scheduler=request.scheduler,
+        scheduler_settings=image.sampler.settings,
+        model=model.profile.name,
+        model_sha256=model.weights_sha256,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type,
+        source_sha256=request.pixels.sha256 if request.pixels else None,
+        strength=request.strength,
+        unread_prompt=image.unread_prompt,
+        versions=versions,
+        pixels_sha256=pixels_sha256,
+        threads=torch.get_num_threads() if model.device.type == "cpu" else None,
+        decoder_tile=image.decoder_tile,
+        compiled=True if image.networks.is_compiled_for(image.latents.shape) else None,
+    )

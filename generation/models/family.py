@@ -1,0 +1,151 @@
+"""What the engine needs of a model, whatever family the model belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
+
+import torch
+
+from ..catalog.files import ModelFiles
+from ..catalog.layouts import Layout
+from ..catalog.profile import ModelProfile
+from ..values.request import Told
+from .tokens import TokenizedPrompt
+
+Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditioning:
+    """What the network is told of some texts: named tensors, each [texts, ...]."""
+
+    tensors: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def stack(cls, rows: Sequence[Conditioning]) -> Self:
+        """Return the texts of all `rows` together; they have the same names and shapes."""
+        names = rows[0].tensors
+        return cls({name: torch.cat([row.tensors[name] for row in rows]) for name in names})
+
+    @property
+    def shape(self) -> Shapes:
+        """Return each name with the shape of one text's tensor."""
+        return tuple((name, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items())
+
+    def row(self, index: int) -> Conditioning:
+        """Return a copy of one text's tensors, which does not keep those of the others alive."""
+        return Conditioning(
+            {name: tensor[index : index + 1].clone() for name, tensor in self.tensors.items()}
+        )
+
+    def flat(self) -> torch.Tensor:
+        """Return the numbers of each text in one row, [texts, numbers], to compare texts."""
+        return torch.cat([tensor.flatten(1) for tensor in self.tensors.values()], dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What the encoder says of a picture: a normal distribution over latents, [1, c, h, w]."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
+"""One call of the network: latents [rows, ...], timesteps [rows] and texts to a prediction."""
+
+
+class Model(Protocol):
+    """A loaded model; each family is a class with these methods.
+
+    `device` is where the model computes and where its inputs have to be; `dtype` is the type of
+    its weights. Latents have the scale that the network was trained on. Only the engine's own
+    thread may call the model.
+    """
+
+    layout: ClassVar[Layout]
+
+    @classmethod
+    def load(
+        cls,
+        profile: ModelProfile,
+        files: ModelFiles,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        compiled: bool,
+        weights_sha256: str,
+    ) -> Self:
+        """Return the model in a folder, on its device; `compiled` says what will become of it.
+
+        Raises:
+            ModelError: a file is broken, or the memory of the device is too small.
+        """
+
+    @property
+    def profile(self) -> ModelProfile:
+        """Return what the model's configs say."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type of the weights."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Return the hash of the model's files."""
+
+    @property
+    def scheduler_config(self) -> Mapping[str, Any]:
+        """Return the settings of the schedule that the model was trained on."""
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Return how many pixels one latent stands for along an edge."""
+
+    @property
+    def tile_multiple(self) -> int:
+        """Return the number of pixels of which the edge of a decoder's tile is a multiple."""
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return the shape of the latents of one picture, [1, channels, height, width]."""
+
+    def batch_key(self, latents: torch.Size, conditioning: Conditioning) -> Hashable:
+        """Return what has to agree within one call of the network, the weights included."""
+
+    def tokenize(self, text: Told) -> TokenizedPrompt:
+        """Return the tokens of a text, and what of the text the model does not read."""
+
+    def sample_tokens(self) -> tuple[int, ...]:
+        """Return the tokens of some text, to measure what `encode` takes."""
+
+    def encode(self, prompts: Sequence[tuple[int, ...]]) -> Conditioning:
+        """Return what the network is told of texts, which are given as tokens."""
+
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """Return the network's prediction for each row."""
+
+    def compiled(self) -> Predict:
+        """Return `predict`, compiled for each shape at its first call."""
+
+    def posterior(self, picture: torch.Tensor) -> Posterior:
+        """Return the encoder's view of a picture [1, 3, height, width] from -1 to 1."""
+
+    def scale(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the encoder's latents at the scale of the network."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the pictures of latents, [rows, 3, height, width] from -1 to 1."""
+
+    def decode_in_tiles(self, latents: torch.Tensor, tile: int) -> torch.Tensor:
+        """Return what `decode` does, from overlapping tiles of `tile` pixels.
+
+        Tiles take less memory. They are blended, so the pixels differ from those of `decode`.
+        """
