@@ -19,6 +19,7 @@ from typing import Final
 from PIL import Image, PngImagePlugin
 
 from ..errors import InvalidRequest, InvalidSource, MetadataError
+from ..schedulers.registry import REGISTRY
 from ..values.pixels import Pixels
 from ..values.recipe import Recipe
 from .files import read_recipe
@@ -28,7 +29,6 @@ from .pillow import decoding, enlarged, to_image
 RECIPE_CHUNK: Final = "imagine-bot"
 PARAMETERS_CHUNK: Final = "parameters"
 ORIGIN_CHUNK: Final = "imagine-bot-origin"
-_SAMPLERS: Final = {"ddim": "DDIM", "lms": "LMS"}
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REASON_LENGTH: Final = 200
 # Behind the signature, and the length and the kind of the first chunk.
@@ -41,7 +41,7 @@ def parameters(recipe: Recipe) -> str:
     """Return the text of the `parameters` chunk for `recipe`."""
     settings: dict[str, object] = {
         "Steps": recipe.steps,
-        "Sampler": _SAMPLERS[recipe.scheduler],
+        "Sampler": REGISTRY[recipe.scheduler].a1111,
         "CFG scale": recipe.guidance_scale,
         "Seed": recipe.seed,
         "Size": f"{recipe.width}x{recipe.height}",

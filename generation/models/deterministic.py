@@ -33,7 +33,8 @@ class PackedConv2d(nn.Module):
 
     It takes and returns what `torch.nn.Conv2d` does; padding has to be zeros. The best order
     of the weights depends on the height and width of the input, so there are as many packed
-    copies as sizes of pictures that are being made.
+    copies as sizes of pictures that are being made. They are packed again when the weight is
+    replaced or changed in place. Only a change of the numbers in `weight.data` is not noticed.
     """
 
     def __init__(self, plain: nn.Conv2d) -> None:
@@ -48,6 +49,8 @@ class PackedConv2d(nn.Module):
         self.bias: torch.Tensor | None = plain.bias
         # No parameters: a packed tensor can neither be saved nor moved like one.
         self._packed: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        # Holds the weight too, so that no other weight can get its id.
+        self._packed_from = _state(self.weight), [self.weight]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the convolution of `rows` [n, channels, height, width]."""
@@ -57,6 +60,10 @@ class PackedConv2d(nn.Module):
         return convolved
 
     def _weight_for(self, shape: torch.Size) -> torch.Tensor:
+        state = _state(self.weight)
+        if state != self._packed_from[0]:
+            self._packed.clear()
+            self._packed_from = state, [self.weight]
         key = tuple(shape[2:])
         if key not in self._packed:
             # Always for the same number of rows: another might be packed in another way.
@@ -67,6 +74,13 @@ class PackedConv2d(nn.Module):
                 self._packed.popitem(last=False)
         self._packed.move_to_end(key)
         return self._packed[key]
+
+
+def _state(weight: torch.Tensor) -> tuple[int, int, int]:
+    """Return what changes when a weight is replaced, moved or changed in place."""
+    # torch counts no changes of tensors that were made in inference mode.
+    version = 0 if weight.is_inference() else weight._version
+    return id(weight), weight.data_ptr(), version
 
 
 class RowwiseLinear(nn.Module):

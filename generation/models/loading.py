@@ -9,8 +9,8 @@ from ..catalog.hashing import weights_sha256
 from ..catalog.profile import ModelProfile, noise_alone
 from ..errors import ModelError, first_sentence
 from ..libraries import quiet
+from ..schedulers.registry import REGISTRY
 from ..schedulers.sampler import Sampler
-from ..values.request import SCHEDULERS
 from .devices import choose_device, choose_dtype
 from .families import family_of
 from .family import Model
@@ -54,7 +54,7 @@ def load(
 def _check_schedulers(profile: ModelProfile) -> None:
     """Make each scheduler once: what its file cannot say would else fail everybody's pictures."""
     path = profile.folder / SCHEDULER_CONFIG
-    for name in SCHEDULERS:
+    for name in REGISTRY:
         try:
             signal = _signal(Sampler(name, profile.scheduler_config, steps=profile.default_steps))
         # Each value is used as it is, in whatever arithmetic or comparison.

@@ -1,1 +1,1 @@
-"""The schedulers: what there is, and the course that one image takes through a schedule."""
+"""The schedulers, and the course that one image takes through a schedule."""

@@ -61,6 +61,41 @@ def test_a_packed_convolution_is_the_plain_one(options: dict[str, Any], rows: in
         torch.testing.assert_close(packed(batch), plain(batch), rtol=1e-4, atol=1e-5)
 
 
+def add_in_place(layer: PackedConv2d, change: torch.Tensor) -> None:
+    layer.weight += change
+
+
+def copy_in_place(layer: PackedConv2d, change: torch.Tensor) -> None:
+    layer.load_state_dict({**layer.state_dict(), "weight": layer.weight + change})
+
+
+def replace(layer: PackedConv2d, change: torch.Tensor) -> None:
+    layer.weight = nn.Parameter(layer.weight + change, requires_grad=False)
+
+
+def replace_data(layer: PackedConv2d, change: torch.Tensor) -> None:
+    layer.weight.data = layer.weight.data + change
+
+
+@pytest.mark.parametrize("patch", [add_in_place, copy_in_place, replace, replace_data])
+def test_a_packed_convolution_notices_that_its_weights_changed(
+    patch: Callable[[PackedConv2d, torch.Tensor], None],
+) -> None:
+    """A LoRA is patched into the weights of a network that has made pictures before."""
+    [options, *_] = CONVOLUTIONS
+    with torch.inference_mode(mode=False):
+        # Weights are loaded outside of inference mode, as here.
+        layer, batch = PackedConv2d(convolution(options)), drawn(2, options["in_channels"], 8, 8)
+        change = drawn(*layer.weight.shape, seed=1)
+    for step in (1, 2):
+        before = layer(batch)
+        patch(layer, change)
+        expected = convolution(options)
+        expected.weight += step * change
+        assert not torch.equal(layer(batch), before)
+        torch.testing.assert_close(layer(batch), expected(batch), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 64])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_rowwise_linear_layer_is_the_plain_one(rows: int, bias: bool) -> None:
