@@ -130,7 +130,7 @@ class Engine:
         predicted = image.sampler.predicted
         return None if predicted is None else image.networks.autoencoder.preview(predicted)
 
-    def rest(self) -> None:
+    def release_unused(self) -> None:
         """Do nothing: what is dropped here is gone at once (see `generation.workers.process`)."""
 
     def close(self) -> None:
