@@ -211,7 +211,8 @@ def _lfs(file: str, data: bytes) -> dict[str, Any] | None:
 LOOK_UP = """
 import json, logging, sys
 from generation.errors import ModelError
-from generation.locate import locate, weights_sha256
+from generation.catalog.hashing import weights_sha256
+from generation.catalog.locate import locate
 progress, said = [], []
 handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())
