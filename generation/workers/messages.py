@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import msgspec
 
@@ -55,6 +55,10 @@ FailureKind = Literal[
     "EngineLost",
     "MetadataError",
 ]
+
+
+class BadMessage(Exception):
+    """The data is no message of the kind that was expected."""
 
 
 class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -263,7 +267,7 @@ class SignOfLife(_Reply, frozen=True):
 Request = Measure | Begin | Step | Finish | Preview | Release
 Reply = Loaded | Begun | Stepped | Finished | Previewed | Refused | Raised | Lost | SignOfLife
 
-BadMessage = msgspec.DecodeError
+M = TypeVar("M")
 _encoder: Final = msgspec.msgpack.Encoder()
 _request_decoder: Final[msgspec.msgpack.Decoder[Request]] = msgspec.msgpack.Decoder(Request)
 _reply_decoder: Final[msgspec.msgpack.Decoder[Reply]] = msgspec.msgpack.Decoder(Reply)
@@ -280,7 +284,7 @@ def decode_request(data: bytes | bytearray) -> Request:
     Raises:
         BadMessage: the data is no request.
     """
-    return _request_decoder.decode(data)
+    return _decode(_request_decoder, data)
 
 
 def decode_reply(data: bytes | bytearray) -> Reply:
@@ -289,7 +293,15 @@ def decode_reply(data: bytes | bytearray) -> Reply:
     Raises:
         BadMessage: the data is no reply.
     """
-    return _reply_decoder.decode(data)
+    return _decode(_reply_decoder, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[M], data: bytes | bytearray) -> M:
+    try:
+        return decoder.decode(data)
+    # The last two: text that is not UTF-8, and lists that are nested too deeply.
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise BadMessage(str(error)) from error
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from generation import errors
 from generation.errors import (
@@ -225,6 +227,9 @@ NONSENSE = {
     "a list where an object belongs": packed(type="Stepped", images=[[1, 3]]),
     "an unknown sign": packed(type="SignOfLife", sign="asleep"),
     "an unknown error": packed(type="Refused", failure={"kind": "SystemExit", "sentence": "no"}),
+    "a text that is no text": b"\x82\xa4type\xa6Raised\xa5error\xa1\xff",
+    "lists in lists without an end": b"\x82\xa1a" + b"\x91" * 100_000,
+    "a length that is a lie": b"\x82\xa4type\xa7Stepped\xa6images\xdd\xff\xff\xff\xff",
     "pixels that do not fit their size": packed(
         type="Previewed", pixels={"width": 8, "height": 8, "rgb": b"\x00"}
     ),
@@ -235,6 +240,19 @@ NONSENSE = {
 def test_what_is_no_reply_is_refused(data: bytes) -> None:
     with pytest.raises(BadMessage):
         decode_reply(data)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_damaged_reply_is_refused_or_is_another_reply(data: st.DataObject) -> None:
+    sent = bytearray(encode(data.draw(st.sampled_from(REPLIES))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        sent[data.draw(st.integers(0, len(sent) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        reply = decode_reply(sent)
+    except BadMessage:
+        return
+    assert isinstance(reply, get_args(Reply))
 
 
 def test_what_is_no_request_is_refused() -> None:
