@@ -14,7 +14,7 @@ import discord
 from discord import app_commands
 
 from .connecting import DELAYS, UNREACHABLE, reason, spread_backoff
-from .delivery.codes import Garbled, understood
+from .delivery.codes import Garbled, parsed
 from .errors import BotError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Publisher:
     async def _sync(self) -> Commands:
         try:
             async with asyncio.timeout(_LOOK_DEADLINE):
-                there = await understood(self._in_force())
+                there = await parsed(self._in_force())
         except (*UNREACHABLE, Garbled) as error:
             log.info("The commands that Discord has could not be read: %s", reason(error))
             there = None

@@ -6,7 +6,7 @@ import discord
 
 from storage.records import Job
 
-from .codes import understood
+from .codes import parsed
 
 
 def channel_of(client: discord.Client, job: Job) -> discord.PartialMessageable:
@@ -21,6 +21,6 @@ def message_of(client: discord.Client, job: Job, message_id: int) -> discord.Par
 
 async def open_thread(client: discord.Client, job: Job) -> None:
     """Open the archived thread of a job; do nothing if its channel is no thread."""
-    thread = await understood(client.fetch_channel(job.channel_id))
+    thread = await parsed(client.fetch_channel(job.channel_id))
     if isinstance(thread, discord.Thread):
-        await understood(thread.edit(archived=False))
+        await parsed(thread.edit(archived=False))

@@ -294,14 +294,14 @@ class Garbled(Exception):
 FAULTS: Final = (discord.HTTPException, Garbled, *NETWORK_ERRORS)
 
 
-async def understood(asking: Awaitable[T]) -> T:
-    """Return the answer of one request.
+async def parsed(request: Awaitable[T]) -> T:
+    """Return the answer of one request, which discord.py parses.
 
     Raises:
         Garbled: the body of the answer is not Discord's, although its status is a success.
     """
     try:
-        return await asking
+        return await request
     except _GARBLED as error:
         raise Garbled(f"{type(error).__name__}: {error}") from error
 

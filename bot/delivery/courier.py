@@ -22,7 +22,7 @@ from ..memory import PictureMemory
 from ..ui import attachments, messages
 from ..ui.views import cancelled_view, finished_view, waiting_view
 from .channels import channel_of, message_of, open_thread
-from .codes import Course, refusal_of, understood
+from .codes import Course, parsed, refusal_of
 from .files import UPLOAD_MARGIN, attachments_of, discord_files, upload_limit
 from .finding import find_answer
 from .presence import exists
@@ -94,7 +94,7 @@ class DiscordCourier:
             nonce=messages.nonce(job),
             suppress_embeds=True,
         )
-        return (await understood(sending)).id
+        return (await parsed(sending)).id
 
     async def deliver(
         self,
@@ -147,7 +147,7 @@ class DiscordCourier:
                 attachments=sent,
                 view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
             )
-            await understood(editing)
+            await parsed(editing)
 
     async def files(self, job: Job, pictures: Sequence[Picture]) -> list[attachments.Attachment]:
         """Return the files that show these pictures in the job's channel."""
@@ -165,7 +165,7 @@ class DiscordCourier:
         content = messages.postponed(job)
 
         async def attempt() -> None:
-            await understood(message.edit(content=content))
+            await parsed(message.edit(content=content))
 
         await self._retry(job, message_id, attempt, max_unproven=FEW_ATTEMPTS)
 
@@ -185,15 +185,15 @@ class DiscordCourier:
 
         async def attempt() -> None:
             try:
-                await understood(edit(content=content, attachments=[]))
+                await parsed(edit(content=content, attachments=[]))
             except discord.HTTPException as error:
                 course = refusal_of(error).course
                 if course is Course.FORBIDDEN:
                     # Perhaps files are forbidden: the text matters more than an old preview.
-                    await understood(edit(content=content))
+                    await parsed(edit(content=content))
                 elif course is Course.FILTERED:
                     # Perhaps the filter blocks the prompt.
-                    await understood(edit(content=messages.unquoted(job, content), attachments=[]))
+                    await parsed(edit(content=messages.unquoted(job, content), attachments=[]))
                 else:
                     raise
 
@@ -208,7 +208,7 @@ class DiscordCourier:
         await self._progress.end(job)
         message = message_of(self._client, job, message_id)
         try:
-            await self._retry(job, message_id, lambda: understood(message.delete()))
+            await self._retry(job, message_id, lambda: parsed(message.delete()))
         except Unanswered:
             raise
         except (MessageGone, Undeliverable) as error:

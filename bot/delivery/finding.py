@@ -16,7 +16,7 @@ from storage.records import Job
 
 from ..ui.actions import remove_ids
 from .channels import channel_of
-from .codes import Course, refusal_of, understood
+from .codes import Course, parsed, refusal_of
 
 _SEARCHED: Final = 200
 _CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
@@ -39,7 +39,7 @@ async def find_answer(client: discord.Client, job: Job) -> int | None:
     )
     try:
         for history in histories:
-            if (found := await understood(_answer_in(history, client, job))) is not None:
+            if (found := await parsed(_answer_in(history, client, job))) is not None:
                 return found
     except discord.HTTPException as error:
         if refusal_of(error).course is not Course.FORBIDDEN:

@@ -17,7 +17,7 @@ from discord.http import HTTPClient
 from storage.records import Job
 
 from ..jobs.courier import MessageGone, Unanswered, Undeliverable
-from .codes import FAULTS, MISSING_ACCESS, Course, refusal_of, understood
+from .codes import FAULTS, MISSING_ACCESS, Course, parsed, refusal_of
 from .retry import Retry, Target
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,9 @@ async def exists(http: HTTPClient, channel_id: int, message_id: int | None) -> b
     )
 
 
-async def _is_found(asking: Awaitable[object]) -> bool | None:
+async def _is_found(request: Awaitable[object]) -> bool | None:
     try:
-        found = await understood(asking)
+        found = await parsed(request)
     except FAULTS as error:
         return False if refusal_of(error).course is Course.GONE else None
     return True if isinstance(found, dict) else None
@@ -71,7 +71,7 @@ async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
     """
 
     async def ask() -> None:
-        await understood(client.http.get_guild(guild_id, with_counts=False))
+        await parsed(client.http.get_guild(guild_id, with_counts=False))
 
     if client.get_guild(guild_id) is not None:
         return False

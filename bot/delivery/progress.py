@@ -14,7 +14,7 @@ from storage.records import Job
 
 from ..ui import attachments, messages
 from .channels import message_of
-from .codes import FAULTS, Course, refusal_of, understood
+from .codes import FAULTS, Course, parsed, refusal_of
 from .presence import exists
 from .retry import InvalidRequests
 from .throttle import ProgressThrottle
@@ -72,7 +72,7 @@ class ProgressEditor:
             return False
         try:
             if not await self._edit_preview(job, message_id, event):
-                await understood(self._edit_state(job, message_id, event))
+                await parsed(self._edit_state(job, message_id, event))
         except FAULTS as error:
             await self._on_refusal(job, message_id, error)
             return False
@@ -100,7 +100,7 @@ class ProgressEditor:
             editing = message_of(self._client, job, message_id).edit(
                 content=messages.waiting(job, event), attachments=[file.file()]
             )
-            await understood(editing)
+            await parsed(editing)
         except discord.HTTPException as error:
             if refusal_of(error).course not in _ABOUT_FILES:
                 raise

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import discord
 
-from ..delivery.codes import FAULTS, Course, refusal_of, understood
+from ..delivery.codes import FAULTS, Course, parsed, refusal_of
 from ..errors import sentence
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ async def tell(interaction: discord.Interaction[Any], text: str, *, private: boo
     """
     for pause in _PAUSES:
         try:
-            await understood(_tell(interaction, text, private=private))
+            await parsed(_tell(interaction, text, private=private))
             return
         except FAULTS as error:
             log.warning("Could not answer an interaction with %r: %s", text, error)

@@ -15,7 +15,7 @@ from generation.values.events import Event
 from storage.records import Job, NewJob
 
 from ..config import Settings
-from ..delivery.codes import FAULTS, understood
+from ..delivery.codes import FAULTS, parsed
 from ..jobs.service import ImagineService
 from ..permissions.channels import check_can_answer, check_can_reply
 from ..permissions.members import weight
@@ -44,7 +44,7 @@ async def within_deadline(
     done, _ = await asyncio.wait({task}, timeout=_DEFER_AFTER_SECONDS)
     if not done and not interaction.response.is_done():
         try:
-            await understood(interaction.response.defer(thinking=True, ephemeral=ephemeral))
+            await parsed(interaction.response.defer(thinking=True, ephemeral=ephemeral))
         except FAULTS as error:
             log.warning("An interaction could not be deferred: %s", error)
     return await task
@@ -118,7 +118,7 @@ class Intake:
     ) -> None:
         message_id = None
         try:
-            message_id = await understood(answer)
+            message_id = await parsed(answer)
         except FAULTS as error:
             # The job is stored. `Courier.post` looks for a message, and posts one if there is none.
             log.warning("Job %s: its message could not be sent (%s)", job.id, error)

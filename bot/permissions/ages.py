@@ -18,7 +18,7 @@ import discord
 
 from storage.records import HistoryEntry, Job
 
-from ..delivery.codes import FAULTS, understood
+from ..delivery.codes import FAULTS, parsed
 from ..delivery.retry import InvalidRequests
 from ..errors import AgeRestricted
 
@@ -80,7 +80,7 @@ class Ages:
 
     async def _ask(self, channel_id: int) -> None:
         try:
-            found = await understood(self._client.fetch_channel(channel_id))
+            found = await parsed(self._client.fetch_channel(channel_id))
         except FAULTS as error:
             log.info("Discord does not say if channel %s is age-restricted: %s", channel_id, error)
             if isinstance(error, discord.Forbidden | discord.NotFound):

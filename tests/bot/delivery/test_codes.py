@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from bot.client import ImagineBot
 from bot.delivery import retry as retry_module
-from bot.delivery.codes import TABLE, Course, Garbled, Refusal, refusal_of, understood
+from bot.delivery.codes import TABLE, Course, Garbled, Refusal, parsed, refusal_of
 from bot.delivery.retry import InvalidRequests, Retry, Target
 from bot.jobs.courier import MessageGone, Unanswered, Undeliverable
 from storage.states import JobStatus
@@ -169,7 +169,7 @@ async def test_a_web_page_that_calls_itself_a_success_is_no_answer(fault: type[E
         raise fault("'str' object has no attribute 'id'")
 
     with pytest.raises(Garbled):
-        await understood(ask())
+        await parsed(ask())
 
 
 async def test_the_bot_stays_far_below_the_invalid_requests_that_shut_it_out(
