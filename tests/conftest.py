@@ -16,7 +16,7 @@ os.environ["GOMP_SPINCOUNT"] = "2000"
 
 # They take longest. They come first, so that no process is left with one at the end.
 _LONGEST: Final = (
-    "tests/test_kill.py",
+    "tests/kill/test_kill.py",
     "tests/generation/starter/test_model.py",
     "tests/bot/bench/test_bench.py",
     "tests/test_process.py",

@@ -1,7 +1,7 @@
 """Damaged data folders for `python -m tests.damage --minutes 10`, and for the suite's short form.
 
-Whatever the damage, opening the folder, looking at it and restoring from it end in a result or in
-a StorageError, within limits of time and memory.
+Whatever the damage is, opening, checking and restoring the folder end in a result or in a
+StorageError, within limits of time and memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Damage = tuple[str, str, int, int, bytes]
 
 @dataclass(frozen=True)
 class Sample:
-    """A folder as a killed bot leaves it, with a write-ahead log, and a backup of it."""
+    """A data folder with a write-ahead log, as a killed bot leaves it, and its backup."""
 
     live: Path
     backup: Path
@@ -62,7 +62,7 @@ async def _fill(data: Path, live: Path) -> None:
 
 
 def damages() -> st.SearchStrategy[list[Damage]]:
-    """Return lists of damages: what is done, to which file, where, whence, and with what."""
+    """Return lists of damages: the kind, the file, the place, the source, and the bytes."""
     return st.lists(
         st.tuples(
             st.sampled_from(["flip", "cut", "zero", "splice", "remove", "swap"]),
@@ -128,13 +128,13 @@ async def _ask(store: JobStore) -> None:
 
 
 def survives(sample: Sample, damage: list[Damage], folder: Path) -> None:
-    """Check that nothing but a StorageError comes of a damage, and soon."""
+    """Check that a damage raises nothing but a StorageError, within the time."""
     live, backup = folder / "live", folder / "backup"
     shutil.copytree(sample.live, live)
     shutil.copytree(sample.backup, backup)
     apply(live, damage)
     apply(backup, damage)
-    begun = time.monotonic()
+    start = time.monotonic()
     data_folder.check_or_explain(live)
     for step in (
         lambda: restore(backup, folder / "new"),
@@ -144,7 +144,7 @@ def survives(sample: Sample, damage: list[Damage], folder: Path) -> None:
     ):
         with contextlib.suppress(StorageError):
             step()
-    assert time.monotonic() - begun < SECONDS_MAX, damage
+    assert time.monotonic() - start < SECONDS_MAX, damage
     shutil.rmtree(folder)
 
 
@@ -173,7 +173,7 @@ def main() -> None:
 
         while time.monotonic() < end:
             some()
-            print(f"{tried:,} damaged folders, each a sentence or none", flush=True)
+            print(f"{tried:,} damaged folders: a result or a sentence each", flush=True)
 
 
 if __name__ == "__main__":

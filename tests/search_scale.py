@@ -1,9 +1,9 @@
 """Storage with a long history: `python -m tests.search_scale --rows 1000000`.
 
-It fills a database as the version before the search index by member left it, one member with
-half of all pictures, migrates it, and prints milliseconds: how long each search as one types
-takes, an insert, and what the bot asks at every start. The short form,
-`tests/storage/queries/test_search_plans.py`, looks at SQLite's plans and not at a clock.
+The program fills a database of the version before the search index by member, and migrates it. One
+member has half of all pictures. The program prints the milliseconds of searches, of an insert, and
+of the queries at the start of the bot. The short form,
+`tests/storage/queries/test_search_plans.py`, checks SQLite's query plans instead of times.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def jobs(rows: int) -> Iterator[tuple[Any, ...]]:
 
 
 def fill(path: Path, rows: int) -> None:
-    """Make the database of the version before."""
+    """Create the database of the version before the search index by member."""
     connection = sqlite3.connect(path, isolation_level=None)
     db = sqlite_utils.Database(connection)
     migrations.migrations().apply(db, stop_before=[BEFORE])
@@ -90,7 +90,7 @@ def fill(path: Path, rows: int) -> None:
     triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
     by_name = dict(triggers.fetchall())
     connection.execute("BEGIN")
-    # The index is filled at one go, which takes a fraction of the time.
+    # Filling the index in one statement takes a fraction of the time.
     for name in by_name:
         connection.execute(f"DROP TRIGGER {name}")
     connection.executemany(
@@ -119,20 +119,20 @@ def fill(path: Path, rows: int) -> None:
 
 
 async def measure(name: str, ask: Callable[[], Awaitable[Any]], times: int = 40) -> None:
-    """Print the median and the 99th percentile of what `ask` takes, and how much it found."""
+    """Print the median and the 99th percentile of the times of `ask`, and its result's size."""
     taken = []
     found: Any = None
     for _ in range(times):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         found = await ask()
-        taken.append(1_000 * (time.perf_counter() - begun))
+        taken.append(1_000 * (time.perf_counter() - start))
     size = f"{len(found)} found" if isinstance(found, list) else ""
     p99 = statistics.quantiles(taken, n=100, method="inclusive")[98] if times > 1 else taken[0]
     print(f"{name:52} {statistics.median(taken):9.2f} {p99:9.2f}   {size}", flush=True)
 
 
 async def insert(store: JobStore, user_id: int) -> None:
-    """Store a job that ends up in the history."""
+    """Store a queued job."""
     words = " ".join(random.choices(WORDS, k=8))
     request = GenerationRequest(
         prompt=f"{words} w{random.randrange(10**9)}",
@@ -149,7 +149,7 @@ async def insert(store: JobStore, user_id: int) -> None:
 
 
 async def indexed(store: JobStore, job_id: int) -> None:
-    """Call a job generated, which puts it into the index; what `complete` does without files."""
+    """Set the state of a job to generated, which adds the job to the index."""
     await store._db.run(
         lambda db: (
             db.execute("UPDATE jobs SET status = 'generated' WHERE id = ?", (job_id,)) and None
@@ -158,7 +158,7 @@ async def indexed(store: JobStore, job_id: int) -> None:
 
 
 async def search(history: History) -> None:
-    """Print what each search takes for a member with half of all pictures, a few, and none."""
+    """Print the times of searches of members with half of all pictures, a few, and none."""
     for member, name in ((HEAVY, "half of all"), (LIGHT, "200 pictures"), (NEW, "no picture")):
         for text in (*KEYSTROKES, *HOSTILE):
             await measure(
@@ -167,8 +167,8 @@ async def search(history: History) -> None:
             )
 
 
-async def others(storage: Storage, rows: int) -> None:
-    """Print what inserts and the questions of a start take, and a lookup behind a flood."""
+async def measure_others(storage: Storage, rows: int) -> None:
+    """Print the times of inserts, of queries at the start, and of queries behind a flood."""
     store = storage.jobs
     await measure("insert a job", lambda: insert(store, HEAVY), 500)
     ids = iter(range(rows + 1, rows + 501))
@@ -195,19 +195,19 @@ async def others(storage: Storage, rows: int) -> None:
 async def run(folder: Path, rows: int) -> None:
     """Fill, migrate and measure."""
     path = folder / DATABASE_NAME
-    begun = time.perf_counter()
+    start = time.perf_counter()
     fill(path, rows)
-    print(f"filled {rows:,} jobs in {time.perf_counter() - begun:.0f} s", flush=True)
+    print(f"filled {rows:,} jobs in {time.perf_counter() - start:.0f} s", flush=True)
     size = path.stat().st_size / 2**20
-    begun = time.perf_counter()
+    start = time.perf_counter()
     async with open_storage(folder) as storage:
-        print(f"migrated them in {time.perf_counter() - begun:.1f} s", flush=True)
+        print(f"migrated them in {time.perf_counter() - start:.1f} s", flush=True)
         print(f"{'milliseconds':52} {'median':>9} {'p99':>9}")
         await search(storage.history)
-        await others(storage, rows)
-    begun = time.perf_counter()
+        await measure_others(storage, rows)
+    start = time.perf_counter()
     async with open_storage(folder):
-        print(f"opened again in {time.perf_counter() - begun:.2f} s")
+        print(f"opened again in {time.perf_counter() - start:.2f} s")
     print(f"{size:.0f} MiB before, {path.stat().st_size / 2**20:.0f} MiB after")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
@@ -216,7 +216,7 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--keep", type=Path, help="an empty folder in which the database stays")
+    parser.add_argument("--keep", type=Path, help="an empty folder for the database, which is kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(run(options.keep or Path(folder), options.rows))

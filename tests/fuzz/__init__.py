@@ -1,1 +1,1 @@
-"""Input from outside, changed at random under limits of time and memory."""
+"""Fuzzing: random changes to models and pictures, with limits of time and memory."""

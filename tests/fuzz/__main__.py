@@ -1,6 +1,6 @@
-"""`python -m tests.fuzz models --minutes 10`: change input at random until something breaks.
+"""`python -m tests.fuzz models --minutes 10`: change input at random until a case fails.
 
-Every case has a number; `--case N` runs one again.
+Every case has a number; `--case N` repeats a case.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def _too_long(*_: Any) -> None:
 
 
 def main() -> int:
-    """Return 1 as soon as a case fails, else 0 when the time is over."""
+    """Run cases until one fails or the time is over; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("target")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--start", type=int, default=0, help="the first case")
-    parser.add_argument("--case", type=int, help="only this one")
+    parser.add_argument("--case", type=int, help="only this case")
     options = parser.parse_args()
     target = _target(options.target)
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))
@@ -63,7 +63,7 @@ def main() -> int:
                 break
     finally:
         target.close()
-    print(f"{options.target}: {done} cases, {refused} refused in a sentence, no fault")
+    print(f"{options.target}: {done} cases, {refused} refused in a sentence, none failed")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Folders of models with something in them changed: they load, or are refused in one sentence."""
+"""Changed folders of models: they load, or are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BYTES: Final = (b"[" * 5_000, b'{"a":' * 5_000, b"9" * 5_000, b"NaN", b"\x00", 
 
 
 class Models:
-    """A small model that is saved once; each attempt changes a copy of it."""
+    """A small saved model; each attempt loads a changed copy."""
 
     def __init__(self) -> None:
         self._root = tempfile.TemporaryDirectory(prefix="fuzz-models-")
@@ -38,13 +38,13 @@ class Models:
             shutil.copy(starter_folder() / name, self._saved)
 
     def close(self) -> None:
-        """Remove what was saved."""
+        """Remove the saved model."""
         self._root.cleanup()
 
     def attempt(self, rng: random.Random) -> str:
-        """Load a changed copy; return the sentence that refuses it, or nothing.
+        """Load a changed copy; return the sentence of the refusal, or an empty text.
 
-        Every other error is a fault.
+        Every other error fails the case.
         """
         folder = Path(self._root.name) / "changed"
         shutil.rmtree(folder, ignore_errors=True)
@@ -77,7 +77,7 @@ def _change(rng: random.Random, folder: Path) -> None:
 
 
 def _changed(rng: random.Random, value: Any) -> Any:
-    """Return a JSON value with one place in it changed."""
+    """Return a JSON value with one change."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice([*value, *(_KEYS if rng.random() < 0.2 else ())])
         if rng.random() < 0.1:

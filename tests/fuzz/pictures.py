@@ -1,4 +1,4 @@
-"""Damaged image files for the reader of uploads, and damaged pictures of ours for replay."""
+"""Damaged image files for the reader of uploads, and damaged PNG files for replay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..generation import png
 from ..generation.examples import gradient
 from ..generation.images.test_png import a_recipe
 
-# A picture from outside is read by a process of its own: what all of them took, at most each.
+# Uploads are read in processes of their own; the CPU time of one attempt.
 _CPU_SECONDS = 12.0
 
 
@@ -37,7 +37,7 @@ def _uploads() -> Sequence[bytes]:
 
 
 class Pictures:
-    """Changes files at random and has them read."""
+    """Changes files at random and reads them."""
 
     def __init__(self, originals: Sequence[bytes], read: Callable[[bytes], object]) -> None:
         self._originals = originals
@@ -45,30 +45,30 @@ class Pictures:
 
     @classmethod
     def uploads(cls) -> Pictures:
-        """Return the target for files of every format, as people upload them."""
+        """Return the target for uploads, of every format."""
         return cls(_uploads(), read_source)
 
     @classmethod
     def recipes(cls) -> Pictures:
-        """Return the target for pictures with a recipe, as `replay` is given them."""
+        """Return the target for PNG files with a recipe, as `replay` reads them."""
         return cls([to_png(gradient(), a_recipe())], read_png_outside)
 
     def attempt(self, dice: random.Random) -> bool:
         """Read a damaged file, and return whether it was refused in one sentence."""
         data = _damaged(dice.choice(self._originals), dice)
-        before, told = _spent(), ""
+        before, told = _cpu_seconds(), ""
         try:
             self._read(data)
         except GenerationError as error:
             told = str(error)
-        assert _spent() - before < _CPU_SECONDS
+        assert _cpu_seconds() - before < _CPU_SECONDS
         assert len(told.splitlines()) <= 1
-        # That is said where the process itself fails, which is a fault of ours or of a decoder.
+        # This sentence means that the process itself has failed.
         assert "could not be read" not in told
         return bool(told)
 
     def close(self) -> None:
-        """Do nothing: all that was made is in memory."""
+        """Do nothing: all files are in memory."""
 
 
 def _damaged(data: bytes, dice: random.Random) -> bytes:
@@ -86,6 +86,6 @@ def _damaged(data: bytes, dice: random.Random) -> bytes:
     return bytes(changed)
 
 
-def _spent() -> float:
+def _cpu_seconds() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

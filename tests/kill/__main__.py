@@ -21,20 +21,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kill", description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--random", action="store_true", help="every kill at a random moment, none led up to"
-    )
+    parser.add_argument("--random", action="store_true", help="all kills come at random moments")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        figures = asyncio.run(_run(data, options.kills, options.seed, led_up_to=not options.random))
+        figures = asyncio.run(
+            _run(data, options.kills, options.seed, has_chosen=not options.random)
+        )
     print(figures)
     return int(figures.lost + figures.doubled + figures.changed > 0)
 
 
-async def _run(data: Path, kills: int, seed: int, *, led_up_to: bool) -> Figures:
+async def _run(data: Path, kills: int, seed: int, *, has_chosen: bool) -> Figures:
     async with Killing.start(data, seed=seed) as run:
-        for instant in _order(Random(seed)) if led_up_to else repeat(at_random):
+        for instant in _order(Random(seed)) if has_chosen else repeat(at_random):
             print(f"{run.kills + 1:>3}: {instant.__name__}", file=sys.stderr, flush=True)
             await run.go_through(instant)
             if run.kills >= kills:
@@ -45,7 +45,7 @@ async def _run(data: Path, kills: int, seed: int, *, led_up_to: bool) -> Figures
 
 
 def _order(random: Random) -> Iterator[Instant]:
-    """Yield a random moment before each of the instants, which come in a random order each time."""
+    """Yield the chosen instants in random orders, a random moment before each of them."""
     while True:
         for instant in random.sample(INSTANTS, len(INSTANTS)):
             yield at_random

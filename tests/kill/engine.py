@@ -1,4 +1,4 @@
-"""The engine's process, found from outside through the bot's process id."""
+"""Finds the process of the engine by the process id of the bot."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SPAWNED: Final = b"multiprocessing.spawn"
 
 
 def can_be_found() -> bool:
-    """Return whether this system tells of its processes in /proc."""
+    """Return whether this system lists processes in /proc."""
     return (_PROC / "self" / "stat").exists()
 
 
 def engine_of(bot: int) -> int | None:
-    """Return the process id of the engine that a bot started last, if one lives."""
+    """Return the process id of the newest engine of a bot, or None."""
     engines = [
         int(folder.name)
         for folder in _PROC.glob("[0-9]*")

@@ -1,4 +1,4 @@
-"""A bot that people order pictures from while it is killed again and again."""
+"""A bot that serves people and is killed again and again."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from ..rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
 from ..running import imagine_bot
 from . import engine
 
-# Two are there already.
+# Alice and Bob have already joined.
 _JOINING: Final = ("carol", "dave", "erin")
 _PEOPLE: Final = ("alice", "bob", *_JOINING)
 _PROMPTS: Final = ("rabbit face", "red apple", "a grinning face on a blue background", "pizza")
 _STEPS: Final = 4
-# So mixed that some share the engine while others wait for it.
+# Mixed so that some jobs share a batch while others wait.
 _LOAD_ORDERS: Final = (3, 6)
 _LOAD_STEPS: Final = (4, 40)
 _LOAD_COUNTS: Final = (1, 1, 2, 3, 4)
 _LOAD_WAYS: Final = ("imagine", "imagine", "imagine", "vary", "react")
-# How often somebody thinks better of it while the load is on its way.
-_REGRETS: Final = 0.5
+# The probability that somebody removes a job during a load.
+_REMOVAL_CHANCE: Final = 0.5
 _UNDONE: Final = """
     status IN ('queued', 'running', 'generated')
     OR (status = 'cancelled' AND NOT withdrawn AND NOT deleted)
@@ -44,7 +44,7 @@ _FINISH_SECONDS: Final = 300.0
 
 
 class Killing:
-    """One bot on one data folder; `asked` holds every command that people sent it."""
+    """One bot on one data folder; `asked` holds every command that was sent to it."""
 
     def __init__(
         self, world: Discord, data: Path, seed: int, step_seconds: float | None = None
@@ -59,7 +59,7 @@ class Killing:
             data,
             steps=_STEPS,
             progress_seconds=0.2,
-            # Kills come faster than the engine is loaded, so the jobs add up.
+            # Kills may come before the engine is loaded, so jobs pile up.
             queue_limit=1_000,
             member_limit=1_000,
         )
@@ -73,7 +73,7 @@ class Killing:
     async def start(
         cls, data: Path, *, seed: int, step_seconds: float | None = None
     ) -> AsyncIterator[Self]:
-        """Start the bot in a world of its own; without `step_seconds` it measures them."""
+        """Start the bot in its own simulated Discord; measure `step_seconds` if None."""
         async with Discord.start() as world:
             for name in _JOINING:
                 world.join(name)
@@ -83,12 +83,12 @@ class Killing:
                 yield killing
 
     async def imagine(self, **options: object) -> Asked:
-        """Have somebody run /imagine for one picture or two."""
+        """Let somebody run /imagine for one or two pictures."""
         prompt = self.random.choice(_PROMPTS)
         return await self._ask("imagine", prompt=prompt, count=self._count(), **options)
 
     async def vary(self) -> Asked:
-        """Have somebody run /vary on a picture of their own."""
+        """Let somebody run /vary with an uploaded picture."""
         picture = Image.new("RGB", (96, 96), (self.random.randrange(256), 120, 40))
         file = io.BytesIO()
         picture.save(file, "PNG")
@@ -96,7 +96,7 @@ class Killing:
         return await self._ask("vary", prompt=self.random.choice(_PROMPTS), attachment=attachment)
 
     async def react(self) -> None:
-        """Have somebody react with 🔁 to a message of the bot, each to each only once."""
+        """Let somebody react with 🔁 to a message of the bot, at most once each."""
         pairs = [
             (message.id, who)
             for message in self.answers()
@@ -107,17 +107,17 @@ class Killing:
         self._reacted.add((message_id, who))
         await self.world.react(message_id, "🔁", who=who)
 
-    async def order_something(self) -> None:
-        """Have somebody order pictures by one of the three ways."""
+    async def request_something(self) -> None:
+        """Let somebody request pictures in one of the three ways."""
         ways: list[Callable[[], Awaitable[object]]] = [self.imagine, self.imagine, self.vary]
         if self.answers():
             ways.append(self.react)
         await self.random.choice(ways)()
 
     async def load(self) -> int:
-        """Have several people order different work at once; return about how many steps it takes.
+        """Let several people request different pictures at once; return about how many steps.
 
-        At times one of them removes what they asked for, just now or long ago.
+        At times somebody also removes one of their jobs.
         """
         steps = 0
         for who in self.random.choices(_PEOPLE, k=self.random.randint(*_LOAD_ORDERS)):
@@ -133,12 +133,12 @@ class Killing:
                 steps += one * count
                 continue
             steps += _STEPS
-        if self.random.random() < _REGRETS:
+        if self.random.random() < _REMOVAL_CHANCE:
             await self.remove_something()
         return steps
 
     async def remove_something(self, *, latest: bool = False) -> None:
-        """Have somebody press ❌ on a message that answers them, which may be any or the latest."""
+        """Let somebody press ❌ on one of their messages, or on the latest one."""
         with suppress(NeverHappened):
             await self.world.until(
                 lambda: _removable(self.asked[-1].message), within=10, what="an answer with ❌"
@@ -149,10 +149,10 @@ class Killing:
             if (message := asked.message) is not None and _removable(message)
         ]
         if theirs:
-            latest = latest or self.random.random() < _REGRETS
+            latest = latest or self.random.random() < _REMOVAL_CHANCE
             message_id, who = theirs[-1] if latest else self.random.choice(theirs)
             asked = await self.world.click(message_id, "❌", who=who)
-            # Of finished pictures the bot asks whether they are to be deleted.
+            # For finished pictures the bot asks for a confirmation.
             with suppress(NeverHappened):
                 await self.world.until(
                     lambda: asked.followups or not _has_pictures(self.world, message_id),
@@ -164,9 +164,9 @@ class Killing:
                     await self.world.click(question, "Delete", who=who)
 
     async def step_seconds(self) -> float:
-        """Return how long a load takes for each step of its pictures; at first, measure it.
+        """Return how long a load takes for each step of its pictures.
 
-        Then a load is let through undisturbed, from the orders to the last delivery.
+        The first call measures one load without a kill, from the commands to the last delivery.
         """
         if self._step_seconds is None:
             await self.accepted(1)
@@ -180,35 +180,35 @@ class Killing:
         return self._step_seconds
 
     async def accepted(self, count: int) -> None:
-        """Order by /imagine `count` times and wait until each is answered."""
+        """Run /imagine `count` times and wait until each command is answered."""
         for asked in [await self.imagine() for _ in range(count)]:
             await asked.answered(within=10)
 
     def answers(self) -> list[MessageView]:
-        """Return the messages of the bot, without the notes that only one person sees."""
+        """Return the messages of the bot, without ephemeral ones."""
         return [message for message in self.world.messages() if message.author == "TestBot"]
 
     def hold(
         self, method: str, path: str, *, carried_out: bool = False, containing: str = ""
     ) -> Hold:
-        """Keep the next request that fits waiting until after the kill."""
+        """Hold the next matching request until after the kill."""
         hold = self.world.hold(method, path, carried_out=carried_out, containing=containing)
         self._holds.append(hold)
         return hold
 
     def refuse_next_answer(self) -> Fault:
-        """Let Discord not know the next interaction when the bot answers it."""
+        """Let Discord answer 404 to the next interaction callback."""
         return self.world.fault("POST", "/interactions/*/callback", status=404)
 
     async def go_through(self, instant: Callable[[Self], Awaitable[None]]) -> None:
-        """Have something ordered, lead the bot up to an instant, kill it there, and go on."""
-        await self.order_something()
+        """Request something, bring the bot to an instant, kill it there, and restart it."""
+        await self.request_something()
         await instant(self)
         await self.kill()
         await self.restart()
 
     async def kill(self) -> None:
-        """Kill the bot now; what it had asked of Discord and was not carried out never is."""
+        """Kill the bot now; requests that are still on hold are never carried out."""
         self.bot.kill()
         await self.bot.wait()
         await self.world.until(lambda: not self.world.gateway.connected, what="a cut connection")
@@ -218,12 +218,12 @@ class Killing:
         self.kills += 1
 
     async def restart(self) -> None:
-        """Start the bot again and wait until it is there."""
+        """Start the bot again and wait until it is ready."""
         await self.bot.start()
         await self.bot.ready()
 
     def kill_engine(self) -> bool:
-        """Kill the engine's process alone; return False where it cannot be found by its parent.
+        """Kill the process of the engine; return False if this system cannot find it.
 
         Raises:
             NeverHappened: the bot has no engine.
@@ -232,16 +232,16 @@ class Killing:
             return False
         process = engine.engine_of(self.bot.pid)
         if process is None:
-            raise NeverHappened("an engine of the bot's", 0)
+            raise NeverHappened("an engine of the bot", 0)
         os.kill(process, signal.SIGKILL)
         return True
 
     async def settle(self) -> None:
-        """Wait until the bot, which has to live on, has done every job and told people so.
+        """Wait until the bot has finished and reported every job.
 
         Raises:
-            NeverHappened: some job does not come to an end.
-            BotExited: the bot did not live on.
+            NeverHappened: a job does not end.
+            BotExited: the bot ended.
         """
         try:
             async with asyncio.timeout(_FINISH_SECONDS):
@@ -257,7 +257,7 @@ class Killing:
         """Wait until no job is left, and stop the bot as an operator does.
 
         Raises:
-            NeverHappened: some job does not come to an end.
+            NeverHappened: a job does not end.
         """
         await self.settle()
         self.bot.terminate()
@@ -265,7 +265,7 @@ class Killing:
             raise RuntimeError(f"the bot ended with {code}:\n{self.bot.last_words()}")
 
     def jobs(self, condition: str) -> list[int]:
-        """Return the ids of the jobs whose rows meet a condition."""
+        """Return the ids of the jobs that match a condition."""
         with closing(open_readonly(self.data / DATABASE_NAME)) as db:
             rows: Iterable[tuple[int]] = db.execute(
                 f"SELECT id FROM jobs WHERE {condition}"

@@ -1,6 +1,6 @@
-"""What became of the jobs: each has to be answered by exactly one message with its pictures.
+"""The verdict: every job must have exactly one message with its pictures.
 
-That of a job that was cancelled has to say so, and that of one that was removed to be gone.
+The message of a cancelled job must show the cancellation. A removed job must have no message.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .run import Killing
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`lost`, `doubled` and `changed` have to be 0.
+    """The counts of a run; `lost`, `doubled` and `changed` must be 0.
 
-    Accepted is what stands in the database or was answered in the channel. Doubled are orders
-    with two jobs, jobs with two messages, and messages without a job; changed are pictures that
-    are not those of their seed.
+    Accepted jobs are in the database, or their commands were answered in the channel. Doubled are
+    commands with two jobs, jobs with two messages, and messages without a job. Changed pictures
+    differ from the pictures of their seeds.
     """
 
     kills: int
@@ -45,9 +45,9 @@ class Figures:
 
 
 def judge(run: Killing, reference: Reference) -> Figures:
-    """Return what became of the jobs of a finished run."""
+    """Return the counts of a finished run."""
     jobs = _jobs(run)
-    # A deleted job has forgotten who asked for it.
+    # A deleted job has no origin.
     by_origin = Counter(job.origin for job in jobs if job.origin is not None)
     answers = {job.id: _answers(job, run) for job in jobs}
     forgotten = [asked for asked in run.asked if _promised(asked) and not by_origin[_name(asked)]]
@@ -77,12 +77,12 @@ def _name(asked: Asked) -> str:
 
 
 def _promised(asked: Asked) -> bool:
-    """Tell whether the person saw their order taken; "thinking" promises nothing."""
+    """Return whether the person saw an answer; "thinking" does not count."""
     return asked.message is not None and not asked.ephemeral and bool(asked.message.content)
 
 
 def _answers(job: Job, run: Killing) -> list[MessageView]:
-    """Return the messages that are about this job, by whatever sign."""
+    """Return the messages that belong to a job by origin, button or file name."""
     first = {
         asked.message.id
         for asked in run.asked

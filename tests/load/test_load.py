@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from .load import BYTES_GOAL, MEMBER_LIMIT, a_bot, flood_history, flood_uploads
-from .rig import BotProcess, Discord
+from ..rig import BotProcess, Discord
+from .floods import BYTES_GOAL, MEMBER_LIMIT, a_bot, flood_history, flood_uploads
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

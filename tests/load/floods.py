@@ -1,24 +1,10 @@
-"""What people can load the bot with: `python -m tests.load`, on a machine that is quiet.
-
-The installed bot runs in its own process, in a Discord on loopback:
-
-1. One member sends 300 /history while Discord takes uploads slowly.
-2. One member uploads 60 files while Discord's file server is slow.
-3. Fifty members send 100 interactions a second while the engine is busy.
-
-It prints the most memory that the bot's process had (not the engine's), how long interactions
-took to be acknowledged, and ends with 1 if a figure misses its goal. `tests/test_load.py` is the
-short form, which looks at what is held and refused and at no clock.
-"""
+"""Floods of commands, uploads and interactions against the installed bot."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import io
 import itertools
 import random
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -28,12 +14,10 @@ from pathlib import Path
 from typing import Final
 
 import psutil
-from PIL import Image
 
-from .rig import Asked, BotProcess, Discord, MessageView, NeverHappened
-from .running import finished, imagine_bot
+from ..rig import Asked, BotProcess, Discord, MessageView, NeverHappened
+from ..running import finished, imagine_bot
 
-SECONDS_GOAL: Final = 0.25
 BYTES_GOAL: Final = 250 * 10**6
 _SAMPLED_SECONDS: Final = 0.05
 _SETTLED_SECONDS: Final = 2.0
@@ -231,52 +215,3 @@ async def a_bot(people: list[str], **settings: object) -> AsyncIterator[tuple[Di
                 await bot.ready()
                 yield world, bot
                 bot.kill()
-
-
-def _say(what: str, memory: Memory, seconds: list[float]) -> bool:
-    ordered = Steady(seconds)
-    late = ordered.quantile(0.99)
-    print(
-        f"{what}: acknowledged within {ordered.quantile(0.5) * 1e3:.0f} ms (p50), "
-        f"{late * 1e3:.0f} ms (p99); {memory.most / 1e6:.0f} MB at most"
-    )
-    return late <= SECONDS_GOAL and memory.most <= BYTES_GOAL
-
-
-async def measure(rate: float, seconds: float) -> bool:
-    """Print all figures; return whether they meet their goals."""
-    people = [f"member{number}" for number in range(50)]
-    file = io.BytesIO()
-    Image.new("RGB", (2_000, 1_500), "red").save(file, "PNG")
-    good = []
-    async with a_bot(["carol"], steps=20) as (world, bot):
-        memory = Memory()
-        async with memory.watching(bot.pid):
-            history = await flood_history(world, "alice", "bob", commands=300, size=512)
-        print(history)
-        good.append(_say("300 /history of one member", memory, [history.another]))
-        memory = Memory()
-        async with memory.watching(bot.pid):
-            files = await flood_uploads(world, "carol", "bob", file.getvalue(), uploads=60)
-        print(files)
-        good.append(_say("60 uploads of one member", memory, [files.another]))
-    async with a_bot(people, steps=50) as (world, bot):
-        shown = await pictured(world, "alice", size=128, count=1)
-        memory = Memory()
-        async with memory.watching(bot.pid):
-            steady = await interact(world, people, shown, rate=rate, seconds=seconds)
-        good.append(_say(f"{rate:g} interactions a second", memory, steady.seconds))
-    return all(good)
-
-
-def main() -> None:
-    """Run it from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=100.0)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    given = parser.parse_args()
-    sys.exit(not asyncio.run(measure(given.rate, given.seconds)))
-
-
-if __name__ == "__main__":
-    main()

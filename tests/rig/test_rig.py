@@ -14,10 +14,10 @@ import discord as dpy
 import pytest
 from PIL import Image
 
-from .rig import BotExited, BotProcess, Discord, MessageView, NeverHappened, NotSimulated, NotThere
-from .rig.sample_bot import picture
+from . import BotExited, BotProcess, Discord, MessageView, NeverHappened, NotSimulated, NotThere
+from .sample_bot import picture
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SAMPLE = [sys.executable, "-m", "tests.rig.sample_bot"]
 
 
