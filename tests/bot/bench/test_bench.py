@@ -93,6 +93,7 @@ def test_one_object_holds_every_figure(printed: dict[str, Any]) -> None:
     assert 0 <= printed["others_share"] <= 1
 
 
+@pytest.mark.rare
 def test_a_contender_that_is_loaded_in_one_thread_and_run_in_another_is_refused() -> None:
     with pytest.raises(Unfair, match="loaded in one thread"):
         take_turn(assignment(), module="tests.bot.mixed_threads")
@@ -196,6 +197,7 @@ async def test_figures_are_of_what_their_names_say_whatever_the_configuration_sa
     assert given.settings["token"] is None
 
 
+@pytest.mark.rare
 def test_the_pipeline_is_loaded_without_a_word_of_what_it_would_like_to_have() -> None:
     code = (
         "from bot.bench.reference import Reference; from generation.catalog.locate import locate; "
@@ -205,6 +207,7 @@ def test_the_pipeline_is_loaded_without_a_word_of_what_it_would_like_to_have() -
     assert done.stdout + done.stderr == ""
 
 
+@pytest.mark.rare
 async def test_the_loop_is_watched_while_jobs_are_stored_and_shown_and_a_failure_is_told() -> None:
     made: list[str] = []
     settings, profile = Settings(), locate("starter")
