@@ -172,7 +172,7 @@ class ImagineBot(commands.Bot):
         self.services = Services(
             gate=Gate(),
             jobs=self.service,
-            intake=Intake(self.service, self.settings),
+            intake=Intake(self.service, self.settings.role_weights),
             lookup=lookup,
             actions=Actions(lookup=lookup, builder=builder, store=storage.jobs, memory=memory),
             builder=builder,

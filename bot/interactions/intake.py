@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,6 @@ import discord
 from generation.values.events import Event
 from storage.records import Job, NewJob
 
-from ..config import Settings
 from ..delivery.codes import FAULTS, parsed
 from ..jobs.service import ImagineService
 from ..permissions.channels import check_can_answer, check_can_reply
@@ -54,12 +53,12 @@ class Intake:
     """Accepts jobs: stores a job, then answers with its message.
 
     A stored job is not lost if the answer fails: a job without a message gets a new message when
-    its pictures are ready.
+    its pictures are ready. `role_weights` are the weights of members by their roles.
     """
 
-    def __init__(self, service: ImagineService, settings: Settings) -> None:
+    def __init__(self, service: ImagineService, role_weights: Mapping[int, float]) -> None:
         self._service = service
-        self._settings = settings
+        self._role_weights = role_weights
 
     async def accept(
         self, interaction: discord.Interaction[Any], building: Coroutine[Any, Any, NewJob]
@@ -110,7 +109,7 @@ class Intake:
             self._service.reserve(person.id, requester.guild_id) as place,
         ):
             check()
-            new = replace(await building, weight=weight(self._settings, person))
+            new = replace(await building, weight=weight(self._role_weights, person))
             return await self._service.submit(new, place)
 
     async def _announce(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import discord
 
 from storage.records import Job, Removal, Remover
 
-from ..config import Settings
 from ..errors import NotAllowed, NotVisible, UnknownButton
 
 Channel = discord.abc.GuildChannel | discord.Thread
@@ -94,10 +95,10 @@ def removal_by(job: Job, person: discord.User | discord.Member) -> Removal:
     return Removal(Remover.OWNER if is_owner else Remover.MODERATOR, person.id)
 
 
-def weight(settings: Settings, person: discord.User | discord.Member) -> float:
+def weight(role_weights: Mapping[int, float], person: discord.User | discord.Member) -> float:
     """Return a person's share of the engine relative to others: the largest of their roles."""
     roles = person.roles if isinstance(person, discord.Member) else []
-    weights = [settings.role_weights[role.id] for role in roles if role.id in settings.role_weights]
+    weights = [role_weights[role.id] for role in roles if role.id in role_weights]
     return max(weights, default=1.0)
 
 

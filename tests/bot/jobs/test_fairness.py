@@ -29,9 +29,7 @@ async def test_many_jobs_of_one_member_delay_another_s_first_by_one(
 
 async def test_a_role_with_weight_is_served_more_often(stage: Stage, gate: GatedEngine) -> None:
     role = stage.guild.create_role("Supporters")
-    stage.bot.services.intake._settings = stage.settings.model_copy(
-        update={"role_weights": {role.id: 3.0}}
-    )
+    stage.bot.services.intake._role_weights = {role.id: 3.0}
     eve = stage.guild.add_member(stage.env.create_user("eve"), roles=[role])
     gate.shut()
     await stage.mo.slash(stage.channel, "imagine", prompt="owl")

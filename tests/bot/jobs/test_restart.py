@@ -141,9 +141,7 @@ async def test_the_jobs_of_a_weighted_member_keep_their_share_over_a_restart(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     role = stage.guild.create_role("Supporters")
-    stage.bot.services.intake._settings = stage.settings.model_copy(
-        update={"role_weights": {role.id: 3.0}}
-    )
+    stage.bot.services.intake._role_weights = {role.id: 3.0}
     eve = stage.guild.add_member(stage.env.create_user("eve"), roles=[role])
     gate.shut()
     # Long enough to be there still when the bot is gone.
