@@ -8,9 +8,9 @@ from typing import Final
 import sqlite_utils
 
 from ..queries.conversion import FORGOTTEN, UNSTRIPPED
-from ..queries.jobs import job_row, move
+from ..queries.jobs import job_row, move, quoted
 from ..records import Removal
-from ..states import JobStatus
+from ..states import UNFINISHED, JobStatus
 from . import remnants
 
 # A job needs its source to run, to run again, and to be replayed.
@@ -34,11 +34,11 @@ _FILES_OF: Final = """
 """
 _FORGET_JOB: Final = f"""
     UPDATE jobs SET deleted = 1, ended_by = :kind, ended_by_id = :person,
-        status = iif(status IN ('queued', 'running', 'generated'), 'cancelled', status),
+        status = iif(status IN ({quoted(UNFINISHED)}), '{JobStatus.CANCELLED}', status),
         user_id = 0, origin = NULL, request = '{FORGOTTEN}', error = NULL, weight = 1.0,
         parent_image_id = NULL, source_sha256 = NULL
     WHERE id = :id
-"""  # noqa: S608 -- a constant of this program
+"""  # noqa: S608 -- as above
 
 
 def forget_all(

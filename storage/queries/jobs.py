@@ -79,7 +79,7 @@ def move(
         db,
         f"""
         UPDATE jobs SET {assignments}
-        WHERE id = :id AND status IN ({_quoted(origins(to))})
+        WHERE id = :id AND status IN ({quoted(origins(to))})
         """,  # noqa: S608 -- names of columns and statuses come from this program
         {**columns, "id": job_id},
     )
@@ -91,7 +91,7 @@ def start(db: sqlite_utils.Database, job_id: int) -> bool:
         db,
         f"""
         UPDATE jobs SET status = 'running', attempts = attempts + 1
-        WHERE id = ? AND status IN ({_quoted(origins(JobStatus.RUNNING))})
+        WHERE id = ? AND status IN ({quoted(origins(JobStatus.RUNNING))})
         """,  # noqa: S608 -- the statuses come from this program
         (job_id,),
     )
@@ -123,7 +123,7 @@ def set_message(db: sqlite_utils.Database, job_id: int, message_id: int) -> None
 def set_error(db: sqlite_utils.Database, job_id: int, error: str) -> None:
     """Record why a job without pictures will fail; its status stays."""
     db.execute(
-        f"UPDATE jobs SET error = ? WHERE id = ? AND status IN ({_quoted(PENDING)})",  # noqa: S608
+        f"UPDATE jobs SET error = ? WHERE id = ? AND status IN ({quoted(PENDING)})",  # noqa: S608
         (error, job_id),
     )
 
@@ -171,7 +171,7 @@ def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:
     return list(
         db.query(
             f"""
-            SELECT * FROM jobs WHERE status IN ({_quoted(UNFINISHED)})
+            SELECT * FROM jobs WHERE status IN ({quoted(UNFINISHED)})
             ORDER BY id
             """  # noqa: S608 -- the statuses come from this program
         )
@@ -223,5 +223,6 @@ def _changed(db: sqlite_utils.Database, sql: str, parameters: Any) -> bool:
     return bool(db.execute(sql, parameters).rowcount)
 
 
-def _quoted(statuses: Sequence[JobStatus]) -> str:
+def quoted(statuses: Sequence[JobStatus]) -> str:
+    """Return the states as a list of SQL literals."""
     return ", ".join(f"'{status}'" for status in statuses)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,20 @@ ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
 }
 NAMES = [step.__name__ for step in migrations.STEPS]
+# The schema after each step, as SHA-256. A new step adds a line; the other lines never change.
+SCHEMAS = {
+    "m001_jobs": "8d9a8d8aa32239b3ec20185c12b869f48bcf36a2f0436051f912bee2c8ea9f85",
+    "m002_images": "200256b0c1d4431dff1b9d530055a9226af006831bad0b8c43e6c54a5106e67e",
+    "m003_prompt_search": "be59b0c6d030c30744d7c7702f24a65dad0b6aee750d93915fdf6e2d56ef74ca",
+    "m004_resuming": "6f83c75caba50510d6b404089c3e92604d018e59e6a19cc9fe1fda932c2cf9be",
+    "m005_removing": "ce4b17efed51f0ec4afc3ed9fc94b897547f05061ecc2711e68aead2531ca8d6",
+    "m006_search_by_member": "71d830fd3ffa3e7cf2d7d442c5ae652ec7f50617aa8df262b6185947710441ee",
+    "m007_age_restricted": "1d0af45ef21f01c03bae499888a0963fe3781efe61dbf3caf730ed8843f494a9",
+    "m008_tokens": "bae2f410af5a8d8be0b597b2aee60b317a8e42cce668ee77ea8bbdea9da4c202",
+    "m009_forgetting": "e7a79c070a5397a233233a683cf746116a7aca53ee9ea26b4c6852b1c29d74b4",
+    "m010_places": "17393782d8a91e13cf53e5978c86c700b53fb17bd6f7e2037b7a0f0f3e235474",
+    "m011_guilds": "ee7fef195e8102ab1125c46c8768711379f60ecba14e4491fff0961ad0829da9",
+}
 
 
 def make_version(path: Path, versions: int) -> dict[str, list[dict[str, Any]]]:
@@ -154,6 +170,20 @@ async def test_the_store_understands_the_rows_of_every_version(
         assert await history(store, 10, "badger", 5) == []
         for image in await store.images(1):
             assert image.recipe.request(None) == job.request
+
+
+@pytest.mark.parametrize("versions", range(1, len(NAMES) + 1), ids=NAMES)
+def test_a_released_step_is_never_edited(tmp_path: Path, versions: int) -> None:
+    make_version(tmp_path / DATABASE_NAME, versions)
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as db:
+        rows = db.execute(
+            """
+            SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE '%sqlite_%'
+                AND name NOT GLOB 'prompt_search_*' ORDER BY type, name
+            """
+        )
+        schema = "\n".join(sql for (sql,) in rows)
+    assert hashlib.sha256(schema.encode()).hexdigest() == SCHEMAS[NAMES[versions - 1]]
 
 
 @pytest.mark.parametrize("versions", range(len(NAMES)))
