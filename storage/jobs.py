@@ -110,9 +110,9 @@ class JobStore:
         """Move a queued or running job to running, and count one more attempt."""
         return await self._db.run(lambda db: jobs.start(db, job_id))
 
-    async def park(self, job_id: int) -> bool:
+    async def requeue(self, job_id: int) -> bool:
         """Move a running job back to queued, and do not count this attempt."""
-        return await self._db.run(lambda db: jobs.park(db, job_id))
+        return await self._db.run(lambda db: jobs.requeue(db, job_id))
 
     async def complete(self, job_id: int, made: Sequence[tuple[GeneratedImage, bytes]]) -> bool:
         """Store the images of a running job, each with its PNG file; move the job to generated.
@@ -162,24 +162,26 @@ class JobStore:
         await self._remove_files()
         return moved
 
-    async def withdrawn(self, job_id: int) -> None:
+    async def cancellation_reported(self, job_id: int) -> None:
         """Record that the message of a cancelled job shows that, or does not exist."""
-        await self._db.run(lambda db: jobs.set_withdrawn(db, job_id))
+        await self._db.run(lambda db: jobs.set_cancellation_reported(db, job_id))
 
-    async def not_withdrawn(self) -> list[Job]:
+    async def unreported_cancellations(self) -> list[Job]:
         """Return the cancelled jobs whose messages do not show that yet, oldest first.
 
         Deleted jobs are left out. The requests are without their sources, which are removed.
         """
-        return await self._db.run(lambda db: recovery.readable(jobs.unwithdrawn_rows(db)))
+        return await self._db.run(
+            lambda db: recovery.readable(jobs.unreported_cancellation_rows(db))
+        )
 
     async def message_removed(self, job_id: int) -> None:
         """Record that the message of a deleted job is gone, or cannot be deleted."""
         await self._db.run(lambda db: deletion.forget_message(db, job_id))
 
-    async def not_removed(self) -> list[Job]:
+    async def deleted_with_message(self) -> list[Job]:
         """Return the deleted jobs whose messages may still exist, oldest first."""
-        return await self._db.run(lambda db: recovery.readable(jobs.unremoved_rows(db)))
+        return await self._db.run(lambda db: recovery.readable(jobs.deleted_rows_with_message(db)))
 
     async def unfinished(
         self, known: Collection[int] = ()

@@ -117,7 +117,7 @@ async def _ask(store: JobStore) -> None:
             await store.start(job.id)
             await store.complete(job.id, finished(job.request))
             await store.delete(job.id)
-    for ask in (store.unfinished, store.not_removed, store.not_withdrawn):
+    for ask in (store.unfinished, store.deleted_with_message, store.unreported_cancellations):
         with contextlib.suppress(StorageError):
             await ask()
     for number in range(1, 10):

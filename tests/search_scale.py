@@ -173,7 +173,7 @@ async def measure_others(storage: Storage, rows: int) -> None:
     await measure("insert a job", lambda: insert(store, HEAVY), 500)
     ids = iter(range(rows + 1, rows + 501))
     await measure("index its prompt", lambda: indexed(store, next(ids)), 500)
-    for name in ("not_removed", "not_withdrawn"):
+    for name in ("deleted_with_message", "unreported_cancellations"):
         await measure(name, getattr(store, name))
     await measure("by_message", lambda: store.by_message(10**17 + 5))
     doomed = iter(range(1, 99, 2))

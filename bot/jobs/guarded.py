@@ -37,13 +37,13 @@ class GuardedStore:
         """Return what `JobStore.unfinished` returns."""
         return await self._disk.retry(lambda: self._jobs.unfinished(known))
 
-    async def not_withdrawn(self) -> list[Job]:
+    async def unreported_cancellations(self) -> list[Job]:
         """Return the cancelled jobs whose messages do not say so yet."""
-        return await self._disk.retry(self._jobs.not_withdrawn)
+        return await self._disk.retry(self._jobs.unreported_cancellations)
 
-    async def not_removed(self) -> list[Job]:
+    async def deleted_with_message(self) -> list[Job]:
         """Return the deleted jobs whose messages may still be there."""
-        return await self._disk.retry(self._jobs.not_removed)
+        return await self._disk.retry(self._jobs.deleted_with_message)
 
     async def parent(self, job: Job) -> StoredImage | None:
         """Return the image that a job came from."""
@@ -102,9 +102,9 @@ class GuardedStore:
         """Move a job to running; `complete` does that later if this fails."""
         return await self._try(self._jobs.start(job_id))
 
-    async def park(self, job_id: int) -> bool:
+    async def requeue(self, job_id: int) -> bool:
         """Move a running job back to queued, so that this attempt is not counted."""
-        return await self._try(self._jobs.park(job_id))
+        return await self._try(self._jobs.requeue(job_id))
 
     async def set_message(self, job_id: int, message_id: int) -> bool:
         """Record the message of a job; the delivery records it again."""
@@ -114,9 +114,9 @@ class GuardedStore:
         """Record that the message of a deleted job is gone; else the next start deletes it."""
         return await self._try(self._jobs.message_removed(job_id))
 
-    async def withdrawn(self, job_id: int) -> bool:
+    async def cancellation_reported(self, job_id: int) -> bool:
         """Record that a cancellation is reported; else the next start reports it again."""
-        return await self._try(self._jobs.withdrawn(job_id))
+        return await self._try(self._jobs.cancellation_reported(job_id))
 
     async def as_stored(self, job: Job) -> Job:
         """Return a job as the store has it now, or `job` itself if the store cannot be read."""

@@ -105,11 +105,11 @@ class Lifecycle:
             log.info("Job %s waits for the next start", job.id)
             # An attempt counts only if the job itself may have ended the bot.
             if is_running and not self._queue.is_dead:
-                await self._store.park(job.id)
+                await self._store.requeue(job.id)
         except UNWRITABLE as error:
             log.warning("Job %s waits until its pictures can be stored: %s", job.id, error)
             self._on_unwritable()
-            await self._store.park(job.id)
+            await self._store.requeue(job.id)
         except Exception as error:
             # If the storage failed, the engine may still work on the job.
             self._queue.cancel(job.id)

@@ -110,8 +110,8 @@ class Recovery:
         # The order matters: a job that somebody removes or cancels meanwhile must not be read
         # twice. Nothing is awaited after the last read: a job from after the start could end by
         # then, and would look like a job from before.
-        removed = await self._store.not_removed()
-        cancelled = await self._store.not_withdrawn()
+        removed = await self._store.deleted_with_message()
+        cancelled = await self._store.unreported_cancellations()
         unfinished = await self._store.unfinished(self._registry.ids())
         for job in removed:
             if job.message_id is not None and job.id not in self._registry:

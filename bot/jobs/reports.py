@@ -98,7 +98,7 @@ class Reporter:
             return
         except (MessageGone, Undeliverable) as error:
             log.info("Job %s was cancelled, and its message cannot say so: %s", job.id, error)
-        await self._store.withdrawn(job.id)
+        await self._store.cancellation_reported(job.id)
 
     async def remove_message(self, job: Job, message_id: int) -> None:
         """Delete the message of a deleted job; after a crash the next start deletes it."""

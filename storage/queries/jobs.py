@@ -97,14 +97,14 @@ def start(db: sqlite_utils.Database, job_id: int) -> bool:
     )
 
 
-def park(db: sqlite_utils.Database, job_id: int) -> bool:
+def requeue(db: sqlite_utils.Database, job_id: int) -> bool:
     """Move a running job back to queued, and count one attempt less."""
     return _changed(
         db,
-        """
+        f"""
         UPDATE jobs SET status = 'queued', attempts = attempts - 1
-        WHERE id = ? AND status = 'running' AND NOT deleted
-        """,
+        WHERE id = ? AND status IN ({_quoted(origins(JobStatus.QUEUED))}) AND NOT deleted
+        """,  # noqa: S608 -- the statuses come from this program
         (job_id,),
     )
 
@@ -128,7 +128,7 @@ def set_error(db: sqlite_utils.Database, job_id: int, error: str) -> None:
     )
 
 
-def set_withdrawn(db: sqlite_utils.Database, job_id: int) -> None:
+def set_cancellation_reported(db: sqlite_utils.Database, job_id: int) -> None:
     """Record that the message of a job shows its cancellation."""
     db.execute("UPDATE jobs SET withdrawn = 1 WHERE id = ?", (job_id,))
 
@@ -178,7 +178,7 @@ def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:
     )
 
 
-def unwithdrawn_rows(db: sqlite_utils.Database) -> list[Row]:
+def unreported_cancellation_rows(db: sqlite_utils.Database) -> list[Row]:
     """Return the rows of cancelled jobs whose messages do not show that yet, oldest first."""
     return list(
         db.query(
@@ -190,7 +190,7 @@ def unwithdrawn_rows(db: sqlite_utils.Database) -> list[Row]:
     )
 
 
-def unremoved_rows(db: sqlite_utils.Database) -> list[Row]:
+def deleted_rows_with_message(db: sqlite_utils.Database) -> list[Row]:
     """Return the rows of deleted jobs whose messages may still exist, oldest first."""
     return list(
         db.query(

@@ -54,7 +54,7 @@ async def test_an_unreadable_row_stops_no_other_job(
 
     await store._db.run(spoil)
     assert [job.id for job in await unfinished(store)] == [waiting]
-    assert await store.not_withdrawn() == await store.not_removed() == []
+    assert await store.unreported_cancellations() == await store.deleted_with_message() == []
     said = [record.getMessage() for record in caplog.records]
     assert [text.split(" (")[0] for text in said] == [
         f"Job {number} cannot be read back" for number in (strange, cancelled, removed)
@@ -88,9 +88,9 @@ async def test_a_cancelled_job_is_reported_until_its_withdrawal_is_recorded(
     for job_id in (shown, hidden):
         await store.cancel(job_id)
     await store.delete(deleted)
-    assert [job.id for job in await store.not_withdrawn()] == [shown, hidden]
-    await store.withdrawn(shown)
-    assert [job.id for job in await store.not_withdrawn()] == [hidden]
+    assert [job.id for job in await store.unreported_cancellations()] == [shown, hidden]
+    await store.cancellation_reported(shown)
+    assert [job.id for job in await store.unreported_cancellations()] == [hidden]
 
 
 async def test_a_cancelled_job_is_reported_without_its_source(
@@ -99,5 +99,5 @@ async def test_a_cancelled_job_is_reported_without_its_source(
     job = await store.add(new_job(request=request(source=pixels(7), strength=0.5)))
     await store.cancel(job.id)
     assert picture_files(tmp_path) == set()
-    (left,) = await store.not_withdrawn()
+    (left,) = await store.unreported_cancellations()
     assert left.request.source is None

@@ -72,11 +72,11 @@ class Jobs(RuleBasedStateMachine):
         assert self.runner.run(self.store.start(job_id)) is begins
 
     @rule(job_id=jobs)
-    def park(self, job_id: int) -> None:
-        parks = self.moved(job_id, {JobStatus.RUNNING}, JobStatus.QUEUED)
-        if parks:
+    def requeue(self, job_id: int) -> None:
+        requeues = self.moved(job_id, {JobStatus.RUNNING}, JobStatus.QUEUED)
+        if requeues:
             self.model[job_id].attempts -= 1
-        assert self.runner.run(self.store.park(job_id)) is parks
+        assert self.runner.run(self.store.requeue(job_id)) is requeues
 
     @rule(job_id=jobs)
     def complete(self, job_id: int) -> None:

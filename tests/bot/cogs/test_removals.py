@@ -63,7 +63,7 @@ async def test_a_message_that_a_moderator_deletes_takes_its_picture_along(stage:
     assert await is_shown_nowhere(stage)
     assert len(files(stage)) == 1
     assert [seen.id for seen in stage.messages()] == [kept.id]
-    assert not await stage.bot.service.jobs.not_removed()
+    assert not await stage.bot.service.jobs.deleted_with_message()
 
 
 async def test_messages_that_are_deleted_together_take_their_pictures_along(stage: Stage) -> None:

@@ -140,4 +140,4 @@ async def test_pictures_that_are_removed_while_they_wait_for_discord_are_never_s
         await stage.bot.service.cancel_or_remove(job)
     await stage.until(lambda: not stage.bot.service._under_way)
     assert stage.messages() == []
-    assert await stage.bot.service.jobs.not_removed() == []
+    assert await stage.bot.service.jobs.deleted_with_message() == []

@@ -255,7 +255,7 @@ async def test_a_removal_without_an_answer_is_tried_again_at_the_next_start(
     job = await stage.bot.service.jobs.get(1)
     assert job is not None
     await stage.bot.service.cancel_or_remove(job)
-    assert [left.id for left in await stage.bot.service.jobs.not_removed()] == [1]
+    assert [left.id for left in await stage.bot.service.jobs.deleted_with_message()] == [1]
     assert stage.look(message.id)
     stage.env.backend.faults.clear()
     await stage.restart()

@@ -20,7 +20,7 @@ async def test_a_message_deleted_while_its_job_runs_stops_nothing_else(
     job = await stage.bot.service.jobs.get(1)
     assert job is not None
     assert job.status is JobStatus.CANCELLED
-    assert await stage.bot.service.jobs.not_withdrawn() == []
+    assert await stage.bot.service.jobs.unreported_cancellations() == []
 
 
 async def test_pictures_whose_message_was_deleted_are_kept_nowhere(
@@ -39,7 +39,7 @@ async def test_pictures_whose_message_was_deleted_are_kept_nowhere(
     image = await stage.bot.service.jobs.image(1, 1)
     assert image is None or image.deleted
     assert not list((stage.settings.data / "pictures").rglob("*.png"))
-    assert await stage.bot.service.jobs.not_removed() == []
+    assert await stage.bot.service.jobs.deleted_with_message() == []
     denied = await stage.alice.slash(stage.channel, "vary", image="1-1")
     assert denied.response.content.startswith("There is no picture 1-1")
 
@@ -56,4 +56,4 @@ async def test_a_job_whose_message_was_deleted_is_not_made_to_its_end(
     assert job is not None
     assert job.status is JobStatus.CANCELLED
     assert await stage.bot.service.jobs.images(1) == []
-    assert await stage.bot.service.jobs.not_withdrawn() == []
+    assert await stage.bot.service.jobs.unreported_cancellations() == []

@@ -31,8 +31,8 @@ async def on_wait() -> None:
 # Each row: the method of the job store, and a call that uses it.
 RETRIED: list[tuple[str, Call]] = [
     ("unfinished", lambda store: store.unfinished(())),
-    ("not_withdrawn", lambda store: store.not_withdrawn()),
-    ("not_removed", lambda store: store.not_removed()),
+    ("unreported_cancellations", lambda store: store.unreported_cancellations()),
+    ("deleted_with_message", lambda store: store.deleted_with_message()),
     ("parent", lambda store: store.parent(JOB)),
     ("delivered", lambda store: store.delivered(1, 2)),
     ("fail", lambda store: store.fail(1, "It broke.")),
@@ -45,10 +45,10 @@ RETRIED_IN_FOLDER: list[tuple[str, Call]] = [
 ]
 TRIED_ONCE: list[tuple[str, Call]] = [
     ("start", lambda store: store.start(1)),
-    ("park", lambda store: store.park(1)),
+    ("requeue", lambda store: store.requeue(1)),
     ("set_message", lambda store: store.set_message(1, 2)),
     ("message_removed", lambda store: store.message_removed(1)),
-    ("withdrawn", lambda store: store.withdrawn(1)),
+    ("cancellation_reported", lambda store: store.cancellation_reported(1)),
 ]
 
 

@@ -121,7 +121,7 @@ async def test_a_job_that_was_cancelled_just_before_a_crash_says_so_after_the_re
     await stage.alice.click(stage.look(message_id), custom_id="remove:1")
     gate.open()
     jobs = stage.bot.service.jobs
-    while [job.id for job in await jobs.not_withdrawn()] != [1]:
+    while [job.id for job in await jobs.unreported_cancellations()] != [1]:
         await stage.env.settle()
     for task in list(stage.bot.service._background._tasks):
         task.cancel()
@@ -132,7 +132,7 @@ async def test_a_job_that_was_cancelled_just_before_a_crash_says_so_after_the_re
     await stage.until(lambda: "cancelled · job 1" in stage.look(message_id).content)
     assert not stage.look(message_id).attachments
     await stage.until(lambda: not stage.bot.service._under_way)
-    assert await stage.bot.service.jobs.not_withdrawn() == []
+    assert await stage.bot.service.jobs.unreported_cancellations() == []
     assert await stage.bot.service.resume() == 0
     assert len(stage.messages()) == 1
 
@@ -175,7 +175,7 @@ async def test_a_message_whose_removal_a_crash_came_upon_is_removed_after_the_re
     message = await stage.imagine()
     stage.env.inject_error("DELETE", "/channels/*/messages/*", status=500, times=None)
     clicking = asyncio.ensure_future(stage.remove(stage.alice, message))
-    await stage.eventually(stage.bot.service.jobs.not_removed)
+    await stage.eventually(stage.bot.service.jobs.deleted_with_message)
     assert stage.look(message.id)
     clicking.cancel()
     restarting = asyncio.ensure_future(stage.restart())
@@ -183,7 +183,7 @@ async def test_a_message_whose_removal_a_crash_came_upon_is_removed_after_the_re
     stage.env.backend.faults.clear()
     await stage.until(lambda: not stage.messages())
     jobs = stage.bot.service.jobs
-    await stage.eventually(lambda: _none(jobs.not_removed()))
+    await stage.eventually(lambda: _none(jobs.deleted_with_message()))
 
 
 async def test_a_job_whose_source_cannot_be_read_waits_for_the_start_after(
@@ -236,7 +236,7 @@ async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so
     result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
     await stage.until(lambda: " 0 %" in stage.look(result.response.id).content)
     service, are_read = stage.bot.service, False
-    retry, read = service._disk.retry, service.jobs.unfinished_or_stranded
+    retry, read = service._disk.retry, service.jobs.unfinished
 
     async def noting(*known: Any) -> Any:
         nonlocal are_read
@@ -253,7 +253,7 @@ async def test_a_job_that_is_delivered_while_those_from_before_are_read_stays_so
             await stage.until(lambda: not service._under_way)
         return await retry(ask, **options)
 
-    monkeypatch.setattr(service.jobs, "unfinished_or_stranded", noting)
+    monkeypatch.setattr(service.jobs, "unfinished", noting)
     monkeypatch.setattr(service._disk, "retry", reading)
     resuming = asyncio.current_task()
     assert await service.resume() == 0

@@ -24,7 +24,7 @@ async def test_a_deleted_job_keeps_only_what_the_deletion_of_its_message_needs(
 ) -> None:
     job = await made(store)
     await store.delete(job.id, Removal(Remover.MODERATOR, 77))
-    (left,) = await store.not_removed()
+    (left,) = await store.deleted_with_message()
     assert (left.guild_id, left.channel_id, left.message_id) == (2, 3, 555_001)
     assert (left.user_id, left.origin, left.request.prompt) == (0, None, "(deleted)")
     assert left.ended_by == Removal(Remover.MODERATOR, 77)

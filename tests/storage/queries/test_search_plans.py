@@ -47,8 +47,8 @@ async def test_no_query_of_the_bot_scans_all_jobs(store: JobStore, asked: list[s
     await store.delivered(job.id, 5)
     for query in ("", "rab", "background rabbit", "12", str(job.id)):
         await history(store, 1, query, 25)
-    await store.not_removed()
-    await store.not_withdrawn()
+    await store.deleted_with_message()
+    await store.unreported_cancellations()
     await unfinished(store)
     await store.by_message(5)
     await store.ids_shown_in([5, 6])

@@ -204,7 +204,7 @@ async def test_older_jobs_have_weight_one_and_their_messages_are_not_edited(
     async with open_jobs(tmp_path) as store:
         (job,) = await unfinished(store)
         assert job.weight == 1.0
-        assert await store.not_withdrawn() == []
+        assert await store.unreported_cancellations() == []
 
 
 async def test_each_older_job_gets_a_token_of_its_own(tmp_path: Path) -> None:
