@@ -103,7 +103,7 @@ def requeue(db: sqlite_utils.Database, job_id: int) -> bool:
         db,
         f"""
         UPDATE jobs SET status = 'queued', attempts = attempts - 1
-        WHERE id = ? AND status IN ({_quoted(origins(JobStatus.QUEUED))}) AND NOT deleted
+        WHERE id = ? AND status IN ({quoted(origins(JobStatus.QUEUED))}) AND NOT deleted
         """,  # noqa: S608 -- the statuses come from this program
         (job_id,),
     )
