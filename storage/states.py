@@ -1,4 +1,4 @@
-"""The states of a job and the moves between them: the one table that storage and bot share."""
+"""The states of a job and the allowed moves: one table for storage and bot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class JobStatus(enum.StrEnum):
 
 MOVES: Final[Mapping[JobStatus, tuple[JobStatus, ...]]] = {
     JobStatus.QUEUED: (JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLED),
-    # Running again is one more attempt; queued again is an attempt that the bot's end cut short.
+    # To running again: one more attempt. To queued: the bot stopped during the attempt.
     JobStatus.RUNNING: (
         JobStatus.QUEUED,
         JobStatus.RUNNING,

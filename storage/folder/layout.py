@@ -43,8 +43,8 @@ def refuse_half_restored(folder: Path) -> None:
     """
     if (folder / RESTORING_NAME).exists():
         raise BackupRefused(
-            f"A restore into {folder} was cut short; run `imagine-bot restore` once more, which "
-            "takes it up again."
+            f"A restore into {folder} was interrupted; run `imagine-bot restore` again to "
+            "complete it."
         )
 
 

@@ -30,7 +30,7 @@ def store(storage: Storage) -> JobStore:
 
 @pytest.fixture
 def shared_folder() -> Iterator[Path]:
-    """Yield a folder that another user reaches too, unlike pytest's own."""
+    """Yield a folder that other users can enter, unlike the folders of pytest."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         path.chmod(0o755)
@@ -40,13 +40,13 @@ def shared_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def read_only(shared_folder: Path) -> ReadOnly:
-    """Return a context in which nothing may be written in the shared folder."""
+    """Return a context in which the shared folder is read-only."""
 
     @contextlib.contextmanager
     def no_writing() -> Iterator[None]:
         for path in (shared_folder, *shared_folder.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
-        # No mode stops the superuser.
+        # Permissions do not stop the superuser.
         is_root = os.geteuid() == 0
         if is_root:
             os.seteuid(NOBODY)

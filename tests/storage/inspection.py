@@ -1,4 +1,4 @@
-"""What a store holds, as only tests ask for it."""
+"""Queries on a store that only tests need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small real values: requests, pictures and finished images."""
+"""Small sample values: requests, pictures and finished images."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def recipe(request: GenerationRequest, index: int, result: Pixels) -> Recipe:
 def finished(
     request: GenerationRequest, *, first_seed: int | None = None
 ) -> list[tuple[GeneratedImage, bytes]]:
-    """Return the images of a request; like an engine's they depend on the seed alone."""
+    """Return the images of a request; they depend only on the seed."""
     first = request.seed if first_seed is None else first_seed
     results = [pixels(first + index) for index in range(request.count)]
     return [

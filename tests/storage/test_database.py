@@ -32,7 +32,7 @@ def note(text: str) -> object:
 
 
 def notes(path: Path) -> list[str]:
-    """Return what another process would see."""
+    """Return the rows that another process would read."""
     db = sqlite3.connect(path)
     try:
         return [text for (text,) in db.execute("SELECT text FROM notes")]
@@ -142,7 +142,7 @@ async def test_commits_are_synced_to_disk(db: Database) -> None:
 
 
 async def test_a_full_disk_is_reported_and_rolled_back(db: Database) -> None:
-    # SQLite fails at its limit of pages just as it does when the disk has no more.
+    # SQLite raises the same error at its page limit as on a full disk.
     await db.run(lambda db: db.execute("PRAGMA max_page_count = 1"))
     with pytest.raises(DiskFull, match="free some space") as caught:
         await db.run(note("long " * 10_000))

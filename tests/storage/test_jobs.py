@@ -52,7 +52,7 @@ async def test_a_job_outlives_the_process_with_its_source(tmp_path: Path) -> Non
         job = await store.add(new_job(request=asked))
     async with open_jobs(tmp_path) as store:
         assert await store.get(job.id) == job
-        # A restart may find many, whose sources together may be more than fits in memory.
+        # The sources of many unfinished jobs might not fit into memory.
         assert await unfinished(store) == [job.without_pixels()]
         assert await store.source_of(job.id) == pixels(7)
     assert job.request == asked

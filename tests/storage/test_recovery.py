@@ -30,7 +30,7 @@ async def test_an_unfinished_job_without_its_source_is_returned_with_the_error(
     assert (job.id, job.request.source) == (lost.id, None)
     assert isinstance(fault, PictureMissing)
     assert (await counts(store))[JobStatus.QUEUED] == 2
-    # For what is made already its source is not needed.
+    # A generated job does not need its source.
     await store.start(lost.id)
     await store.complete(lost.id, finished(request()))
     assert [job.id for job in await unfinished(store)] == [lost.id, whole.id]
@@ -69,7 +69,7 @@ async def test_an_unreadable_source_stops_only_its_own_job(store: JobStore, tmp_
     (sha256,) = picture_files(tmp_path)
     file = tmp_path / "pictures" / sha256[:2] / f"{sha256}.png"
     kept = file.rename(tmp_path / "kept.png")
-    # Reading a folder fails even for root, whom no permission stops.
+    # Permissions do not stop root, but reading a folder as a file fails.
     file.mkdir()
     (stranded, fault), _ = await store.unfinished()
     assert stranded.id == job.id

@@ -1,4 +1,4 @@
-"""The table of moves, by itself and as a database file keeps to it."""
+"""The table of moves, and the moves that the database allows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .samples import new_job
 
 
 def reachable(start: JobStatus) -> set[JobStatus]:
-    """Return every state that a job can come to from `start`, `start` included."""
+    """Return every state that a job can reach from `start`, including `start`."""
     found, left = {start}, [start]
     while left:
         new = set(MOVES[left.pop()]) - found

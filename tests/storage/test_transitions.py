@@ -17,7 +17,7 @@ from .inspection import history, open_jobs, unfinished
 from .samples import finished, new_job, request
 
 UNFINISHED = {JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.GENERATED}
-# Some jobs, and now and then one that there is not; all have the same few pictures.
+# The ids of some jobs, existing or not. The jobs share a few pictures.
 jobs = st.integers(1, 6)
 
 
@@ -33,7 +33,7 @@ class Expected:
 
 
 class Jobs(RuleBasedStateMachine):
-    """The store and a plain dict are asked the same and have to give the same answers."""
+    """Compares the store with a model in a plain dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Jobs(RuleBasedStateMachine):
         deletes = job is not None and not job.deleted
         if job is not None:
             self.moved(job_id, UNFINISHED, JobStatus.CANCELLED)
-            # What an error says may name the prompt.
+            # An error may quote the prompt, so a deletion clears it.
             job.deleted, job.error = True, None
         assert self.runner.run(self.store.delete(job_id)) is deletes
 

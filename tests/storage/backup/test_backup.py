@@ -39,7 +39,7 @@ async def owl(store: JobStore, seed: int) -> int:
 
 
 def die_at_sync(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """End the program at one of the calls that put files on disk."""
+    """End the program at a chosen sync."""
     calls, sync = 0, copying.sync
 
     def die(path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_a_killed_restore_loses_nothing_and_can_be_repeated(
         restore(tmp_path / "copy", data, replace=True)
     except SystemExit:
         if (data / "restoring").exists():
-            with pytest.raises(BackupRefused, match="cut short; run `imagine-bot restore` once"):
+            with pytest.raises(BackupRefused, match="interrupted; run `imagine-bot restore` again"):
                 async with open_jobs(data):
                     pass
         monkeypatch.undo()

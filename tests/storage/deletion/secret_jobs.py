@@ -25,7 +25,7 @@ PROMPT = "zyzzogeton quokkafant"
 NEGATIVE = "blixenhorn"
 
 
-# Each alone would give it away, in whatever form: the index keeps the words apart.
+# The index stores the words of a prompt separately, so each word is a secret of its own.
 SECRETS = ("zyzzogeton", "quokkafant", "blixenhorn")
 
 
@@ -43,7 +43,7 @@ def asked(**values: Any) -> Any:
 
 
 async def made(store: JobStore, **values: Any) -> Job:
-    """Return a delivered job with files that carry their recipes, as the bot writes them."""
+    """Return a delivered job; its files hold their recipes, as in the bot."""
     values = {"request": asked(), "user_id": USER, "origin": ORIGIN, **values}
     job = await store.add(new_job(**values))
     await store.start(job.id)
@@ -60,7 +60,7 @@ async def made(store: JobStore, **values: Any) -> Job:
 
 
 def secrets_in(folder: Path) -> Iterator[str]:
-    """Yield where a secret of the deleted job stands, in clear or as a number of SQLite's."""
+    """Yield the places of secrets in all files, as text or as a number of SQLite."""
     numbers = [
         USER.to_bytes(8, "big"),
         str(USER).encode(),
@@ -76,7 +76,7 @@ def secrets_in(folder: Path) -> Iterator[str]:
 
 
 def forget_alone(folder: Path, job_id: int) -> sqlite_utils.Database:
-    """Forget a job as a deletion begins, and return the connection, with the rest not done."""
+    """Run only the first step of a deletion, and return the connection."""
     db = sqlite_utils.Database(sqlite3.connect(folder / DATABASE_NAME, isolation_level=None))
     db.execute("PRAGMA secure_delete = ON")
     assert deletion.forget(db, job_id, None)
@@ -85,7 +85,7 @@ def forget_alone(folder: Path, job_id: int) -> sqlite_utils.Database:
 
 
 async def varied(store: JobStore, *, seed: int = SEED) -> tuple[Job, Pixels]:
-    """Return a job of which somebody else has varied the picture, and that picture."""
+    """Return a job with a variation by another member, and the pixels of its picture."""
     parent = await made(store, request=asked(seed=seed))
     source = pixels(seed)
     (image,) = await store.images(parent.id)

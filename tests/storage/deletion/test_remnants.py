@@ -46,7 +46,7 @@ async def test_the_log_is_emptied_soon_after_a_deletion(store: JobStore, tmp_pat
     await store.message_removed(job.id)
     task = store._secure_deletion._task
     assert task is not None
-    # A question to the reading connection could be in the way of emptying the log.
+    # The writing connection, since a reader could block the emptying of the log.
     while not await store._db.run(remnants.is_clean):
         assert not task.done()
     await store._secure_deletion.run()
@@ -90,7 +90,7 @@ async def test_a_word_that_is_deleted_during_a_merge_is_removed_by_the_next_merg
     merging = remnants.begin_merging
     while await run(merging):
         merging = remnants.continue_merging
-    # It comes between the last step of the merge and the note that the merge is done.
+    # The deletion comes after the last step of the merge, and before its end is recorded.
     await run(lambda db: deletion.forget(db, second.id, None))
     assert await store._db.run_bare(remnants.empty_log)
     await run(remnants.end_merging)
@@ -159,7 +159,7 @@ async def test_the_first_start_removes_remnants_of_jobs_deleted_by_an_older_vers
                 picture,
             ),
         )
-    # As that version did it, which left what it no longer needed in free pages.
+    # That version did not overwrite free pages.
     for error in (f"{PROMPT} " * 1_000, None):
         db.execute("UPDATE jobs SET error = ? WHERE user_id = ?", (error, USER))
     db.execute("UPDATE jobs SET deleted = 1, message_removed = 1 WHERE user_id = ?", (USER,))

@@ -1,4 +1,4 @@
-"""A process that stores jobs until it is killed, and prints the number of each one it has added."""
+"""A process that stores jobs until it is killed, and prints the id of each job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks that are really full: small file systems in memory."""
+"""Small file systems in memory, which can really be full."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """Mount a disk of that size at `folder` while inside; skip the test where that is refused."""
+    """Mount a disk of this size at `folder`; skip the test if mounting is not allowed."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     try:
@@ -28,7 +28,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 def fill(folder: Path, *, leave: int = 0) -> Path:
-    """Fill the disk of `folder` up to the last `leave` bytes and return the file that does it."""
+    """Fill the disk of `folder` except for `leave` bytes; return the file that fills the disk."""
     ballast = folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:

@@ -26,7 +26,7 @@ ROUNDS = 8
 
 
 def work_and_die(folder: Path, first_seed: int, chance: random.Random) -> list[int]:
-    """Kill a working process at some instant, and return the jobs that it said it had added."""
+    """Kill a working process at a random instant, and return the ids that it has printed."""
     command = [
         sys.executable,
         "-m",
@@ -38,7 +38,7 @@ def work_and_die(folder: Path, first_seed: int, chance: random.Random) -> list[i
         assert process.stdout is not None
         try:
             seen = [int(process.stdout.readline()) for _ in range(chance.randint(1, 6))]
-            # A job takes some ten milliseconds: any of its steps may be the last.
+            # A job takes about ten milliseconds, so the kill may come at any step.
             time.sleep(chance.uniform(0, 0.03))
         finally:
             process.kill()
@@ -47,7 +47,7 @@ def work_and_die(folder: Path, first_seed: int, chance: random.Random) -> list[i
 
 
 class Crash(Exception):
-    """What stands for the end of a process."""
+    """Stands for the end of the process."""
 
 
 def pixels_with_recipe() -> list[tuple[GeneratedImage, bytes]]:
@@ -57,7 +57,7 @@ def pixels_with_recipe() -> list[tuple[GeneratedImage, bytes]]:
 
 
 async def check(store: JobStore, job: Job) -> None:
-    """Check that a job that was stopped at any step has all that its status promises."""
+    """Check that an interrupted job has everything that its status promises."""
     assert (job.attempts == 0) == (job.status is JobStatus.QUEUED)
     assert (job.message_id is not None) == (job.status is JobStatus.DELIVERED)
     images = await store.images(job.id)
@@ -66,7 +66,7 @@ async def check(store: JobStore, job: Job) -> None:
         return
     assert job.request.source == pixels(job.request.seed + 5)
     if job.status in (JobStatus.GENERATED, JobStatus.DELIVERED):
-        # Reading checks the hash.
+        # `read` also checks the hash.
         files = [await store.read(image) for image in images]
         assert files == [data for _, data in finished(job.request)]
     else:
@@ -100,7 +100,7 @@ async def test_no_accepted_job_is_lost_if_the_process_is_killed(
 async def test_the_next_start_removes_a_file_that_a_crash_left_without_its_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """The transaction that follows the file is rolled back, as SQLite does it after a crash."""
+    """The transaction after the file is rolled back, as SQLite does after a crash."""
     written: list[str] = []
     write = PictureFiles.write
 
@@ -131,10 +131,10 @@ async def test_the_next_start_removes_a_file_that_a_crash_left_without_its_job(
         files = PictureFiles(store._pictures.folder)
         assert [files.path(name).exists() for name in written] == [True]
         assert await store._db.run(lambda db: db["pictures"].get(written[0])["state"] == "removing")
-        # What a process that dies does not do.
+        # A killed process does not close its stores.
         store._secure_deletion._is_requested = False
     async with open_jobs(tmp_path) as store:
-        # The eraser may have written its file again.
+        # Secure deletion may have written the stripped file again.
         assert step == "erase" or not files.path(written[0]).exists()
         found = await store._db.run(lambda db: take_inventory(db, files))
         assert (found.missing, found.orphans) == ((), ())

@@ -1,4 +1,4 @@
-"""Damaged folders: a sentence, never a trace, and nothing that was whole is lost."""
+"""Damaged folders: the bot raises a sentence, never a traceback, and loses no sound data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGE = 4096
 
 
 def state(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Return every file of a folder with its owner, its size, and when it was written."""
+    """Return every file of a folder with its owner, size and modification time."""
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.stat()
@@ -201,7 +201,7 @@ async def test_a_row_that_cannot_be_read_hides_no_other(
     table, name = column.split(".")
     where = "id" if table == "jobs" else "job_id"
     with sqlite3.connect(tmp_path / DATABASE_NAME) as db:
-        # The triggers of the search would refuse it, which damage does not ask.
+        # The triggers of the search index would refuse this row; damage bypasses triggers.
         for (trigger,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
             db.execute(f"DROP TRIGGER {trigger}")
         db.execute(f"UPDATE {table} SET {name} = CAST({value} AS TEXT) WHERE {where} = 1")

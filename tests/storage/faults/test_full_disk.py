@@ -24,7 +24,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def add_until_refused(store: JobStore) -> None:
-    # The write-ahead log has a little room left inside.
+    # The write-ahead log may have a little space left inside.
     for _ in range(10_000):
         await store.add(new_job("a" * 1_000))
 

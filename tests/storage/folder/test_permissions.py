@@ -19,7 +19,7 @@ def mode(folder: Path) -> int:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A folder as versions before this one left it."""
+    """Return a folder with the permissions of earlier versions."""
     folder = tmp_path / "data"
     asyncio.run(_used(folder))
     folder.chmod(0o755)

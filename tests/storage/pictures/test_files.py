@@ -70,7 +70,7 @@ def test_a_full_disk_is_reported_and_leaves_no_file(
         raise OSError(number, os.strerror(number))
 
     pictures.write(b"another picture")
-    # Its folder is there, so it is the picture itself that finds no room.
+    # The folder exists, so only the file itself needs space.
     pictures.remove(pictures.write(b"picture"))
     before = all_files(pictures)
     monkeypatch.setattr(os, "fsync", no_room)

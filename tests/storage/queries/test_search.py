@@ -27,7 +27,7 @@ PROMPTS = [
 
 
 async def show(store: JobStore, prompt: str, **values: object) -> int:
-    """Store a job that the history shows, and return its number."""
+    """Store a job that the history shows, and return its id."""
     job = await store.add(new_job(prompt, **values))
     await store.start(job.id)
     await store.complete(job.id, finished(job.request))

@@ -1,4 +1,4 @@
-"""The short form of `tests.search_scale`: what SQLite walks through, whatever the machine."""
+"""The short form of `tests.search_scale`: the query plans of SQLite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..samples import finished, new_job, request
 from .test_search import show
 
 TABLES = {"jobs", "images", "pictures", "search_members"}
-# Indexes that hold the few rows that are asked for.
+# Indexes that hold few rows, so a scan is fine.
 SHORT = ("jobs_unremoved", "jobs_unwithdrawn", "pictures_removing", "images_unstripped")
 
 
@@ -33,7 +33,7 @@ def plan(db: sqlite_utils.Database, sql: str) -> str:
 
 @pytest.fixture
 async def asked(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what the store asks SQLite for from now on."""
+    """Return a list that collects the statements of the store."""
     statements: list[str] = []
     await store._db.run(lambda db: db.conn.set_trace_callback(statements.append))
     await store._db.read(lambda db: db.conn.set_trace_callback(statements.append))

@@ -19,8 +19,7 @@ from storage.states import JobStatus
 
 from ..inspection import history, open_jobs, unfinished
 
-# What each version wrote into the tables that it brought. It is never edited, as the
-# versions are not; a later version adds its own.
+# Rows as each version wrote them. They are never edited; a later version adds its own rows.
 REQUEST = json.dumps(
     {
         "count": 1,
@@ -128,7 +127,7 @@ SCHEMAS = {
 
 
 def make_version(path: Path, versions: int) -> dict[str, list[dict[str, Any]]]:
-    """Make a database as it was after so many steps, with rows, and return those."""
+    """Create a database with the first steps and their rows, and return the rows."""
     db = sqlite_utils.Database(sqlite3.connect(path, isolation_level=None))
     db.execute("PRAGMA foreign_keys = ON")
     migrations.migrations().apply(db, stop_before=NAMES[versions : versions + 1])
@@ -150,7 +149,7 @@ async def test_the_rows_of_every_version_survive(tmp_path: Path, versions: int) 
         assert await db.run(lambda db: db.execute("PRAGMA foreign_key_check").fetchall()) == []
     for table, rows in before.items():
         common = rows[0].keys() & after[table][0].keys()
-        # What a deleted job was about is forgotten: see the test of that.
+        # A later step clears deleted jobs; another test checks that.
         assert [{k: row[k] for k in common} for row in after[table] if not row.get("deleted")] == [
             {k: row[k] for k in common} for row in rows if not row.get("deleted")
         ]
@@ -218,7 +217,7 @@ async def test_each_older_job_gets_a_token_of_its_own(tmp_path: Path) -> None:
 async def test_the_servers_of_older_jobs_are_recorded_for_any_account(tmp_path: Path) -> None:
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m011_guilds"))
     async with open_storage(tmp_path) as storage:
-        # By which account is not known, so it is whichever asks first.
+        # The account is unknown, so the servers count for any account.
         assert await storage.guilds.missing(99, []) == [20]
         await storage.guilds.add(98, [20])
         assert await storage.guilds.missing(99, []) == []

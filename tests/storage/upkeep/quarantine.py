@@ -1,4 +1,4 @@
-"""Data folders with orphans, and what became of their files."""
+"""Data folders with orphans, and the places of their files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAY = 24 * 60 * 60
 
 
 def every(data: Path) -> dict[Path, int]:
-    """Return all that is below a folder, and when it was written."""
+    """Return all paths below a folder with their modification times."""
     return {path: path.stat().st_mtime_ns for path in data.rglob("*")}
 
 
@@ -67,7 +67,7 @@ async def read_all(data: Path, job_ids: list[int]) -> None:
 
 
 async def older_and_newer(data: Path) -> tuple[bytes, bytes, list[int]]:
-    """Make a folder of an older and a newer database; return both and the newer one's jobs."""
+    """Create an older and a newer database; return both and the jobs of the newer one."""
     async with open_jobs(data) as store:
         ids = [await picture(store, seed) for seed in range(3)]
     older = (data / DATABASE_NAME).read_bytes()
@@ -77,7 +77,7 @@ async def older_and_newer(data: Path) -> tuple[bytes, bytes, list[int]]:
 
 
 class Crash(Exception):
-    """What stands for the end of a process."""
+    """Stands for the end of the process."""
 
 
 def many(data: Path, count: int) -> set[str]:

@@ -82,7 +82,7 @@ async def test_an_older_database_in_place_of_the_newer_one_loses_no_picture(
         await store.delete(await picture(store, 50))
     older = path.read_bytes()
     async with open_jobs(tmp_path) as store:
-        # The older database says that the file of the second was removed.
+        # In the older database the second picture is removed.
         ids += [await picture(store, seed) for seed in (60, 50)]
         await store.add(new_job(request=request(source=pixels(70), strength=0.5)))
     newer, all_of_them = path.read_bytes(), there(tmp_path)
@@ -138,7 +138,7 @@ async def test_a_damaged_file_does_not_return(tmp_path: Path) -> None:
     await start(tmp_path)
     assert not path.exists()
     assert moved.read_bytes() == b"half"
-    # A sound one also replaces a damaged one, and no second copy outlives the picture.
+    # A sound file replaces a damaged one. No second copy remains.
     path.write_bytes(b"half")
     for _ in range(2):
         moved.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ async def test_a_picture_that_was_deleted_is_removed_from_quarantine_at_once(
     older, _, ids = await older_and_newer(tmp_path)
     async with open_jobs(tmp_path) as store:
         (image,) = await store.images(ids[-1])
-        # The bot is killed before the file goes.
+        # The bot is killed before it removes the file.
         await store._db.run(lambda db: deletion.forget(db, ids[-1], None))
     newer = (tmp_path / DATABASE_NAME).read_bytes()
     (tmp_path / DATABASE_NAME).write_bytes(older)
@@ -190,7 +190,7 @@ async def test_links_and_other_file_names_are_not_moved(tmp_path: Path) -> None:
         unknown.with_name("holiday.png"),
         unknown.with_name(f"{unknown.stem}.jpg"),
         unknown.with_name(f"{unknown.stem.upper()}.PNG"),
-        # In the part of another name.
+        # In the shard of another name.
         unknown.with_name(f"{'ff' if unknown.stem[:2] != 'ff' else '00'}{'1' * 62}.png"),
         pictures / f"{unknown.stem}.png",
     ]
@@ -225,7 +225,7 @@ async def test_a_backup_ignores_the_quarantine_and_a_restore_keeps_it(
     restore(copy, data, replace=True)
     assert aside(data) == {unknown.stem}
     await read_all(data, [job_id])
-    # Also into a folder where nothing else is left.
+    # Also into a folder without any other file.
     for path in data.iterdir():
         if path.name != UNKNOWN_NAME:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
