@@ -151,7 +151,7 @@ class Lookup:
     async def suggestions(self, requester: Requester, query: str, limit: int) -> list[HistoryEntry]:
         """Return at most `limit` of the requester's own jobs that match and may be shown here.
 
-        A request that a newer one of the same person overtook gets none.
+        Returns nothing if a newer request of the same person arrived first.
         """
         found = await self._typing.do(
             requester.person.id, lambda: self._suggestions(requester, query, limit)

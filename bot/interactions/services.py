@@ -38,7 +38,7 @@ class Services:
 
 
 class HasServices(Protocol):
-    """The client of an interaction, as far as handlers may know it."""
+    """The part of an interaction's client that handlers use."""
 
     @property
     def services(self) -> Services:

@@ -63,7 +63,8 @@ class Members:
         """Return `job` if it exists and `person` may see it.
 
         Raises:
-            NotVisible: otherwise, with the same words, so that ids cannot be probed.
+            NotVisible: there is no such job, or it is not for `person`. Both errors read the same,
+                so that nobody can probe ids.
         """
         if job is None or job.deleted or not self.may_see(job, person, channel_id):
             raise NotVisible(what)
@@ -105,10 +106,11 @@ def weight(role_weights: Mapping[int, float], person: discord.User | discord.Mem
 def check_clicked(job: Job | None, token: str | None, message: discord.Message | None) -> None:
     """Return only if the button that was clicked below `message` belongs to `job`.
 
-    `token` is None for a button of a version before tokens: its job is known by the message then.
+    `token` is None for a button of the first version. Such a button works below the job's own
+    message only.
 
     Raises:
-        UnknownButton: it belongs to a job with the same number in another database.
+        UnknownButton: the button belongs to a job with the same number in another database.
     """
     if job is None or (token is not None and token != job.token):
         raise UnknownButton

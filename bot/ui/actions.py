@@ -41,7 +41,7 @@ class Action:
 RERUN: Final = Action(name="rerun", emoji="🔁", command="imagine", kind=JobKind.RERUN)
 VARY: Final = Action(name="vary", emoji="🎲", command="vary", kind=JobKind.VARY, of_picture=True)
 REMOVE: Final = Action(name="remove", emoji="❌")
-# A reaction deletes without a question, since only the person may see the question.
+# The button below the private question that follows ❌.
 DELETE: Final = Action(name="delete", label="Delete")
 ACTIONS: Final = (RERUN, VARY, REMOVE, DELETE)
 

@@ -40,7 +40,7 @@ async def picture_in(
     await stage.until(lambda: [m for m in channel.history() if pictures(m)])
 
 
-async def noted(stage: Stage) -> list[int]:
+async def missing_guilds(stage: Stage) -> list[int]:
     """Return the servers that the bot is known to be in."""
     user = stage.bot.user
     assert user is not None

@@ -41,7 +41,7 @@ async def test_finished_pictures_are_deleted_only_after_a_private_question(
     assert files(stage) == []
 
 
-async def test_who_was_asked_may_no_longer_delete_without_the_right_to(stage: Stage) -> None:
+async def test_confirming_a_deletion_checks_the_rights_again(stage: Stage) -> None:
     message = await stage.imagine(PROMPT)
     asked = await stage.mo.click(message, custom_id="remove:1")
     stage.env.backend.guilds[stage.guild.id].members[stage.mo.id].role_ids.clear()
@@ -53,7 +53,7 @@ async def test_who_was_asked_may_no_longer_delete_without_the_right_to(stage: St
     assert not (await record(stage)).deleted
 
 
-async def test_a_moderator_who_deletes_is_kept_and_named_in_the_log(
+async def test_a_deletion_by_a_moderator_is_stored_and_logged(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="bot.jobs.service")
@@ -120,7 +120,7 @@ async def test_no_byte_of_a_deleted_picture_is_left_while_the_bot_runs_or_after_
     assert traces(folder, alice) == []
 
 
-async def test_what_people_write_is_neither_kept_nor_logged(
+async def test_messages_of_people_are_neither_stored_nor_logged(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -132,7 +132,7 @@ async def test_what_people_write_is_neither_kept_nor_logged(
     assert "Command" not in caplog.text
 
 
-async def test_a_question_about_pictures_that_are_gone_meanwhile_is_answered_so(
+async def test_confirming_the_deletion_of_pictures_that_are_gone_says_so(
     stage: Stage,
 ) -> None:
     message = await stage.imagine("rabbit face")

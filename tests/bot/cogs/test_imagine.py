@@ -93,7 +93,7 @@ async def test_a_prompt_pings_nobody_and_its_markup_is_harmless(stage: Stage) ->
     assert message.flags.suppress_embeds
 
 
-async def test_what_the_model_could_not_read_is_said(stage: Stage) -> None:
+async def test_words_that_the_model_did_not_read_are_named(stage: Stage) -> None:
     message = await stage.imagine("rabbit face " + "on a blue background " * 5)
     assert "did not read: “background”" in message.content
 

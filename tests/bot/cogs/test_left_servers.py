@@ -15,10 +15,10 @@ from storage.jobs import JobStore
 from storage.records import Removal, Remover
 
 from ..stage import Person, Stage
-from .deletions import PROMPT, deleted, files, noted, picture_in, record
+from .deletions import PROMPT, deleted, files, missing_guilds, picture_in, record
 
 
-async def test_a_server_that_the_bot_left_takes_its_pictures_along(stage: Stage) -> None:
+async def test_leaving_a_server_deletes_its_pictures(stage: Stage) -> None:
     await stage.imagine(PROMPT)
     elsewhere = stage.env.create_guild("Owls")
     channel = elsewhere.create_text_channel("pictures")
@@ -30,7 +30,7 @@ async def test_a_server_that_the_bot_left_takes_its_pictures_along(stage: Stage)
     assert len(files(stage)) == 1
 
 
-async def test_an_outage_of_a_server_takes_nothing_away(stage: Stage) -> None:
+async def test_an_outage_of_a_server_deletes_nothing(stage: Stage) -> None:
     await stage.imagine(PROMPT)
     stage.env.backend.emit("GUILD_DELETE", {"id": str(stage.guild.id), "unavailable": True})
     known = stage.bot.get_guild(stage.guild.id)
@@ -62,7 +62,7 @@ async def compared(stage: Stage) -> None:
     await asyncio.wait(tasks)
 
 
-async def test_a_server_that_the_bot_left_while_it_was_away_takes_its_pictures_along(
+async def test_leaving_a_server_while_offline_deletes_its_pictures(
     stage: Stage,
 ) -> None:
     await stage.imagine(PROMPT)
@@ -74,25 +74,25 @@ async def test_a_server_that_the_bot_left_while_it_was_away_takes_its_pictures_a
     await stage.until(lambda: not files(stage))
 
     async def is_forgotten() -> bool:
-        return await noted(stage) == []
+        return await missing_guilds(stage) == []
 
     await stage.eventually(is_forgotten)
 
 
-async def test_a_server_that_the_bot_joins_is_remembered(stage: Stage) -> None:
+async def test_a_server_that_the_bot_joins_is_stored(stage: Stage) -> None:
     known = stage.bot.get_guild(stage.env.create_guild("Owls").id)
     assert known is not None
     # SimCord calls every server one that was there before.
     stage.bot.dispatch("guild_join", known)
 
     async def is_known() -> bool:
-        return known.id in await noted(stage)
+        return known.id in await missing_guilds(stage)
 
     await stage.eventually(is_known)
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, 10004), (403, 50001)])
-async def test_a_server_with_an_outage_loses_nothing_when_the_bot_comes_back(
+async def test_connecting_during_an_outage_of_a_server_deletes_nothing(
     stage: Stage, status: int, code: int
 ) -> None:
     await stage.imagine(PROMPT)
@@ -104,11 +104,11 @@ async def test_a_server_with_an_outage_loses_nothing_when_the_bot_comes_back(
     await compared(stage)
     assert not (await record(stage)).deleted
     assert len(files(stage)) == 1
-    assert await noted(stage) == [stage.guild.id]
+    assert await missing_guilds(stage) == [stage.guild.id]
 
 
 @pytest.mark.parametrize("code", [10004, 0])
-async def test_a_server_is_not_left_for_one_answer(
+async def test_one_answer_that_the_bot_left_a_server_deletes_nothing(
     stage: Stage, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "_DELAYS", (0.01,))
@@ -123,7 +123,7 @@ async def test_a_server_is_not_left_for_one_answer(
 
 
 @pytest.mark.parametrize(("status", "code", "times"), [(404, 0, 3), (403, 50001, None)])
-async def test_a_server_is_left_once_discord_says_so_in_its_own_words(
+async def test_a_server_counts_as_left_once_discord_confirms_it(
     stage: Stage, status: int, code: int, times: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retry, "_DELAYS", (0.01,))

@@ -1,4 +1,4 @@
-"""Ids start again with another database; the buttons of old messages do not reach its jobs."""
+"""Job ids start at 1 in a new database; buttons of older messages do not reach its jobs."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ async def thread_with_picture(stage: Stage) -> simcord.ChannelHandle:
     return thread
 
 
-def test_the_bot_hears_of_deleted_messages_and_keeps_no_messages_of_others(stage: Stage) -> None:
+def test_the_bot_receives_deletions_and_caches_no_messages(stage: Stage) -> None:
     assert INTENTS.guild_messages
     assert INTENTS.dm_messages
     privileged = discord.Intents(message_content=True, members=True, presences=True)
@@ -54,7 +54,7 @@ def test_the_bot_hears_of_deleted_messages_and_keeps_no_messages_of_others(stage
     assert not stage.bot.cached_messages
 
 
-async def test_a_message_that_a_moderator_deletes_takes_its_picture_along(stage: Stage) -> None:
+async def test_deleting_a_message_in_discord_deletes_its_picture(stage: Stage) -> None:
     message = await stage.imagine(PROMPT)
     kept = await stage.imagine("red apple")
     await stage.mo.delete(message)
@@ -66,7 +66,7 @@ async def test_a_message_that_a_moderator_deletes_takes_its_picture_along(stage:
     assert not await stage.bot.service.jobs.deleted_with_message()
 
 
-async def test_messages_that_are_deleted_together_take_their_pictures_along(stage: Stage) -> None:
+async def test_deleting_several_messages_in_discord_deletes_their_pictures(stage: Stage) -> None:
     gone = [await stage.imagine(PROMPT), await stage.imagine(PROMPT, count=2)]
     await stage.imagine("red apple")
     others = [7, 8, 9]
@@ -80,7 +80,7 @@ async def test_messages_that_are_deleted_together_take_their_pictures_along(stag
     assert not (await record(stage, 3)).deleted
 
 
-async def test_a_deleted_channel_takes_its_pictures_along_with_those_of_its_threads(
+async def test_deleting_a_channel_deletes_its_pictures_and_those_of_its_threads(
     stage: Stage,
 ) -> None:
     other = stage.guild.create_text_channel("owls")
@@ -97,7 +97,7 @@ async def test_a_deleted_channel_takes_its_pictures_along_with_those_of_its_thre
     await stage.until(lambda: not files(stage))
 
 
-async def test_a_deleted_thread_takes_its_pictures_along(stage: Stage) -> None:
+async def test_deleting_a_thread_deletes_its_pictures(stage: Stage) -> None:
     await stage.imagine("red apple")
     thread = await thread_with_picture(stage)
     stage.env.backend.delete_channel(thread.id)
@@ -107,7 +107,7 @@ async def test_a_deleted_thread_takes_its_pictures_along(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("what", ["channel", "guild"])
-async def test_what_cannot_be_written_while_it_is_deleted_is_tried_again(
+async def test_a_deletion_that_cannot_be_stored_is_retried(
     stage: Stage, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.jobs.disk._DELAYS", (0.01,))
@@ -129,7 +129,7 @@ async def test_what_cannot_be_written_while_it_is_deleted_is_tried_again(
     assert not faults
 
 
-async def test_what_was_about_to_be_made_is_not_made_once_its_message_is_deleted(
+async def test_deleting_the_message_of_a_waiting_job_cancels_the_job(
     stage: Stage, gate: GatedEngine
 ) -> None:
     gate.shut()
@@ -147,7 +147,7 @@ async def test_what_was_about_to_be_made_is_not_made_once_its_message_is_deleted
 
 
 @pytest.mark.parametrize("command", ["vary", "history"])
-async def test_what_was_deleted_while_the_bot_was_away_is_found_when_it_is_asked_for(
+async def test_a_message_deleted_while_offline_is_noticed_when_its_picture_is_used(
     stage: Stage, command: str
 ) -> None:
     message = await stage.imagine(PROMPT)
@@ -187,20 +187,20 @@ async def test_one_answer_that_a_message_is_gone_deletes_nothing(stage: Stage) -
 @pytest.fixture
 def uses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return how the database was used: "run" for each transaction that writes, and "read"."""
-    noted: list[str] = []
+    missing_guilds: list[str] = []
 
     def note(name: str) -> None:
         use = getattr(Database, name)
 
         async def noting(db: Database, fn: Callable[[Any], Any]) -> Any:
-            noted.append(name)
+            missing_guilds.append(name)
             return await use(db, fn)
 
         monkeypatch.setattr(Database, name, noting)
 
     for name in ("run", "read"):
         note(name)
-    return noted
+    return missing_guilds
 
 
 async def unannounced(stage: Stage) -> Job:
@@ -215,7 +215,7 @@ async def unannounced(stage: Stage) -> Job:
     return await stage.bot.service.submit(new)
 
 
-async def test_deleted_messages_of_others_cost_one_look_and_wait_for_no_other_channel(
+async def test_deleted_messages_of_others_cost_one_query_and_wait_for_no_other_channel(
     stage: Stage, gate: GatedEngine, uses: list[str]
 ) -> None:
     gate.shut()
@@ -235,7 +235,7 @@ async def test_deleted_messages_of_others_cost_one_look_and_wait_for_no_other_ch
 
 
 @pytest.mark.parametrize("others", [[], [7, 8]])
-async def test_a_message_that_is_deleted_while_it_is_being_sent_takes_its_job_along(
+async def test_deleting_a_message_that_is_being_sent_deletes_its_job(
     stage: Stage, gate: GatedEngine, others: list[int]
 ) -> None:
     gate.shut()

@@ -117,7 +117,7 @@ async def test_files_are_read_two_at_a_time_and_nobody_waits_for_all_of_another(
     assert 1 <= most <= 2
 
 
-async def test_stalled_downloads_hold_up_nobody(stage: Stage) -> None:
+async def test_stalled_downloads_block_nobody(stage: Stage) -> None:
     stalled = asyncio.Event()
     picture = _file(Image.new("RGB", (64, 64), "orange"))
 
@@ -134,7 +134,7 @@ async def test_stalled_downloads_hold_up_nobody(stage: Stage) -> None:
     await asyncio.gather(*stuck)
 
 
-async def test_a_file_that_nobody_waits_for_any_more_is_not_read_on(
+async def test_cancelling_a_request_stops_the_reading_of_its_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(files, "_START", "import time; time.sleep(60)")
@@ -158,7 +158,7 @@ class File(bytearray):
     """Bytes that can be watched being forgotten."""
 
 
-async def test_a_file_that_was_refused_is_forgotten_before_its_answer_is_sent(stage: Stage) -> None:
+async def test_a_refused_file_is_freed_before_the_answer_is_sent(stage: Stage) -> None:
     files_read: list[weakref.ref[File]] = []
 
     async def read() -> bytes:

@@ -1,4 +1,4 @@
-"""The gate in front of everything that people send."""
+"""The rate limit in front of everything that people send."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Clock:
 
 
 class TestBuckets:
-    def test_a_burst_passes_at_once_and_then_what_the_rate_gives(self) -> None:
+    def test_a_burst_passes_at_once_and_then_the_steady_rate(self) -> None:
         clock = Clock()
         buckets = Buckets(Policy(burst=3, rate=2), clock)
         assert [buckets.take("a") for _ in range(5)] == [True, True, True, False, False]
@@ -48,7 +48,7 @@ class TestBuckets:
         clock.now += 100
         assert [buckets.take("a") for _ in range(4)] == [True, True, True, False]
 
-    def test_those_that_are_full_again_are_forgotten(self) -> None:
+    def test_full_buckets_are_dropped(self) -> None:
         clock = Clock()
         buckets = Buckets(Policy(burst=10, rate=1), clock)
         for number in range(1_000):
@@ -59,7 +59,7 @@ class TestBuckets:
 
     @settings(max_examples=50)
     @given(st.lists(st.tuples(st.floats(0, 3), st.integers(0, 4)), max_size=80))
-    def test_nobody_gets_more_than_burst_and_rate_and_the_others_count_for_nothing(
+    def test_each_key_gets_at_most_burst_and_rate_whatever_the_others_take(
         self, asked: list[tuple[float, int]]
     ) -> None:
         clock, policy = Clock(), Policy(burst=4, rate=1)
@@ -79,7 +79,7 @@ class TestBuckets:
 
 
 class TestGate:
-    def test_who_types_and_clicks_as_fast_as_a_person_can_never_meets_it(self) -> None:
+    def test_a_fast_person_never_reaches_the_limit(self) -> None:
         clock = Clock()
         gate = Gate(clock)
         # Ten minutes of typing with four requests for suggestions a second, and of clicks.
@@ -88,7 +88,7 @@ class TestGate:
             assert gate.passes(1, typing=True)
             assert tick % 2 or gate.passes(1)
 
-    def test_the_operator_reads_of_a_flood_once_a_while_for_each_person(
+    def test_a_flood_is_logged_once_in_a_while_for_each_person(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         clock = Clock()
@@ -105,7 +105,7 @@ class TestGate:
 
 
 def shut(stage: Stage, person: int) -> None:
-    """Let nothing more of a person pass but two requests for suggestions, and answer it once."""
+    """Use up a person's limit, except for two requests for suggestions and one answer."""
     gate, slow = stage.bot.services.gate, 0.001
     gate._asking, gate._answers = (Buckets(Policy(burst=1, rate=slow)) for _ in range(2))
     gate._typing = Buckets(Policy(burst=2, rate=slow))
@@ -126,7 +126,9 @@ class TestPeople:
         answered = await stage.bob.slash(stage.channel, "history")
         assert "You have no pictures yet" in answered.response.content
 
-    async def test_so_is_a_button_and_a_reaction_does_nothing(self, stage: Stage) -> None:
+    async def test_a_button_too_many_is_answered_once_and_a_reaction_does_nothing(
+        self, stage: Stage
+    ) -> None:
         message = await stage.imagine("rabbit face")
         shut(stage, stage.alice.id)
         again, remove, vary = sorted(buttons(message))
@@ -140,7 +142,7 @@ class TestPeople:
         assert [one.id for one in stage.messages()] == [message.id]
         assert len(await stage.bot.services.lookup.history(stage.alice.id, "", 9)) == 1
 
-    async def test_suggestions_too_many_are_an_empty_list_and_have_a_count_of_their_own(
+    async def test_suggestions_have_a_limit_of_their_own_and_are_empty_above_it(
         self, stage: Stage
     ) -> None:
         await stage.imagine("rabbit face")
@@ -167,7 +169,7 @@ def test_everything_that_people_can_press_or_fill_in_is_behind_the_gate() -> Non
 
 
 class TestConcurrency:
-    async def test_only_so_much_is_done_for_one_person_at_a_time(self) -> None:
+    async def test_the_work_for_one_person_at_the_same_time_is_limited(self) -> None:
         at_work = AtWork(2)
         with at_work.one_for(1), at_work.one_for(1):
             with pytest.raises(StillAtWork, match="still working on 2"), at_work.one_for(1):
@@ -178,7 +180,7 @@ class TestConcurrency:
             raise OSError("disk")
         assert not at_work._begun
 
-    async def test_of_what_waits_for_a_person_only_the_newest_is_done(self) -> None:
+    async def test_only_the_newest_waiting_work_of_a_person_is_done(self) -> None:
         newest: NewestOnly = NewestOnly()
         arrives = asyncio.Event()
         done: list[int] = []
@@ -200,7 +202,7 @@ class TestConcurrency:
         assert done == [0, 99, 39]
         assert not newest._lines
 
-    async def test_what_fails_or_is_cancelled_stands_in_nobodys_way(self) -> None:
+    async def test_failed_and_cancelled_work_does_not_block_later_work(self) -> None:
         newest: NewestOnly = NewestOnly()
 
         async def fail() -> None:

@@ -1,4 +1,4 @@
-"""The deadline of an answer, by the real clock: SimCord lets its timers wait for running work."""
+"""The deadline of an answer, on the real clock: SimCord's timers wait for running work."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bot.interactions import intake
 
 
 class Response:
-    """An interaction's answer to Discord, which may go wrong."""
+    """The response object of an interaction; `defer` may fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.deferred: list[bool] = []
-        self.promised = asyncio.Event()
+        self.was_deferred = asyncio.Event()
         self._error = error
 
     def is_done(self) -> bool:
@@ -28,7 +28,7 @@ class Response:
             raise self._error
         assert thinking
         self.deferred.append(ephemeral)
-        self.promised.set()
+        self.was_deferred.set()
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ async def late(go: asyncio.Event) -> str:
     return "accepted"
 
 
-async def test_work_that_is_done_in_time_needs_no_promise() -> None:
+async def test_fast_work_defers_nothing() -> None:
     response = Response()
     go = asyncio.Event()
     go.set()
@@ -54,20 +54,20 @@ async def test_work_that_is_done_in_time_needs_no_promise() -> None:
 
 
 @pytest.mark.parametrize("ephemeral", [True, False])
-async def test_work_that_takes_long_is_promised_in_time(ephemeral: bool) -> None:
+async def test_slow_work_defers_the_interaction(ephemeral: bool) -> None:
     response = Response()
     go = asyncio.Event()
     waiting = asyncio.ensure_future(
         intake.within_deadline(interaction(response), late(go), ephemeral=ephemeral)
     )
-    await asyncio.wait_for(response.promised.wait(), 10)
+    await asyncio.wait_for(response.was_deferred.wait(), 10)
     assert not waiting.done()
     go.set()
     assert await waiting == "accepted"
     assert response.deferred == [ephemeral]
 
 
-async def test_a_promise_that_discord_does_not_take_stops_no_work() -> None:
+async def test_work_goes_on_if_the_interaction_cannot_be_deferred() -> None:
     response = Response(aiohttp.ClientOSError("the line was cut"))
     go = asyncio.Event()
     waiting = asyncio.ensure_future(intake.within_deadline(interaction(response), late(go)))

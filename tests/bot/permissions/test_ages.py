@@ -1,4 +1,4 @@
-"""Pictures that were made in age-restricted channels stay in such channels."""
+"""Pictures of age-restricted channels are shown in such channels only."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ async def test_prompts_from_there_are_not_suggested_or_listed_in_an_open_channel
     assert "rabbit" in (await stage.alice.slash(adults, "history")).response.content
 
 
-async def test_suggestions_reach_what_is_older_than_many_pictures_for_adults(
-    stage: Stage, adults: Any
-) -> None:
+async def test_suggestions_reach_past_many_restricted_pictures(stage: Stage, adults: Any) -> None:
     await stage.imagine("pizza")
     first = await stage.bot.service.jobs.get(1)
     assert first is not None
@@ -132,7 +130,7 @@ async def test_buttons_and_reactions_make_nothing_in_a_channel_that_is_open_now(
     await stage.until(lambda: message.id not in [m.id for m in adults.history()])
 
 
-async def test_a_picture_from_before_counts_as_what_its_channel_is_now(
+async def test_a_picture_without_a_mark_counts_as_its_channel_does_now(
     stage: Stage, adults: Any
 ) -> None:
     stage.restrict(adults, is_restricted=False)
@@ -180,7 +178,7 @@ async def test_a_thread_that_is_archived_is_still_what_its_channel_is(
     assert "1-1" not in {choice["value"] for choice in suggested}
 
 
-async def test_where_discord_does_not_say_what_a_thread_is_its_pictures_stay_there(
+async def test_pictures_of_an_unknown_thread_count_as_restricted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ages, "_SECONDS", 0.1)
@@ -200,7 +198,7 @@ async def test_where_discord_does_not_say_what_a_thread_is_its_pictures_stay_the
     assert "seed 7" in (await stage.alice.slash(stage.channel, "history")).response.content
 
 
-async def test_a_thread_that_the_bot_may_not_see_is_not_asked_for_again_and_again(
+async def test_discord_is_asked_once_about_a_hidden_thread(
     stage: Stage,
 ) -> None:
     thread = await thread_below(stage, stage.channel)
@@ -211,7 +209,7 @@ async def test_a_thread_that_the_bot_may_not_see_is_not_asked_for_again_and_agai
         assert await stage.alice.autocomplete(stage.channel, "history", "search", "") == []
 
 
-def test_direct_messages_are_open_and_unknown_channels_are_not_known_to_be() -> None:
+def test_direct_messages_are_unrestricted_and_unknown_channels_are_unknown() -> None:
     assert restriction(mock.Mock(spec_set=discord.DMChannel)) is False
     assert restriction(None) is None
     thread = mock.Mock(spec=discord.Thread)
@@ -223,7 +221,7 @@ def test_direct_messages_are_open_and_unknown_channels_are_not_known_to_be() -> 
     ("marked", "now", "here"),
     list(itertools.product((False, True), (False, True, None), (False, True))),
 )
-def test_the_rule_has_no_other_case(marked: bool, now: bool | None, here: bool) -> None:
+def test_the_rule_for_ages_holds_in_every_case(marked: bool, now: bool | None, here: bool) -> None:
     channel = None if now is None else mock.Mock(is_nsfw=lambda: now)
     guild = mock.Mock(get_channel_or_thread=lambda _: channel)
     bot: Any = mock.Mock(get_guild=lambda _: guild)

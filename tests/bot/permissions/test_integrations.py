@@ -1,4 +1,4 @@
-"""Who may use a command by Server Settings, Integrations, may use what does the same; else not."""
+"""The settings under Server Settings, Integrations count for buttons and reactions too."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ async def test_somebody_who_may_not_is_told_whom_to_ask(stage: Stage, server: Se
 @pytest.mark.parametrize(
     ("command", "emoji", "other"), [("imagine", "🔁", "🎲"), ("vary", "🎲", "🔁")]
 )
-async def test_nor_by_a_reaction(
+async def test_the_reaction_is_for_those_who_may_use_the_command(
     stage: Stage, server: Server, command: str, emoji: str, other: str
 ) -> None:
     message = await stage.imagine()
@@ -198,7 +198,7 @@ async def test_discord_is_asked_once_and_again_when_the_settings_changed(
     assert await server.may_press(message, "rerun:1")
 
 
-async def test_what_changed_while_there_was_no_connection_is_seen(
+async def test_settings_that_changed_while_offline_are_read_again(
     stage: Stage, server: Server
 ) -> None:
     message = await stage.imagine()
@@ -209,7 +209,7 @@ async def test_what_changed_while_there_was_no_connection_is_seen(
     assert not await server.may_press(message, "rerun:1")
 
 
-async def test_where_discord_does_not_say_the_buttons_work(stage: Stage, server: Server) -> None:
+async def test_buttons_work_if_discord_does_not_answer(stage: Stage, server: Server) -> None:
     message = await stage.imagine()
     server.set("imagine", ("everyone", False))
     stage.env.inject_error("GET", "/applications/*/permissions", status=403, code=50001)

@@ -49,7 +49,7 @@ def test_anything_typed_is_a_picture_or_one_sentence(text: str) -> None:
     assert said is None or (said.field == "image" and len(str(said).splitlines()) == 1)
 
 
-def test_what_is_left_open_gets_the_model_s_defaults(builder: RequestBuilder) -> None:
+def test_options_that_are_left_out_get_the_model_s_defaults(builder: RequestBuilder) -> None:
     request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
     assert (request.width, request.height, request.steps) == (EDGE, EDGE, 25)
     assert (request.guidance_scale, request.scheduler, request.count) == (2.5, "ddim", 1)
@@ -114,7 +114,7 @@ def test_a_rerun_costs_no_more_than_is_allowed_by_now() -> None:
 
 
 @pytest.mark.parametrize(("most", "size"), [(100, 96), (96, 96), (EDGE, EDGE), (256, EDGE)])
-def test_who_leaves_the_size_open_gets_one_that_is_allowed(most: int, size: int) -> None:
+def test_the_default_size_is_within_the_limit(most: int, size: int) -> None:
     builder = builder_for(Settings(max_size=most))
     request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
     assert (request.width, request.height) == (size, size)

@@ -85,17 +85,17 @@ async def fetched(origin: str, path: str, *, seconds: float = 20.0) -> bytes:
     )
 
 
-async def test_a_file_from_where_it_should_be_is_fetched(origin: str) -> None:
+async def test_a_file_from_an_allowed_origin_is_downloaded(origin: str) -> None:
     assert await fetched(origin, "picture") == PICTURE
 
 
 @pytest.mark.parametrize("path", ["redirect", "compressed", "endless", "missing", "nowhere"])
-async def test_whatever_else_a_server_does_is_one_sentence(origin: str, path: str) -> None:
+async def test_any_other_fault_of_the_server_is_one_sentence(origin: str, path: str) -> None:
     with pytest.raises(InvalidSource, match="could not be fetched from Discord; please attach it"):
         await fetched(origin, path)
 
 
-async def test_a_server_that_never_ends_is_left(origin: str) -> None:
+async def test_an_endless_download_is_aborted(origin: str) -> None:
     with pytest.raises(InvalidSource, match="could not be fetched"):
         await fetched(origin, "slow", seconds=0.3)
 

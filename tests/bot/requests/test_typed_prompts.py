@@ -44,7 +44,7 @@ async def test_mentions_are_shown_and_read_by_name_and_ping_nobody(stage: Stage)
     assert told == "bob and pictures and somebody"
 
 
-async def test_what_the_model_does_not_know_is_said(stage: Stage) -> None:
+async def test_an_emoji_that_the_model_does_not_know_is_named(stage: Stage) -> None:
     message = await stage.imagine("a cat and 👩\u200d🚀")
     assert "did not read: “👩\u200d🚀”" in message.content
 

@@ -91,7 +91,7 @@ def test_a_prompt_over_several_lines_stays_on_one() -> None:
 
 
 @given(st.text("ab [](){}*_~|`<>#-\\:/.", min_size=1, max_size=80).filter(str.strip))
-def test_no_markup_in_a_prompt_is_left_standing(prompt: str) -> None:
+def test_no_markup_in_a_prompt_works(prompt: str) -> None:
     bare = re.sub(r"\\.", "", messages.quoted(prompt))
     assert not set(bare) & set("\\_*~|`<>[]()#-")
 

@@ -223,12 +223,12 @@ def test_a_longer_time_is_never_said_to_be_shorter(one: float, other: float) -> 
 
 
 @given(estimates)
-def test_what_is_said_is_near_what_was_estimated(seconds: float) -> None:
+def test_the_text_is_near_the_estimate(seconds: float) -> None:
     assert abs(meant(states.duration(seconds) or "") - seconds) <= max(0.5, 0.26 * seconds)
 
 
 @given(st.sampled_from([math.inf, -math.inf, math.nan]))
-def test_what_is_no_time_is_not_said(seconds: float) -> None:
+def test_a_time_that_is_not_finite_has_no_text(seconds: float) -> None:
     assert states.duration(seconds) is None
 
 
