@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
 import random
@@ -64,6 +65,10 @@ async def test_a_deletion_by_a_moderator_is_stored_and_logged(
     assert f"Job 1 was deleted by moderator {stage.mo.id}" in caplog.text
 
 
+async def is_cancelled(stage: Stage) -> bool:
+    return (await record(stage)).status is JobStatus.CANCELLED
+
+
 @pytest.mark.parametrize(
     ("who", "words"),
     [("alice", "\ncancelled · job 1"), ("mo", "\ncancelled by a moderator · job 1")],
@@ -76,10 +81,13 @@ async def test_cancelling_needs_no_question_and_the_message_says_if_a_moderator_
     assert result.response is not None
     message_id = result.response.id
     person: Person = getattr(stage, who)
-    clicked = await person.click(stage.look(message_id), custom_id="remove:1")
-    assert not clicked.followups
-    # A step that the engine has begun is finished first.
+    clicking = asyncio.create_task(
+        person.click(stage.look(message_id), custom_id="remove:1"), name="click"
+    )
+    # The click ends when the engine has finished the step that it began.
+    await stage.eventually(lambda: is_cancelled(stage))
     gate.open()
+    assert not (await clicking).followups
     await stage.until(lambda: words in stage.look(message_id).content)
     assert (await record(stage)).status is JobStatus.CANCELLED
 
