@@ -13,7 +13,7 @@ from storage.records import HistoryEntry
 from ..delivery.files import discord_files
 from ..errors import NotVisible
 from ..interactions.answers import answering
-from ..interactions.concurrency import AtWork
+from ..interactions.concurrency import ConcurrencyLimit
 from ..interactions.intake import within_deadline
 from ..interactions.requester import requester_of
 from ..interactions.services import Services
@@ -31,7 +31,7 @@ class History(commands.Cog):
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._at_work = AtWork(_AT_ONCE)
+        self._limit = ConcurrencyLimit(_AT_ONCE)
 
     @app_commands.command()
     @app_commands.describe(search="Words from the prompt, or a job id; suggestions as you type")
@@ -42,7 +42,7 @@ class History(commands.Cog):
     ) -> None:
         """Find your own pictures again; only you see the answer."""
         async with answering(interaction, private=True):
-            with self._at_work.one_for(interaction.user.id):
+            with self._limit.slot_for(interaction.user.id):
                 await self._answer(interaction, search or "")
 
     async def _answer(self, interaction: discord.Interaction[Any], search: str) -> None:

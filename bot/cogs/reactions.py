@@ -83,7 +83,7 @@ class Reactions(commands.Cog):
         if action.of_picture and not await self._services.lookup.has_pictures(job):
             return
         here = (payload.guild_id, payload.channel_id)
-        await self._services.ages.learn([here])
+        await self._services.ages.fetch_unknown([here])
         requester = Requester(
             person=person,
             guild_id=payload.guild_id,

@@ -144,7 +144,7 @@ class Lookup:
         self, entries: Sequence[HistoryEntry], requester: Requester
     ) -> list[HistoryEntry]:
         """Return those entries of the requester's history that this channel may show."""
-        await self._learn_ages(entries, requester)
+        await self._fetch_ages(entries, requester)
         may_show, is_restricted = self._ages.may_show, requester.age_restricted
         return [entry for entry in entries if may_show(entry, is_restricted_here=is_restricted)]
 
@@ -176,10 +176,10 @@ class Lookup:
 
     async def check_age(self, made: Made, requester: Requester) -> None:
         """Return only if the requester's channel may show and use a job, as far as ages go."""
-        await self._learn_ages([made], requester)
+        await self._fetch_ages([made], requester)
         self._ages.check(made, is_restricted_here=requester.age_restricted)
 
-    async def _learn_ages(self, made: Sequence[Made], requester: Requester) -> None:
+    async def _fetch_ages(self, made: Sequence[Made], requester: Requester) -> None:
         if not requester.age_restricted:
             places = ((job.guild_id, job.channel_id) for job in made if not job.age_restricted)
-            await self._ages.learn(places)
+            await self._ages.fetch_unknown(places)

@@ -60,7 +60,7 @@ class Ages:
             channel = guild.get_channel(self._parents[channel_id])
         return restriction(channel)
 
-    async def learn(self, places: Iterable[tuple[int | None, int]]) -> None:
+    async def fetch_unknown(self, places: Iterable[tuple[int | None, int]]) -> None:
         """Ask Discord about the unknown channels among `places`, for at most a second."""
         unknown = {
             channel_id: None

@@ -18,7 +18,7 @@ from bot.cogs.buttons import DYNAMIC_ITEMS
 from bot.errors import StillAtWork
 from bot.interactions import gate as gates
 from bot.interactions.buckets import Buckets, Policy
-from bot.interactions.concurrency import AtWork, NewestOnly
+from bot.interactions.concurrency import ConcurrencyLimit, NewestOnly
 from bot.interactions.gate import Gate
 from bot.interactions.gated import Gated
 
@@ -170,15 +170,15 @@ def test_everything_that_people_can_press_or_fill_in_is_behind_the_gate() -> Non
 
 class TestConcurrency:
     async def test_the_work_for_one_person_at_the_same_time_is_limited(self) -> None:
-        at_work = AtWork(2)
-        with at_work.one_for(1), at_work.one_for(1):
-            with pytest.raises(StillAtWork, match="still working on 2"), at_work.one_for(1):
+        limit = ConcurrencyLimit(2)
+        with limit.slot_for(1), limit.slot_for(1):
+            with pytest.raises(StillAtWork, match="still working on 2"), limit.slot_for(1):
                 pass
-            with at_work.one_for(2):
+            with limit.slot_for(2):
                 pass
-        with pytest.raises(OSError, match="disk"), at_work.one_for(1):
+        with pytest.raises(OSError, match="disk"), limit.slot_for(1):
             raise OSError("disk")
-        assert not at_work._begun
+        assert not limit._running
 
     async def test_only_the_newest_waiting_work_of_a_person_is_done(self) -> None:
         newest: NewestOnly = NewestOnly()
@@ -200,7 +200,7 @@ class TestConcurrency:
         assert await asyncio.gather(*tasks) == [0, *[None] * 38, 39]
         assert await other == 99
         assert done == [0, 99, 39]
-        assert not newest._lines
+        assert not newest._waiters
 
     async def test_failed_and_cancelled_work_does_not_block_later_work(self) -> None:
         newest: NewestOnly = NewestOnly()
@@ -215,4 +215,4 @@ class TestConcurrency:
         waiting.cancel()
         await asyncio.wait([waiting])
         assert await newest.do(1, lambda: asyncio.sleep(0, "found")) == "found"
-        assert not newest._lines
+        assert not newest._waiters
