@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md")
 # A path in the text, in a link or in a picture; what follows `::` is a test.
 PATH = re.compile(r"(?<![\w-])(?:bot|generation|storage|tests|docs)(?:/\w+)+(?:\.\w+|/)?")
+# A module of one of the packages, by the end of its path.
+MODULE = re.compile(r"`(\w+(?:/\w+)+)`")
 LINK = re.compile(r"\]\((?!http|#)([^)#]+)\)")
 
 
@@ -35,6 +37,14 @@ def contracts() -> dict[str, list[str]]:
     with (ROOT / "pyproject.toml").open("rb") as file:
         found = tomllib.load(file)["tool"]["importlinter"]["contracts"]
     return {one["containers"][0]: one["layers"] for one in found if one["type"] == "layers"}
+
+
+def test_every_module_of_the_architecture_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    packages = [ROOT, *(ROOT / name for name in ("bot", "generation", "storage"))]
+    named = MODULE.findall(text)
+    assert "jobs/recovery" in named
+    assert [name for name in named if not any(exists(package / name) for package in packages)] == []
 
 
 @pytest.mark.parametrize("package", ["bot", "generation", "storage"])
