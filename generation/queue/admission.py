@@ -6,8 +6,8 @@ limit of the person's server, and the person's own limit. A person without a wai
 Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches" (IEEE/ACM Transactions on
 Networking 1998): a server's newcomers are admitted while fewer of its jobs wait than places are
 free. So the more jobs of a server wait, the sooner its newcomers are refused. A server without
-waiting jobs has one place beyond that, up to a last limit that protects the bot's memory. Only a
-thousand servers together reach the last limit, however many accounts they have.
+waiting jobs has one place beyond that, up to a hard limit that protects the bot's memory. Only a
+thousand servers together reach the hard limit, however many accounts they have.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class WaitingCounts:
     """How many jobs wait: in all, of the owner's group, and of the owner."""
 
     total: int
@@ -83,11 +83,11 @@ class Limits:
         return max(_SHARED_LEAST, _SHARED_FACTOR * self.total)
 
     @property
-    def last(self) -> int:
+    def hard_limit(self) -> int:
         """Return how many jobs may wait in all, without exception."""
         return self.shared + _SERVERS
 
-    def check(self, owner: Owner, taken: Taken) -> None:
+    def check(self, owner: Owner, waiting: WaitingCounts) -> None:
         """Return only if one more job of `owner` may wait.
 
         Raises:
@@ -96,27 +96,27 @@ class Limits:
             QueueFull: the limit of all jobs is reached.
         """
         if owner.member is not None:
-            if taken.of_member >= self.of_member:
+            if waiting.of_member >= self.of_member:
                 raise MemberQueueFull(self.of_member)
-            if not taken.of_member:
-                self._check_newcomer(owner, taken)
+            if not waiting.of_member:
+                self._check_newcomer(owner, waiting)
                 return
-        if taken.total >= self.total:
-            raise QueueFull(taken.total)
-        if taken.of_group >= self.of_group:
-            raise GroupQueueFull(taken.of_group, direct=owner.group is None)
+        if waiting.total >= self.total:
+            raise QueueFull(waiting.total)
+        if waiting.of_group >= self.of_group:
+            raise GroupQueueFull(waiting.of_group, direct=owner.group is None)
 
-    def _check_newcomer(self, owner: Owner, taken: Taken) -> None:
-        if taken.of_group >= self.of_group_at_most:
-            raise GroupQueueFull(taken.of_group, direct=owner.group is None)
+    def _check_newcomer(self, owner: Owner, waiting: WaitingCounts) -> None:
+        if waiting.of_group >= self.of_group_at_most:
+            raise GroupQueueFull(waiting.of_group, direct=owner.group is None)
         # Within the usual limits, more places than that are always free.
-        is_free = taken.of_group < self.shared - taken.total
-        is_first = taken.of_group == 0 and taken.total < self.last
+        is_free = waiting.of_group < self.shared - waiting.total
+        is_first = waiting.of_group == 0 and waiting.total < self.hard_limit
         if not (is_free or is_first):
-            raise QueueFull(taken.total)
+            raise QueueFull(waiting.total)
 
 
-class Counts(Protocol):
+class WaitingJobs(Protocol):
     """How many submitted jobs wait."""
 
     @property
@@ -142,7 +142,7 @@ class Place:
         """Release the place, unless it was released before."""
         if self.is_held:
             self.is_held = False
-            self._places.give_back(self.owner)
+            self._places.free(self.owner)
 
 
 class Places:
@@ -158,7 +158,7 @@ class Places:
         """Return how many places are held."""
         return self._of_groups.total()
 
-    def take(self, owner: Owner, submitted: Counts) -> Place:
+    def hold(self, owner: Owner, submitted: WaitingJobs) -> Place:
         """Hold and return a place for `owner`; `submitted` counts the jobs that wait already.
 
         Raises:
@@ -166,7 +166,7 @@ class Places:
         """
         self._limits.check(
             owner,
-            Taken(
+            WaitingCounts(
                 total=submitted.waiting + self.held,
                 of_group=submitted.waiting_in(owner.group) + self._of_groups[owner.group],
                 of_member=submitted.waiting_of(owner.member) + self._of_members[owner.member],
@@ -176,7 +176,7 @@ class Places:
         self._of_members[owner.member] += 1
         return Place(self, owner)
 
-    def give_back(self, owner: Owner) -> None:
+    def free(self, owner: Owner) -> None:
         """Stop counting a place of `owner`; only `Place.release` calls this."""
         for counter, key in ((self._of_groups, owner.group), (self._of_members, owner.member)):
             counter[key] -= 1

@@ -77,7 +77,7 @@ class Dispatcher:
     def _cancel_waiting(self, ticket: Ticket) -> None:
         ticket.cancelled.set()
         self._turns.remove(ticket)
-        if ticket.begun:
+        if ticket.on_engine:
             # The job waits between two turns, so the engine thread still holds its images.
             self._inbox.wake()
         ticket.fail(JobCancelled())
@@ -91,11 +91,11 @@ class Dispatcher:
         was_idle = not self._turns.running
         while (ticket := self._turns.start()) is not None:
             ticket.active = True
-            if ticket.begun:
+            if ticket.on_engine:
                 self._inbox.wake()
             else:
-                self._inbox.submit(ticket)
-            ticket.begun = True
+                self._inbox.hand_over(ticket)
+            ticket.on_engine = True
         if was_idle:
             # Until now, nothing was expected of the engine.
             self._watchdog.reset()
@@ -173,7 +173,7 @@ class Dispatcher:
     def restart(self, ticket: Ticket, *, alone: bool) -> None:
         """Put a job ahead of all waiting jobs, to run again from its first step."""
         self._turns.remove(ticket)
-        ticket.active = ticket.begun = False
+        ticket.active = ticket.on_engine = False
         ticket.taken = 0
         ticket.after = "engine"
         ticket.nearest = None

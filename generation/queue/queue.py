@@ -122,7 +122,7 @@ class GenerationQueue(Generic[I]):
             GroupQueueFull: the group's limit is reached.
             QueueFull: the limit of all jobs is reached.
         """
-        place = self._places.take(Owner(group, member), self._turns)
+        place = self._places.hold(Owner(group, member), self._turns)
         try:
             yield place
         finally:
@@ -141,7 +141,7 @@ class GenerationQueue(Generic[I]):
     ) -> Ticket:
         """Add a job of the owner in `share`, and return its ticket.
 
-        Every job is taken: `reserve` holds the limits, and jobs from before a restart have to fit
+        Every job is waiting: `reserve` holds the limits, and jobs from before a restart have to fit
         again. `listener` is called on the event loop, the first time at once if the engine is still
         loading. With `read_source` the pixels of the source image are not kept while the job waits:
         the engine thread reads them, and an error of `read_source` ends the job. A job that runs

@@ -48,9 +48,9 @@ class Ticket:
     Only the event loop writes the fields. The engine thread reads `cancelled` and `active`. An
     active job takes steps; a job that is not active waits for its turn, perhaps between two steps.
 
-    `told` is the last event that the listener was given. `told_end` is the finish time that it was
-    told, `nearest` the nearest place in the queue that it was told. `after` says why the job waits
-    again, if it does.
+    `on_engine` means that the engine thread holds the job. `last_event` is the last event that the
+    listener was given, `last_estimate` the last finish time, and `nearest` the nearest place in the
+    queue. `after` says why the job waits again, if it does.
     """
 
     job_id: int
@@ -62,11 +62,11 @@ class Ticket:
     read_source: Callable[[], Pixels] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     active: bool = False
-    begun: bool = False
+    on_engine: bool = False
     alone: bool = False
     after: Interruption | None = None
-    told: Event | None = None
-    told_end: float | None = None
+    last_event: Event | None = None
+    last_estimate: float | None = None
     nearest: int | None = None
     steps: int = field(init=False)
     load: float = field(init=False)
@@ -100,7 +100,7 @@ class Ticket:
 
     def tell(self, event: Event) -> None:
         """Give the listener an event."""
-        self.told = event
+        self.last_event = event
         self.listener(event)
 
     async def started_or_ended(self) -> None:

@@ -88,7 +88,7 @@ class JobUpdates:
                 # The restart of the bot is old news by now.
                 ticket.after = None
             loading = Loading("engine" if self._was_lost else ticket.after)
-            if ticket.told != loading:
+            if ticket.last_event != loading:
                 ticket.nearest = None
                 ticket.tell(loading)
 
@@ -98,27 +98,27 @@ class JobUpdates:
         ticket.tell(dataclasses.replace(progress, seconds=self._seconds(ticket)))
 
     def _tell_place(self, ticket: Ticket, position: int) -> None:
-        told = ticket.told
-        is_same = isinstance(told, Waiting) and told.position == position
+        last = ticket.last_event
+        is_same = isinstance(last, Waiting) and last.position == position
         if is_same and not self._is_estimate_changed(ticket):
             return
         ticket.nearest = min(position, ticket.nearest or position)
-        ticket.told_end = self._ends.get(ticket)
+        ticket.last_estimate = self._ends.get(ticket)
         ticket.tell(Waiting(position, self._seconds(ticket), ticket.nearest, ticket.after))
 
     def _tell_silence(self, ticket: Ticket) -> None:
         """Tell a started job that it is late, or no longer late."""
-        told = ticket.told
-        if isinstance(told, Progress) and told.late != self._is_silent:
+        last = ticket.last_event
+        if isinstance(last, Progress) and last.late != self._is_silent:
             seconds = self._seconds(ticket)
-            ticket.tell(Progress(told.step, told.steps, seconds, late=self._is_silent))
+            ticket.tell(Progress(last.step, last.steps, seconds, late=self._is_silent))
 
     def _is_estimate_changed(self, ticket: Ticket) -> bool:
         """Return whether the job now ends noticeably sooner or later than it was told."""
-        end = self._ends.get(ticket)
-        if end is None or ticket.told_end is None:
-            return end is not ticket.told_end
-        return abs(end - ticket.told_end) > max(1.0, _ESTIMATE_CHANGE * (end - time.monotonic()))
+        end, last = self._ends.get(ticket), ticket.last_estimate
+        if end is None or last is None:
+            return end is not last
+        return abs(end - last) > max(1.0, _ESTIMATE_CHANGE * (end - time.monotonic()))
 
     def _estimate(
         self, timing: TimingModel, running: Sequence[Ticket], waiting: Sequence[Ticket]

@@ -78,7 +78,7 @@ class Inbox:
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
 
-    def submit(self, ticket: Ticket) -> None:
+    def hand_over(self, ticket: Ticket) -> None:
         """Hand over a job to run."""
         self._queue.put(ticket)
 

@@ -39,7 +39,7 @@ class Jobs:
 
     def ask(self, group: int | None, member: int) -> bool:
         try:
-            self.held.append(self.places.take(Owner(group, member), self))
+            self.held.append(self.places.hold(Owner(group, member), self))
         except QueueFull:
             return False
         return True
@@ -59,7 +59,7 @@ def test_ten_accounts_of_one_server_leave_half_of_the_queue_to_other_servers() -
     assert jobs.flood(1, range(11), each=10) == 50
     assert all(jobs.ask(2, member) for member in range(100, 105) for _ in range(10))
     with pytest.raises(QueueFull, match=r"The queue is full \(100 pictures are waiting\)"):
-        jobs.places.take(Owner(1, 0), jobs)
+        jobs.places.hold(Owner(1, 0), jobs)
     # Full for those who have something waiting; not for those who have nothing.
     assert jobs.ask(3, 200)
     assert jobs.ask(2, 201)
@@ -70,10 +70,10 @@ def test_a_server_of_puppet_accounts_with_one_job_each_is_limited_too() -> None:
     jobs = Jobs(Limits(100, member=10))
     assert jobs.flood(1, range(1_000), each=1) == 100
     with pytest.raises(GroupQueueFull, match="100 pictures of this server are waiting already"):
-        jobs.places.take(Owner(1, 2_000), jobs)
+        jobs.places.hold(Owner(1, 2_000), jobs)
     assert jobs.flood(None, range(3_000, 4_000), each=1) == 100
     with pytest.raises(GroupQueueFull, match="or ask in a server"):
-        jobs.places.take(Owner(None, 5_000), jobs)
+        jobs.places.hold(Owner(None, 5_000), jobs)
     assert jobs.ask(2, 6_000)
 
 
@@ -87,12 +87,12 @@ def test_servers_of_puppet_accounts_leave_a_place_to_every_idle_server() -> None
     assert brought[10:] == [1] * 10
     assert jobs.ask(99, -1)
     with pytest.raises(QueueFull):
-        jobs.places.take(Owner(99, -2), jobs)
+        jobs.places.hold(Owner(99, -2), jobs)
 
 
-def test_there_is_a_last_limit() -> None:
+def test_there_is_a_hard_limit() -> None:
     jobs = Jobs(Limits(1, member=1))
-    jobs.owners = [Owner(server, server) for server in range(jobs.limits.last)]
+    jobs.owners = [Owner(server, server) for server in range(jobs.limits.hard_limit)]
     assert not jobs.ask(-1, -1)
     jobs.owners.pop()
     assert jobs.ask(-1, -1)
@@ -153,7 +153,7 @@ def _ask(jobs: Jobs, group: int | None, member: int) -> None:
     of_group = Counter(owner.group for owner in owners)[group]
     of_member = Counter(owner.member for owner in owners)[member]
     is_taken = jobs.ask(group, member)
-    if of_member == 0 and of_group == 0 and len(owners) < limits.last:
+    if of_member == 0 and of_group == 0 and len(owners) < limits.hard_limit:
         assert is_taken
     if of_member == 0 and of_group < limits.of_group:
         assert is_taken
@@ -169,4 +169,4 @@ def test_a_members_own_limit_is_reported_first() -> None:
     jobs = Jobs(Limits(4, member=2))
     assert jobs.flood(1, range(1), each=9) == 2
     with pytest.raises(MemberQueueFull, match="2 of your pictures"):
-        jobs.places.take(Owner(1, 0), jobs)
+        jobs.places.hold(Owner(1, 0), jobs)
