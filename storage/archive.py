@@ -9,12 +9,12 @@ import sqlite_utils
 
 from generation.values.pixels import Pixels
 
-from .database import open_readonly
 from .folder.layout import DATABASE_NAME, PICTURES_NAME
 from .pictures.files import PictureFiles
 from .pictures.rows import source_pixels
 from .queries.images import images_of
 from .records import StoredImage
+from .sqlite.readonly import open_readonly
 
 
 class Archive:

@@ -14,10 +14,8 @@ from .deletion import remnants
 from .errors import DatabaseDamaged, DatabaseUnusable, DiskFull, from_os_error
 from .sqlite import indexing, migrations
 from .sqlite.integrity import check_integrity
-from .sqlite.readonly import BUSY_SECONDS, open_readonly
+from .sqlite.readonly import BUSY_SECONDS
 from .sqlite.threads import READING, ConnectionThread, transaction, translated
-
-__all__ = ["Database", "open_readonly", "transaction"]
 
 S = TypeVar("S")
 T = TypeVar("T")

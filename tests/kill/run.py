@@ -16,8 +16,8 @@ from typing import Final, Self
 from PIL import Image
 
 from bot.ui.attachments import is_finished
-from storage.database import open_readonly
 from storage.folder.layout import DATABASE_NAME
+from storage.sqlite.readonly import open_readonly
 
 from ..rig import Asked, Discord, Fault, Hold, MessageView, NeverHappened
 from ..running import imagine_bot

@@ -10,11 +10,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from bot.ui.actions import remove_ids
-from storage.database import open_readonly
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME
 from storage.pictures.files import PictureFiles
 from storage.queries import jobs as queries
 from storage.records import Job
+from storage.sqlite.readonly import open_readonly
 from storage.states import JobStatus
 
 from ..rig import Asked, MessageView

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
-from storage.database import Database, open_readonly
+from storage.database import Database
 from storage.errors import DatabaseUnusable, DiskFull, StorageError
+from storage.sqlite.readonly import open_readonly
 
 from .conftest import ReadOnly
 
@@ -235,47 +236,3 @@ async def test_a_folder_that_cannot_be_written_is_refused(
         pass
     with read_only():
         assert "let the bot's user" in await refusal(shared_folder / "bot.db")
-
-
-async def test_a_database_can_be_read_while_a_bot_uses_it(db: Database) -> None:
-    await db.run(note("a"))
-    reader = open_readonly(db.path)
-    assert list(reader["notes"].rows) == [{"text": "a"}]
-    await db.run(note("b"))
-    assert list(reader["notes"].rows) == [{"text": "a"}, {"text": "b"}]
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        reader.execute("DELETE FROM notes")
-    reader.close()
-
-
-@pytest.mark.parametrize("name", ["bot.db", "what? #1 100%.db"])
-async def test_a_database_can_be_read_while_no_bot_runs(tmp_path: Path, name: str) -> None:
-    async with Database(tmp_path / name):
-        pass
-    reader = open_readonly(tmp_path / name)
-    assert reader["jobs"].count == 0
-    reader.close()
-
-
-async def test_a_database_can_be_read_in_a_read_only_folder(
-    shared_folder: Path, read_only: ReadOnly
-) -> None:
-    async with Database(shared_folder / "bot.db"):
-        pass
-    with read_only():
-        reader = open_readonly(shared_folder / "bot.db")
-        assert reader["jobs"].count == 0
-        reader.close()
-
-
-def test_reading_a_missing_database_is_refused_and_creates_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnusable, match="does not exist; start the bot once"):
-        open_readonly(tmp_path / "bot.db")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_reading_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bot.db"
-    path.write_text("my shopping list, longer than the header of a database " * 10)
-    with pytest.raises(DatabaseUnusable, match="is not a database"):
-        open_readonly(path)

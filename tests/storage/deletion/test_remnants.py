@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import sqlite_utils
 
-from storage.database import open_readonly
 from storage.deletion import jobs as deletion
 from storage.deletion import remnants
 from storage.folder.layout import DATABASE_NAME
@@ -19,6 +18,7 @@ from storage.pictures.png import encode_png
 from storage.queries.conversion import request_to_json
 from storage.records import Removal, Remover
 from storage.sqlite import migrations
+from storage.sqlite.readonly import open_readonly
 
 from ..inspection import history, open_jobs
 from ..samples import new_job, pixels, request

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import sqlite_utils
 
-from storage.database import Database, open_readonly
+from storage.database import Database
 from storage.errors import DatabaseUnusable
 from storage.folder.layout import DATABASE_NAME
 from storage.opening import open_storage
 from storage.sqlite import migrations
+from storage.sqlite.readonly import open_readonly
 from storage.states import JobStatus
 
 from ..inspection import history, open_jobs, unfinished
