@@ -11,6 +11,7 @@
     │   ├── OutOfMemory      it does not fit into the memory of the device
     │   ├── NotFinite        its numbers overflowed
     │   └── SetAside         it broke the engine more than once
+    ├── PictureRefused       a picture was made, and a stage after decoding refuses it
     ├── EngineLost           the engine stopped or hangs; its jobs run on the next one
     └── MetadataError        a file holds no recipe, or one that cannot be read
 
@@ -127,6 +128,10 @@ class SetAside(EngineFailed):
             "This picture broke the engine more than once, so it is set aside; try other settings, "
             "or ask the operator to look at the log."
         )
+
+
+class PictureRefused(GenerationError):
+    """A finished picture that may not be stored or shown; the sentence says why."""
 
 
 class EngineLost(GenerationError):

@@ -16,8 +16,10 @@ from functools import partial
 
 import torch
 
-from ..errors import GenerationError, InvalidRequest, OutOfMemory
+from ..errors import GenerationError, InvalidRequest, OutOfMemory, PictureRefused
 from ..models.family import Model
+from ..postprocess import stages as postprocess
+from ..postprocess.stages import Stage
 from ..timing import Measured
 from ..values.events import Progress
 from ..values.pixels import Pixels
@@ -40,8 +42,9 @@ class Engine:
     then have only sizes for which the kernels of this device agree. On a CPU that costs nothing and
     is always so. With `compiled` the network is compiled at the start. Without `shared` each image
     has calls of its own: slower for many images, but nothing has to be measured. `load_in_float32`
-    loads the model again in float32, for pictures that overflow. `on_sign` is called after each
-    call of a network, and before a model is loaded.
+    loads the model again in float32, for pictures that overflow. Each picture passes through
+    `stages` in order. `on_sign` is called after each call of a network, and before a model is
+    loaded.
     """
 
     def __init__(
@@ -52,11 +55,13 @@ class Engine:
         compiled: bool = False,
         shared: bool = True,
         load_in_float32: Callable[[], Model] | None = None,
+        stages: Sequence[Stage] = (),
         on_sign: OnSign = lambda _: None,
     ) -> None:
         exact = deterministic or model.device.type == "cpu"
         self._profile = model.profile
         self._device = model.device
+        self._stages = stages
         self._on_sign = on_sign
         with torch.inference_mode():
             self._networks = Networks(model, exact=exact, compiled=compiled, shared=shared)
@@ -121,7 +126,7 @@ class Engine:
             self._on_sign("alive")
             for image, picture in zip(group, pictures, strict=True):
                 if picture is not None and self._is_finite(image, picture):
-                    finished[image] = self._finished(image, to_pixels(picture))
+                    self._complete(image, to_pixels(picture), finished)
         return [finished.get(image) for image in images]
 
     @torch.inference_mode()
@@ -233,6 +238,14 @@ class Engine:
         self._second_attempt.start(image)
         return False
 
-    def _finished(self, image: Denoising, pixels: Pixels) -> GeneratedImage:
+    def _complete(
+        self, image: Denoising, decoded: Pixels, finished: dict[Denoising, GeneratedImage]
+    ) -> None:
+        """Add the picture of an image to `finished`, or fail the image if a stage refuses it."""
+        try:
+            pixels = postprocess.run(self._stages, decoded, image.request)
+        except PictureRefused as refusal:
+            image.failure = refusal.with_traceback(None)
+            return
         recipe = recipe_of(image, pixels.sha256, self._versions)
-        return GeneratedImage(index=image.index, pixels=pixels, recipe=recipe)
+        finished[image] = GeneratedImage(index=image.index, pixels=pixels, recipe=recipe)

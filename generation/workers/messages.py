@@ -22,6 +22,7 @@ from ..errors import (
     ModelError,
     NotFinite,
     OutOfMemory,
+    PictureRefused,
     SetAside,
 )
 from ..timing import Measured
@@ -40,6 +41,7 @@ _FAILURES: Final[Mapping[str, Callable[[Failure], GenerationError]]] = {
     "OutOfMemory": lambda _: OutOfMemory(),
     "NotFinite": lambda _: NotFinite(),
     "SetAside": lambda _: SetAside(),
+    "PictureRefused": lambda failure: PictureRefused(failure.sentence),
     "EngineLost": lambda failure: EngineLost(failure.sentence),
     "MetadataError": lambda failure: MetadataError(failure.sentence),
 }
@@ -52,6 +54,7 @@ FailureKind = Literal[
     "OutOfMemory",
     "NotFinite",
     "SetAside",
+    "PictureRefused",
     "EngineLost",
     "MetadataError",
 ]

@@ -22,6 +22,7 @@ from generation.errors import (
     ModelError,
     NotFinite,
     OutOfMemory,
+    PictureRefused,
     QueueFull,
     SetAside,
 )
@@ -168,6 +169,7 @@ FAILURES: tuple[GenerationError, ...] = (
     OutOfMemory(),
     NotFinite(),
     SetAside(),
+    PictureRefused("The picture may not be shown."),
     EngineLost("It is gone."),
     MetadataError("There is no recipe."),
 )

@@ -1,0 +1,1 @@
+"""What happens to a picture between decoding and storing."""
