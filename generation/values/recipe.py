@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self, TypeAlias
+
+from pydantic import ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from .pixels import Pixels
 from .request import SIZE_MAX, GenerationRequest, SchedulerName
 
 _NAMED: Final = 3
 _THREADS_MAX: Final = 1_024
-# What each type of a recipe's field may be in JSON.
-_JSON_KINDS: Final[Mapping[str, tuple[type, ...]]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "int | None": (int, type(None)),
-    "bool | None": (bool, type(None)),
-    "float": (float, int),
-    "float | None": (float, int, type(None)),
-    "SchedulerName": (str,),
-    "Mapping[str, Any]": (dict,),
-    "Mapping[str, str]": (dict,),
-}
+_NO_OBJECT: Final = "a recipe is a JSON object"
+# A recipe is readable with the name of a scheduler that is gone; a request is not.
+_AnyScheduler: TypeAlias = Annotated[SchedulerName, GetPydanticSchema(lambda _, ask: ask(str))]
+# A whole number stays one, so that the recipe is written again as it was.
+_Number: TypeAlias = Annotated[float, GetPydanticSchema(lambda _, ask: ask(int | float))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +35,29 @@ class Recipe:
     `compiled` is True where the UNet was compiled, which also decides the last bits.
     """
 
+    # pydantic converts nothing and refuses unknown fields.
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
+
     prompt: str
     negative_prompt: str
     seed: int
     width: int
     height: int
     steps: int
-    guidance_scale: float
-    scheduler: SchedulerName
+    guidance_scale: _Number
+    scheduler: _AnyScheduler
     scheduler_settings: Mapping[str, Any]
     model: str
     model_sha256: str
     dtype: str
     device: str
     source_sha256: str | None
-    strength: float | None
+    strength: _Number | None
     unread_prompt: str
     versions: Mapping[str, str]
     pixels_sha256: str
-    threads: int | None = None
-    decoder_tile: int | None = None
+    threads: Annotated[int, Field(ge=1, le=_THREADS_MAX)] | None = None
+    decoder_tile: Annotated[int, Field(ge=1, le=SIZE_MAX)] | None = None
     compiled: bool | None = None
     read_prompt: str | None = None
     read_negative_prompt: str | None = None
@@ -93,32 +91,36 @@ class Recipe:
         """Read what `to_json` wrote.
 
         Raises:
-            ValueError: it is no JSON object, or a field is missing, unknown or of a wrong type.
+            ValueError: the text is no JSON object, or a field is missing, unknown, of a wrong type
+                or out of range.
         """
         try:
-            read = json.loads(text)
-        except RecursionError as error:
-            raise ValueError("the recipe is nested too deeply") from error
-        if not isinstance(read, dict):
-            raise ValueError("a recipe is a JSON object")
-        kinds = {f.name: _JSON_KINDS[str(f.type)] for f in dataclasses.fields(cls)}
-        optional = {f.name for f in dataclasses.fields(cls) if f.default is None}
-        values: dict[str, Any] = dict.fromkeys(optional) | read
-        if missing := kinds.keys() - values.keys():
-            raise ValueError(f"the recipe lacks {_some(missing)}")
-        if unknown := values.keys() - kinds.keys():
-            raise ValueError(f"the recipe has an unknown field {_some(unknown)}")
-        for name, kind in kinds.items():
-            is_misplaced = isinstance(values[name], bool) and bool not in kind
-            if not isinstance(values[name], kind) or is_misplaced:
-                raise ValueError(f"the recipe has a value of the wrong type in {name}")
-        if not all(isinstance(version, str) for version in values["versions"].values()):
-            raise ValueError("the recipe has a value of the wrong type in versions")
-        if values["threads"] is not None and not 1 <= values["threads"] <= _THREADS_MAX:
-            raise ValueError(f"the recipe has threads out of the range 1 to {_THREADS_MAX}")
-        if values["decoder_tile"] is not None and not 1 <= values["decoder_tile"] <= SIZE_MAX:
-            raise ValueError(f"the recipe has a decoder tile out of the range 1 to {SIZE_MAX}")
-        return cls(**values)
+            return _adapter.validate_json(text)
+        except ValidationError as error:
+            raise ValueError(_explain(error.errors(include_url=False))) from error
+
+
+_adapter: Final[TypeAdapter[Any]] = TypeAdapter(Recipe)
+
+
+def _explain(faults: Sequence[ErrorDetails]) -> str:
+    """Return a sentence on what is wrong with a recipe: the most telling of the faults."""
+    names: dict[str, list[str]] = {}
+    for fault in faults:
+        if not fault["loc"]:
+            no_json = fault["type"] == "json_invalid"
+            return f"the recipe is no JSON ({fault['ctx']['error']})" if no_json else _NO_OBJECT
+        names.setdefault(fault["type"], []).append(str(fault["loc"][0]))
+    if missing := names.get("missing"):
+        return f"the recipe lacks {_some(missing)}"
+    if unknown := names.get("unexpected_keyword_argument"):
+        return f"the recipe has an unknown field {_some(unknown)}"
+    for fault in faults:
+        name = str(fault["loc"][0])
+        if not fault["type"].endswith("than_equal"):
+            return f"the recipe has a value of the wrong type in {name}"
+    most = {"threads": _THREADS_MAX, "decoder_tile": SIZE_MAX}[name]
+    return f"the recipe has {name.replace('_', ' ')} out of the range 1 to {most}"
 
 
 def _some(names: Collection[str]) -> str:

@@ -297,6 +297,24 @@ class TestRecipe:
         del values["threads"]
         assert Recipe.from_json(json.dumps(values)).threads is None
 
+    @pytest.mark.parametrize("number", [4, 4.0, 4.5])
+    def test_a_number_is_written_again_as_it_was(self, number: float) -> None:
+        text = a_recipe(guidance_scale=number).to_json()
+        assert Recipe.from_json(text).to_json() == text
+
+    def test_a_recipe_of_a_scheduler_that_is_gone_is_read_but_asks_for_nothing(self) -> None:
+        values = {**json.loads(a_recipe().to_json()), "scheduler": "plms"}
+        recipe = Recipe.from_json(json.dumps(values))
+        assert recipe.scheduler == "plms"
+        with pytest.raises(InvalidRequest, match="no scheduler 'plms'"):
+            recipe.request(None)
+
+    @pytest.mark.parametrize("tile", [0, -8, 100_000])
+    def test_a_recipe_cannot_ask_for_any_tile(self, tile: int) -> None:
+        values = {**json.loads(a_recipe().to_json()), "decoder_tile": tile}
+        with pytest.raises(ValueError, match="decoder tile out of the range 1 to 2048"):
+            Recipe.from_json(json.dumps(values))
+
     @pytest.mark.parametrize("threads", [0, -1, 10_000])
     def test_a_recipe_cannot_ask_for_any_number_of_threads(self, threads: int) -> None:
         values = {**json.loads(a_recipe().to_json()), "threads": threads}
