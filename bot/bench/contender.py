@@ -36,7 +36,7 @@ from .requests import requests
 if TYPE_CHECKING:
     from generation.workers.process import EngineProcess
 
-Picture = npt.NDArray[np.uint8]
+PixelArray = npt.NDArray[np.uint8]
 
 USERS: Final = 8
 PIPELINE: Final = "pipeline"
@@ -99,7 +99,7 @@ class Contender(Protocol):
     def loading_thread(self) -> int:
         """Return the system's number of the thread that loaded the model."""
 
-    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[PixelArray], list[float]]:
         """Return the pictures, and after how many seconds each user got their picture."""
 
 
@@ -123,7 +123,7 @@ class PipelineContender:
         self.device = self._reference.name
         self.dtype = str(self._reference.dtype).removeprefix("torch.")
 
-    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[PixelArray], list[float]]:
         """Return the pictures, made one after the other."""
         return self._reference.timed(asked)
 
@@ -165,7 +165,7 @@ class EngineContender:
         """Return the main thread of the engine's process, which has the process's id."""
         return self.process_id
 
-    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[PixelArray], list[float]]:
         """Return the pictures of users who all ask at the same moment."""
         from .users import rush  # noqa: PLC0415
 
@@ -178,7 +178,7 @@ class EngineContender:
         self._loop.close()
 
 
-def array(image: GeneratedImage) -> Picture:
+def array(image: GeneratedImage) -> PixelArray:
     """Return the pixels [height, width, 3] of a picture."""
     pixels = image.pixels
     return np.frombuffer(pixels.rgb, np.uint8).reshape(pixels.height, pixels.width, 3)
@@ -226,7 +226,7 @@ class OwnShare:
 
 def measure(
     contender: Contender, assignment: Assignment, profile: ModelProfile, *, threads: int
-) -> tuple[Report, list[Picture], list[Picture]]:
+) -> tuple[Report, list[PixelArray], list[PixelArray]]:
     """Return the times of `contender`, and the users' pictures: made together, and made alone."""
     side = profile.native_size
     users = requests(USERS, side=side, steps=assignment.steps)

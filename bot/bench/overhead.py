@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from generation.errors import GenerationError
-from generation.images.png import to_png
+from generation.images.png import write_png
 from generation.queue.queue import GenerationQueue
 from generation.timing import Measured
 from generation.values.events import Progress
@@ -87,7 +87,9 @@ async def overhead(image: GeneratedImage, *, count: int) -> float:
                 ticket = queue.submit(job.id, request, lambda _: None)
                 await ticket.started_or_ended()
                 await jobs.start(job.id)
-                files = [(made, to_png(made.pixels, made.recipe)) for made in await ticket.images]
+                files = [
+                    (made, write_png(made.pixels, made.recipe)) for made in await ticket.images
+                ]
                 await jobs.complete(job.id, files)
                 await jobs.delivered(job.id, job.id)
 

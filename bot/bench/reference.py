@@ -17,7 +17,7 @@ from generation.models import deterministic
 from generation.models.devices import choose_device, choose_dtype
 from generation.values.request import GenerationRequest
 
-Picture = npt.NDArray[np.uint8]
+PixelArray = npt.NDArray[np.uint8]
 
 
 class Reference:
@@ -49,7 +49,7 @@ class Reference:
         if compiled:
             self._pipeline.unet = torch.compile(self._pipeline.unet, fullgraph=True)
 
-    def picture(self, request: GenerationRequest) -> Picture:
+    def picture(self, request: GenerationRequest) -> PixelArray:
         """Return the picture of a request, [height, width, 3]."""
         made = self._pipeline(
             request.prompt,
@@ -62,7 +62,7 @@ class Reference:
         )
         return np.asarray(made.images[0])
 
-    def timed(self, requests: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+    def timed(self, requests: Sequence[GenerationRequest]) -> tuple[list[PixelArray], list[float]]:
         """Return the pictures, and after how many seconds each was finished."""
         start = time.perf_counter()
         pictures, ends = [], []

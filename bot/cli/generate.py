@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
 from generation.images.pillow import read_source
-from generation.images.png import to_png
+from generation.images.png import write_png
 from generation.values.recipe import GeneratedImage, Recipe
 from generation.values.request import SIZE_MAX, STEPS_MAX, GenerationRequest
 
@@ -54,7 +54,7 @@ def generate_files(
             )
         pictures = make(open_engine(settings, profile), request)
         for picture in pictures:
-            path = folder.write(_file_name(picture), to_png(picture.pixels, picture.recipe))
+            path = folder.write(_file_name(picture), write_png(picture.pixels, picture.recipe))
             console.say(str(path))
     if unread := pictures[0].recipe.unread_prompt:
         console.note(f"The model did not read: {unread}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from generation.images.png import to_png
+from generation.images.png import write_png
 from generation.queue.fairness import Share
 from generation.queue.queue import GenerationQueue
 from generation.queue.tickets import JobCancelled, QueueClosed, Ticket
@@ -128,7 +128,7 @@ class Lifecycle:
         # Not on the event loop: compressing large pictures takes a good part of a second.
         files = await asyncio.to_thread(
             lambda: [
-                (image, to_png(image.pixels, image.recipe, origin=job.origin_of(image.index)))
+                (image, write_png(image.pixels, image.recipe, origin=job.origin_of(image.index)))
                 for image in images
             ]
         )

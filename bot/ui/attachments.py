@@ -11,7 +11,7 @@ import discord
 from PIL import Image
 
 from generation.images.pillow import shown_factor, to_image
-from generation.images.png import read_origin, read_png, to_png
+from generation.images.png import read_origin, read_png, write_png
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from storage.records import Job
@@ -97,7 +97,7 @@ def _as_shown(recipe: Recipe, png: bytes) -> bytes:
     factor = shown_factor(recipe.width, recipe.height)
     if factor == 1:
         return png
-    return to_png(read_png(png)[0], recipe, factor=factor, origin=read_origin(png))
+    return write_png(read_png(png)[0], recipe, factor=factor, origin=read_origin(png))
 
 
 def _jpeg(png: bytes, quality: int) -> bytes:

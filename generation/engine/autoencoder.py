@@ -115,7 +115,7 @@ class Autoencoder:
         """
         planes = latents[0].flatten(1).t().float()
         rgb = planes @ self._colours[:-1] + self._colours[-1]
-        return to_pixels(rgb.t().reshape(3, *latents.shape[2:]))
+        return rounded(rgb.t().reshape(3, *latents.shape[2:]))
 
     def _fit_colours(self) -> torch.Tensor:
         """Return the map from latents to RGB, [channels + 1, 3]; its last row is the offset.
@@ -143,7 +143,7 @@ class Autoencoder:
         return tensor.to(device=self._model.device, dtype=self._model.dtype)
 
 
-def to_pixels(picture: torch.Tensor) -> Pixels:
+def rounded(picture: torch.Tensor) -> Pixels:
     """Return a picture [3, height, width] from -1 to 1 as bytes, rounded to the nearest."""
     unit = (picture * 0.5 + 0.5).clamp(0, 1).float().cpu()
     rgb = (unit.permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous()

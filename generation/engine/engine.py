@@ -27,7 +27,7 @@ from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest, Told
 from ..workers.protocol import OnSign
 from . import denoising, recovery
-from .autoencoder import to_pixels
+from .autoencoder import rounded
 from .denoising import Denoising
 from .embeddings import Embedding
 from .memory import attempt
@@ -126,7 +126,7 @@ class Engine:
             self._on_sign("alive")
             for image, picture in zip(group, pictures, strict=True):
                 if picture is not None and self._is_finite(image, picture):
-                    self._complete(image, to_pixels(picture), finished)
+                    self._complete(image, rounded(picture), finished)
         return [finished.get(image) for image in images]
 
     @torch.inference_mode()

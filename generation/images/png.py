@@ -67,7 +67,9 @@ def _quoted(value: object) -> str:
     return text
 
 
-def to_png(pixels: Pixels, recipe: Recipe, *, factor: int = 1, origin: str | None = None) -> bytes:
+def write_png(
+    pixels: Pixels, recipe: Recipe, *, factor: int = 1, origin: str | None = None
+) -> bytes:
     """Return a PNG file of `pixels` that carries `recipe`, enlarged by a whole `factor`.
 
     `origin` is text that names this very picture, whatever its recipe: see `read_origin`.

@@ -34,7 +34,6 @@ from ..values.request import GenerationRequest, start_step
 
 J = TypeVar("J", bound=Hashable)
 
-_GUIDED_ROWS: Final = 2
 # Idle flows are cleaned up when there are more flows than this.
 _REMEMBERED: Final = 64
 
@@ -61,8 +60,7 @@ def cost(request: GenerationRequest) -> float:
     An image has two rows with guidance and one row without.
     """
     steps = request.steps - start_step(request.steps, request.strength)
-    rows = request.count * (_GUIDED_ROWS if request.guidance_scale > 1 else 1)
-    return steps * rows * request.width * request.height / 1e6
+    return steps * request.count * request.rows * request.width * request.height / 1e6
 
 
 class FlowQueue:

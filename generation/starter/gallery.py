@@ -12,7 +12,7 @@ import typer
 from ..catalog.locate import starter_folder
 from ..values.request import GenerationRequest
 from .training.drawings.sheet import SAMPLES, Painter, request, sheet
-from .training.measuring.measures import GUIDANCES, STRENGTHS, to_pixels
+from .training.measuring.measures import GUIDANCES, STRENGTHS, from_array
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -43,7 +43,7 @@ def variations(file: Path, model: Model = _MODEL, seed: Seed = 0) -> None:
     """Paint an apple and its variations by strength: a row with its prompt, one with another."""
     painter = Painter.open(model)
     first = _request(painter, _SOURCE, seed)
-    source = to_pixels(painter.paint([first])[0])
+    source = from_array(painter.paint([first])[0])
     rows = [
         [
             first,

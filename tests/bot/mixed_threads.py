@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bot.bench.contender import Picture, PipelineContender, carry_out
+from bot.bench.contender import PipelineContender, PixelArray, carry_out
 from bot.config import Settings
 from generation.catalog.profile import ModelProfile
 from generation.values.request import GenerationRequest
 
 
 class MixedThreads(PipelineContender):
-    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[Picture], list[float]]:
+    def run(self, asked: Sequence[GenerationRequest]) -> tuple[list[PixelArray], list[float]]:
         async def elsewhere() -> Any:
             return await asyncio.to_thread(super(MixedThreads, self).run, asked)
 
-        made: tuple[list[Picture], list[float]] = asyncio.run(elsewhere())
+        made: tuple[list[PixelArray], list[float]] = asyncio.run(elsewhere())
         return made
 
 

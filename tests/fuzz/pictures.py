@@ -12,7 +12,7 @@ from PIL import Image
 
 from generation.errors import GenerationError
 from generation.images.pillow import read_source
-from generation.images.png import read_png_outside, to_png
+from generation.images.png import read_png_outside, write_png
 
 from ..generation import png
 from ..generation.examples import gradient
@@ -51,7 +51,7 @@ class Pictures:
     @classmethod
     def recipes(cls) -> Pictures:
         """Return the target for PNG files with a recipe, as `replay` reads them."""
-        return cls([to_png(gradient(), a_recipe())], read_png_outside)
+        return cls([write_png(gradient(), a_recipe())], read_png_outside)
 
     def attempt(self, dice: random.Random) -> bool:
         """Read a damaged file, and return whether it was refused in one sentence."""

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from generation.catalog.locate import starter_folder
-from generation.images.png import read_png, to_png
+from generation.images.png import read_png, write_png
 
 from ...generation.examples import EDGE
 from .shell import Shell, imagine_bot, sentence
@@ -89,7 +89,7 @@ def test_replay_takes_the_source_as_it_was_made_and_as_it_was_shown(
     (varied,) = shell("generate", "cat face", *options).stdout.split()
     pixels, recipe, _ = read_png(rabbit.read_bytes())
     shown = tmp_path / "shown.png"
-    shown.write_bytes(to_png(pixels, recipe, factor=4))
+    shown.write_bytes(write_png(pixels, recipe, factor=4))
     for source in (rabbit, shown):
         assert shell("replay", varied, "--image", source).exit_code == 0
     with Image.open(shown) as image:

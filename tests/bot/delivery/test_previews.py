@@ -15,7 +15,7 @@ from bot.delivery.courier import DiscordCourier
 from bot.jobs.courier import Picture
 from generation.engine.denoising import Denoising
 from generation.engine.engine import Engine
-from generation.images.png import to_png
+from generation.images.png import write_png
 from generation.values.events import Progress, Waiting
 from generation.values.pixels import Pixels
 from storage.records import Job, JobKind, NewJob
@@ -56,7 +56,7 @@ class Showing:
         jobs = self.stage.bot.service.jobs
         await jobs.start(self.job.id)
         images = [image for image, _ in finished(self.job.request)]
-        files = [(image, to_png(image.pixels, image.recipe)) for image in images]
+        files = [(image, write_png(image.pixels, image.recipe)) for image in images]
         assert await jobs.complete(self.job.id, files)
         return await self.stage.bot.service.pictures(self.job)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bot.ui import attachments
-from generation.images.png import to_png
+from generation.images.png import write_png
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import PROMPT_LENGTH
@@ -19,7 +19,7 @@ from .test_messages import JOB, RECIPE, asking
 def noise(side: int) -> tuple[Recipe, bytes]:
     image = Image.effect_noise((side, side), 120).convert("RGB")
     recipe = dataclasses.replace(RECIPE, width=side, height=side)
-    return recipe, to_png(Pixels(side, side, image.tobytes()), recipe)
+    return recipe, write_png(Pixels(side, side, image.tobytes()), recipe)
 
 
 def test_pictures_that_are_too_large_together_are_sent_as_jpegs_that_fit() -> None:

@@ -16,7 +16,7 @@ from sd_parsers.data import PromptInfo
 
 from generation.errors import MetadataError
 from generation.images.pillow import to_image
-from generation.images.png import parameters, read_origin, read_png, to_png
+from generation.images.png import parameters, read_origin, read_png, write_png
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import PROMPT_LENGTH
@@ -83,7 +83,7 @@ class TestRoundTrip:
     @given(prompts.filter(str.strip), prompts)
     def test_whatever_was_typed_comes_back(self, prompt: str, negative_prompt: str) -> None:
         recipe = a_recipe(prompt=prompt, negative_prompt=negative_prompt, unread_prompt=prompt)
-        pixels, found, text = read_png(to_png(gradient(), recipe))
+        pixels, found, text = read_png(write_png(gradient(), recipe))
         assert pixels == gradient()
         assert found == recipe
         assert text == parameters(recipe)
@@ -101,17 +101,17 @@ class TestRoundTrip:
     )
     def test_every_field_comes_back(self, changes: dict[str, Any]) -> None:
         recipe = a_recipe(**changes)
-        assert read_png(to_png(gradient(), recipe))[1] == recipe
+        assert read_png(write_png(gradient(), recipe))[1] == recipe
 
     def test_an_enlarged_file_carries_the_same_recipe(self) -> None:
-        pixels, recipe, _ = read_png(to_png(gradient(), a_recipe(), factor=4))
+        pixels, recipe, _ = read_png(write_png(gradient(), a_recipe(), factor=4))
         assert recipe == a_recipe()
         assert (pixels.width, pixels.height) == (256, 256)
         small = to_image(pixels).resize((64, 64), Image.Resampling.NEAREST)
         assert Pixels(64, 64, small.tobytes()).sha256 == recipe.pixels_sha256
 
     def test_every_viewer_can_open_the_file(self) -> None:
-        with Image.open(io.BytesIO(to_png(gradient(), a_recipe()))) as image:
+        with Image.open(io.BytesIO(write_png(gradient(), a_recipe()))) as image:
             image.load()
             assert (image.format, image.mode, image.size) == ("PNG", "RGB", (64, 64))
             assert image.tobytes() == gradient().rgb
@@ -126,7 +126,7 @@ class TestRoundTrip:
 
 class TestOtherReaders:
     def parsed(self, recipe: Recipe) -> PromptInfo:
-        file = io.BytesIO(to_png(gradient(), recipe))
+        file = io.BytesIO(write_png(gradient(), recipe))
         info = ParserManager().parse(file)
         assert info is not None
         return info
@@ -204,7 +204,7 @@ class TestWhatIsRefused:
         assert refusal(data) == UNREADABLE
 
     def test_a_file_that_was_cut_off(self) -> None:
-        data = to_png(gradient(), a_recipe())
+        data = write_png(gradient(), a_recipe())
         assert refusal(data[: len(data) // 2]) == UNREADABLE
 
     def test_a_huge_picture(self) -> None:
@@ -278,13 +278,13 @@ class TestWhatIsRefused:
         assert refusal(with_chunks(chunk)) in (UNREADABLE, NO_RECIPE)
 
 
-WRITTEN = to_png(gradient(), a_recipe(source_sha256=gradient().sha256, strength=0.5))
+WRITTEN = write_png(gradient(), a_recipe(source_sha256=gradient().sha256, strength=0.5))
 
 
 def test_a_file_says_where_it_is_from_and_is_read_with_and_without_that() -> None:
     pixels = gradient()
     recipe = a_recipe(pixels_sha256=pixels.sha256)
-    bare, named = to_png(pixels, recipe), to_png(pixels, recipe, origin="abc123.42-1")
+    bare, named = write_png(pixels, recipe), write_png(pixels, recipe, origin="abc123.42-1")
     assert (read_origin(bare), read_origin(named)) == (None, "abc123.42-1")
     assert read_png(bare) == read_png(named) == (pixels, recipe, parameters(recipe))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlite_utils
 
-from generation.images.png import to_png as to_png_with_recipe
+from generation.images.png import write_png
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 from storage.deletion import jobs as deletion
@@ -53,7 +53,7 @@ async def made(store: JobStore, **values: Any) -> Job:
         image = GeneratedImage(
             index=index, pixels=result, recipe=recipe(job.request, index, result)
         )
-        images.append((image, to_png_with_recipe(result, image.recipe)))
+        images.append((image, write_png(result, image.recipe)))
     assert await store.complete(job.id, images)
     assert await store.delivered(job.id, 555_000 + job.id)
     return job

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlite_utils
 
-from generation.images.png import to_png as to_png_with_recipe
+from generation.images.png import write_png
 from storage.archive import Archive
 from storage.deletion import jobs as deletion
 from storage.deletion import recipes, remnants
@@ -191,7 +191,7 @@ async def test_the_same_picture_of_another_member_keeps_its_recipe(store: JobSto
     await store.delete(first.id)
     (image,) = await store.images(second.id)
     assert image.recipe.prompt == PROMPT
-    assert await store.read(image) == to_png_with_recipe(pixels(image.recipe.seed), image.recipe)
+    assert await store.read(image) == write_png(pixels(image.recipe.seed), image.recipe)
 
 
 @pytest.mark.parametrize("is_called_clean", [False, True])
@@ -200,7 +200,7 @@ async def test_the_first_start_strips_recipes_of_pictures_deleted_by_an_older_ve
 ) -> None:
     result = pixels(SEED)
     made_of = recipe(asked(), 0, result)
-    file = to_png_with_recipe(result, made_of)
+    file = write_png(result, made_of)
     sha256 = PictureFiles(tmp_path / "pictures").write(file)
     db = sqlite_utils.Database(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None))
     db.execute("PRAGMA journal_mode = WAL")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from generation.images.png import to_png as to_png_with_recipe
+from generation.images.png import write_png
 from generation.values.recipe import GeneratedImage
 from storage.deletion import jobs as deletion
 from storage.errors import DiskFull
@@ -53,7 +53,7 @@ class Crash(Exception):
 def pixels_with_recipe() -> list[tuple[GeneratedImage, bytes]]:
     result = pixels(42)
     image = GeneratedImage(index=0, pixels=result, recipe=recipe(request(), 0, result))
-    return [(image, to_png_with_recipe(result, image.recipe))]
+    return [(image, write_png(result, image.recipe))]
 
 
 async def check(store: JobStore, job: Job) -> None:

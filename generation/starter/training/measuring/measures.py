@@ -221,7 +221,7 @@ def variations(subjects: Subjects) -> list[Figure]:
         wanted = [
             replace(
                 subjects.request(prompt.text, _FIRST_SEED + 61_000 + k),
-                source=to_pixels(picture),
+                source=from_array(picture),
                 strength=strength,
             )
             for k, (prompt, picture) in enumerate(zip(prompts, made, strict=True))
@@ -234,7 +234,7 @@ def variations(subjects: Subjects) -> list[Figure]:
     return [*figures, Figure("variations: rise with the strength", float(rises), len(made), 1.0)]
 
 
-def to_pixels(picture: Bytes) -> Pixels:
+def from_array(picture: Bytes) -> Pixels:
     """Return an array [height, width, 3] as Pixels."""
     height, width, _ = picture.shape
     return Pixels(width, height, picture.tobytes())
