@@ -1,4 +1,4 @@
-"""The libraries beneath: their bars and warnings kept off the terminal."""
+"""Keep the progress bars and warnings of the libraries off the terminal."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _quietly = threading.Lock()
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the libraries' bars and warnings off the terminal; what matters is raised.
+    """Keep the libraries' progress bars and warnings off the terminal; errors are still raised.
 
-    That is a setting of the whole process, so only one block runs at a time.
+    The settings belong to the whole process, so only one block runs at a time.
     """
     with _quietly:
         levels = [(lib, lib.get_verbosity()) for lib in (diffusers_logging, transformers_logging)]

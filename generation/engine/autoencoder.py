@@ -1,4 +1,4 @@
-"""From pixels to latents and back, and a quick look at latents on their way."""
+"""From pixels to latents and back, and previews of latents during denoising."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .calibration import Bounds, carry_over, measure
 from .memory import attempt
 
 _LADDER: Final = (1, 2, 4)
-# A decoder call holds up everybody's next step, so it should not take much longer than one.
+# All images wait while pictures are decoded, so a call should take little longer than a step.
 _SECONDS: Final = 0.3
 _PROBES: Final = 8
 _PROBE_COLOURS: Final = 4
@@ -27,7 +27,7 @@ class Autoencoder:
     """The autoencoder of a model.
 
     With `exact` a picture is the same to the last bit whatever is decoded beside it. Without
-    `shared` nothing is: each is decoded alone.
+    `shared` each picture is decoded alone.
     """
 
     def __init__(self, model: Model, *, exact: bool, shared: bool) -> None:
@@ -51,7 +51,7 @@ class Autoencoder:
         return self._sizes[key]
 
     def _fitting(self, key: tuple[int, ...]) -> Sizes:
-        # Like real ones in scale; what they show does not matter.
+        # Noise has the scale of real latents; what it shows does not matter.
         probe = self._place(noise.draw(noise.generator(0), (1, *key)))
 
         def call(rows: int) -> torch.Tensor:
@@ -95,7 +95,8 @@ class Autoencoder:
     def decode_in_tiles(self, latents: torch.Tensor, tile: int) -> torch.Tensor:
         """Return the picture of `latents`, decoded in overlapping tiles of `tile` pixels.
 
-        It takes less memory; the tiles are blended, so other pixels come out than whole.
+        Tiles take less memory. They are blended, so the pixels differ from a picture that is
+        decoded whole.
         """
         return self._model.decode_in_tiles(latents, tile)[0]
 
@@ -109,9 +110,9 @@ class Autoencoder:
         return half or None
 
     def preview(self, latents: torch.Tensor) -> Pixels:
-        """Return a small picture of latents [1, channels, height, width], a pixel for each.
+        """Return a small picture of latents [1, channels, height, width], a pixel for each latent.
 
-        A latent's colour is close to linear in its channels; the decoder is not needed.
+        A latent's colour is close to linear in the latent's channels, so no decoder is needed.
         """
         planes = latents[0].flatten(1).t().float()
         rgb = planes @ self._colours[:-1] + self._colours[-1]
@@ -120,8 +121,8 @@ class Autoencoder:
     def _fit_colours(self) -> torch.Tensor:
         """Return the map from latents to RGB, [channels + 1, 3]; its last row is the offset.
 
-        It is the least-squares fit over smooth random pictures and what the encoder makes of
-        them, so it needs no table of known models.
+        The map is a least-squares fit over smooth random pictures and their latents, so no table of
+        known models is needed.
         """
         draws = noise.generator(0)
         side = _PROBE_COLOURS * 2 * self._model.pixels_per_latent
@@ -130,7 +131,7 @@ class Autoencoder:
         latents = [
             self._model.posterior(self._place(picture)).mean for picture in torch.split(smooth, 1)
         ]
-        # In half precision some autoencoders overflow, and the fit takes only numbers.
+        # In half precision some autoencoders overflow, and the fit takes only finite numbers.
         known = self._model.scale(torch.cat(latents).float().cpu()).nan_to_num(0.0, 0.0, 0.0)
         wanted = functional.avg_pool2d(smooth, self._model.pixels_per_latent)
         planes = known.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,11 +1,11 @@
-"""Which images share a UNet call, and how many rows the call has.
+"""Which images share a call of the network, and how many rows the call has.
 
-The UNet takes a timestep per sample, so images at different steps of different schedules
-can share one call; what has to agree is the latent shape and the text length.
+The network takes a timestep for each row, so images at different steps of different schedules can
+share one call. Only their batch keys have to agree.
 
-A call has one of a few fixed numbers of rows, and what is missing is filled up. So pixels do
-not depend on how many others happen to be there, and a graph that was compiled for a size is
-used again. Which sizes there are is measured (`generation.engine.calibration`).
+A call has one of a few fixed numbers of rows; missing rows are filled up. So pixels do not depend
+on the number of other images, and a graph that was compiled for a size is used again. The sizes are
+measured (`generation.engine.calibration`).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from ..timing import Sizes
 
 
 class Batchable(Protocol):
-    """What the planner needs to know of an image on its way."""
+    """What the planner needs of an image."""
 
     @property
     def batch_key(self) -> Hashable:
-        """Return what has to agree within one UNet call."""
+        """Return what has to agree within one call."""
 
     @property
     def rows(self) -> int:
-        """Return how many rows the image adds: 2 under guidance, else 1."""
+        """Return how many rows the image adds: 2 with guidance, else 1."""
 
 
 B = TypeVar("B", bound=Batchable)
@@ -35,7 +35,7 @@ B = TypeVar("B", bound=Batchable)
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[B]):
-    """Images that share one call of `size` rows; the rows that they do not need are filled."""
+    """Images that share one call of `size` rows; the rows that they do not need are filled up."""
 
     images: tuple[B, ...]
     size: int
@@ -54,7 +54,7 @@ def plan(images: Iterable[B], sizes: Callable[[B], Sizes]) -> Iterator[Batch[B]]
 
 
 def _fill(group: list[B], sizes: Sizes) -> Iterator[Batch[B]]:
-    """Yield batches for images of one key, those of two rows first: one row fits anywhere."""
+    """Yield batches for images of one key. Images of two rows come first: one row fits anywhere."""
     waiting = sorted(group, key=lambda image: image.rows, reverse=True)
     for size in sizes.split(sum(image.rows for image in group)):
         room = itertools.accumulate(image.rows for image in waiting)

@@ -1,8 +1,8 @@
-"""How many rows fit into a call, measured on the device at hand.
+"""How many rows a call may have, measured on this device.
 
-Three things bound a call: the memory, the patience of anyone who wants to join (a call is not
-broken off), and, where pictures have to be the same to the last bit, the sizes for which the
-kernels of this device sum in the same order.
+Three things bound a call. Its rows have to fit into the memory. It may not take long, since an
+image that wants to join waits for its end. Where pictures have to be the same to the last bit, the
+kernels of this device have to sum in the same order as in other calls.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .memory import is_out_of_memory, release
 log = logging.getLogger(__name__)
 
 Call = Callable[[int], torch.Tensor]
-"""Makes a call of so many rows that are all the same; returns `[rows, ...]`."""
+"""Makes a call with so many equal rows, and returns `[rows, ...]`."""
 
 LADDER: Final = (1, 2, 4, 8, 16, 32, 64)
-# Where fewer threads may be better, and what they have to save.
+# Up to so many rows fewer threads are tried, and used if a call takes at most this share.
 _FEW_ROWS: Final = 4
 _CLEARLY: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What a call may be: one of `ladder` in rows, and at most `seconds` long.
+    """The calls that are allowed: with a number of rows from `ladder`, of at most `seconds`.
 
-    With `exact` only sizes count whose rows, wherever they are, equal the first of a call of
-    `base` rows to the last bit. A call of `base` rows is always allowed.
+    With `exact` every row of a call also has to equal the first row of a call of `base` rows, to
+    the last bit. A call of `base` rows is always allowed.
     """
 
     base: int = 2
@@ -48,9 +48,9 @@ class Bounds:
 def measure(call: Call, bounds: Bounds, device: torch.device) -> Sizes:
     """Return the sizes of calls that fit, with the seconds that each takes.
 
-    The sizes grow until the next is too slow, or too large for the memory. Those that bring
-    nothing are kept too: what else ran on the machine just then must not decide for all time,
-    and who plans the calls (`batching.Sizes.split`) knows to do without them.
+    The sizes grow until the next one is too slow, or too large for the memory. Sizes that are no
+    faster per row are kept too: another program may have slowed them down just now, and
+    `Sizes.split` leaves out a size that does not pay.
 
     Raises:
         torch.OutOfMemoryError: not even `bounds.base` rows fit.
@@ -70,7 +70,7 @@ def measure(call: Call, bounds: Bounds, device: torch.device) -> Sizes:
             if first > bounds.seconds:
                 break
             continue
-        # The first call of a size may also choose kernels, or compile them.
+        # The first call of a size may also choose or compile kernels.
         taken = min(first, _timed(call, size, device)[1])
         if size > bounds.base and taken > bounds.seconds:
             break
@@ -82,12 +82,12 @@ def measure(call: Call, bounds: Bounds, device: torch.device) -> Sizes:
 def carry_over(call: Call, known: Sizes, larger: float, bounds: Bounds) -> Sizes:
     """Return the sizes of calls whose rows are `larger` times the rows of `known`.
 
-    Everybody's next step waits for this, so nothing is timed, nothing is tried that takes longer
-    than the largest call that is known, and with `exact` each size is called just once, to see
-    whether it sums alike. The seconds are those of as many pixels in calls that are known.
+    All images wait meanwhile. So nothing is timed, no call is made that takes longer than the
+    largest known call, and with `exact` each size is called once, to see whether it sums in the
+    same order. The seconds are those of known calls with as many pixels.
 
     Raises:
-        torch.OutOfMemoryError: not even `bounds.base` rows fit, where they had to be tried.
+        torch.OutOfMemoryError: not even `bounds.base` rows fit, if they were tried.
     """
     allowed = [size for size in sorted(bounds.ladder) if size * larger <= known.most]
     seconds = {
@@ -112,11 +112,11 @@ def _tried(call: Call, size: int, reference: torch.Tensor) -> bool:
 
 
 def fewer_threads(call: Call, sizes: Sizes) -> tuple[Sizes, dict[int, int]]:
-    """Return `sizes` with the times of the best number of threads, and where that is not all.
+    """Return `sizes` with the times of the best number of threads, and that number by size.
 
-    The threads of a CPU wait for each other after each operation. With few rows that can cost
-    more than it brings, and the more so the busier the machine. A number of threads for which
-    the rows are not the same to the last bit is not taken.
+    A size for which all threads are best has no number. The threads of a CPU wait for each other
+    after each operation, which can cost more than the threads save: with few rows, and on a busy
+    machine. A number of threads that changes the last bits is not used.
     """
     everything = torch.get_num_threads()
     best: dict[int, int] = {}
@@ -137,7 +137,7 @@ def fewer_threads(call: Call, sizes: Sizes) -> tuple[Sizes, dict[int, int]]:
 
 @contextmanager
 def computing_on(threads: int | None) -> Iterator[None]:
-    """Compute on so many threads of the CPU while inside; None leaves that as it is."""
+    """Compute on so many threads of the CPU inside the block; None changes nothing."""
     before = torch.get_num_threads()
     if threads is None or threads == before:
         yield
@@ -154,7 +154,7 @@ def _agree(rows: torch.Tensor, reference: torch.Tensor) -> bool:
 
 
 def _timed(call: Call, size: int, device: torch.device) -> tuple[torch.Tensor, float]:
-    """Return the rows of a call, and the seconds that it took."""
+    """Return the rows of a call, and how many seconds the call took."""
     synchronize(device)
     start = time.perf_counter()
     rows = call(size)
@@ -163,6 +163,6 @@ def _timed(call: Call, size: int, device: torch.device) -> tuple[torch.Tensor, f
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -21,10 +21,10 @@ from .memory import attempt
 
 log = logging.getLogger(__name__)
 
-# Each size is compiled by itself, which takes a minute on a CPU.
+# Each size is compiled separately, which takes a minute on a CPU.
 _COMPILED_LADDER: Final = (2, 8, 16)
 _BASE: Final = 2
-# What another program took, of memory or of time, it may have given back after so many seconds.
+# After so many seconds another program may have given back the memory or the time it took.
 _REGROW_SECONDS: Final = 600.0
 
 _Key = tuple[tuple[int, ...], Shapes]
@@ -33,10 +33,10 @@ _Key = tuple[tuple[int, ...], Shapes]
 class Networks:
     """One model in one precision, and the sizes of the calls that its networks take.
 
-    With `exact` only calls count whose rows are the same to the last bit. With `compiled` the
-    UNet is compiled for pictures of the model's own size: each shape would take minutes, in
-    which nobody gets a picture. Without `shared` nothing is measured, and each image has calls
-    of its own.
+    With `exact` only calls are made whose rows are the same to the last bit. With `compiled` the
+    network is compiled for pictures of the model's own size alone: each further shape would take
+    minutes, in which no picture is made. Without `shared` nothing is measured, and each image has
+    calls of its own.
     """
 
     def __init__(self, model: Model, *, exact: bool, compiled: bool, shared: bool = True) -> None:
@@ -53,7 +53,7 @@ class Networks:
         self._threads: dict[torch.Size, int] = {}
 
     def is_compiled_for(self, latents: torch.Size) -> bool:
-        """Return whether the UNet is compiled for latents [n, channels, height, width]."""
+        """Return whether the network is compiled for latents [n, channels, height, width]."""
         return self._compiled is not None and latents[1:] == self.autoencoder.native_shape[1:]
 
     def predict(
@@ -116,7 +116,7 @@ class Networks:
         return sizes
 
     def _probe(self, latents: torch.Size, text: Shapes) -> Call:
-        """Return a call of so many rows that are all the same."""
+        """Return a function that makes a call with so many equal rows."""
         source = noise.generator(0)
         row = self.place(noise.draw(source, (1, *latents[1:])))
         told = Conditioning(
@@ -130,10 +130,10 @@ class Networks:
         return call
 
     def shrink(self, latents: torch.Size, text: Shapes, size: int) -> bool:
-        """Offer no calls of `size` rows or more for this shape; False if none would be left.
+        """Stop calls of `size` rows or more for this shape; return False if no calls are left.
 
-        After a while they are offered again, since it may have been another program that took the
-        memory; each time one does not fit costs one failed call.
+        These sizes are tried again later, since another program may have taken the memory. Each
+        try costs one failed call if the memory still does not suffice.
         """
         self._changed_at = time.monotonic()
         key = _key(latents, text)
@@ -143,15 +143,15 @@ class Networks:
         return bool(smaller)
 
     def regrow(self) -> None:
-        """Offer all calls again that were ever found to fit, with the seconds first measured."""
+        """Allow all calls again that ever fitted, with the seconds that were measured first."""
         self._changed_at = None
         self._sizes = self._whole.copy()
 
     def saw(self, latents: torch.Size, text: Shapes, size: int, seconds: float) -> None:
-        """Take note that a call of `size` rows of this shape took `seconds`.
+        """Record that a call of `size` rows of this shape took `seconds`.
 
-        It is forgotten after a while: a size that was slow while the machine was busy is not
-        called any more, so that nothing else would ever tell that it is quick again.
+        The record is forgotten after a while. A size that was slow on a busy machine is no longer
+        called, so no later call could correct its time.
         """
         key = _key(latents, text)
         if self._changed_at is None:

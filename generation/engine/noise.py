@@ -15,7 +15,7 @@ def generator(seed: int) -> torch.Generator:
 def draw(source: torch.Generator, shape: Sequence[int]) -> torch.Tensor:
     """Return standard normal noise, float32 on the CPU.
 
-    Half-precision draws and GPU draws give other numbers for the same seed, so the result
-    is cast and moved by the caller, never drawn anywhere else.
+    Draws in half precision and draws on a GPU give other numbers for the same seed. So noise is
+    always drawn here, and the caller casts and moves the result.
     """
     return torch.randn(tuple(shape), generator=source, dtype=torch.float32)

@@ -1,1 +1,1 @@
-"""What differs between model families."""
+"""Model families, and how a model is loaded onto a device."""

@@ -1,14 +1,17 @@
-"""Networks made to compute each row of a batch by itself, to the last bit.
+"""Networks whose rows do not depend on each other, to the last bit.
 
-Libraries choose a kernel by the shape of its input, and another kernel sums in another
-order. On a CPU three places depend on the number of rows: convolutions, which oneDNN plans
-again for each shape, linear layers on `[rows, channels]`, where the rows are a dimension
-of the matrix product itself, and the normalisation of groups, where threads may share a row.
-They are replaced here by modules whose row `k` is the same whatever rows are beside it, and a
-picture then depends neither on load nor on neighbours.
+Libraries choose a kernel by the shape of its input, and another kernel sums in another order. On a
+CPU three kinds of modules depend on the number of rows:
 
-The convolutions keep their weights in oneDNN's own order, which also saves bringing them
-into it at every call: at two rows that is a good part of the call.
+- convolutions, which oneDNN plans again for each shape;
+- linear layers on `[rows, channels]`, where the rows are a dimension of the matrix product;
+- the normalisation of groups, where threads may share a row.
+
+They are replaced here by modules whose row `k` is the same whatever rows are beside it. So a
+picture depends neither on the load nor on other pictures.
+
+The convolutions keep their weights in oneDNN's own order. That also saves reordering the weights at
+every call, which at two rows is a good part of the call.
 """
 
 from __future__ import annotations
@@ -19,21 +22,21 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-# The linear layers of diffusers' UNets that see one vector a row: they read the timestep.
+# The linear layers of diffusers' UNets that get one vector a row: they read the timestep.
 _VECTOR_LAYERS: Final = ("time_embedding.", "add_embedding.", "time_emb_proj")
 _PACKED_ROWS: Final = 8
 _PACKED_SHAPES: Final = 4
-# Packed copies take room. Networks above this compute for so long that packing at every call
-# does not count, so they stay as they are.
+# Packed copies take memory. Larger networks compute for so long that the time for packing at every
+# call does not matter, so their convolutions stay as they are.
 _PACKED_BYTES: Final = 2**30
 
 
 class PackedConv2d(nn.Module):
-    """A convolution by oneDNN whose weights are packed once; same results, other bits.
+    """A convolution by oneDNN whose weights are packed once; only the last bits differ.
 
-    It takes and returns what `torch.nn.Conv2d` does; padding has to be zeros. The best order
-    of the weights depends on the height and width of the input, so there are as many packed
-    copies as sizes of pictures that are being made. They are packed again when the weight is
+    It takes and returns what `torch.nn.Conv2d` does. The padding has to be zeros. The best order
+    of the weights depends on the height and width of the input, so there is a packed copy for each
+    size of pictures that are being made. The weights are packed again when the weight is
     replaced or changed in place. Only a change of the numbers in `weight.data` is not noticed.
     """
 
@@ -47,7 +50,7 @@ class PackedConv2d(nn.Module):
         )
         self.weight = plain.weight
         self.bias: torch.Tensor | None = plain.bias
-        # No parameters: a packed tensor can neither be saved nor moved like one.
+        # These are no parameters: a packed tensor can be neither saved nor moved.
         self._packed: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
         # Holds the weight too, so that no other weight can get its id.
         self._packed_from = _state(self.weight), [self.weight]
@@ -66,7 +69,7 @@ class PackedConv2d(nn.Module):
             self._packed_from = state, [self.weight]
         key = tuple(shape[2:])
         if key not in self._packed:
-            # Always for the same number of rows: another might be packed in another way.
+            # Always packed for the same number of rows: another number might give another order.
             self._packed[key] = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, *self._geometry, (_PACKED_ROWS, *shape[1:])
             )
@@ -84,19 +87,19 @@ def _state(weight: torch.Tensor) -> tuple[int, int, int]:
 
 
 class RowwiseLinear(nn.Module):
-    """A linear layer on `[rows, channels]` that multiplies each row by itself."""
+    """A linear layer on `[rows, channels]` that multiplies each row separately."""
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
-        # As it was for anyone who looks, but laid out for the product that is made of it.
+        # The weight has the same values and shape as before, laid out for the product below.
         laid_out = plain.weight.detach().t().contiguous().t()
         self.weight = nn.Parameter(laid_out, requires_grad=False)
         self.bias: torch.Tensor | None = plain.bias
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `x W + b` for each row `x` of `rows` [n, channels]."""
-        # A lone product goes another way through MKL and has other last bits, and so have on some
-        # CPUs products that are fewer than the threads.
+        # MKL computes a single product in another way, with other last bits. On some CPUs it also
+        # does so when there are fewer products than threads.
         count = max(len(rows), _thread_count(), 2)
         padded = torch.cat([rows, rows[:1].expand(count - len(rows), -1)])
         weights = self.weight.t().expand(count, -1, -1)
@@ -104,7 +107,7 @@ class RowwiseLinear(nn.Module):
         return products if self.bias is None else products + self.bias
 
 
-# Else a compiled network would be cut in two here, and again for every such layer.
+# Otherwise a compiled network would be cut in two at every such layer.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's stub
 def _thread_count() -> int:
     return torch.get_num_threads()
@@ -127,10 +130,9 @@ class WholeGroupNorm(nn.GroupNorm):
 
 
 def prepare(network: nn.Module, *, pack: bool = True) -> None:
-    """Put these modules into a network on a CPU in float32, or the best layout elsewhere.
+    """Replace modules of a network on a CPU in float32; elsewhere choose the best memory layout.
 
-    It changes `network` in place. Without `pack`, or where oneDNN is missing, convolutions are
-    left as they are.
+    `network` is changed in place. Without `pack`, or without oneDNN, convolutions stay as they are.
     """
     device = next(network.parameters()).device
     dtype = next(network.parameters()).dtype
@@ -150,7 +152,7 @@ def prepare(network: nn.Module, *, pack: bool = True) -> None:
 
 
 def _can_pack() -> bool:
-    """Return whether this build of torch has oneDNN and the two calls, which are not public."""
+    """Return whether this build of torch has oneDNN and the two private functions used here."""
     calls = ("_reorder_convolution_weight", "_convolution_pointwise")
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return has_onednn and all(hasattr(torch.ops.mkldnn, call) for call in calls)

@@ -17,9 +17,9 @@ def choose_device(name: str | None) -> torch.device:
     """
     try:
         device = PartialState().device if name is None else _named(name)
-        # Tensors say `cuda:0` and `cpu`, and only equal devices compare as equal.
+        # Tensors say `cuda:0` and `cpu`, so the device needs the same form to compare as equal.
         device = torch.device("cpu") if device.type == "cpu" else _numbered(device)
-        # The only test that holds for every kind of device is to put something there.
+        # Only a tensor on the device shows for every kind of device that the device works.
         torch.empty(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ModelError(
@@ -33,7 +33,7 @@ def _named(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        # Torch's own words are a list of what it could be built for.
+        # Torch's own message lists every device that torch could be built for.
         raise ModelError(
             f"There is no device {name!r}; say cuda, cuda:1, mps or cpu, or leave the device out "
             "to have one chosen."

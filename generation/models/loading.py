@@ -52,18 +52,18 @@ def load(
 
 
 def _check_schedulers(profile: ModelProfile) -> None:
-    """Make each scheduler once: what its file cannot say would else fail everybody's pictures."""
+    """Make each scheduler once, so that a wrong config fails here and not at every picture."""
     path = profile.folder / SCHEDULER_CONFIG
     for name in REGISTRY:
         try:
             signal = _signal(Sampler(name, profile.scheduler_config, steps=profile.default_steps))
-        # Each value is used as it is, in whatever arithmetic or comparison.
+        # diffusers checks no value, so a wrong value may cause any error.
         except Exception as error:
             raise ModelError(
                 f"{path} cannot be used ({first_sentence(error)}); download the model "
                 "again, or correct it there."
             ) from error
-        # A file may say so by its betas alone, without the flag that `locate` refuses.
+        # The betas alone may make such a schedule, without the flag that `locate` refuses.
         if signal[-1] == 0 and profile.prediction_type == "epsilon":
             raise noise_alone(path, "alphas_cumprod ends at 0")
 

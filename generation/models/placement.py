@@ -13,10 +13,10 @@ def place(networks: dict[str, Any], device: torch.device) -> None:
     """Move the networks to `device`.
 
     Raises:
-        ModelError: they do not fit into its memory; what was moved is given back.
+        ModelError: the networks do not fit into the memory of the device; none stays there.
     """
     if not _moved(networks, device):
-        # The kept error must not keep what is on the device by then: others need the room.
+        # The error must not keep networks on the device alive: others need the memory.
         networks.clear()
         raise ModelError(
             f"The model does not fit into the memory of {device}; use float16 or a smaller model."

@@ -1,8 +1,8 @@
-"""The tokenizer of a model, from its vocabulary and merges and from little else.
+"""The tokenizer of a model, from its vocabulary, its merges and a few settings.
 
-transformers looks through a folder by itself and compiles the regular expressions that it finds
-in `tokenizer.json`. So it is given a folder that holds what was chosen and nothing more; how CLIP
-splits text is in the library.
+transformers searches a folder and compiles the regular expressions that it finds in
+`tokenizer.json`. So transformers gets a folder that holds only what was chosen. How CLIP splits
+text is written in the library.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def load_tokenizer(folder: Path, files: tuple[str, ...], vocab_size: int) -> Any
     """Return the tokenizer of the model in `folder` from those of `files` that belong to it.
 
     Raises:
-        ModelError: a file is broken, is for another kind of tokenizer, or has a token that the text
-            encoder, which knows `vocab_size`, does not.
+        ModelError: a file is broken or for another kind of tokenizer, or a token is not among the
+            `vocab_size` tokens of the text encoder.
     """
     names = [Path(name).name for name in files if name.startswith(f"{_FOLDER}/")]
     with tempfile.TemporaryDirectory(prefix="imagine-bot-tokenizer-") as made:
@@ -53,7 +53,7 @@ def load_tokenizer(folder: Path, files: tuple[str, ...], vocab_size: int) -> Any
         try:
             tokenizer = CLIPTokenizer.from_pretrained(made, local_files_only=True)
             largest = max(tokenizer.get_vocab().values())
-        # The Rust tokenizers raise bare Exceptions, so there is no narrower class to name.
+        # The Rust tokenizers raise bare Exceptions, so no narrower class can be named.
         except Exception as error:
             raise _broken(folder / _FOLDER, str(error).replace(made, str(folder))) from error
     if largest >= vocab_size:

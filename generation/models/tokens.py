@@ -1,4 +1,4 @@
-"""From text to token ids, and what of the text the model does not read."""
+"""From text to token ids, and the part of the text that the model does not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OTHER: Final = re.compile(r"[^A-Za-z0-9]+")
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPrompt:
-    """Token ids of exactly the model's length, and what of the text stands for none of them."""
+    """Token ids of exactly the model's length, and the part of the text without a token."""
 
     ids: tuple[int, ...]
     unread: str
@@ -32,13 +32,13 @@ def tokenize(
 ) -> TokenizedPrompt:
     """Return `text` as `limit` token ids, start and end marks and padding included.
 
-    What the tokenizer does not know is left out: where it has none, its token for unknown text is
-    the one that ends a text. Letters with marks are read without them then. With `keeps_unknown`
-    it stays, as before version 0.2, for pictures that are made again.
+    Unknown text is left out, since CLIP's token for unknown text is the token that ends a text.
+    A letter with an unknown mark is read without the mark. With `keeps_unknown` unknown text stays,
+    as before version 0.2, to make old pictures again.
 
-    The text and its marks fill at most the first `prompt_limit` ids, or all. What does not fit is
-    cut, as in diffusers' pipeline. `unread` is what was left out, then what was cut: the part of
-    the text from the first character without a token.
+    The text and its marks fill at most the first `prompt_limit` ids, or all. Text that does not fit
+    is cut, as in diffusers' pipeline. `unread` is the text that was left out, then the text that
+    was cut.
     """
     lost: list[tuple[int, str]] = []
     if not keeps_unknown:
@@ -56,12 +56,12 @@ def tokenize(
 
 
 def _encode(tokenizer: Any, text: str) -> Any:
-    # Not verbose: it would warn that so many tokens break the model, which never sees them.
+    # A verbose tokenizer warns of too many tokens, but the model never gets those.
     return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
 
 
 def _known(tokenizer: Any, text: str) -> tuple[str, list[tuple[int, str]]]:
-    """Return `text` with only what the tokenizer knows, and what was left out after how much."""
+    """Return the known part of `text`, and each unknown part with its position in the known one."""
     text = without_marks(text)
     if not _has_unknown(tokenizer, text):
         return text, []
@@ -78,12 +78,12 @@ def _known(tokenizer: Any, text: str) -> tuple[str, list[tuple[int, str]]]:
 
 
 def _readable(tokenizer: Any, word: str) -> str:
-    """Return as much of a word as the tokenizer knows."""
+    """Return the form of a word that keeps most and that the tokenizer knows, or nothing."""
     return next((form for form in _forms(word) if not _has_unknown(tokenizer, form)), "")
 
 
 def _forms(word: str) -> Iterator[str]:
-    """Yield a word in forms that keep less and less of it."""
+    """Yield forms of a word that keep less and less of the word."""
     yield word
     yield fold(word)
     plain = without_accents(fold(word))
@@ -93,7 +93,7 @@ def _forms(word: str) -> Iterator[str]:
 
 
 def _missing(word: str, readable: str) -> str:
-    """Return what of `word` is not in `readable`, but for marks on letters and punctuation."""
+    """Return the characters of `word` that `readable` lacks; marks and punctuation do not count."""
     if not readable:
         missing = word
     else:
@@ -103,15 +103,15 @@ def _missing(word: str, readable: str) -> str:
 
 
 def _says_something(char: str) -> bool:
-    """Return whether a reader would miss a character: it is no punctuation and no plain symbol."""
+    """Return whether a character says something: punctuation and plain symbols do not."""
     return char.isalnum() or not (char.isascii() or unicodedata.category(char).startswith("P"))
 
 
 def _has_unknown(tokenizer: Any, text: str) -> bool:
     """Return whether the tokenizer has no token for a part of the text.
 
-    Inside a word it may have some for the bytes of a character that it never saw, which it does not
-    know as a word of its own.
+    Each character beyond ASCII is also looked up alone: inside a word the tokenizer may have tokens
+    for the bytes of an unknown character.
     """
     parts = [text, *{char for char in text if not char.isascii() and not char.isspace()}]
     return any(tokenizer.unk_token_id in _encode(tokenizer, part).input_ids for part in parts)

@@ -1,4 +1,4 @@
-"""What a job's listener is told while it waits and while it is made: plain values."""
+"""What a job's listener is told while the job waits and runs: plain values."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from .pixels import Pixels
 
-# Why a job waits again that was accepted, and perhaps begun, before: the engine failed, or the
-# bot was restarted.
+# Why a job waits again: the engine failed, or the bot was restarted.
 Interruption = Literal["engine", "bot"]
 
 
@@ -17,9 +16,9 @@ Interruption = Literal["engine", "bot"]
 class Progress:
     """`step` of `steps` denoising steps of a job are done.
 
-    `seconds` is how long its pictures will still take as far as can be told, and `preview` a
-    small picture of what they will be, where there is one. Neither makes it another event. It is
-    `late` where the engine has been silent for much longer than a step takes.
+    `seconds` is an estimate of how long its pictures will still take, and `preview` a small picture
+    of the result. Events that differ only in these two are equal. An event is `late` if the engine
+    has been silent for much longer than a step takes.
     """
 
     step: int
@@ -36,11 +35,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A job waits; `position` 1 is the next to run, as things are.
+    """A job waits; the job at `position` 1 is the next to run.
 
-    `seconds` is how long it will take until its pictures are there, as far as can be told.
-    `nearest` is the nearest position that it has had, since a fair order may put others ahead;
-    None is this one. `after` says why a job waits that did not have to wait before.
+    `seconds` is an estimate of how long it takes until the job's pictures are there. `nearest` is
+    the nearest position that the job has had, since a fair order may put other jobs ahead; None
+    means `position`. `after` says why the job waits again.
     """
 
     position: int
@@ -51,9 +50,9 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A job waits until the engine has loaded its model; nobody knows how long that takes.
+    """A job waits until the engine has loaded the model; how long that takes is unknown.
 
-    `after` says what made it necessary: None if the bot was just started.
+    `after` says why the model is loaded again: None if the bot was just started.
     """
 
     after: Interruption | None = None

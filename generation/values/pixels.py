@@ -1,4 +1,4 @@
-"""Pixels of a picture as plain bytes, and the hash by which they are known."""
+"""Pixels of a picture as plain bytes, and their hash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 def pixels_sha256(width: int, height: int, rgb: bytes) -> str:
     """Return the SHA-256 of an image's size and its RGB bytes, row by row, as hex digits.
 
-    It depends on the pixels alone, not on how a file packs them.
+    The hash depends on the pixels alone, not on how a file packs them.
     """
     return hashlib.sha256(f"{width}x{height}:".encode() + rgb).hexdigest()
 
@@ -28,18 +28,18 @@ class Pixels:
 
     @property
     def sha256(self) -> str:
-        """Return the hash by which recipes and stores know these pixels."""
+        """Return the hash that recipes and the database use for these pixels."""
         return pixels_sha256(self.width, self.height, self.rgb)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPixels:
-    """The size of a picture whose pixels are stored, and not held in memory."""
+    """The size of a picture whose pixels are stored, but not in memory."""
 
     width: int
     height: int
 
     @classmethod
     def of(cls, pixels: Pixels | StoredPixels) -> StoredPixels:
-        """Return what is known of `pixels` without them."""
+        """Return the size of `pixels`."""
         return cls(pixels.width, pixels.height)

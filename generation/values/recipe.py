@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Self, TypeAlias
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any, Final, Self, TypeAlias, get_type_hints
 
-from pydantic import ConfigDict, Field, GetPydanticSchema, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, GetPydanticSchema, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from .pixels import Pixels
@@ -16,27 +16,21 @@ from .request import SIZE_MAX, GenerationRequest, SchedulerName
 
 _NAMED: Final = 3
 _THREADS_MAX: Final = 1_024
-_NO_OBJECT: Final = "a recipe is a JSON object"
 # A recipe is readable with the name of a scheduler that is gone; a request is not.
 _AnyScheduler: TypeAlias = Annotated[SchedulerName, GetPydanticSchema(lambda _, ask: ask(str))]
-# A whole number stays one, so that the recipe is written again as it was.
-_Number: TypeAlias = Annotated[float, GetPydanticSchema(lambda _, ask: ask(int | float))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that one image depends on, and the hash of the pixels that came out.
 
-    `read_prompt` and `read_negative_prompt` are as in the request. `unread_prompt` is what the
-    model did not read: what its tokenizer does not know, and the end without tokens. `threads`
-    is how many threads a CPU computed with, which decides the order of its sums and so the
-    last bits; None on other devices, and in recipes older than this field. `decoder_tile` is
-    the edge in pixels of the tiles in which the picture was decoded where memory was short.
-    `compiled` is True where the UNet was compiled, which also decides the last bits.
+    `read_prompt` and `read_negative_prompt` are as in the request. `unread_prompt` is the part of
+    the prompt that the model did not read: text without a token, and the end that did not fit.
+    `threads` is the number of threads that a CPU computed with, which decides the order of sums and
+    so the last bits; None on other devices, and in recipes older than this field. `decoder_tile` is
+    the edge in pixels of the decoder's tiles, if memory was short. `compiled` is True if the
+    network was compiled, which also decides the last bits.
     """
-
-    # pydantic converts nothing and refuses unknown fields.
-    __pydantic_config__: ClassVar = ConfigDict(strict=True, extra="forbid")
 
     prompt: str
     negative_prompt: str
@@ -44,7 +38,7 @@ class Recipe:
     width: int
     height: int
     steps: int
-    guidance_scale: _Number
+    guidance_scale: float
     scheduler: _AnyScheduler
     scheduler_settings: Mapping[str, Any]
     model: str
@@ -52,7 +46,7 @@ class Recipe:
     dtype: str
     device: str
     source_sha256: str | None
-    strength: _Number | None
+    strength: float | None
     unread_prompt: str
     versions: Mapping[str, str]
     pixels_sha256: str
@@ -63,9 +57,9 @@ class Recipe:
     read_negative_prompt: str | None = None
 
     def request(self, source: Pixels | None) -> GenerationRequest:
-        """Return the request that makes this one image again.
+        """Return the request that makes this image again.
 
-        `source` has to be the image with the hash `source_sha256`, or None without one.
+        `source` has to be the picture with the hash `source_sha256`, or None if there is none.
         """
         return GenerationRequest(
             prompt=self.prompt,
@@ -95,25 +89,41 @@ class Recipe:
                 or out of range.
         """
         try:
-            return _adapter.validate_json(text)
+            read = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("the recipe is nested too deeply") from error
+        if not isinstance(read, dict):
+            raise ValueError("a recipe is a JSON object")
+        try:
+            _Values.model_validate(read)
         except ValidationError as error:
             raise ValueError(_explain(error.errors(include_url=False))) from error
+        return cls(**read)
 
 
-_adapter: Final[TypeAdapter[Any]] = TypeAdapter(Recipe)
+_kinds = get_type_hints(Recipe, include_extras=True)
+_fields: dict[str, Any] = {
+    field.name: (_kinds[field.name], ... if field.default is MISSING else field.default)
+    for field in dataclasses.fields(Recipe)
+}
+# Strict, so that no value is converted: a recipe is written again exactly as it was read.
+_Values: Final = create_model(
+    "_Values",
+    __config__=ConfigDict(strict=True, extra="forbid", protected_namespaces=()),
+    **_fields,
+)
 
 
 def _explain(faults: Sequence[ErrorDetails]) -> str:
-    """Return a sentence on what is wrong with a recipe: the most telling of the faults."""
+    """Return a sentence on the faults of a recipe: missing fields first, then unknown ones."""
     names: dict[str, list[str]] = {}
     for fault in faults:
         if not fault["loc"]:
-            no_json = fault["type"] == "json_invalid"
-            return f"the recipe is no JSON ({fault['ctx']['error']})" if no_json else _NO_OBJECT
+            return "the recipe has a field whose name is no text"
         names.setdefault(fault["type"], []).append(str(fault["loc"][0]))
     if missing := names.get("missing"):
         return f"the recipe lacks {_some(missing)}"
-    if unknown := names.get("unexpected_keyword_argument"):
+    if unknown := names.get("extra_forbidden"):
         return f"the recipe has an unknown field {_some(unknown)}"
     for fault in faults:
         name = str(fault["loc"][0])

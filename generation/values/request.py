@@ -1,4 +1,4 @@
-"""What somebody asked for, checked when it is made."""
+"""A request for pictures, checked when it is made, and the limits of its values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SchedulerName = Literal["lms", "ddim"]
 SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
 
 PROMPT_LENGTH: Final = 1_000
-# Of a prompt with its emoji by their names.
+# The limit for a prompt in which emoji are spelled by their names.
 READ_LENGTH: Final = 10_000
 SEED_MAX: Final = 2**32 - 1
 STEPS_MIN: Final = 1
@@ -31,8 +31,8 @@ STRENGTH_MAX: Final = 1.0
 def start_step(steps: int, strength: float | None) -> int:
     """Return the first step of `steps` that is taken: 0 from pure noise, later from an image.
 
-    The number of steps that are taken is `steps * strength` cut to a whole number, as in
-    diffusers' img2img pipeline, but at least one.
+    The number of steps that are taken is `steps * strength`, cut to a whole number as in diffusers'
+    img2img pipeline, but at least one.
     """
     if strength is None:
         return 0
@@ -41,14 +41,14 @@ def start_step(steps: int, strength: float | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A text for the model; `keeps_unknown` is whether what its tokenizer does not know stays."""
+    """A text for the model; with `keeps_unknown` it keeps what the tokenizer does not know."""
 
     text: str
     keeps_unknown: bool = False
 
     @classmethod
     def of(cls, typed: str, read: str | None) -> Self:
-        """Return what was read of `typed`, or that itself as it was done before version 0.2."""
+        """Return the text `read`; without it, `typed` as before version 0.2."""
         return cls(typed, keeps_unknown=True) if read is None else cls(read)
 
 
@@ -56,15 +56,15 @@ class Told:
 class GenerationRequest:
     """One request for `count` images, checked when it is made.
 
-    Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from
-    it (similar images): `strength` is the share of the denoising that is done, from
-    almost none (0.05) to all of it (1.0), and the source has the size of the images. While the
-    request waits its source may be StoredPixels; an engine needs the pixels themselves.
+    Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from that
+    picture (similar images), which has the size of the images. `strength` is then the share of the
+    denoising that is done, from almost none (0.05) to all (1.0). While the request waits its source
+    may be StoredPixels; an engine needs the pixels.
 
-    `prompt` and `negative_prompt` are what the person typed. `read_prompt` and
-    `read_negative_prompt` are what the model is told instead: the same in plain letters, with emoji
-    by their names (`generation.values.spelling`). They are None in requests from before version
-    0.2, of which the model is told what was typed.
+    `prompt` and `negative_prompt` are the texts that the person typed. `read_prompt` and
+    `read_negative_prompt` are the texts that the model reads instead: in plain letters, with the
+    names of emoji (`generation.values.spelling`). In requests from before version 0.2 these are
+    None, and the model reads what was typed.
 
     Raises:
         InvalidRequest: a value is out of range; its sentence says which and what fits.
@@ -131,12 +131,12 @@ class GenerationRequest:
 
     @property
     def told(self) -> Told:
-        """Return what the model is told to make."""
+        """Return the prompt that the model reads."""
         return Told.of(self.prompt, self.read_prompt)
 
     @property
     def told_negative(self) -> Told:
-        """Return what the model is told to avoid."""
+        """Return the negative prompt that the model reads."""
         return Told.of(self.negative_prompt, self.read_negative_prompt)
 
     def seed_of(self, index: int) -> int:
@@ -148,20 +148,20 @@ class GenerationRequest:
         """Return the pixels that the images start from; None if they start from noise.
 
         Raises:
-            TypeError: the request is without them.
+            TypeError: the pixels are stored and not in memory.
         """
         if isinstance(self.source, StoredPixels):
             raise TypeError("the pixels that this request starts from have not been read")
         return self.source
 
     def without_pixels(self) -> Self:
-        """Return the request with the size of its source alone."""
+        """Return the request with the size of its source in place of the pixels."""
         if not isinstance(self.source, Pixels):
             return self
         return dataclasses.replace(self, source=StoredPixels.of(self.source))
 
     def alone(self, index: int) -> Self:
-        """Return the request that makes image `index` of this one, and nothing else."""
+        """Return the request that makes only image `index` of this request."""
         return dataclasses.replace(self, seed=self.seed_of(index), count=1)
 
 
@@ -182,7 +182,7 @@ def _check_text(field_name: str, text: str, *, required: bool) -> None:
 
 
 def _check_reading(field_name: str, text: str | None, *, required: bool) -> None:
-    """Check what the model is told: names of emoji are longer than the emoji that were typed."""
+    """Check the text that the model reads: names of emoji are longer than emoji."""
     if text is None:
         return
     if len(text) > READ_LENGTH:
@@ -191,7 +191,7 @@ def _check_reading(field_name: str, text: str | None, *, required: bool) -> None
             f"The {field_name} is {len(text):,} characters long when its emoji are read by their "
             f"names; keep it to {READ_LENGTH:,}.",
         )
-    # In pieces, since each may be as long as what a person may type.
+    # The text is checked in pieces, each as long as a person may type.
     starts = range(0, max(len(text), 1), PROMPT_LENGTH)
     pieces = [text[start : start + PROMPT_LENGTH] for start in starts]
     for piece in pieces:
@@ -199,7 +199,7 @@ def _check_reading(field_name: str, text: str | None, *, required: bool) -> None
 
 
 def _is_unicode(text: str) -> bool:
-    """Return whether `text` can be written down at all: half a surrogate pair cannot."""
+    """Return whether `text` can be encoded: half a surrogate pair cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

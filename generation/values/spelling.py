@@ -1,8 +1,7 @@
-"""Prompts as phones and Discord write them, as a text that a model can read.
+"""Prompts as phones and Discord write them, turned into text that a model can read.
 
-Curly quotes, invisible characters, letters of ornamental alphabets, emoji and Discord's own
-notation for emoji and mentions are what people type without knowing it. A model that was
-trained on plain captions reads them as noise.
+Phones and Discord write curly quotes, invisible characters, ornamental letters, emoji, and a
+notation for emoji and mentions. A model that was trained on plain captions reads these as noise.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ NAME_LENGTH: Final = 80
 _JOINER: Final = "\u200d"
 _VARIATIONS: Final = "\ufe0e\ufe0f"
 _KEYCAP: Final = "\u20e3"
-# Digits and punctuation that are emoji when they are asked to be.
+# Digits and punctuation that a variation selector turns into emoji.
 _COLORED: Final = frozenset("#*0123456789\u203c\u2049\u2139\u3030\u303d")
 _SKIN_TONES: Final = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _TAGS: Final = frozenset(map(chr, range(0xE0020, 0xE0080)))
 _GENDERS: Final = re.compile("\u200d[\u2640\u2642]")
 _MAN_OR_WOMAN: Final = re.compile("[\U0001f468\U0001f469]")
 _PERSON: Final = "\U0001f9d1"
-# Emoji, arrows, symbols and dingbats; but not letters in circles, which NFKC makes letters.
+# Emoji, arrows, symbols and dingbats. Letters in circles are left out: NFKC makes them letters.
 _PICTOGRAPHS: Final = (range(0x2190, 0x2460), range(0x2500, 0x2C00), range(0x1F000, 0x1F100))
 _MORE_PICTOGRAPHS: Final = (range(0x1F170, 0x1F172), range(0x1F17E, 0x1F180))
 _EMOJI: Final = range(0x1F18E, 0x1FB00)
@@ -39,13 +38,13 @@ _ROLE: Final = re.compile(r"<@&\d{1,21}>")
 _COMMAND: Final = re.compile(r"</([\w -]{1,100}):\d{1,21}>")
 _WORDLESS: Final = re.compile(r"<#\d{1,21}>|<t:-?\d{1,17}(?::\w)?>|<id:\w{1,32}>")
 _SHORTCODE: Final = re.compile(r"(?<![\w:]):([a-z][a-z0-9_]{1,31}):(?![\w:])")
-# Of a mention or a hashtag only the name says something.
+# Only the name in a mention or a hashtag says something.
 _SIGIL: Final = re.compile(r"(?<![\w@#])[@#](?=\w)(?!\d)")
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
-# A tokenizer reads these as its own marks, which end the text.
+# A tokenizer reads these as marks that end the text.
 _MARKS: Final = re.compile(r"<\|(?:start|end)oftext\|>")
 
-# Before NFKC, which would make a space and a combining mark of some of them.
+# Applied before NFKC, which would turn some of these into a space and a combining mark.
 _STRAIGHT: Final = str.maketrans(
     {
         **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033\u301d\u301e\u301f\uff02", '"'),
@@ -62,7 +61,7 @@ _STRAIGHT: Final = str.maketrans(
 )
 _AFTER_NUMBER: Final = re.compile("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])")
 _AFTER: Final = str.maketrans({"\u2044": "/"})
-# Letters whose marks are no characters of their own.
+# Letters whose marks Unicode does not split off.
 _LETTERS: Final = str.maketrans(
     {"ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O"}
     | {"ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "ı": "i"}
@@ -73,12 +72,12 @@ _SELECTORS: Final = (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
 
 
 def spell_emoji(text: str, names: Mapping[str, str]) -> str:
-    """Return `text` as plain text, with the name of each emoji in `names` in its place.
+    """Return `text` as plain text, with each emoji in `names` replaced by its name.
 
-    Discord's emoji and mentions are read by their names, and quotes, spaces, ligatures and
-    ornamental letters by their plain forms (NFKC); invisible characters are left out. An emoji of
-    several characters is one: it is read by its name, else by the name that it has without skin
-    tone and gender, and stays whole where it has none. Reading the result again changes nothing.
+    Discord's emoji and mentions are replaced by their names. Quotes, spaces, ligatures and
+    ornamental letters get their plain forms (NFKC). Invisible characters are left out. An emoji of
+    several characters is replaced as a whole: by its name, or else by its name without skin tone
+    and gender; without any name it stays. Applying the function again changes nothing.
     """
     if text.isascii() and not any(mark in text for mark in "<:@#") and text.isprintable():
         return text
@@ -90,8 +89,8 @@ def spell_emoji(text: str, names: Mapping[str, str]) -> str:
 
 
 def fold(text: str) -> str:
-    """Return `text` without quotes, spaces and letters that only look different, and invisibles."""
-    # Or one and a half, written with the sign for a half, would become eleven halves.
+    """Return `text` with plain quotes, spaces and letters, and without invisible characters."""
+    # Otherwise 1½ would become 11/2.
     apart = _AFTER_NUMBER.sub(" ", text)
     plain = unicodedata.normalize("NFKC", apart.translate(_STRAIGHT)).translate(_AFTER)
     plain = _SIGIL.sub("", plain)
@@ -99,18 +98,18 @@ def fold(text: str) -> str:
 
 
 def without_marks(text: str) -> str:
-    """Return `text` without what a tokenizer would read as the marks of a text's start and end."""
+    """Return `text` without the marks that tell a tokenizer where a text starts and ends."""
     return _MARKS.sub(" ", text)
 
 
 def without_accents(text: str) -> str:
-    """Return `text` with letters for those letters that have marks: `cafe` for `café`."""
+    """Return `text` with plain letters in place of letters with marks: `cafe` for `café`."""
     apart = unicodedata.normalize("NFKD", text.translate(_LETTERS))
     return "".join(char for char in apart if not unicodedata.combining(char))
 
 
 def _without_notation(text: str) -> str:
-    """Return `text` with the names of Discord's emoji and commands, and words for mentions."""
+    """Return `text` with names in place of Discord's emoji and commands, and words for mentions."""
     if "<" not in text and ":" not in text:
         return text
     text = _CUSTOM_EMOJI.sub(lambda found: f" {_spoken(found[1])} ", text)
@@ -124,7 +123,7 @@ def _spoken(name: str) -> str:
 
 
 def _parts(text: str, names: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
-    """Yield the text in parts: what stands for an emoji by its name, and what does not."""
+    """Yield the parts of the text, each with whether it is the name of an emoji."""
     start = position = 0
     while position < len(text):
         end = _emoji_end(text, position, names)
@@ -148,10 +147,10 @@ def _name(emoji: str, names: Mapping[str, str]) -> str | None:
 
 
 def _emoji_end(text: str, start: int, names: Mapping[str, str]) -> int:
-    """Return where the emoji that begins at `start` ends; `start` if there is none.
+    """Return the end of the emoji that begins at `start`; `start` if there is none.
 
-    As the Unicode Consortium defines it (https://unicode.org/reports/tr51/#Definitions): elements
-    with their modifiers, joined by U+200D, or a flag of two letters.
+    An emoji consists of elements with modifiers, joined by U+200D, or is a flag of two letters
+    (https://unicode.org/reports/tr51/#Definitions).
     """
     if ord(text[start]) in _FLAG_LETTERS:
         second = text[start + 1 : start + 2]
@@ -202,7 +201,7 @@ def _visible(text: str) -> Iterator[str]:
         if kind in _SPACES or char in "\t\n\r\v\f\x85":
             yield char if char in " \t\n\r" else " "
         elif kind == "Cf":
-            # Between letters of some scripts they decide how these are joined.
+            # In some scripts these characters decide how two letters are joined.
             if char in "\u200c\u200d" and _joins(before) and _joins(after):
                 yield char
         elif kind not in ("Cc", "Co") and not any(ord(char) in block for block in _SELECTORS):
