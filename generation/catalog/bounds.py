@@ -1,7 +1,7 @@
-"""Bounds for what a model's configs say, so that nothing is built from an absurd one.
+"""Bounds for the values in a model's configs.
 
-A config is a few hundred bytes of numbers, each of which may ask for gigabytes, and of names, some
-of which make a library import or download what they name.
+A config is a few hundred bytes of numbers and names. A number may ask for gigabytes, and a name may
+make a library import or download something.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from ..errors import ModelError
 
-# Each of these makes transformers or diffusers run code from elsewhere, or load another kind of
-# weights than what the file holds.
+# Each of these makes transformers or diffusers run foreign code, or load other weights than those
+# in the file.
 _FOREIGN: Final = (
     "auto_map",
     "custom_pipeline",
@@ -39,10 +39,10 @@ def check_harmless(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse a config that makes a library import or download something.
 
     Raises:
-        ModelError: a key of it does; the sentence names the file and the key.
+        ModelError: a key does so; the sentence names the file and the key.
     """
     for key in _FOREIGN:
-        # Falsy values, as in `"trust_remote_code": false`, switch it off.
+        # A false value, as in `"trust_remote_code": false`, switches the key off.
         if config.get(key):
             raise _refused(path, key)
     for key in _IMPLEMENTATIONS:
@@ -58,10 +58,10 @@ def _refused(path: Path, key: str) -> ModelError:
 
 
 def check_network(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse the config of a network with a number far above that of any network of its kind.
+    """Refuse the config of a network with a number far above those of known networks.
 
     Raises:
-        ModelError: there is one; the sentence names the file and the key.
+        ModelError: there is such a number; the sentence names the file and the key.
     """
     for key, value in config.items():
         if key in _LAYERS:
@@ -77,7 +77,7 @@ def check_network(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _most(value: Any, whole: Any = None) -> int:
-    """Return the largest number in a value, or how many there are."""
+    """Return the largest number in a value, or by `whole` how many numbers there are."""
     if isinstance(value, list):
         return whole(value) if whole else max((_most(item) for item in value), default=1)
     return value if isinstance(value, int) else 1
@@ -87,7 +87,7 @@ def check_scheduler(path: Path, config: Mapping[str, Any]) -> None:
     """Refuse a scheduler's config that asks for an absurd number of timesteps.
 
     Raises:
-        ModelError: it does; the sentence names the file and the key.
+        ModelError: the number is too large; the sentence names the file and the key.
     """
     for key, value in config.items():
         most = _TIMESTEPS_MOST if key in _SCHEDULE else _SIZE_MOST

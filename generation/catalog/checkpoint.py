@@ -1,4 +1,4 @@
-"""What a checkpoint in one file says of itself: its tensors, and what its UNet predicts."""
+"""The header of a checkpoint in one file: its tensors, and what its UNet predicts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNET: Final = "model.diffusion_model."
 VAE: Final = "first_stage_model."
 TEXT_ENCODER: Final = "cond_stage_model."
 _TEXT: Final = f"{TEXT_ENCODER}transformer."
-# The names that diffusers, too, knows the parts by.
+# diffusers recognises the parts by these names too.
 _FIRST_OF_UNET: Final = f"{UNET}input_blocks.0.0.weight"
 _FIRSTS: Final = {
     _FIRST_OF_UNET: "UNet",
@@ -28,7 +28,7 @@ _OTHER_TEXT_ENCODERS: Final = ("conditioner.", "cond_stage_model.model.", "text_
 _CHANNELS: Final = 4
 _DTYPES: Final = {"F16": "float16", "BF16": "bfloat16"}
 
-# The VAE's attention by diffusers' newer and older names, and by those of a checkpoint.
+# The names of the VAE's attention: diffusers' newer and older ones, and those of a checkpoint.
 _ATTENTION: Final = re.compile(
     r"(.*[.]mid[.]attn_1[.])(to_q|query|to_k|key|to_v|value|to_out[.]0|proj_attn|group_norm)([.]\w+)"
 )
@@ -44,11 +44,11 @@ _ATTENTION_NAMES: Final = {
     "group_norm": "norm",
 }
 
-# Tensors without a value: NoobAI and who trained after it mark a model by these, and ComfyUI and
+# Tensors without a value mark a model: NoobAI and models trained from it have them, and ComfyUI and
 # forge read them.
 _V_MARKER: Final = "v_pred"
 _ZERO_SNR_MARKER: Final = "ztsnr"
-# https://github.com/Stability-AI/ModelSpec; kohya's sd-scripts write the first.
+# https://github.com/Stability-AI/ModelSpec; kohya's sd-scripts write the first key.
 _HEADER_KEYS: Final = ("modelspec.prediction_type", "modelspec.predict_key")
 _PREDICTIONS: Final = {
     "v": "v_prediction",
@@ -60,7 +60,7 @@ _PREDICTIONS: Final = {
     "eps": "epsilon",
     "noise": "epsilon",
 }
-# Stability's own configs say it so; the rest of them is of no use here, and no YAML is parsed.
+# Stability's own configs have this line. Nothing else in them is needed, so no YAML is parsed.
 _YAML: Final = re.compile(
     r"""^[^#\n]*?(?:^|[\s{,])["']?parameterization["']?\s*:\s*["']?([\w-]+)""", re.MULTILINE
 )
@@ -73,11 +73,10 @@ _ZERO_SNR: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint of Stable Diffusion 1.
+    """A complete checkpoint of Stable Diffusion 1.
 
-    `places` are its tensors by the names of the first release, `scheduler` the settings that differ
-    from that release's, and `dtype` is the type of its UNet. It `is_plain` if those names are the
-    ones in the file and nothing has to be multiplied in.
+    `places` holds its tensors by the names of the first release, `scheduler` the settings that
+    differ from that release, `dtype` the type of its UNet.
     """
 
     places: Mapping[str, Place]
@@ -86,13 +85,13 @@ class Checkpoint:
 
     @property
     def is_plain(self) -> bool:
-        """Return whether the file can be converted as it is."""
+        """Return whether the file has the names of the first release and no scales."""
         places = self.places.items()
         return all(name == place.name and place.scale is None for name, place in places)
 
     @property
     def differences(self) -> str:
-        """Return a name for what makes the result another than that of the weights alone."""
+        """Return a suffix for the marks that change how the weights are converted or used."""
         parts = [] if self.is_plain else ["scaled"]
         parts += [str(self.scheduler["prediction_type"])] if self.scheduler else []
         parts += ["ztsnr"] if "rescale_betas_zero_snr" in self.scheduler else []
@@ -100,10 +99,10 @@ class Checkpoint:
 
 
 def read_checkpoint(file: Path) -> Checkpoint:
-    """Return what the header of a checkpoint says, and a yaml beside it.
+    """Return a checkpoint from its header and from the YAML file beside it.
 
     Raises:
-        ModelError: the file is broken or no whole checkpoint of Stable Diffusion 1.
+        ModelError: the file is broken or no complete checkpoint of Stable Diffusion 1.
     """
     header = read_header(file, what="it")
     if any(name.startswith(_OTHER_TEXT_ENCODERS) for name in header.tensors):
@@ -149,7 +148,7 @@ def _check_whole(file: Path, places: Mapping[str, Place]) -> None:
 
 
 def _scheduler(file: Path, header: Header) -> dict[str, Any]:
-    """Return the settings of the scheduler that a checkpoint is marked with."""
+    """Return the settings of the scheduler from the marks of a checkpoint."""
     has_zero_snr = _ZERO_SNR_MARKER in header.tensors
     if _V_MARKER in header.tensors:
         prediction = "v_prediction"

@@ -1,6 +1,6 @@
-"""From the one-file layout of Stable Diffusion's first release to that of diffusers.
+"""From the layout of Stable Diffusion's first release, one file, to the layout of diffusers.
 
-The diffusers pipeline serves here as the reader of that layout; it never makes a picture.
+The diffusers pipeline only reads that layout here; it never makes a picture.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from .tensors import DTYPES, read_tensor
 
 
 def convert(file: Path, configs: Path, folder: Path, *, dtype: str) -> None:
-    """Save what `file` holds in `folder`, with the configs and the tokenizer from `configs`.
+    """Save the weights of `file` in `folder`, with the configs and the tokenizer from `configs`.
 
-    The weights are saved as `dtype`, best the one that they have in the file. The scheduler's
-    config says what the file is marked with.
+    The weights are saved as `dtype`, which should be their type in the file. The marks of the file
+    go into the scheduler's config.
 
     Raises:
-        ModelError: the tensors do not fit the configs, or one is not finite.
+        ModelError: the tensors do not fit the configs, or a number is not finite.
         OSError: the folder cannot be written.
     """
     checkpoint = read_checkpoint(file)
@@ -39,7 +39,7 @@ def convert(file: Path, configs: Path, folder: Path, *, dtype: str) -> None:
         try:
             _read(file, plain, configs, DTYPES[dtype]).save_pretrained(folder)
         except NotImplementedError as error:
-            # What the file lacks stays on the meta device, from where nothing can be copied.
+            # A missing tensor stays on the meta device, from which nothing can be copied.
             raise ModelError(
                 f"{file} lacks tensors of Stable Diffusion 1; download it again or choose another."
             ) from error
@@ -51,9 +51,9 @@ def convert(file: Path, configs: Path, folder: Path, *, dtype: str) -> None:
 
 @contextmanager
 def _plain(file: Path, checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
-    """Give a file with the names of the first release; every number in it is finite.
+    """Yield a file with the names of the first release, in which every number is finite.
 
-    It ends in .safetensors, since diffusers reads a file of any other name as a pickle.
+    Its name ends in .safetensors, since diffusers reads a file of any other name as a pickle.
     """
     plain = folder / "checkpoint.safetensors"
     tensors: dict[str, torch.Tensor] = {}
@@ -87,7 +87,7 @@ def _read(file: Path, plain: Path, configs: Path, dtype: torch.dtype) -> StableD
         )
     except NotImplementedError:
         raise
-    # The reader fails in as many ways as a file can be wrong.
+    # The reader raises a different error for each kind of wrong file.
     except Exception as error:
         reason = textwrap.shorten(str(error), 100, placeholder=" ...")
         raise ModelError(

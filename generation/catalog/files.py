@@ -1,8 +1,8 @@
 """Which files make a Stable Diffusion model, in a folder or in a repository of the hub.
 
-The layout is the one of diffusers: `model_index.json` and one folder a part. Everything
-here works on names relative to the model, so that a repository is judged before a byte
-of it is downloaded and a folder by the same rules.
+The layout is that of diffusers: `model_index.json` and one folder for each part. All functions work
+on names relative to the model, so the same rules judge a folder, and a repository before a byte is
+downloaded.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _TOKENIZER_FILES: Final = (
     "added_tokens.json",
 )
 _STEMS: Final = STABLE_DIFFUSION.stems
-# The plain weights come first: a half-precision copy beside them holds less. After these comes any
-# other, and last what was not averaged over the training.
+# The plain weights come first: a copy in half precision holds less. Then comes any other variant,
+# and last the weights that were not averaged over the training.
 _VARIANTS: Final = (None, "fp16", "fp32", "bf16", "ema")
 _LAST_VARIANT: Final = "non_ema"
-# Of everything that is read; what else lies in the folder does not matter.
+# Only these files are read; other files in the folder do not matter.
 _SUFFIXES: Final = frozenset({".json", ".safetensors", ".txt"})
 _VARIANT: Final = r"[A-Za-z0-9_]{1,32}"
-# These list a thing a line, so they are larger than configs.
+# These hold long lists, so they are larger than configs.
 _LONG_FILES: Final = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
 
 
 @dataclass(frozen=True, slots=True)
 class PartWeights:
-    """The weights of one part: a file, or the index of several and these; `variant` as in `fp16`.
+    """The weights of one part: a file, or an index and several files. All names are relative.
 
-    All names are relative to the model.
+    `variant` is a word in the names, such as `fp16`.
     """
 
     variant: str | None
@@ -55,12 +55,12 @@ class PartWeights:
 
     @property
     def index(self) -> str | None:
-        """Return the file that says which tensor is in which of several files."""
+        """Return the index, which says which tensor is in which file."""
         return self.names[0] if self.names[0].endswith(".json") else None
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """Return the files that hold tensors, all of them safetensors."""
+        """Return the files with tensors, which are all safetensors."""
         return self.names[1:] if self.index else self.names
 
 
@@ -80,7 +80,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadProgress:
-    """How much of the model `model` is here; `done` and `total` are bytes."""
+    """How much of a model is downloaded; `done` and `total` are bytes."""
 
     model: str
     done: int
@@ -90,7 +90,7 @@ class DownloadProgress:
 
     @property
     def percent(self) -> int:
-        """Return the share of the bytes that is here, 0 to 100."""
+        """Return the share of the bytes that is downloaded, 0 to 100."""
         return 100 * self.done // self.total if self.total else 100
 
 
@@ -98,8 +98,8 @@ def list_folder(folder: Path) -> frozenset[str]:
     """Return the names of the files in a model's folder and in the folders of its parts.
 
     Raises:
-        ModelError: a file that may belong to the model is a link that leads out of the folder. The
-            hub's cache may: it keeps the files of all versions in one place and links to them.
+        ModelError: a file that may belong to the model is a link that leads out of the folder. Only
+            the hub's cache may have such links: it stores the files of all versions in one place.
     """
     home = _home(folder)
     files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
@@ -113,7 +113,7 @@ def list_folder(folder: Path) -> frozenset[str]:
 
 
 def _home(folder: Path) -> Path:
-    """Return the folder that all files of the model in `folder` have to lie in."""
+    """Return the folder in which all files of the model in `folder` have to lie."""
     whole = folder.resolve()
     store = whole.parent.parent
     in_cache = whole.parent.name == "snapshots" and (store / "blobs").is_dir()
@@ -186,7 +186,7 @@ def _part_weights(names: Collection[str], part: str, where: str) -> PartWeights:
 
 
 def _variants(names: Collection[str], part: str) -> Iterator[str | None]:
-    """Yield those variants that `names` may hold a part in, the best first."""
+    """Yield the variants of a part that may be among `names`, the best first."""
     yield from _VARIANTS
     stem = re.escape(f"{part}/{_STEMS[part]}")
     pattern = re.compile(rf"{stem}[.](?P<variant>{_VARIANT})[.]safetensors(?:[.]index[.]json)?")
@@ -225,7 +225,7 @@ def _variant_weights(
 
 
 def _shards(names: Collection[str], way: re.Pattern[str]) -> tuple[list[str], int]:
-    """Return those names that are shards, and how many there should be."""
+    """Return the names that are shards, and how many shards there should be."""
     found = sorted(name for name in names if way.fullmatch(name))
     totals = (int(match[1]) for name in found if (match := way.fullmatch(name)))
     return found, max(totals, default=0)
@@ -244,7 +244,7 @@ def read_config(folder: Path, name: str) -> dict[str, Any]:
     """Return the JSON object in the file `name` of a model's folder.
 
     Raises:
-        ModelError: the file cannot be read, goes beyond a bound or holds something else.
+        ModelError: the file cannot be read, exceeds a bound, or holds no JSON object.
     """
     is_long = PurePosixPath(name).name in _LONG_FILES or ".index." in name
     return read_object(folder / name, most=LIST_BYTES if is_long else CONFIG_BYTES)

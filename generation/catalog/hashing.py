@@ -1,4 +1,4 @@
-"""The hash of a model's files: what is loaded is what is hashed."""
+"""The hash of the files that are loaded of a model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .files import DEFAULTS, EMOJI, ModelFiles, list_folder, select_files
 def weights_sha256(folder: Path) -> str:
     """Return one SHA-256 over a model's weights, tokenizer and configs, as hex digits.
 
-    It depends on the names and contents of the files that are loaded and on nothing else
-    in the folder. A file that has not changed is read only once in a process.
+    The hash depends on the names and contents of the files that are loaded, and on no other file
+    in the folder. An unchanged file is read only once in a process.
 
     Raises:
         ModelError: the model is not complete or cannot be read.
@@ -27,8 +27,7 @@ def weights_sha256(folder: Path) -> str:
 
 def _digest_lines(folder: Path, files: ModelFiles) -> Iterator[str]:
     for name in files.names:
-        # How many steps a model asks for is no part of what a given recipe makes of it, and
-        # neither is what stands there for an emoji that somebody typed.
+        # A recipe holds its own steps and the names of its emoji, so these files change no picture.
         if name not in (DEFAULTS, EMOJI):
             yield f"{name}\0{file_sha256(folder / name)}\n"
 
@@ -42,7 +41,7 @@ def file_sha256(path: Path) -> str:
     path = path.resolve()
     try:
         stat = path.stat()
-        # One at a time: engines that start together would else read the same gigabytes.
+        # One at a time: otherwise engines that start together read the same gigabytes.
         with _hashing:
             return _sha256(path, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
@@ -56,7 +55,7 @@ _hashing = threading.Lock()
 
 @lru_cache(maxsize=1_024)
 def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    # The size and the time are there for the cache: a changed file is another entry.
+    # Size and time are keys of the cache: a changed file is another entry.
     del size, modified_ns
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

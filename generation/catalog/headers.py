@@ -1,4 +1,4 @@
-"""The header of a .safetensors file: which tensors it holds, read without their bytes.
+"""The header of a .safetensors file, which lists the tensors; their bytes are not read.
 
 Format: https://github.com/huggingface/safetensors#format. The library's own reader trusts a
 header of up to 100 MB; here every number is checked against the size of the file first.
@@ -43,7 +43,7 @@ FLOATS: Final = frozenset({"F8_E4M3", "F8_E5M2", "F16", "BF16", "F32", "F64"})
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a header says of one tensor; `dtype` is a name of the format, as in `F16`."""
+    """One tensor in a header; `dtype` is a name from the format, such as `F16`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -51,14 +51,14 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The tensors of a file by name, and the text that its maker put in front of them."""
+    """The tensors of a file by name, and the metadata in the header."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
 
 
 def read_header(path: Path, *, what: str = "the model") -> Header:
-    """Return the header of the .safetensors file `path`; sentences say to download `what` again.
+    """Return the header of the .safetensors file `path`; errors say to download `what` again.
 
     Raises:
         ModelError: the file is cut off, or its header contradicts itself or the file's size.
@@ -72,7 +72,7 @@ def read_header(path: Path, *, what: str = "the model") -> Header:
 
 
 class _Broken(Exception):
-    """Why a header is refused, as the part of a sentence."""
+    """A header that is refused; the text is the part of a sentence that says why."""
 
 
 def _header(path: Path) -> Header:
@@ -90,7 +90,7 @@ def _header(path: Path) -> Header:
 
 
 def _header_bytes(path: Path) -> tuple[bytes, int]:
-    """Return the header's JSON and how many bytes of tensors follow it."""
+    """Return the header's JSON, and the number of bytes that follow for tensors."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)
@@ -109,7 +109,7 @@ def _header_bytes(path: Path) -> tuple[bytes, int]:
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
-    """Return where the bytes of a tensor start and end."""
+    """Return the first byte of a tensor, and the byte after the last."""
     wrong = _Broken(f"its header is wrong about the tensor {name[:120]!r}")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise wrong
@@ -132,7 +132,7 @@ def _are_sizes(value: Any, most: int) -> bool:
 
 
 def _check_spans(spans: list[tuple[tuple[int, int], str]], size: int) -> None:
-    """Every byte belongs to exactly one tensor."""
+    """Check that every byte belongs to exactly one tensor."""
     end = 0
     for (first, last), name in spans:
         if first != end:

@@ -28,12 +28,12 @@ from .files import DownloadProgress, list_folder, select_files
 
 log = logging.getLogger(__name__)
 
-# Hears which bar stands at how many of which unit.
+# Called with a progress bar, its unit, and how far it has come.
 _Moved = Callable[[object, str, float], None]
 
 _ANSWER_SECONDS: Final = 15.0
 _LOCK_SECONDS: Final = 0.1
-# The root of what the HTTP client raises, whichever client this version of the hub uses.
+# The base class of the HTTP client's errors, whichever client this version of the hub uses.
 _HTTPError: Final = errors.HTTPError  # type: ignore[attr-defined]  # has no __all__
 
 
@@ -44,16 +44,16 @@ def download(
     on_download: Callable[[DownloadProgress], None] | None = None,
     token: str | None = None,
 ) -> Path:
-    """Return the folder with the newest version of the hub model `name`, downloaded if need be.
+    """Return the folder with the newest version of the hub model `name`, downloaded if needed.
 
-    Only what the model needs is fetched, and the weights only when `check` has seen the
-    folder with the configs and raised nothing. A transfer that is cut off goes on where it
-    stopped; after a restart finished files are kept. Whatever fails, a complete version of
-    the model in the cache is used, and the log says what failed.
+    Only files that the model needs are downloaded, and the weights only after `check` has accepted
+    the folder with the configs. An interrupted transfer continues where it stopped; after a restart
+    of the program finished files are kept. If the download fails, a complete version in the cache
+    is used, and the log says what failed.
 
     Raises:
-        ModelError: the cache has no complete version, and the model does not exist, may not
-            be had, or does not get here.
+        ModelError: the cache has no complete version, and the model does not exist, may not be
+            downloaded, or cannot be downloaded.
     """
 
     def newest() -> Path:
@@ -73,10 +73,10 @@ def download(
 def _newest_or_cached(name: str, newest: Callable[[], Path]) -> Path:
     cached: Path | None = None
     try:
-        # Before anything is fetched, since that moves what the cache calls the newest.
+        # A download changes which version the cache calls the newest, so this comes first.
         cached = _cached(name)
         return newest()
-    # The Rust client of the hub's newer storage reports trouble as a RuntimeError.
+    # The Rust client of the hub's newer storage raises RuntimeError.
     except (ModelError, _HTTPError, OSError, RuntimeError) as error:
         if cached is not None:
             log.warning(
@@ -91,7 +91,7 @@ def _newest_or_cached(name: str, newest: Callable[[], Path]) -> Path:
 
 
 def _listing(name: str, token: str | None) -> tuple[str, dict[str, RepoSibling]]:
-    """Return the newest revision of a hub model and what the hub says of its files, by name."""
+    """Return the newest revision of a hub model, and its files by name."""
     info = HfApi().model_info(name, files_metadata=True, timeout=_ANSWER_SECONDS, token=token)
     return str(info.sha), {file.rfilename: file for file in info.siblings or ()}
 
@@ -109,7 +109,7 @@ def _fetch(
 def _is_here(name: str, file: RepoSibling, revision: str) -> bool:
     if isinstance(try_to_load_from_cache(name, file.rfilename, revision=revision), str):
         return True
-    # What another version had, too, is not fetched again: the client only links it.
+    # A file that another version has too is not downloaded again: the client only links it.
     etag = file.lfs.sha256 if file.lfs else file.blob_id
     return etag is not None and (_store(name) / "blobs" / etag).is_file()
 
@@ -125,8 +125,8 @@ def _store(name: str) -> Path:
 def _cached(name: str) -> Path | None:
     """Return the newest version in the cache that has all files of a model.
 
-    First comes what `refs/main` names, but an update moves that before it fetches a file, so
-    it may be the one that was never completed. What only other branches name is another model.
+    The version that `refs/main` names comes first. It may be incomplete, since an update changes
+    `refs/main` before it downloads a file. Versions of other branches are other models.
     """
     refs = _store(name) / "refs"
     named = {path.relative_to(refs): path.read_text() for path in refs.rglob("*") if path.is_file()}
@@ -142,18 +142,18 @@ def _cached(name: str) -> Path | None:
 
 
 def _sweep(name: str) -> None:
-    """Remove the files that a killed process left half downloaded.
+    """Remove files that a killed process left half downloaded.
 
-    The hub's client gives each a name of its own and takes none up again. Anyone who downloads
-    holds the lock of the blob, and the kernel lets go of it when the process dies, however it
-    dies: a file whose lock is free is nobody's. SIGTERM kills, too, on purpose: the client's
-    threads cannot be interrupted, so an orderly exit would wait for gigabytes.
+    The hub's client gives each such file a unique name and does not continue it. A process that
+    downloads holds the lock of the blob, and the kernel releases the lock when the process dies. So
+    a file whose lock is free belongs to no process. SIGTERM kills this process on purpose: the
+    client's threads cannot be interrupted, so an orderly exit would wait for gigabytes.
     """
     store = _store(name)
     locks = store.parent / ".locks" / store.name
     for left in (store / "blobs").glob("*.*.incomplete"):
         etag = left.name.rsplit(".", 2)[0]
-        # A lock that another process holds is an OSError, too: a TimeoutError.
+        # If another process holds the lock, a TimeoutError is raised, which is an OSError.
         with suppress(OSError), WeakFileLock(locks / f"{etag}.lock", timeout=_LOCK_SECONDS):
             left.unlink()
 
@@ -192,7 +192,7 @@ def _explain_known(name: str, error: Exception) -> ModelError | None:
         )
     if isinstance(error, HfHubHTTPError):
         return _explain_status(name, error.response.status_code)
-    # Only the operating system gives a number: what the hub's client raises has none.
+    # Only errors of the operating system have a number; those of the hub's client have none.
     if isinstance(error, OSError) and error.errno is not None:
         return ModelError(
             f"The model {name} cannot be saved in {HF_HUB_CACHE} ({error.strerror}); make room "
@@ -219,7 +219,7 @@ def _short(error: Exception) -> str:
 
 
 class _Tracker:
-    """Adds up what the bars of one download say; they are moved by several threads."""
+    """Adds up the progress bars of one download, which several threads update."""
 
     def __init__(
         self,
@@ -236,10 +236,10 @@ class _Tracker:
         self._lock = threading.Lock()
 
     def moved(self, bar: object, unit: str, n: float) -> None:
-        """Take note that `bar` stands at `n` bytes or files and tell the listener."""
+        """Record that `bar` has come to `n` bytes or files, and report the sum."""
         with self._lock:
             if unit == "B":
-                # One bar counts what the network brought, the other what the disk took.
+                # One bar counts bytes from the network, the other bytes on disk.
                 self._bytes[bar] = n
                 self.done = min(self.total, self._kept + int(max(self._bytes.values())))
             else:
@@ -260,7 +260,7 @@ class _Tracker:
 
 def _bar_class(moved: _Moved) -> type[Any]:
     class Bar(tqdm):
-        """A progress bar that draws nothing and says where it stands."""
+        """A progress bar that draws nothing and reports its progress."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs["disable"] = True

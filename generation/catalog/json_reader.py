@@ -1,8 +1,7 @@
-"""The one reader for JSON that comes with a model: bounded in bytes, depth and numbers.
+"""Reads the JSON files of a model, with bounds on bytes, depth and numbers.
 
-A model comes from a stranger. A few kilobytes of brackets end the interpreter's stack, a number
-of a million digits takes minutes to read, and NaN passes every comparison; none of that is needed
-by any model.
+A model comes from a stranger. A few kilobytes of brackets exhaust the interpreter's stack, a number
+of a million digits takes minutes to read, and NaN passes every comparison. No model needs these.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ CONFIG_BYTES: Final = 2**20
 # The index of a model in many shards and a vocabulary of CLIP take about a megabyte each.
 LIST_BYTES: Final = 16 * 2**20
 DEPTH: Final = 32
-# A tokenizer without a limit of its own writes 10**30, as a whole number.
+# A tokenizer without a limit writes 10**30 as a whole number.
 _DIGITS: Final = 40
 _STRING_OR_BRACKET: Final = re.compile(
     rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL
@@ -28,13 +27,13 @@ _STRING_OR_BRACKET: Final = re.compile(
 
 
 class _Refused(ValueError):
-    """Why a text is not read, as the part of a sentence."""
+    """A text that is refused; the message is the part of a sentence that says why."""
 
 
 def read_object(path: Path, *, most: int = CONFIG_BYTES, unique: bool = False) -> dict[str, Any]:
     """Return the JSON object in a file of a model, of at most `most` bytes.
 
-    With `unique` no key may stand twice in an object.
+    With `unique` an object may not have a key twice.
 
     Raises:
         ModelError: the file cannot be read, is too large, or holds something else.
@@ -65,10 +64,10 @@ def read_bytes(path: Path, *, most: int) -> bytes:
 
 
 def as_object(data: bytes, where: Path, *, unique: bool = False) -> dict[str, Any]:
-    """Return the JSON object that `data` is; `where` names the file it is from.
+    """Return the JSON object in `data`; `where` names the file in errors.
 
     Raises:
-        ModelError: it is something else, or goes beyond a bound.
+        ModelError: `data` is no JSON object, or exceeds a bound.
     """
     try:
         value = _parsed(data, unique=unique)
@@ -83,7 +82,7 @@ def as_object(data: bytes, where: Path, *, unique: bool = False) -> dict[str, An
 
 def _parsed(data: bytes, *, unique: bool) -> Any:
     _check_depth(data)
-    # Editors on Windows put a byte order mark in front.
+    # Editors on Windows write a byte order mark first.
     text = data.decode("utf-8-sig")
     value = json.loads(
         text,

@@ -1,8 +1,7 @@
-"""From a model's name to the folder that holds it, checked before anything is loaded.
+"""From a model's name to the model's folder, checked before anything is loaded.
 
-A name is `starter` (the model that comes with the package), a folder, a single .safetensors
-file, or a repository of the Hugging Face hub, which is downloaded once and found again
-without the network.
+A name is `starter` (the model that comes with the package), a folder, a single .safetensors file,
+or a repository of the Hugging Face hub, which is downloaded once.
 """
 
 from __future__ import annotations
@@ -36,12 +35,11 @@ def locate(
 ) -> ModelProfile:
     """Return the model called `name`: `starter`, a folder, a file or a hub id as in `owner/name`.
 
-    A file is a checkpoint of Stable Diffusion 1 in one .safetensors (or .sft, as some call it);
-    the first time it is converted to a folder in the cache. A hub model that is not in the
-    cache is downloaded; `on_download` hears of it from other threads, one call at a time.
-    `token` is the hub's; without one the hub's own settings count (`HF_TOKEN`, or a login),
-    as do `HF_ENDPOINT` and `HF_HOME`. `prediction_type` (`epsilon` or `v_prediction`) overrules
-    what the model says of its UNet.
+    A file is a checkpoint of Stable Diffusion 1 in one .safetensors or .sft file; the first time it
+    is converted to a folder in the cache. A hub model that is not in the cache is downloaded;
+    `on_download` is called from other threads, one call at a time. `token` is a token of the hub;
+    without one the hub's own settings count (`HF_TOKEN`, or a login). `HF_ENDPOINT` and `HF_HOME`
+    always count. `prediction_type` (`epsilon` or `v_prediction`) overrules the model's own.
 
     Raises:
         ModelError: there is no such model, or it cannot be downloaded, used or trusted.
@@ -59,7 +57,7 @@ def locate(
             "file of the same model."
         )
     if path.suffix.lower() in _SINGLE_FILES:
-        # The hub's client takes a good part of a second to load: only who needs it waits.
+        # The hub's client takes a good part of a second to load, so it is loaded only if needed.
         from .single_file import open_single_file  # noqa: PLC0415
 
         return profile(open_single_file(path), path.stem, prediction_type=prediction_type)

@@ -1,4 +1,4 @@
-"""Where the tensors of a model's part lie, by today's names, read from headers alone."""
+"""Where the tensors of a model's part lie, by their current names, read from headers alone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .files import PartWeights, read_config
 from .headers import TensorInfo, read_header
 
 _WEIGHT: Final = ".weight"
-# What divides an fp8 weight: ComfyUI's names, the older one first.
+# The scale of an fp8 weight: ComfyUI's names, the older one first.
 _SCALES: Final = (".scale_weight", ".weight_scale")
-# Of no use to an engine that computes in 16 or 32 bits.
+# An engine that computes in 16 or 32 bits does not use these.
 _UNUSED: Final = re.compile(r"(?:.*[.])?(?:position_ids|scaled_fp8|scale_input|input_scale)")
-# The text encoder's module had a name until transformers 5, and the VAE's attention had others
-# until diffusers 0.15.
+# Older names: the text encoder's module until transformers 5, the VAE's attention until diffusers
+# 0.15.
 _TEXT_PREFIX: Final = "text_model."
 _ATTENTION: Final = re.compile(r"(.*[.]attentions[.]\d+[.])(query|key|value|proj_attn)([.]\w+)")
 _ATTENTION_NAMES: Final = {
@@ -31,7 +31,7 @@ _ATTENTION_NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A tensor in a file, and the one beside it that its values are to be multiplied with."""
+    """A tensor in a file, and the tensor beside it that its values are multiplied with."""
 
     file: Path
     name: str
@@ -40,7 +40,7 @@ class Place:
 
 
 def find_tensors(folder: Path, part: str, weights: PartWeights) -> dict[str, Place]:
-    """Return where each tensor of a part lies, by the name that the network has for it.
+    """Return where each tensor of a part lies, by the name that the network uses.
 
     Raises:
         ModelError: a file is broken, the index of several files names another one, or a tensor
@@ -62,7 +62,7 @@ def find_tensors(folder: Path, part: str, weights: PartWeights) -> dict[str, Pla
 
 
 def file_tensors(file: Path) -> dict[str, Place]:
-    """Return where the tensors of one file lie, each with its scale, without what is not used.
+    """Return where the tensors of one file lie, each with its scale, without unused tensors.
 
     Raises:
         ModelError: the file is broken.
@@ -83,7 +83,7 @@ def _scale(file: Path, name: str, tensors: Mapping[str, TensorInfo]) -> str | No
     if scale is None:
         return None
     rows = tensors[name].shape[:1]
-    # One for the tensor, or one for each row of it.
+    # There is one scale for the tensor, or one for each row.
     if tensors[scale].shape not in {(), (1,), rows, (*rows, 1)}:
         raise ModelError(
             f"{file} has the scale {scale[:120]!r} of the shape {list(tensors[scale].shape)}, "
@@ -110,10 +110,10 @@ def _add(found: dict[str, Place], name: str, place: Place) -> None:
 
 
 def _listed(folder: Path, weights: PartWeights) -> Mapping[str, str] | None:
-    """Return which file an index says that each tensor is in, or None for a single file.
+    """Return the file of each tensor from the index, or None if there is a single file.
 
     Raises:
-        ModelError: the index names other files than those that belong to it.
+        ModelError: the index names a file that does not belong to the index.
     """
     if weights.index is None:
         return None

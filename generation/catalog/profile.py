@@ -1,4 +1,4 @@
-"""What the configs of a model's folder say, checked before anything is loaded."""
+"""The configs of a model, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from .layouts import STABLE_DIFFUSION
 DEFAULT_STEPS: Final = 30
 DEFAULT_GUIDANCE_SCALE: Final = 7.5
 DEFAULT_STRENGTH: Final = 0.6
-# A model makes nothing good far above its own size, and takes very long over it.
+# Far above its own size a model is slow and its pictures are bad.
 _NATIVE_TIMES: Final = 2
-# The start, the end, and one that says something.
+# The start, the end, and one token of text.
 _FEWEST_TOKENS: Final = 3
-# CLIP has 77, and the longest one made of it 248.
+# CLIP has 77; the longest model made from it has 248.
 _MOST_TOKENS: Final = 1_024
-# Of the emoji there are about 4,000, the longest of them 10 characters.
+# There are about 4,000 emoji, of at most 10 characters.
 _EMOJI_MOST: Final = 10_000
 _EMOJI_LENGTH: Final = 32
 _PREDICTIONS = frozenset({"epsilon", "v_prediction"})
-# A UNet that sets one of these wants more than latents, a timestep and a prompt.
+# A UNet that sets one of these needs more than latents, a timestep and a prompt.
 _MORE_CONDITIONS: Final = (
     "addition_embed_type",
     "class_embed_type",
@@ -46,12 +46,13 @@ _MORE_CONDITIONS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelProfile:
-    """What a model's configs say of it, read without loading its weights.
+    """The properties of a model, read from its configs without loading its weights.
 
-    `native_size` (the edge of its pictures) and `size_multiple` are in pixels,
-    `token_limit` counts the start and the end token, and so does `prompt_limit`, which is how
-    many of them a prompt may fill; those after it are padding. Above `default_max_size` pixels in
-    width or height it makes nothing good. `emoji` are the names of those that it knows by name.
+    `pipeline` is the class in model_index.json that the model is made for. `native_size`, the edge
+    of its pictures, and `size_multiple` are in pixels. `token_limit` is the number of tokens of a
+    text, start and end included; a prompt fills at most the first `prompt_limit`, the others are
+    padding. Pictures of more than `default_max_size` pixels in width or height are seldom good.
+    `emoji` holds the names of the emoji that the model knows.
     """
 
     name: str
@@ -71,7 +72,7 @@ class ModelProfile:
 
 
 def profile(folder: Path, name: str, *, prediction_type: str | None = None) -> ModelProfile:
-    """Return what the configs in `folder` say, after checking that the model can be used.
+    """Return the profile of the model in `folder`, after checking that the model can be used.
 
     `prediction_type` is as in `locate`.
 
@@ -85,7 +86,7 @@ def profile(folder: Path, name: str, *, prediction_type: str | None = None) -> M
 
 
 def read_configs(folder: Path, name: str, prediction_type: str | None) -> ModelProfile:
-    """Return what `profile` does, for a folder whose weights may be missing still."""
+    """Do the same as `profile` for a folder whose weights may still be missing."""
     pipeline = _check_classes(folder)
     unet = _Config(folder, "unet/config.json")
     vae = _Config(folder, "vae/config.json")
@@ -121,14 +122,14 @@ def read_configs(folder: Path, name: str, prediction_type: str | None) -> ModelP
 
 def _native_size(unet: _Config, vae_factor: int) -> int:
     size = min(unet.sizes("sample_size")) * vae_factor
-    # Below that not even the largest size would be one that a request may have.
+    # With a smaller model not even the largest size would be allowed in a request.
     if not SIZE_MIN // _NATIVE_TIMES <= size <= SIZE_MAX:
         raise unet.wrong("sample_size", f"one for pictures of {SIZE_MIN} to {SIZE_MAX} pixels")
     return size
 
 
 class _Config:
-    """One JSON file of a model, with sentences for values that are not what they must be."""
+    """One JSON file of a model, with sentences for wrong values."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / name
@@ -151,7 +152,7 @@ class _Config:
         return found
 
     def wrong(self, key: str, expected: str) -> ModelError:
-        """Return the error for a value that is not what was expected."""
+        """Return the error for a value that is not as expected."""
         return bounds.wrong(self.path, key, self.values.get(key), expected)
 
 
@@ -211,8 +212,8 @@ def _check_networks(unet: _Config, vae: _Config, text_encoder: _Config) -> None:
 def _token_limits(folder: Path, text_encoder: _Config) -> tuple[int, int]:
     """Return how many tokens a text has, and how many of them a prompt may fill.
 
-    Those are all, but where the tokenizer says `prompt_tokens`: the starter's text encoder was
-    taught to write what it makes of a prompt over the tokens after those.
+    A prompt may fill all tokens unless the tokenizer's config says `prompt_tokens`: the starter's
+    text encoder writes its results over the tokens after those.
     """
     positions = text_encoder.size("max_position_embeddings", 77)
     if positions > _MOST_TOKENS:

@@ -1,7 +1,7 @@
-"""A checkpoint in one .safetensors file, made into a folder like that of any other model.
+"""A checkpoint in one .safetensors file, converted to a folder like that of any other model.
 
-It is converted once: what the file holds is saved in the layout of diffusers, in the
-cache of the hub's client, under the hash of the file.
+A file is converted once. The folder is in the layout of diffusers, in the cache of the hub's
+client, and is named by the hash of the file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .hashing import file_sha256
 
 _UNFINISHED: Final = "unfinished-"
-# A single file holds weights alone; all of Stable Diffusion 1 shares these configs.
+# A single file holds no configs; all models of Stable Diffusion 1 share these.
 CONFIGS: Final = "stable-diffusion-v1-5"
 
 
 def open_single_file(file: Path) -> Path:
-    """Return the folder that the checkpoint `file` was converted to, now or before.
+    """Return the folder of the checkpoint `file`, which is converted now if it was not before.
 
-    What a checkpoint is marked with, as a model that predicts v, is in the folder's configs.
+    The marks of a checkpoint, for example that it predicts v, are in the folder's configs.
 
     Raises:
-        ModelError: there is no such file, or it is no whole Stable Diffusion 1 checkpoint.
+        ModelError: the file does not exist, or is no complete Stable Diffusion 1 checkpoint.
     """
     if not file.is_file():
         raise ModelError(f"There is no file {file}; check the spelling of the model.")
@@ -43,7 +43,7 @@ def open_single_file(file: Path) -> Path:
         if not folder.is_dir():
             configs = download_configs(CONFIGS)
             with _alone(shelf):
-                # Another process may just have done it.
+                # Another process may have converted the file meanwhile.
                 if not folder.is_dir():
                     _convert(file, checkpoint, configs, folder)
     except OSError as error:
@@ -55,16 +55,16 @@ def open_single_file(file: Path) -> Path:
 
 
 def download_configs(name: str) -> Path:
-    """Return the folder with the configs and the tokenizer of `name`: they are in this package."""
+    """Return the folder in this package with the configs and the tokenizer of `name`."""
     return Path(__file__).parents[1] / "configs" / name
 
 
 @contextmanager
 def _alone(shelf: Path) -> Iterator[None]:
-    """Wait until no other process converts, and remove what a killed one left unfinished.
+    """Wait until no other process converts, and remove unfinished folders of killed processes.
 
-    The kernel lets go of the lock when its holder dies, however it dies: what is unfinished
-    here once the lock is ours is nobody's.
+    The kernel releases the lock when its process dies. So an unfinished folder that exists under
+    this lock belongs to no process.
     """
     with WeakFileLock(shelf.with_suffix(".lock")):
         for left in shelf.glob(f"{_UNFINISHED}*"):
@@ -75,7 +75,7 @@ def _alone(shelf: Path) -> Iterator[None]:
 def _convert(file: Path, checkpoint: Checkpoint, configs: Path, folder: Path) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     try:
-        # This loads torch, which a file that was converted before does without.
+        # This loads torch, which a converted file does not need.
         from .conversion import convert  # noqa: PLC0415
 
         convert(file, configs, unfinished, dtype=checkpoint.dtype)

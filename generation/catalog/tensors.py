@@ -1,4 +1,4 @@
-"""The bytes of a part's tensors, copied into memory as the type that the network runs in."""
+"""The tensors of a part, copied into memory in the type of the network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_tensors(
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of `shapes` by name as `dtype`, scales multiplied in.
 
-    They are copies: a tensor that stays in its file ends the process when the file is cut.
+    The tensors are copies: a tensor mapped from a file ends the process if the file is cut.
 
     Raises:
         ModelError: a file cannot be read, or a value is no finite number.
@@ -57,7 +57,7 @@ def read_tensor(opened: Any, place: Place) -> torch.Tensor:
         tensor = tensor.float()
     if place.scale is not None:
         scale: torch.Tensor = opened.get_tensor(place.scale).float()
-        # A scale for each row stands at the first dimension of a weight.
+        # The scales of rows belong to the first dimension of a weight.
         tensor = tensor.float() * scale.reshape(-1, *[1] * max(0, tensor.ndim - 1))
     if place.info.dtype in FLOATS:
         _check_finite(tensor, place.file, place.name)
@@ -67,7 +67,7 @@ def read_tensor(opened: Any, place: Place) -> torch.Tensor:
 def _check_finite(tensor: torch.Tensor, file: Path, name: str) -> None:
     if not tensor.numel():
         return
-    # NaN goes through to both; nothing of the tensor's size is made.
+    # NaN shows in both results, and no second tensor of this size is made.
     low, high = torch.aminmax(tensor)
     if not (torch.isfinite(low) and torch.isfinite(high)):
         raise ModelError(

@@ -1,1 +1,1 @@
-"""Reading image files: bounded, and those from outside in a process of their own."""
+"""Image files: reading them within limits, and PNG files that hold a recipe."""

@@ -1,7 +1,7 @@
-"""The process that reads one image file from outside, and nothing else.
+"""The process that reads one image file from outside, and does nothing else.
 
-It takes a line of JSON and the bytes from its standard input, and answers on its standard output
-with a line of JSON and RGB pixels, row by row. `generation.images.files` starts it.
+Its standard input is a line of JSON and the bytes of the file. Its standard output is a line of
+JSON and RGB pixels, row by row. `generation.images.files` starts it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-# The second reads Exif data, and is loaded late by the first.
+# Image loads TiffImagePlugin only when it reads Exif data, which is too late here.
 from PIL import Image, TiffImagePlugin  # noqa: F401
 
 from ..errors import GenerationError
@@ -33,7 +33,7 @@ from .texts import TEXTS, prompts_of
 _STRIP_PIXELS: Final = 2**20
 _HEAD_BYTES_MAX: Final = 1_000
 _SNIFFED: Final = 300
-# Where memory runs out, the system is to end this process before any other.
+# If memory runs out, the system ends this process before any other.
 _OOM_SCORE: Final = "1000"
 # From Linux's prctl.h.
 _PR_SET_PDEATHSIG: Final = 1
@@ -43,18 +43,18 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 def main() -> None:
     """Read the one file."""
     _limit()
-    # Sizes are checked here anyway, and what is repaired in a damaged file is nobody's concern.
+    # Sizes are checked here anyway, and Pillow's warnings about damaged files are not needed.
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None
     source, answer = sys.stdin.buffer, sys.stdout.buffer
-    order = json.loads(source.readline(_HEAD_BYTES_MAX))
-    data = source.read(order["length"])
-    if len(data) != order["length"]:
+    head = json.loads(source.readline(_HEAD_BYTES_MAX))
+    data = source.read(head["length"])
+    if len(data) != head["length"]:
         return
     _prepare(format_of(data[:_SNIFFED]))
     _forbid_files()
     try:
-        said, image = _TASKS[order["task"]](data, order)
+        said, image = _TASKS[head["task"]](data, head)
     except GenerationError as error:
         _say(answer, {"refused": str(error)})
         return
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _limit() -> None:
-    """Give this process limits of its own, as far as the system knows them."""
+    """Limit the resources of this process, as far as the system supports limits."""
     signal.alarm(WALL_SECONDS)
     limits = (
         (resource.RLIMIT_CPU, CPU_SECONDS),
@@ -77,7 +77,7 @@ def _limit() -> None:
         (resource.RLIMIT_CORE, 0),
     )
     for kind, most in limits:
-        # The hard limit of time is beyond the soft one, which says why it ended.
+        # The signal of the soft limit tells why the process ended, so it has to come first.
         hard = most + 1 if kind == resource.RLIMIT_CPU else most
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (most, hard))
@@ -96,7 +96,7 @@ def _forbid_files() -> None:
 
 
 def _prepare(format_: Format | None) -> None:
-    """Load what reads a format, while files may be opened."""
+    """Load the modules that read a format, while files may still be opened."""
     Image.preinit()
     for encoding in ("latin-1", "utf-16", "utf-16-be", "utf-16-le"):
         codecs.lookup(encoding)
@@ -128,11 +128,11 @@ def _whole(data: bytes, _: Mapping[str, Any]) -> tuple[dict[str, Any], Image.Ima
     return {}, decode(open_file(data)).image
 
 
-def _fitted(data: bytes, order: Mapping[str, Any]) -> tuple[dict[str, Any], Image.Image]:
+def _fitted(data: bytes, head: Mapping[str, Any]) -> tuple[dict[str, Any], Image.Image]:
     container = open_file(data, texts=TEXTS)
     decoded = decode(container)
     made_from = prompts_of(container, decoded.exif)
-    return dataclasses.asdict(made_from) if made_from else {}, fitted(decoded.image, **order["fit"])
+    return dataclasses.asdict(made_from) if made_from else {}, fitted(decoded.image, **head["fit"])
 
 
 def _recipe(data: bytes, _: Mapping[str, Any]) -> tuple[dict[str, Any], Image.Image]:

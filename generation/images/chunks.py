@@ -23,7 +23,7 @@ _TEXT_KINDS: Final = (b"tEXt", b"zTXt", b"iTXt")
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A chunk; `sound` says whether all of it is there and its checksum is right."""
+    """A chunk; `sound` says whether the chunk is complete and its checksum is right."""
 
     kind: bytes
     data: bytes = field(repr=False)
@@ -31,10 +31,10 @@ class Chunk:
 
 
 def chunks(data: bytes) -> Iterator[Chunk]:
-    """Yield the chunks of a file up to its end, the last one cut off if the file is.
+    """Yield the chunks of a file; if the file is cut off, so is the last chunk.
 
     Raises:
-        DamagedFile: it is no PNG, or has more chunks than any.
+        DamagedFile: the file is no PNG, or has far too many chunks.
     """
     if not data.startswith(SIGNATURE):
         raise DamagedFile("no PNG")
@@ -55,13 +55,13 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def open_png(data: bytes, *, texts: frozenset[str] = frozenset()) -> Container:
-    """Return the still picture in a PNG file, with those of its `texts` that were asked for.
+    """Return the still picture in a PNG file, with those of its texts whose names are in `texts`.
 
-    Of an animation it is the picture that viewers show which know no animations. A chunk beside the
-    pixels whose checksum is wrong is left out, as libpng does.
+    Of an animation it is the picture for viewers without animations. A chunk beside the pixels with
+    a wrong checksum is left out, as in libpng.
 
     Raises:
-        DamagedFile: there is no such picture in it.
+        DamagedFile: the file holds no such picture.
     """
     found = list(chunks(data))
     if not found or found[0].kind != b"IHDR" or not found[0].sound:
@@ -102,7 +102,7 @@ def _profile(found: list[Chunk]) -> bytes | None:
 
 
 def _texts(found: list[Chunk], wanted: frozenset[str]) -> dict[str, str]:
-    """Return the texts with the keywords that are `wanted`; of several the last, as Pillow does."""
+    """Return the texts with the keywords `wanted`; of several texts the last, as in Pillow."""
     texts: dict[str, str] = {}
     for chunk in [c for c in found if c.kind in _TEXT_KINDS][:_TEXTS_READ] if wanted else ():
         keyword, separator, rest = chunk.data.partition(b"\0")
@@ -113,7 +113,7 @@ def _texts(found: list[Chunk], wanted: frozenset[str]) -> dict[str, str]:
 
 
 def _text(kind: bytes, rest: bytes) -> str | None:
-    """Return the text after the keyword of a chunk, or None if it cannot be read or is too long."""
+    """Return the text after the keyword of a chunk, or None if it is unreadable or too long."""
     if kind == b"tEXt":
         return rest.decode("latin-1") if len(rest) <= TEXT_BYTES_MAX else None
     if kind == b"zTXt":
@@ -129,7 +129,7 @@ def _text(kind: bytes, rest: bytes) -> str | None:
 
 
 def inflated(data: bytes, most: int) -> bytes | None:
-    """Return what `data` holds compressed, or None if it is damaged or has more than `most` bytes.
+    """Return `data` decompressed, or None if it is damaged or has more than `most` bytes.
 
     A zip bomb costs no more than `most` bytes of memory.
     """

@@ -1,4 +1,4 @@
-"""From the colors that a file describes by an ICC profile to those of a screen (sRGB)."""
+"""From the colors of an ICC profile in a file to the colors of a screen (sRGB)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from PIL import Image, ImageCms
 log = logging.getLogger(__name__)
 
 Convert = Callable[[Image.Image], Image.Image]
-# The color space that a profile says it is for, and the mode of the pixels it fits.
+# The color space of a profile, and the mode of the pixels that the profile fits.
 _MODES: Final = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
 def to_srgb(profile: bytes | None, mode: str) -> Convert | None:
-    """Return what brings pictures of `mode` to sRGB by a profile, or None if nothing is to be done.
+    """Return a function that converts pictures of `mode` to sRGB, or None if none is needed.
 
-    A profile that is damaged, or of another kind of colors, is no reason to refuse a picture that
-    every viewer shows without it.
+    A profile that is damaged or for other colors is ignored: viewers show such a picture too.
     """
     if not profile:
         return None
@@ -37,7 +36,7 @@ def to_srgb(profile: bytes | None, mode: str) -> Convert | None:
             "RGB",
             ImageCms.Intent.PERCEPTUAL,
         )
-    # Bytes made to break it get more than its own errors out of a parser.
+    # Malicious bytes cause more errors than the parser documents.
     except Exception as error:
         log.debug("A color profile cannot be used: %r", error)
         return None

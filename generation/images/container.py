@@ -1,8 +1,7 @@
-"""Image files taken apart without decoding a pixel, and put together again from what pixels need.
+"""Image files reduced to the parts that the pixels need, without decoding a pixel.
 
-What a library would parse beside the pixels (texts, comments, further frames, previews, videos
-behind the picture) never reaches it, so it can neither cost time or memory nor be a reason to
-refuse a sound picture.
+Texts, comments, further frames, previews and videos behind the picture never reach a decoder. So
+they cost neither time nor memory, and damage in them is no reason to refuse a sound picture.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ _BRANDS_READ: Final = 256
 
 
 class DamagedFile(ValueError):
-    """A file that is not built as its format says."""
+    """A file that breaks the rules of its format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A file that holds one still picture: what a decoder is given, and what stood beside it.
+    """A file with one still picture, reduced for a decoder, and the metadata of the file.
 
-    `size` is width and height as the file says, before it is turned upright, where a look at the
-    file tells; `passes` is how often a decoder goes over all pixels. `profile` is an ICC profile,
+    `size` is width and height before the picture is turned upright, if the file states them without
+    decoding. `passes` is how often a decoder goes over all pixels. `profile` is an ICC profile,
     `exif` Exif data, `texts` the texts of a PNG that may hold a recipe.
     """
 
@@ -41,7 +40,7 @@ class Container:
 
 
 def format_of(data: bytes) -> Format | None:
-    """Return the format that the first bytes of a file are of, or None."""
+    """Return the format of a file from its first bytes, or None."""
     signatures: tuple[tuple[bytes, Format], ...] = (
         (b"\x89PNG\r\n\x1a\n", "PNG"),
         (b"\xff\xd8\xff", "JPEG"),
@@ -58,7 +57,7 @@ def format_of(data: bytes) -> Format | None:
 
 
 def _iso_format(data: bytes) -> Format | None:
-    """Return which format of the ISO base media family the brands in the box `ftyp` name."""
+    """Return the format of the ISO base media family that the box `ftyp` names, or None."""
     if data[4:8] != b"ftyp":
         return None
     length = min(int.from_bytes(data[:4], "big"), _BRANDS_READ)

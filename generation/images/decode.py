@@ -1,4 +1,4 @@
-"""From the bytes of an image file to upright pixels in sRGB: what the reading process does."""
+"""From the bytes of an image file to upright pixels in sRGB; runs in the reading process."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .small_formats import RunLengthBitmap, open_bmp, open_gif, open_webp
 
 log = logging.getLogger(__name__)
 
-# A progressive JPEG has about ten. Each is another pass over all pixels, however few bytes it has.
+# A progressive JPEG has about ten. Each pass goes over all pixels, even for a few bytes.
 _PASSES_MAX: Final = 100
-# Of a progressive JPEG that is cut off: the first two are an eighth of its sharpness.
+# For a progressive JPEG that is cut off: two passes give an eighth of the sharpness.
 _PASSES_MIN: Final = 3
 _STRIP_PIXELS: Final = 2**20
-# Beyond that the numbers are a file's lies, and no help.
+# A larger number is wrong in the file, so people are not told the number.
 _TELLING_PIXELS_MAX: Final = 178_956_970
 _ORIENTATION: Final = 0x0112
 _SIXTEEN_BITS: Final = 16
@@ -41,7 +41,7 @@ _PIXELS_MAX: Final[Mapping[Format, int]] = {
     "HEIF": HEIF_PIXELS_MAX,
     "AVIF": HEIF_PIXELS_MAX,
 }
-# How a picture that is stored under an orientation is turned upright (Exif 2.32, 4.6.4).
+# How a picture with an Exif orientation is turned upright (Exif 2.32, 4.6.4).
 _TURNS: Final[Mapping[object, Image.Transpose]] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,10 +57,10 @@ TOO_MUCH_MEMORY: Final = "That image takes too much memory to read; send a small
 
 
 def open_file(data: bytes, *, texts: frozenset[str] = frozenset()) -> Container:
-    """Return the still picture in a file, not decoded yet, and those of a PNG's `texts`.
+    """Return the still picture in a file, not decoded yet, with the `texts` of a PNG.
 
     Raises:
-        InvalidSource: it is no image, is damaged, or has too many pixels.
+        InvalidSource: the file is no image, is damaged, or has too many pixels.
     """
     format_ = format_of(data)
     if format_ is None:
@@ -114,10 +114,11 @@ class Decoded:
 def decode(container: Container) -> Decoded:
     """Return the picture in a file.
 
-    One of more than 40 million pixels is a half, a quarter or an eighth of its size.
+    A picture of more than 40 million pixels is reduced to a half, a quarter or an eighth of its
+    size.
 
     Raises:
-        InvalidSource: it is damaged, too large, or more than half of it is missing.
+        InvalidSource: the picture is damaged or too large, or more than half of it is missing.
     """
     try:
         image = _load(container)
@@ -131,8 +132,7 @@ def decode(container: Container) -> Decoded:
         raise
     except MemoryError as error:
         raise InvalidSource(TOO_MUCH_MEMORY) from error
-    # Bytes made to break them get anything out of Pillow's parsers: struct.error,
-    # IndexError, TypeError and others besides those that it documents.
+    # Malicious bytes cause more errors than Pillow documents: struct.error, IndexError, TypeError.
     except Exception as error:
         raise InvalidSource(DAMAGED) from error
 
@@ -144,7 +144,7 @@ def _load(container: Container) -> Image.Image:
     except OSError:
         if container.format not in ("JPEG", "PNG", "GIF", "BMP"):
             raise
-        return _load_what_came(container, image)
+        return _load_truncated(container, image)
     return image
 
 
@@ -159,16 +159,16 @@ def _open(container: Container, data: bytes) -> ImageFile.ImageFile:
     return image
 
 
-def _load_what_came(container: Container, begun: ImageFile.ImageFile) -> Image.Image:
-    """Return a picture whose end is missing, as viewers show it, if at least half of it is there.
+def _load_truncated(container: Container, begun: ImageFile.ImageFile) -> Image.Image:
+    """Return a picture whose end is missing, as viewers show it.
 
-    `begun` is the picture as far as a strict decoder came.
+    `begun` is the part of the picture that a strict decoder has read.
 
     Raises:
-        InvalidSource: less is there.
+        InvalidSource: less than half of the picture is there.
     """
     if container.passes == 1:
-        # What did not come is left at zero, and few pictures are that black.
+        # Missing rows stay at zero, and few pictures have rows that are black throughout.
         box = begun.im.getbbox(False)
         enough = box is not None and 2 * (box[3] - box[1]) > begun.height
     else:
@@ -185,14 +185,14 @@ def _load_what_came(container: Container, begun: ImageFile.ImageFile) -> Image.I
 
 
 def _exif(container: Container, image: Image.Image) -> Image.Exif | None:
-    """Return the Exif data of a picture, or None where there is none that can be read."""
+    """Return the Exif data of a picture, or None if there is none or it cannot be read."""
     data = container.exif or image.info.get("exif")
     if not isinstance(data, bytes) or len(data) > EXIF_BYTES_MAX:
         return None
     exif = Image.Exif()
     try:
         exif.load(data)
-    # As everywhere in Pillow's parsers; the pixels are there already, and sound.
+    # Pillow's parsers raise many kinds of errors. The pixels are sound without Exif data.
     except Exception as error:
         log.debug("The Exif data of a picture cannot be read: %r", error)
         return None
@@ -200,7 +200,7 @@ def _exif(container: Container, image: Image.Image) -> Image.Exif | None:
 
 
 def _turn(container: Container, exif: Image.Exif | None) -> Image.Transpose | None:
-    # The decoder of HEIF has turned it already, by the file's own properties.
+    # The decoder of HEIF turns the picture itself, by other properties of the file.
     if container.format == "HEIF" or exif is None:
         return None
     try:
@@ -211,11 +211,11 @@ def _turn(container: Container, exif: Image.Exif | None) -> Image.Transpose | No
 
 
 def _rgb(container: Container, image: Image.Image) -> Image.Image:
-    """Return `image`, which is used up, as a picture in RGB.
+    """Return `image` as a picture in RGB; `image` may be changed.
 
-    In strips, since a picture of 40 million pixels is 160 MB in each of the modes on the way.
+    The conversion works in strips: 40 million pixels take 160 MB in each intermediate mode.
     """
-    _mend_transparency(container, image)
+    _repair_transparency(container, image)
     profile = container.profile or image.info.get("icc_profile")
     plain = image.mode == "RGB" and not image.has_transparency_data
     if plain and not profile:
@@ -229,17 +229,17 @@ def _rgb(container: Container, image: Image.Image) -> Image.Image:
     return rgb
 
 
-def _mend_transparency(container: Container, image: Image.Image) -> None:
+def _repair_transparency(container: Container, image: Image.Image) -> None:
     if (
         container.format == "BMP"
         and image.mode == "RGBA"
         and image.getchannel("A").getextrema() == (0, 0)
     ):
-        # As from the clipboard of Windows, whose programs leave that byte alone.
+        # Programs on Windows leave this byte at zero when they copy to the clipboard.
         image.putalpha(255)
     transparent = image.info.get("transparency")
     if container.format == "PNG" and container.data[24] == _SIXTEEN_BITS:
-        # It is of 16 bits, but the pixels have become 8.
+        # The transparent color has 16 bits, but the pixels were converted to 8.
         if isinstance(transparent, tuple):
             image.info["transparency"] = tuple(level >> 8 for level in transparent)
         elif isinstance(transparent, int):
@@ -265,7 +265,7 @@ def _on_white(strip: Image.Image, to_srgb: Callable[[str], Convert | None]) -> I
 
 
 def _eight_bits(grey: Image.Image) -> Image.Image:
-    """Return a 16-bit picture in 8 bits; Pillow's own conversion cuts off at 255 instead."""
+    """Return a 16-bit picture in 8 bits; Pillow's own conversion clips at 255 instead."""
     levels = grey.convert("I").point(lambda level: level / 257).convert("L")
     if (transparent := grey.info.get("transparency")) is not None:
         levels.info["transparency"] = transparent

@@ -1,9 +1,9 @@
-"""Image files from outside, read in a process of their own.
+"""Image files from outside, read in a separate process.
 
-A file can be made to take any time and memory to decode, or to use a fault of a decoder. So the
-bytes go to a process that has limits of both, none of the bot's secrets and none of its
-connections, and plain pixels come back (`generation.images.child`). It starts in a tenth of a
-second, reads one file and ends.
+A malicious file can take any time and memory to decode, or use a bug of a decoder. So the bytes go
+to a process with limits on both, without the bot's secrets and connections, and plain pixels come
+back (`generation.images.child`). The process starts in a fraction of a second, reads one file and
+ends.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 
 Task = Literal["whole", "fitted", "recipe"]
 
-# Where this package lies, and what the libraries are found by; nothing of the user's own.
+# The arguments are the folders of this package and of the libraries.
 _START: Final = (
     "import sys; sys.path[:0] = sys.argv[1:]; from generation.images.child import main; main()"
 )
-# What finds the interpreter's own libraries; the token is in none of them.
+# The interpreter finds its libraries by these variables. None of them holds the token.
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-# Two texts of a file, each of whose characters may be written as twelve.
+# Two texts of a file; JSON may need twelve bytes for a character.
 _HEAD_BYTES_MAX: Final = 24 * TEXT_BYTES_MAX + 1_000
 _STRIP_PIXELS: Final = 2**20
 _SENTENCE_LENGTH: Final = 500
@@ -50,7 +50,7 @@ _UNREADABLE: Final = "That image could not be read; save it as PNG or JPEG and s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """The size that a picture is brought to, as `fitted_size` says; a side can be given."""
+    """The size to which a picture is scaled, see `fitted_size`; a side can be given."""
 
     native: int
     multiple: int
@@ -61,17 +61,16 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file from outside as the start of pictures, and what it says that it was made from."""
+    """A picture to start from, and the prompts that are written in its file."""
 
     pixels: Pixels
     prompts: Prompts | None
 
 
 class Reader:
-    """A process that reads one file; used once, in a `with` block, which ends the process.
+    """A process that reads one file. It is used once, in a `with` block, which ends the process.
 
-    Whatever goes wrong with it is an InvalidSource with a sentence for the person. Any thread may
-    call `kill`.
+    Every failure is an InvalidSource with a sentence for the person. Any thread may call `kill`.
 
     Raises:
         InvalidSource: the file has too many bytes.
@@ -80,9 +79,9 @@ class Reader:
     def __init__(self, data: bytes | bytearray, task: Task, **options: object) -> None:
         check_bytes(len(data))
         self._data = data
-        self._order = json.dumps({"task": task, "length": len(data), **options})
+        self._head = json.dumps({"task": task, "length": len(data), **options})
         self._timed_out = False
-        # The interpreter that runs this, with arguments of our own.
+        # The program is this interpreter, and no argument comes from outside.
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-S", "-c", _START, *_import_path()],
             stdin=subprocess.PIPE,
@@ -104,7 +103,7 @@ class Reader:
         self._timer.cancel()
         self.kill()
         for pipe in (self._to, self._from):
-            # What could not be written any more is of no use.
+            # The rest of the file is no longer needed.
             with contextlib.suppress(OSError):
                 pipe.close()
         self._process.wait()
@@ -119,9 +118,9 @@ class Reader:
 
     def answer(self) -> dict[str, Any]:
         """Send the file, and return what the process says before the pixels."""
-        # That it ended meanwhile is found when its answer is missing.
+        # If the process has ended, its answer is missing below.
         with contextlib.suppress(OSError):
-            self._to.write(self._order.encode() + b"\n")
+            self._to.write(self._head.encode() + b"\n")
             self._to.write(self._data)
             self._to.close()
         self._data = b""
@@ -159,10 +158,10 @@ class Reader:
 
 
 def check_bytes(count: int) -> None:
-    """Refuse a file of `count` bytes if that is too many.
+    """Refuse a file of too many bytes.
 
     Raises:
-        InvalidSource: it is.
+        InvalidSource: `count` is above the limit.
     """
     if count > SOURCE_BYTES_MAX:
         raise InvalidSource(
@@ -174,11 +173,11 @@ def check_bytes(count: int) -> None:
 def read_image(data: bytes) -> Image.Image:
     """Return the picture in the file `data`, upright and in RGB (sRGB), transparency on white.
 
-    A JPEG of more than 40 million pixels comes at a half, a quarter or an eighth of its size.
+    A JPEG of more than 40 million pixels is reduced to a half, a quarter or an eighth of its size.
 
     Raises:
-        InvalidSource: it is no image (whatever its name says), is damaged, too large, or takes too
-            much time or memory to read.
+        InvalidSource: the file is no image, is damaged or too large, or takes too much time or
+            memory to read.
     """
     with Reader(data, "whole") as reader:
         width, height = reader.size(reader.answer(), SOURCE_PIXELS_MAX)
@@ -195,7 +194,7 @@ def read_recipe(data: bytes) -> tuple[Pixels, str, str]:
     """Return the pixels of one of our PNG files, the JSON of its recipe, and its `parameters`.
 
     Raises:
-        InvalidSource: it is none, or none that can be read.
+        InvalidSource: the file is not such a PNG, or cannot be read.
     """
     with Reader(data, "recipe") as reader:
         said = reader.answer()
@@ -204,7 +203,7 @@ def read_recipe(data: bytes) -> tuple[Pixels, str, str]:
 
 
 class SourceReading:
-    """The reading of a file from outside, fitted to the size that is worked at.
+    """Reads a file from outside and scales the picture to the size of the pictures to make.
 
     Raises:
         InvalidSource: the file has too many bytes.
@@ -218,7 +217,7 @@ class SourceReading:
         self._given_up = False
 
     def result(self) -> Source:
-        """Start the process, and wait for the picture; once.
+        """Start the process and wait for the picture; call this once.
 
         Raises:
             InvalidSource: as for `read_image`.
@@ -233,7 +232,7 @@ class SourceReading:
             return Source(pixels, _prompts(said))
 
     def kill(self) -> None:
-        """Give it up at once, whether it has begun or not; any thread may call this."""
+        """Stop reading at once, even before the start; any thread may call this."""
         self._given_up = True
         if self._reader is not None:
             self._reader.kill()
@@ -250,6 +249,6 @@ def _prompts(said: Mapping[str, Any]) -> Prompts | None:
 
 
 def _import_path() -> list[str]:
-    """Return where this package and the libraries are, whatever the interpreter was started by."""
+    """Return the folders of this package and of the libraries."""
     package = Path(__file__).resolve().parents[2]
     return [str(package), *(os.path.abspath(entry) for entry in sys.path if entry)]  # noqa: PTH100

@@ -1,8 +1,8 @@
-"""The prompt in the text that AUTOMATIC1111's programs put into their pictures.
+"""The prompt in the text that AUTOMATIC1111's programs write into their pictures.
 
-Its form is that of `parse_generation_parameters` in AUTOMATIC1111's `modules/infotext_utils.py`:
-the prompt, a line `Negative prompt: ...`, and a line `Steps: 20, Sampler: ...`; the first two may
-have several lines.
+The form of the text is that of `parse_generation_parameters` in AUTOMATIC1111's
+`modules/infotext_utils.py`: the prompt, a line `Negative prompt: ...`, and a line
+`Steps: 20, Sampler: ...`. The first two may have several lines.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _SETTINGS: Final = "Steps: "
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What a picture was made from, each at most as long as a prompt may be."""
+    """The prompts of a picture, each at most as long as a prompt may be."""
 
     prompt: str
     negative_prompt: str = ""
 
 
 def parse_infotext(text: str) -> Prompts | None:
-    """Return the prompts in a text of AUTOMATIC1111's form, or None if there is no prompt in it."""
+    """Return the prompts in a text of AUTOMATIC1111's form, or None if the text has none."""
     lines = text.strip().split("\n")
     ends = [at for at, line in enumerate(lines) if line.lstrip().startswith(_SETTINGS)]
     if ends:
@@ -37,13 +37,13 @@ def parse_infotext(text: str) -> Prompts | None:
 
 
 def prompts(prompt: str, negative_prompt: str) -> Prompts | None:
-    """Return both as prompts may be, or None where nothing is left of the first."""
+    """Return both texts as valid prompts, or None if nothing is left of the first."""
     wanted, unwanted = _usable(prompt), _usable(negative_prompt)
     return Prompts(wanted, unwanted) if wanted else None
 
 
 def _usable(text: str) -> str:
-    """Return `text` as a prompt may be: without what is no character, and not too long."""
+    """Return `text` as a valid prompt: without invalid characters, and not too long."""
     text = text.encode("utf-8", "ignore").decode().replace("\0", "").strip()
     if len(text) <= PROMPT_LENGTH:
         return text

@@ -13,20 +13,20 @@ from .limits import PROFILE_BYTES_MAX
 
 _SOI: Final = b"\xff\xd8"
 _EOI: Final = b"\xff\xd9"
-# A marker: not a stuffed FF 00, a fill byte, or a restart within a scan.
+# A marker that is no stuffed FF 00, no fill byte and no restart within a scan.
 _MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _START_OF_SCAN: Final = 0xDA
 _END: Final = 0xD9
 _BARE: Final = frozenset({0x01, 0xD8})
-# All but DHT, JPG and DAC, which lie between them.
+# The markers of frames: all in this range but DHT, JPG and DAC.
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _APPLICATION: Final = range(0xE0, 0xF0)
 _COMMENT: Final = 0xFE
 _JFIF, _EXIF, _ICC, _ADOBE = b"JFIF\0", b"Exif\0\0", b"ICC_PROFILE\0", b"Adobe"
-# What says how the numbers are colors.
+# These segments say how the numbers become colors.
 _KEPT: Final = ((0xE0, _JFIF), (0xEE, _ADOBE))
 _APP1, _APP2 = 0xE1, 0xE2
-# Up to the height and the width of a picture.
+# The bytes of a frame up to the height and the width.
 _FRAME_BYTES: Final = 5
 _SEGMENTS_MAX: Final = 5_000
 
@@ -35,12 +35,12 @@ _SEGMENTS_MAX: Final = 5_000
 class _Segment:
     kind: int
     body: bytes = field(repr=False)
-    # Of a scan, with the pixels behind its header.
+    # The data of a scan include the pixels behind its header.
     whole: bytes = field(repr=False)
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
-    """Yield the segments of the first picture in a file: its end last, unless it is cut off."""
+    """Yield the segments of the first picture in a file, up to its end or where it is cut off."""
     start = len(_SOI)
     for _ in range(_SEGMENTS_MAX):
         found = _MARKER.search(data, start)
@@ -65,7 +65,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
 
 
 def open_jpeg(data: bytes) -> Container:
-    """Return the first picture in a JPEG file, without what cameras put beside and behind it.
+    """Return the first picture in a JPEG file, without the data of cameras beside and behind it.
 
     Raises:
         DamagedFile: there is no picture in it.
@@ -80,7 +80,7 @@ def open_jpeg(data: bytes) -> Container:
             elif segment.kind == _APP1 and segment.body.startswith(_EXIF):
                 exif = exif or segment.body
             elif segment.kind == _APP2 and segment.body.startswith(_ICC):
-                # A number from 1, how many there are, and a part of the profile.
+                # The number of this part from 1, the number of all parts, and the part.
                 profile.setdefault(*_part(segment.body[len(_ICC) :]))
             continue
         if segment.kind in _FRAMES and len(segment.body) >= _FRAME_BYTES:

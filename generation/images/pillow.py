@@ -1,4 +1,4 @@
-"""Image files from outside into pixels, and pixels into what people are shown."""
+"""Between image files, Pillow's images, pixels and the pictures that people see."""
 
 from __future__ import annotations
 
@@ -33,24 +33,23 @@ _SHOWN_MIN: Final[int] = 256
 def read_source(data: bytes) -> Image.Image:
     """Return the image in the file `data`, upright and in RGB, transparency on white.
 
-    It is read in a process of its own (`generation.images.files`).
+    A separate process reads the file (`generation.images.files`).
 
     Raises:
-        InvalidSource: it is no image (whatever its name says), is damaged, larger than 25 MiB or 40
-            million pixels (of a JPEG 210 million), or takes too much time or memory to read.
+        InvalidSource: the file is no image, is damaged, is larger than 25 MiB or 40 million pixels
+            (a JPEG 210 million), or takes too much time or memory to read.
     """
     return read_image(data)
 
 
 @contextmanager
 def decoding(failure: GenerationError) -> Iterator[None]:
-    """Raise `failure` for whatever Pillow cannot read in this block."""
+    """Raise `failure` for any error of Pillow in this block."""
     try:
         yield
     except GenerationError:
         raise
-    # Bytes made to break them get anything out of Pillow's parsers: struct.error,
-    # IndexError, TypeError and others besides those that it documents.
+    # Malicious bytes cause more errors than Pillow documents: struct.error, IndexError, TypeError.
     except Exception as error:
         raise failure from error
 
@@ -58,10 +57,10 @@ def decoding(failure: GenerationError) -> Iterator[None]:
 def fitted_size(
     width: int, height: int, *, native: int, multiple: int, most: int = SIZE_MAX
 ) -> tuple[int, int]:
-    """Return the size to work at for a picture of this shape on a model of size `native`.
+    """Return the size for a picture of this shape on a model of size `native`.
 
-    The shape is kept as nearly as multiples of `multiple` allow, with about as many pixels
-    as the model was trained on; no side is longer than `most`.
+    The shape is kept as nearly as multiples of `multiple` allow, with about as many pixels as the
+    model was trained on. No side is longer than `most`.
     """
     scale = native / math.sqrt(width * height)
     low = math.ceil(SIZE_MIN / multiple) * multiple
@@ -83,13 +82,13 @@ def fitted(
     width: int | None = None,
     height: int | None = None,
 ) -> Image.Image:
-    """Return `image` in the size to work at, as `fitted_size` says; a side can be given."""
+    """Return `image` in the size that `fitted_size` returns; a side can be given."""
     wide, high = fitted_size(*image.size, native=native, multiple=multiple, most=most)
     return _filling(image, width or wide, height or high)
 
 
 def to_pixels(image: Image.Image, width: int, height: int) -> Pixels:
-    """Return `image` filling `width` x `height`: scaled with Lanczos, the overhang cropped."""
+    """Return `image` scaled with Lanczos to fill `width` x `height`; what protrudes is cropped."""
     return Pixels(width, height, _filling(image, width, height).convert("RGB").tobytes())
 
 

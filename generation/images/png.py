@@ -1,10 +1,10 @@
 """Recipes inside PNG files: AUTOMATIC1111's text that every reader knows, and our own JSON.
 
-The chunk `parameters` holds the prompt, a line `Negative prompt: ...` and one line
-`Steps: 20, Sampler: DDIM, ...` (AUTOMATIC1111's `modules/infotext_utils.py`); the chunk
-`imagine-bot` holds the whole recipe as JSON and is the one that is read back. The chunk
-`imagine-bot-origin` says which picture of which job it is; no other picture has the same, although
-the numbers of jobs start again with another database.
+- `parameters` holds the prompt, a line `Negative prompt: ...` and one line
+  `Steps: 20, Sampler: DDIM, ...` (AUTOMATIC1111's `modules/infotext_utils.py`).
+- `imagine-bot` holds the whole recipe as JSON. Only this chunk is read back.
+- `imagine-bot-origin` names the picture and its job. The name is unique, although the numbers of
+  jobs start again with another database.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PARAMETERS_CHUNK: Final = "parameters"
 ORIGIN_CHUNK: Final = "imagine-bot-origin"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REASON_LENGTH: Final = 200
-# Behind the signature, and the length and the kind of the first chunk.
+# The size stands behind the signature, and the length and the kind of the first chunk.
 _SIZE_AT: Final = 16
 # Image.MAX_IMAGE_PIXELS
 _WARNED_PIXELS: Final = 89_478_485
@@ -51,7 +51,7 @@ def parameters(recipe: Recipe) -> str:
     if recipe.strength is not None:
         settings["Denoising strength"] = recipe.strength
     settings["Version"] = f"imagine-bot {recipe.versions.get('imagine-bot', '')}".strip()
-    # Another program does not know our names of emoji.
+    # Other programs do not know our names of emoji.
     negative = recipe.read_negative_prompt or recipe.negative_prompt
     lines = [recipe.read_prompt or recipe.prompt]
     if negative:
@@ -72,7 +72,7 @@ def write_png(
 ) -> bytes:
     """Return a PNG file of `pixels` that carries `recipe`, enlarged by a whole `factor`.
 
-    `origin` is text that names this very picture, whatever its recipe: see `read_origin`.
+    `origin` is a text that identifies this picture: see `read_origin`.
     """
     chunks = PngImagePlugin.PngInfo()
     chunks.add_itxt(PARAMETERS_CHUNK, parameters(recipe))
@@ -85,7 +85,7 @@ def write_png(
 
 
 def read_origin(data: bytes) -> str | None:
-    """Return the `origin` that a PNG file of our own was written with; older ones have none."""
+    """Return the `origin` in a PNG file of our own; older files have none."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         image.load()
         text = image.info.get(ORIGIN_CHUNK)
@@ -93,10 +93,10 @@ def read_origin(data: bytes) -> str | None:
 
 
 def read_png_outside(data: bytes) -> tuple[Pixels, Recipe, str]:
-    """Do what `read_png` does for a file from anywhere: in a process of its own.
+    """Do the same as `read_png` for a file from outside, in a separate process.
 
     Raises:
-        MetadataError: as for `read_png`, or it takes too much time or memory.
+        MetadataError: as for `read_png`, or reading takes too much time or memory.
     """
     try:
         pixels, recipe, text = read_recipe(data)
@@ -108,10 +108,10 @@ def read_png_outside(data: bytes) -> tuple[Pixels, Recipe, str]:
 def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
     """Return the pixels of a PNG file, the recipe in it, and its `parameters` text.
 
-    For files that this bot wrote itself.
+    The file has to be written by this bot; for other files use `read_png_outside`.
 
     Raises:
-        MetadataError: it is no PNG, holds no recipe, or one that cannot be read.
+        MetadataError: the file is no PNG, holds no recipe, or its recipe cannot be read.
     """
     with decoding(MetadataError("That file is not a PNG picture that can be read.")):
         _check_size(data)
@@ -131,14 +131,14 @@ def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
 
 
 def _check_size(data: bytes) -> None:
-    """Refuse a picture before Pillow warns of its size; of one twice as large Pillow raises."""
+    """Refuse a picture before Pillow warns of its size; Pillow refuses twice that size itself."""
     width, height = struct.unpack_from(">II", data, _SIZE_AT)
     if SOURCE_PIXELS_MAX < width * height <= 2 * _WARNED_PIXELS:
         raise MetadataError("That picture is far too large to be one of Imagine Bot's.")
 
 
 def _checked(text: str) -> Recipe:
-    """Return the recipe in `text`, with its values checked like those of any request."""
+    """Return the recipe in `text`; its values are checked like those of a request."""
     try:
         recipe = Recipe.from_json(text)
         _check_values(recipe)
@@ -149,7 +149,7 @@ def _checked(text: str) -> Recipe:
 
 
 def _check_values(recipe: Recipe) -> None:
-    # The size comes first: a stand-in for the source is only made in one that is allowed.
+    # The size is checked first, so that the stand-in for the source is not too large.
     dataclasses.replace(recipe, source_sha256=None, strength=None).request(None)
     stand_in = None
     if recipe.source_sha256 is not None:

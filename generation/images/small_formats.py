@@ -1,4 +1,4 @@
-"""GIF, BMP and WebP files: their size, and what of them a decoder is given."""
+"""GIF, BMP and WebP files: their size, and the part of them for a decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .container import Container, DamagedFile
 _SCREEN_BYTES: Final = 13
 _EXTENSION, _IMAGE = 0x21, 0x2C
 _GRAPHIC_CONTROL: Final = 0xF9
-# Before the first picture; a program writes a handful.
+# Blocks before the first picture; programs write a handful.
 _BLOCKS_MAX: Final = 10_000
 _TRAILER: Final = b";"
 _RLE: Final = (1, 2)
@@ -21,7 +21,7 @@ _WEBP_BYTES: Final = 10
 
 
 class RunLengthBitmap(DamagedFile):
-    """A bitmap whose few bytes can stand for any number of codes, and that nobody sends."""
+    """A compressed bitmap. Such files are rare, and a few bytes can stand for any work."""
 
 
 def open_gif(data: bytes) -> Container:
@@ -58,12 +58,12 @@ def _table_bytes(flags: int) -> int:
 def _end_of_image(data: bytes, start: int) -> int:
     if len(data) < start + 11:
         raise DamagedFile("a picture that is cut off")
-    # The description, its own palette, and the size of the first code.
+    # The descriptor, the local palette, and the size of the first code.
     return _end_of_blocks(data, start + 10 + _table_bytes(data[start + 9]) + 1)
 
 
 def _end_of_blocks(data: bytes, start: int) -> int:
-    """Return where the blocks of up to 255 bytes from `start` on end, with their terminator."""
+    """Return the end of the blocks of up to 255 bytes from `start` on, terminator included."""
     while start < len(data) and data[start]:
         start += 1 + data[start]
     return min(start + 1, len(data))

@@ -23,7 +23,7 @@ _ENCODINGS: Final = {b"ASCII\0\0\0": "latin-1", b"UNICODE\0": "utf-16"}
 
 
 def prompts_of(container: Container, exif: Image.Exif | None) -> Prompts | None:
-    """Return what the picture says that it was made from, or None."""
+    """Return the prompts that are written in a picture, or None."""
     if recipe := container.texts.get(RECIPE_CHUNK):
         try:
             made = Recipe.from_json(recipe)
@@ -35,12 +35,12 @@ def prompts_of(container: Container, exif: Image.Exif | None) -> Prompts | None:
 
 
 def _comment(exif: Image.Exif | None) -> str | None:
-    """Return the comment in the Exif data, where AUTOMATIC1111 writes it into JPEG and WebP."""
+    """Return the comment in the Exif data: AUTOMATIC1111 uses it in JPEG and WebP files."""
     if exif is None:
         return None
     try:
         comment = exif.get_ifd(_EXIF_IFD).get(_USER_COMMENT)
-    # As everywhere in Pillow's parsers.
+    # Pillow's parsers raise many kinds of errors.
     except Exception as error:
         log.debug("The comment in a picture cannot be read: %r", error)
         return None
@@ -54,7 +54,7 @@ def _comment(exif: Image.Exif | None) -> str | None:
 
 def _decoded(text: bytes, encoding: str) -> str:
     if encoding == "utf-16" and not text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        # Without a mark it is in the order of the Exif data, or big-endian as by piexif: in the
-        # right one of the two, letters of the Latin alphabet have their zero bytes.
+        # Without a byte order mark the order is that of the Exif data, or big-endian as piexif
+        # writes. The place of the zero bytes of Latin letters tells which.
         encoding = "utf-16-be" if text[0::2].count(0) >= text[1::2].count(0) else "utf-16-le"
     return text.decode(encoding, "replace")
