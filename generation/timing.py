@@ -102,8 +102,8 @@ class Sizes:
         larger = sorted(size for size in self.seconds if size > 1)
         alone = 1 in self.seconds and (rows == 1 or not larger)
         for size in [1] if alone else larger:
-            time, rest = self._plans[max(0, rows - size)]
-            plans.append((self._at_most(size) + time, tuple(sorted((size, *rest), reverse=True))))
+            time, calls = self._plans[max(0, rows - size)]
+            plans.append((self._at_most(size) + time, tuple(sorted((size, *calls), reverse=True))))
         return min(plans)
 
     def _at_most(self, size: int) -> float:

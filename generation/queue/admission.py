@@ -1,4 +1,4 @@
-"""Which jobs the queue admits: limits by person and by server, with room for newcomers.
+"""Which jobs the queue admits: limits by person and by server, with extra places for newcomers.
 
 Three limits hold for a person who already has a waiting job: the limit of all waiting jobs, the
 limit of the person's server, and the person's own limit. A person without a waiting job is a

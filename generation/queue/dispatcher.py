@@ -1,6 +1,6 @@
 """Gives jobs their turns on the engine, and handles what the engine thread reports.
 
-All of it runs on the event loop, so nothing here needs a lock. `PostedEvents` carries the reports
+All of it runs on the event loop, so nothing here needs a lock. `PostedEvents` passes the reports
 of the engine thread to the event loop.
 """
 

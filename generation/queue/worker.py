@@ -73,7 +73,7 @@ class _EngineReplaced(Exception):
 
 
 class Inbox:
-    """Carries jobs to the engine thread."""
+    """Passes jobs to the engine thread."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()

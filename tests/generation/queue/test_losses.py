@@ -1,4 +1,4 @@
-"""Several jobs that break the engine, engines that cannot be loaded again, and long decoding."""
+"""Jobs that lose the engine or fail on it, and engines that cannot be loaded again."""
 
 from __future__ import annotations
 
@@ -24,14 +24,12 @@ from generation.queue.supervisor import JOB_FAILURES, JOBS_SET_ASIDE
 from generation.queue.tickets import JobCancelled, QueueClosed
 from generation.queue.turns import TURN_STEPS
 from generation.timing import Measured
-from generation.values.recipe import GeneratedImage
 
 from ..queues import (
     PATIENCE,
     FakeEngine,
     FakeImage,
     Stage,
-    a_stage,
     failure_of,
     frail,
     seeds_of,
@@ -222,62 +220,3 @@ class TestLoadingAgain:
             async with asyncio.timeout(PATIENCE):
                 with pytest.raises(ModelError, match="does not fit"):
                     await queue.died()
-
-
-@dataclass
-class Decoding(FakeEngine):
-    together: int = 1
-    decoded: list[list[int]] = field(default_factory=list)
-    steps_before: list[int] = field(default_factory=list)
-
-    def measured(self) -> Measured:
-        return Measured(
-            pixels=64 * 64, step_seconds={8: 0.01}, decode_seconds={self.together: 0.001}
-        )
-
-    def finish(self, images: Sequence[FakeImage]) -> list[GeneratedImage | None]:
-        self.decoded.append([image.request.seed for image in images])
-        self.steps_before.append(len(self.calls))
-        return super().finish(images)
-
-
-class TestDecoding:
-    @pytest.mark.parametrize(
-        ("together", "calls"),
-        [(1, [[10], [11], [12], [20], [21]]), (2, [[10, 11], [12, 20], [21]])],
-    )
-    async def test_between_two_steps_only_one_decoder_call_is_made(
-        self, together: int, calls: list[list[int]]
-    ) -> None:
-        engine = Decoding(together=together)
-        async with a_stage(engine) as stage:
-            await stage.queue.ready()
-            first, second = stage.submit(10, steps=1, count=3), stage.submit(20, steps=1, count=2)
-            engine.open_gates()
-            assert await seeds_of(first) == [10, 11, 12]
-            assert await seeds_of(second) == [20, 21]
-        assert engine.decoded == calls
-
-    async def test_fewer_large_pictures_share_a_decoder_call(self) -> None:
-        engine = Decoding(together=2)
-        async with a_stage(engine) as stage:
-            await stage.queue.ready()
-            large = stage.submit(10, steps=1, count=2, width=128)
-            small = stage.submit(20, steps=1, count=2)
-            engine.open_gates()
-            assert await seeds_of(large) == [10, 11]
-            assert await seeds_of(small) == [20, 21]
-        assert sorted(engine.decoded) == [[10], [11], [20, 21]]
-
-    async def test_other_jobs_take_steps_between_the_pictures_of_a_job(self) -> None:
-        engine = Decoding()
-        async with a_stage(engine) as stage:
-            await stage.queue.ready()
-            several = stage.submit(10, steps=1, count=3)
-            await stage.at_gate()
-            other = stage.submit(50, steps=9)
-            engine.open_gates()
-            assert await seeds_of(several) == [10, 11, 12]
-            assert await seeds_of(other) == [50]
-        assert engine.decoded == [[10], [11], [12], [50]]
-        assert engine.steps_before == [1, 2, 3, 10]
