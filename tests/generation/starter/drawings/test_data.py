@@ -18,7 +18,7 @@ from generation.starter.training.drawings.drawing import EDGE, draw, open_album
 from generation.starter.training.drawings.sources import Package, SourceUnavailable, fetch
 from generation.starter.training.drawings.things import STYLES, base_hexcode, plain, read_things
 
-from .album import write_packages
+from ..album import write_packages
 
 SQUARE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{}</svg>'
 

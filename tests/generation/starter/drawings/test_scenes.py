@@ -18,7 +18,7 @@ from generation.starter.training.drawings.scenes import (
 )
 from generation.starter.training.learning.captions import Said, describe, with_article
 
-from .album import STYLES, album
+from ..album import STYLES, album
 
 ALBUM = album()
 HELD = hold_out(ALBUM.things, STYLES, 0)
