@@ -13,6 +13,7 @@ from bot.ui.actions import remove_ids
 from storage.folder.layout import DATABASE_NAME, PICTURES_NAME
 from storage.pictures.files import PictureFiles
 from storage.queries import jobs as queries
+from storage.queries.conversion import job_from_row
 from storage.records import Job
 from storage.sqlite.readonly import open_readonly
 from storage.states import JobStatus
@@ -69,7 +70,13 @@ def _jobs(run: Killing) -> list[Job]:
     pictures = PictureFiles(run.data / PICTURES_NAME)
     with closing(open_readonly(run.data / DATABASE_NAME)) as db:
         rows = db.query("SELECT * FROM jobs ORDER BY id")
-        return [queries.job_of(pictures, row) for row in rows]
+        # The source of a cancelled job is removed, and no pictures are compared with it.
+        return [
+            job_from_row(row, None)
+            if row["status"] == JobStatus.CANCELLED
+            else queries.job_of(pictures, row)
+            for row in rows
+        ]
 
 
 def _name(asked: Asked) -> str:
