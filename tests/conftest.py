@@ -21,7 +21,7 @@ _LONGEST: Final = (
     "tests/bot/bench/test_bench.py",
     "tests/test_process.py",
     "tests/generation/engine/test_engine.py",
-    "tests/generation/starter/test_training.py",
+    "tests/test_demo_page.py",
     "tests/bot/cli/test_generate.py",
     "tests/test_starting.py",
 )
