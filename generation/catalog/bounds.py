@@ -30,7 +30,9 @@ _ITEMS_MOST: Final = 64
 _SIZE_MOST: Final = 1_000_000
 _TIMESTEPS_MOST: Final = 10_000
 _SCHEDULE: Final = ("num_train_timesteps", "original_inference_steps")
-_LAYERS: Final = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
+# Layers of attention in each layer of a block, on the way down and, where it differs, up.
+_TRANSFORMERS: Final = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
+_LAYERS: Final = ("layers_per_block", "num_hidden_layers", *_TRANSFORMERS)
 # The blocks times the layers of each: Stable Diffusion 2 has 8, and SDXL 60.
 _LAYERS_IN_ALL_MOST: Final = 128
 
@@ -72,7 +74,7 @@ def check_network(path: Path, config: Mapping[str, Any]) -> None:
     if isinstance(blocks, list) and len(blocks) > _BLOCKS_MOST:
         raise wrong(path, "block_out_channels", blocks, f"at most {_BLOCKS_MOST} numbers")
     layers = _most(blocks, whole=len) * _most(config.get("layers_per_block", 1))
-    if layers * _most(config.get("transformer_layers_per_block", 1)) > _LAYERS_IN_ALL_MOST:
+    if layers * max(_most(config.get(key, 1)) for key in _TRANSFORMERS) > _LAYERS_IN_ALL_MOST:
         raise wrong(path, "layers_per_block", config.get("layers_per_block"), "fewer layers")
 
 

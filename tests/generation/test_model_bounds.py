@@ -89,6 +89,8 @@ def edit(folder: Path, name: str, values: dict[str, Any]) -> None:
         ("unet", {"layers_per_block": 10**5}, "layers_per_block = 100000"),
         ("unet", {"layers_per_block": [100, 100]}, "instead of fewer layers"),
         ("unet", {"transformer_layers_per_block": [[128, 1], 1]}, "instead of fewer layers"),
+        ("unet", {"reverse_transformer_layers_per_block": [10**6]}, "at most 128"),
+        ("unet", {"reverse_transformer_layers_per_block": [[128], 1]}, "instead of fewer layers"),
         ("unet", {"block_out_channels": [8] * 20_000}, "block_out_channels = [8, 8, 8"),
         ("unet", {"time_embedding_dim": 10**6}, "of another shape"),
         ("unet", {"conv_in_kernel": 10**5}, "of another shape"),
