@@ -58,6 +58,8 @@ _NATIVE_TIMES: Final = 2
 
 # The start, the end, and one that says something.
 _FEWEST_TOKENS: Final = 3
+# Stable Diffusion 1 has 0.18215, and all others are near 1.
+_SCALING: Final = (1e-4, 1e4)
 # CLIP has 77, and the longest one made of it 248.
 _MOST_TOKENS: Final = 1_024
 # Of the emoji there are about 4,000, the longest of them 10 characters.
@@ -140,10 +142,10 @@ def locate(
     """
     if name == STARTER:
         return profile(starter_folder(), STARTER, prediction_type=prediction_type)
-    path = Path(name).expanduser()
+    path = _path(name)
     if path.suffix.lower() in PICKLES:
         raise ModelError(pickle_sentence(f"The model {name}"))
-    if name and path.is_dir():
+    if name and _is(Path.is_dir, path):
         return profile(path, path.resolve().name, prediction_type=prediction_type)
     if path.suffix.lower() == ".gguf":
         raise ModelError(
@@ -155,6 +157,11 @@ def locate(
         from .single_file import open_single_file  # noqa: PLC0415
 
         return profile(open_single_file(path), path.stem, prediction_type=prediction_type)
+    if name and _is(Path.is_file, path):
+        raise ModelError(
+            f"The model {name} is a file of a kind that is not supported; choose a folder in the "
+            "layout of diffusers, or a checkpoint in one .safetensors file."
+        )
     if _HUB_ID.fullmatch(name):
         from .hub import download  # noqa: PLC0415
 
@@ -169,6 +176,33 @@ def locate(
         f"There is no model {name!r}; use {STARTER!r}, a folder, a .safetensors file or a hub id "
         "as in owner/name."
     )
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        # As of "~somebody", who has no account here.
+        raise ModelError(
+            f"There is no home folder for the model {name!r}; name the whole path of its folder."
+        ) from error
+
+
+def _is(question: Callable[[Path], bool], path: Path) -> bool:
+    """Return the answer to a question about a path; what can be no path is nothing.
+
+    Raises:
+        ModelError: it may not be looked at.
+    """
+    try:
+        return question(path)
+    except PermissionError as error:
+        raise ModelError(
+            f"The model {path} cannot be looked at ({error.strerror}); let the bot's user read it, "
+            "or choose another one."
+        ) from error
+    except OSError:
+        return False
 
 
 def profile(folder: Path, name: str, *, prediction_type: str | None = None) -> ModelProfile:
@@ -289,6 +323,9 @@ def _named(value: object) -> str:
 
 def _check_networks(unet: _Config, vae: _Config, text_encoder: _Config) -> None:
     channels = vae.size("latent_channels", 4)
+    # Latents are multiplied by it and divided.
+    if not _is_within(vae.values.get("scaling_factor", 0.18215), *_SCALING):
+        raise vae.wrong("scaling_factor", f"a number from {_SCALING[0]:g} to {_SCALING[1]:g}")
     if unet.size("in_channels", 4) != channels:
         raise ModelError(
             f"{unet.path} takes {unet.size('in_channels', 4)} channels where the latents have "

@@ -33,7 +33,12 @@ def open_single_file(file: Path) -> Path:
     Raises:
         ModelError: there is no such file, or it is no whole Stable Diffusion 1 checkpoint.
     """
-    if not file.is_file():
+    try:
+        is_there = file.is_file()
+    except OSError:
+        # As of a name that is too long.
+        is_there = False
+    if not is_there:
         raise ModelError(f"There is no file {file}; check the spelling of the model.")
     checkpoint = read_checkpoint(file)
     digest = file_sha256(file)

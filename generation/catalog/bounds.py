@@ -35,6 +35,9 @@ _TRANSFORMERS: Final = ("transformer_layers_per_block", "reverse_transformer_lay
 _LAYERS: Final = ("layers_per_block", "num_hidden_layers", *_TRANSFORMERS)
 # The blocks times the layers of each: Stable Diffusion 2 has 8, and SDXL 60.
 _LAYERS_IN_ALL_MOST: Final = 128
+# It widens every picture on its way through the network; all models have 0 or 1.
+_PADDING: Final = "downsample_padding"
+_PADDING_MOST: Final = 8
 
 
 def check_harmless(path: Path, config: Mapping[str, Any]) -> None:
@@ -66,10 +69,8 @@ def check_network(path: Path, config: Mapping[str, Any]) -> None:
         ModelError: there is one; the sentence names the file and the key.
     """
     for key, value in config.items():
-        if key in _LAYERS:
-            _check(path, key, value, _LAYERS_MOST)
-        else:
-            _check(path, key, value, _SIZE_MOST)
+        most = _PADDING_MOST if key == _PADDING else _SIZE_MOST
+        _check(path, key, value, _LAYERS_MOST if key in _LAYERS else most)
     blocks = config.get("block_out_channels", ())
     if isinstance(blocks, list) and len(blocks) > _BLOCKS_MOST:
         raise wrong(path, "block_out_channels", blocks, f"at most {_BLOCKS_MOST} numbers")

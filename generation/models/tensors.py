@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from ..catalog.headers import FLOATS
 from ..catalog.parts import Place
 from ..errors import ModelError
+
+_WEIGHTS: Final = (".weight", ".bias")
 
 
 def read_tensors(
@@ -46,6 +48,12 @@ def read_tensor(opened: Any, place: Place) -> torch.Tensor:
     Raises:
         ModelError: a value is no finite number.
     """
+    if place.info.dtype not in FLOATS and place.name.endswith(_WEIGHTS):
+        raise ModelError(
+            f"{place.file} has whole numbers in the tensor {place.name[:120]!r} and not how to "
+            "make weights of them, which is not supported; choose a copy of the model in float16 "
+            "or bfloat16."
+        )
     tensor: torch.Tensor = opened.get_tensor(place.name)
     if place.info.dtype.startswith("F8"):
         tensor = tensor.float()

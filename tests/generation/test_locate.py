@@ -270,6 +270,23 @@ def test_an_unknown_name_says_what_would_do(name: str) -> None:
         locate(name)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "\0", "~nobody-of-this-name/x", f"{'x' * 300}.sft"])
+def test_what_can_be_no_path_is_a_sentence(name: str) -> None:
+    with pytest.raises(ModelError, match=r"^There is no .*\.$"):
+        locate(name)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x", "x.safetensors.download", "owner/name"])
+def test_a_file_of_another_kind_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ModelError, match="is a file of a kind that is not supported"):
+        locate(name)
+
+
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     assert "model_index.json" in refusal(tmp_path)
     with pytest.raises(ModelError, match="no folder"):
