@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-import aiohttp
 import discord
 
+from .delivery_codes import FAULTS, understood
 from .requests import Wishes
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _known(
 async def _ask(guild: discord.Guild, number: int) -> str | None:
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            return (await guild.fetch_member(number)).display_name
-    except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
+            return (await understood(guild.fetch_member(number))).display_name
+    except FAULTS as error:
         log.debug("The name of member %s is not known: %s", number, error)
         return None

@@ -87,3 +87,17 @@ async def test_links_invitations_and_marks_of_direction_are_inert(stage: Stage, 
     line = message.content.splitlines()[0]
     for live in ("://", "d.gg", "l.example", "mailto:", "](", "\u202e", "\u2066"):
         assert live not in line
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("a page of a proxy"), KeyError("user"), ConnectionResetError()]
+)
+async def test_a_stray_answer_about_a_name_loses_no_order(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def garbled(_guild: discord.Guild, _member_id: int) -> discord.Member:
+        raise error
+
+    monkeypatch.setattr(discord.Guild, "fetch_member", garbled)
+    message = await stage.imagine("<@123456789012345678> on blue")
+    assert (await read_by_the_model(message))[0] == "somebody on blue"
