@@ -211,7 +211,8 @@ def _explain(fault: ErrorDetails, where: str) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "?"
     if fault["type"] == "extra_forbidden":
         return _unknown(where, key, Settings.model_fields)
-    message = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ").partition(", unable")[0]
+    said = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = said.partition(", unable")[0]
     if fault["type"] == "string_too_short":
         message = "some text, or be left out"
     value = _shown(key, fault["input"])

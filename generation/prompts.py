@@ -86,7 +86,7 @@ def _forms(word: str) -> Iterator[str]:
     yield fold(word)
     plain = without_accents(fold(word))
     yield plain
-    # Letters of elsewhere leave no gap; a sign such as a dot in the middle stands between two words.
+    # Letters of elsewhere leave no gap; a sign such as a bullet stands between two words.
     kept = (char if char.isascii() else "" if char.isalnum() else " " for char in plain)
     yield " ".join("".join(kept).split())
     yield " ".join(_OTHER.sub(" ", plain).split())

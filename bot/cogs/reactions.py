@@ -14,7 +14,7 @@ from storage.records import Job, JobStatus
 from ..access import may_remove, may_use, removal_by
 from ..actions import Asker
 from ..buttons import REMOVE_EMOJI, RERUN_COMMAND, RERUN_EMOJI, VARY_COMMAND, VARY_EMOJI
-from ..delivery_codes import FAULTS
+from ..delivery_codes import FAULTS, understood
 from ..errors import USER_ERRORS, sentence
 from ..gate import Gate
 from ..requests import ImageReference
@@ -64,8 +64,8 @@ class Reactions(commands.Cog):
         if payload.guild_id is not None:
             return None
         try:
-            return await self._bot.fetch_user(payload.user_id)
-        except discord.HTTPException:
+            return await understood(self._bot.fetch_user(payload.user_id))
+        except FAULTS:
             log.warning("Nothing is known of the person who reacted to %s", payload.message_id)
             return None
 

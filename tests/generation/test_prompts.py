@@ -141,9 +141,7 @@ def test_a_prompt_of_one_strange_word_many_times_is_read_in_a_moment(
 
     def encode(tokenizer: Any, text: str) -> Any:
         asked.append(text)
-        return tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
+        return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
 
     monkeypatch.setattr("generation.prompts._encode", encode)
     # The longest that 1,000 characters become: each of these is read as 18.
