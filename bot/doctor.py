@@ -12,7 +12,8 @@ from typing import Final
 import aiohttp
 import discord
 
-from generation.errors import GenerationError
+from generation.errors import GenerationError, ModelNotHere
+from generation.locate import ModelProfile, locate
 from generation.request import SIZE_MIN
 from storage.errors import StorageError
 from storage.rights import others_may_enter
@@ -117,7 +118,9 @@ def _intents(_: Settings) -> Finding:
 
 def _model(settings: Settings) -> Finding:
     try:
-        profile = console.locate_model(settings.model, settings.prediction_type)
+        profile = _look_at(settings)
+    except ModelNotHere as error:
+        return Finding("model", str(error))
     except GenerationError as error:
         return Finding("model", f"{settings.model} cannot be used", str(error))
     return Finding(
@@ -125,6 +128,11 @@ def _model(settings: Settings) -> Finding:
         f"{profile.name}, {profile.native_size}x{profile.native_size} pixels, "
         f"{profile.prompt_limit} tokens",
     )
+
+
+def _look_at(settings: Settings) -> ModelProfile:
+    # What is downloaded or converted here would belong to the user who asks, not to the bot's.
+    return locate(settings.model, prediction_type=settings.prediction_type, only_look=True)
 
 
 def _device(settings: Settings) -> Finding:
@@ -150,11 +158,13 @@ def _weights(settings: Settings) -> Finding:
     if storage_checks.is_in_use(settings.data):
         return Finding("weights", "left to the running bot, which has loaded them")
     try:
-        profile = console.locate_model(settings.model, settings.prediction_type)
+        profile = _look_at(settings)
         # Compiling takes minutes, and says nothing about the weights.
         engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
         wishes = Wishes(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
         engine.generate(RequestDesk(settings, profile).imagine(wishes))
+    except ModelNotHere:
+        return Finding("weights", "left to the first start, which brings the model here")
     except GenerationError as error:
         return Finding("weights", "cannot be used", str(error))
     return Finding("weights", "loaded, and one step was taken with them")
@@ -168,6 +178,14 @@ def _data(settings: Settings) -> Finding:
 
 
 def _folder_to_be(data: Path) -> Finding:
+    try:
+        data.exists()
+    except PermissionError:
+        pass
+    except OSError as error:
+        # As of a name that is too long.
+        reason = f"{error.strerror}: name another folder with --data"
+        return Finding("database", f"{data} can be no folder", reason)
     parent = _nearest(data)
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
         return Finding("database", f"{data} is not there yet; the bot makes it when it starts")

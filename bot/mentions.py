@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import discord
 
+from generation.request import PROMPT_LENGTH
+
 from .delivery_codes import FAULTS, understood
 from .requests import Wishes
 
@@ -33,13 +35,19 @@ async def named(interaction: discord.Interaction[Any], wishes: Wishes) -> Wishes
 async def by_name(interaction: discord.Interaction[Any], text: str | None) -> str | None:
     """Return `text` with @name and #name for the mentions in it, as they were typed.
 
-    A mention of what cannot be found stays as it is.
+    A mention of what cannot be found stays as it is. Where the names would make a prompt too long
+    that Discord took, each has as many characters as its mention.
     """
     mentions = set(_MENTION.findall(text or ""))
     if text is None or not mentions:
         return text
     names = await _names(interaction, mentions)
-    return _MENTION.sub(lambda found: names.get((found[1], found[2]), found[0]), text)
+    whole = _MENTION.sub(lambda found: names.get((found[1], found[2]), found[0]), text)
+    if len(whole) <= max(len(text), PROMPT_LENGTH):
+        return whole
+    return _MENTION.sub(
+        lambda found: names.get((found[1], found[2]), found[0])[: len(found[0])], text
+    )
 
 
 async def _names(

@@ -127,6 +127,7 @@ def locate(
     on_download: Callable[[DownloadProgress], None] | None = None,
     token: str | None = None,
     prediction_type: str | None = None,
+    only_look: bool = False,
 ) -> ModelProfile:
     """Return the model called `name`: `starter`, a folder, a file or a hub id as in `owner/name`.
 
@@ -135,9 +136,11 @@ def locate(
     cache is downloaded; `on_download` hears of it from other threads, one call at a time.
     `token` is the hub's; without one the hub's own settings count (`HF_TOKEN`, or a login),
     as do `HF_ENDPOINT` and `HF_HOME`. `prediction_type` (`epsilon` or `v_prediction`) overrules
-    what the model says of its UNet.
+    what the model says of its UNet. With `only_look` nothing is downloaded or converted, and no
+    file is written.
 
     Raises:
+        ModelNotHere: with `only_look`, the model has to be downloaded or converted first.
         ModelError: there is no such model, or it cannot be downloaded, used or trusted.
     """
     if name == STARTER:
@@ -156,21 +159,25 @@ def locate(
         # The hub's client takes a good part of a second to load: only who needs it waits.
         from .single_file import open_single_file  # noqa: PLC0415
 
-        return profile(open_single_file(path), path.stem, prediction_type=prediction_type)
+        folder = open_single_file(path, only_look=only_look)
+        return profile(folder, path.stem, prediction_type=prediction_type)
     if name and _is(Path.is_file, path):
         raise ModelError(
             f"The model {name} is a file of a kind that is not supported; choose a folder in the "
             "layout of diffusers, or a checkpoint in one .safetensors file."
         )
     if _HUB_ID.fullmatch(name):
-        from .hub import download  # noqa: PLC0415
+        from .hub import download, find  # noqa: PLC0415
 
-        folder = download(
-            name,
-            check=lambda configs: _read_configs(configs, name, prediction_type),
-            on_download=on_download,
-            token=token,
-        )
+        if only_look:
+            folder = find(name, token)
+        else:
+            folder = download(
+                name,
+                check=lambda configs: _read_configs(configs, name, prediction_type),
+                on_download=on_download,
+                token=token,
+            )
         return profile(folder, name, prediction_type=prediction_type)
     raise ModelError(
         f"There is no model {name!r}; use {STARTER!r}, a folder, a .safetensors file or a hub id "

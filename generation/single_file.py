@@ -14,23 +14,29 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import cached_assets_path
+from huggingface_hub.constants import HF_ASSETS_CACHE
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # has no __all__
 
 from .catalog.checkpoint import Checkpoint, read_checkpoint
-from .errors import ModelError
+from .errors import ModelError, ModelNotHere
 from .model_files import file_sha256
 
 _UNFINISHED: Final = "unfinished-"
 # A single file holds weights alone; all of Stable Diffusion 1 shares these configs.
 CONFIGS: Final = "stable-diffusion-v1-5"
+# The library, namespace and folder of `cached_assets_path`.
+_NAMES: Final = ("imagine-bot", "single-files", "default")
+_SHELF: Final = Path(HF_ASSETS_CACHE).expanduser().resolve().joinpath(*_NAMES)
 
 
-def open_single_file(file: Path) -> Path:
+def open_single_file(file: Path, *, only_look: bool = False) -> Path:
     """Return the folder that the checkpoint `file` was converted to, now or before.
 
-    What a checkpoint is marked with, as a model that predicts v, is in the folder's configs.
+    What a checkpoint is marked with, as a model that predicts v, is in the folder's configs. With
+    `only_look` nothing is converted, and no file is written.
 
     Raises:
+        ModelNotHere: with `only_look`, the checkpoint was not converted before.
         ModelError: there is no such file, or it is no whole Stable Diffusion 1 checkpoint.
     """
     try:
@@ -43,8 +49,13 @@ def open_single_file(file: Path) -> Path:
     checkpoint = read_checkpoint(file)
     digest = file_sha256(file)
     try:
-        shelf = cached_assets_path("imagine-bot", namespace="single-files")
+        # `cached_assets_path` makes the folder.
+        shelf = _SHELF if only_look else cached_assets_path(*_NAMES)
         folder = shelf / f"{digest}{checkpoint.differences}"
+        if only_look and not folder.is_dir():
+            raise ModelNotHere(
+                f"The model {file} is a whole checkpoint; the bot converts it when it first starts."
+            )
         if not folder.is_dir():
             configs = download_configs(CONFIGS)
             with _alone(shelf):

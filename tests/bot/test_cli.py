@@ -27,6 +27,9 @@ from generation.locate import starter_folder
 from generation.metadata import read_png, to_png
 from storage.opening import open_storage
 from tests.generation.examples import EDGE, STARTER
+from tests.generation.hub import Hub
+from tests.generation.single_file import write_single_file
+from tests.generation.tiny import tiny_pipeline
 
 # Sets the title of the window, the colour, and the direction of what follows.
 ESCAPES = "\x1b]0;PWNED\x07\x9b31m\u202e\nrabbit.png: the same, every pixel."
@@ -410,6 +413,45 @@ def test_doctor_says_what_is_well_and_how_to_mend_the_rest(tmp_path: Path) -> No
     assert not any(tmp_path.iterdir())
 
 
+LOOK_AT_MODELS = """
+import sys
+from pathlib import Path
+from bot.config import Settings
+from bot.doctor import _model, _weights
+for model in sys.argv[1:]:
+    settings = Settings(model=model, data=Path("data"))
+    print(_model(settings).text, "|", _weights(settings).text)
+"""
+
+
+def test_doctor_brings_no_model_here(tmp_path: Path) -> None:
+    file, home = tmp_path / "whole.safetensors", tmp_path / "home"
+    write_single_file(tiny_pipeline(), file)
+    with Hub.running() as hub:
+        hub.add_folder("owner/rabbit", starter_folder())
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "PATH": "/usr/bin:/bin"}
+        said = subprocess.check_output(
+            [sys.executable, "-c", LOOK_AT_MODELS, "owner/rabbit", str(file)], text=True, env=own
+        )
+        assert hub.downloads() == []
+    assert not home.exists()
+    left = "left to the first start, which brings the model here"
+    of_the_hub, of_the_file = said.splitlines()
+    weighs = (
+        sum(path.stat().st_size for path in starter_folder().rglob("*.safetensors")) // 1_000_000
+    )
+    there = re.fullmatch(
+        r"The model owner/rabbit is not on this machine yet; the bot downloads (\d+) MB when it starts\."
+        rf" \| {left}",
+        of_the_hub,
+    )
+    assert there is not None
+    assert weighs <= int(there[1]) <= weighs + 3
+    assert of_the_file == (
+        f"The model {file} is a whole checkpoint; the bot converts it when it first starts. | {left}"
+    )
+
+
 @pytest.fixture
 def doctor(shell: Shell) -> Iterator[Callable[..., str]]:
     """The command in this process, which gets its log back afterwards."""
@@ -435,6 +477,10 @@ def test_doctor_tries_a_data_folder_that_is_there_and_one_that_cannot_be(
     out = doctor("--data", "file/data")
     assert "✗ database: file/data is not there and cannot be made" in out
     assert "or name another folder with --data" in out
+
+
+def test_doctor_names_a_folder_that_can_be_none(doctor: Callable[..., str]) -> None:
+    assert f"{'d' * 300} can be no folder" in doctor("--data", "d" * 300)
 
 
 def test_doctor_tells_a_dtype_from_a_device(doctor: Callable[..., str], tmp_path: Path) -> None:

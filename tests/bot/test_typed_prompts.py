@@ -8,6 +8,7 @@ import discord
 import pytest
 
 from generation.metadata import read_png
+from generation.request import PROMPT_LENGTH
 
 from .stage import Stage
 
@@ -42,6 +43,15 @@ async def test_mentions_are_shown_and_read_by_name_and_ping_nobody(stage: Stage)
     assert stage.bob.id not in [user.id for user in message.mentions]
     told, _ = await read_by_the_model(message)
     assert told == "bob and pictures and somebody"
+
+
+async def test_names_make_no_prompt_too_long_that_discord_took(stage: Stage) -> None:
+    named = stage.guild.create_text_channel("rabbits-" * 10 + "live-here")
+    typed = f"<#{named.id}> {'on a blue background ' * 50}"[:PROMPT_LENGTH]
+    message = await stage.imagine(typed)
+    told, _ = await read_by_the_model(message)
+    assert told is not None
+    assert told.startswith("rabbits-rabbits-rabbi on a blue background")
 
 
 async def test_what_the_model_does_not_know_is_said(stage: Stage) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -598,3 +600,18 @@ def test_a_cache_that_cannot_be_written_is_named(
     error = client.locate("owner/rabbit", HF_HOME=str(tmp_path / "file" / "home")).error
     assert "cannot be saved" in error
     assert "HF_HOME" in error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user for a moment")
+def test_a_folder_whose_files_another_user_may_not_look_at_is_a_sentence(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        model = Path(place) / "model"
+        shutil.copytree(folder, model)
+        model.chmod(0o744)
+        os.seteuid(65_534)
+        try:
+            with pytest.raises(ModelError, match=r"cannot be read .*; let the bot's user read"):
+                locate(str(model))
+        finally:
+            os.seteuid(0)
