@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -38,6 +38,16 @@ _ENV_PREFIX: Final = "IMAGINE_BOT_"
 _ENVIRONMENT: Final = "the environment"
 _TOKEN_KEYS: Final = frozenset({"token", "token_file"})
 _SHOWN: Final = 100
+_FILE_BYTES: Final = 2**20
+
+
+def _without_nul(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path, which holds no NUL character")
+    return path
+
+
+_Path = Annotated[Path, AfterValidator(_without_nul)]
 
 
 class Settings(BaseSettings):
@@ -50,8 +60,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_ENV_PREFIX, extra="forbid", frozen=True)
 
     token: SecretStr | None = None
-    token_file: Path | None = None
-    data: Path = Path("data")
+    token_file: _Path | None = None
+    data: _Path = Path("data")
     min_free_mb: Annotated[int, Field(ge=0)] = 200
     model: Annotated[str, Field(min_length=1)] = "starter"
     device: str | None = None
@@ -183,7 +193,12 @@ def _unknown(where: str, key: str, known: Iterable[str]) -> str:
 
 def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text("utf-8-sig"))
+        with file.open("rb") as opened:
+            data = opened.read(_FILE_BYTES + 1)
+        if len(data) > _FILE_BYTES:
+            faults.append(f"{file} is larger than any config; name another file with --config.")
+            return {}
+        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
     except UnicodeDecodeError:
         faults.append(f"{file} is not UTF-8 text; save it as UTF-8.")
     except (ValueError, RecursionError) as error:
@@ -203,7 +218,8 @@ def _explain(fault: ErrorDetails, where: str) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "?"
     if fault["type"] == "extra_forbidden":
         return _unknown(where, key, Settings.model_fields)
-    message = fault["msg"].removeprefix("Input should be ").partition(", unable")[0]
+    said = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = said.partition(", unable")[0]
     if fault["type"] == "string_too_short":
         message = "some text, or be left out"
     value = _shown(key, fault["input"])

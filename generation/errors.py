@@ -7,6 +7,7 @@
     │   ├── MemberQueueFull  it takes no more of this person's
     │   └── GroupQueueFull   it takes no more of this server's
     ├── ModelError           the model cannot be found, read or trusted
+    │   └── ModelNotHere     it has to be downloaded or converted first
     ├── EngineFailed         the engine broke while it made a picture
     │   ├── OutOfMemory      it does not fit into the memory of the device
     │   ├── NotFinite        its numbers overflowed
@@ -93,6 +94,10 @@ class GroupQueueFull(QueueFull):
 
 class ModelError(GenerationError):
     """A model that cannot be loaded; the sentence names it and says what to do."""
+
+
+class ModelNotHere(ModelError):
+    """The model is not on this machine yet: it has to be downloaded or converted first."""
 
 
 class EngineFailed(GenerationError):

@@ -12,7 +12,9 @@ from typing import Final
 import aiohttp
 import discord
 
-from generation.errors import GenerationError
+from generation.catalog.locate import locate
+from generation.catalog.profile import ModelProfile
+from generation.errors import GenerationError, ModelNotHere
 from generation.values.request import SIZE_MIN
 from storage.errors import StorageError
 from storage.folder.permissions import others_may_enter
@@ -120,7 +122,9 @@ def _intents(_: Settings) -> Finding:
 
 def _model(settings: Settings) -> Finding:
     try:
-        profile = console.locate_model(settings.model, settings.prediction_type)
+        profile = _look_at(settings)
+    except ModelNotHere as error:
+        return Finding("model", str(error))
     except GenerationError as error:
         return Finding("model", f"{settings.model} cannot be used", str(error))
     return Finding(
@@ -128,6 +132,11 @@ def _model(settings: Settings) -> Finding:
         f"{profile.name}, {profile.native_size}x{profile.native_size} pixels, "
         f"{profile.prompt_limit} tokens",
     )
+
+
+def _look_at(settings: Settings) -> ModelProfile:
+    # A file that doctor downloads or converts would belong to the user who runs doctor.
+    return locate(settings.model, prediction_type=settings.prediction_type, only_look=True)
 
 
 def _device(settings: Settings) -> Finding:
@@ -153,12 +162,14 @@ def _weights(settings: Settings) -> Finding:
     if data_folder.is_in_use(settings.data):
         return Finding("weights", "not tried, because the running bot has loaded them")
     try:
-        profile = console.locate_model(settings.model, settings.prediction_type)
+        profile = _look_at(settings)
         # Compiling takes minutes and does not check the weights.
         engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
         options = RequestOptions(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
         builder = RequestBuilder(OperatorLimits(settings, profile), profile)
         engine.generate(builder.imagine(options, guild_id=None))
+    except ModelNotHere:
+        return Finding("weights", "not tried, because the model has to be brought here first")
     except GenerationError as error:
         return Finding("weights", "cannot be used", str(error))
     return Finding("weights", "loaded, and one step was taken with them")
@@ -172,6 +183,14 @@ def _data(settings: Settings) -> Finding:
 
 
 def _missing_folder(data: Path) -> Finding:
+    try:
+        data.exists()
+    except PermissionError:
+        pass
+    except OSError as error:
+        # For example, the name is too long.
+        reason = f"{error.strerror}: name another folder with --data"
+        return Finding("database", f"{data} cannot be a folder", reason)
     parent = _nearest(data)
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
         return Finding("database", f"{data} does not exist yet; the bot makes it when it starts")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
+from generation.images.files import check_bytes
+from generation.images.limits import SOURCE_BYTES_MAX
 from generation.images.pillow import read_source
 from generation.images.png import write_png
 from generation.values.recipe import GeneratedImage, Recipe
@@ -72,15 +74,19 @@ def _request(
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file.
+    """Return the bytes of an image file, no more than one too many: a device has no end.
 
     Raises:
-        InvalidSource: it cannot be read.
+        InvalidSource: it cannot be read, or is too large.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(SOURCE_BYTES_MAX + 1)
+            size = max(len(data), path.stat().st_size)
     except OSError as error:
         raise InvalidSource(f"{path} cannot be read ({error.strerror}).") from error
+    check_bytes(size)
+    return data
 
 
 def open_engine(settings: Settings, profile: ModelProfile) -> Engine:

@@ -11,7 +11,7 @@ from discord.ext import commands
 
 from storage.records import Job
 
-from ..delivery.codes import FAULTS
+from ..delivery.codes import FAULTS, parsed
 from ..errors import USER_ERRORS, sentence
 from ..interactions.requester import Requester
 from ..interactions.services import Services
@@ -61,8 +61,8 @@ class Reactions(commands.Cog):
         if payload.guild_id is not None:
             return None
         try:
-            return await self._client.fetch_user(payload.user_id)
-        except discord.HTTPException:
+            return await parsed(self._client.fetch_user(payload.user_id))
+        except FAULTS:
             log.warning("The person who reacted to %s cannot be looked up", payload.message_id)
             return None
 

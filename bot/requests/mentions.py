@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-import aiohttp
 import discord
 
+from generation.values.request import PROMPT_LENGTH
+
+from ..delivery.codes import FAULTS, parsed
 from .options import RequestOptions
 
 log = logging.getLogger(__name__)
@@ -33,12 +35,20 @@ async def resolve_mentions(
 
 
 async def _resolved(interaction: discord.Interaction[Any], text: str | None) -> str | None:
-    """Return `text` with @name and #name in place of mentions; unknown ones stay as they are."""
+    """Return `text` with @name and #name in place of mentions; unknown ones stay as they are.
+
+    If the names would make the prompt too long, each name is cut to the length of its mention.
+    """
     mentions = set(_MENTION.findall(text or ""))
     if text is None or not mentions:
         return text
     names = await _names(interaction, mentions)
-    return _MENTION.sub(lambda found: names.get((found[1], found[2]), found[0]), text)
+    whole = _MENTION.sub(lambda found: names.get((found[1], found[2]), found[0]), text)
+    if len(whole) <= max(len(text), PROMPT_LENGTH):
+        return whole
+    return _MENTION.sub(
+        lambda found: names.get((found[1], found[2]), found[0])[: len(found[0])], text
+    )
 
 
 async def _names(
@@ -79,7 +89,7 @@ def _cached(
 async def _request(guild: discord.Guild, number: int) -> str | None:
     try:
         async with asyncio.timeout(_REQUEST_SECONDS):
-            return (await guild.fetch_member(number)).display_name
-    except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
+            return (await parsed(guild.fetch_member(number))).display_name
+    except FAULTS as error:
         log.debug("The name of member %s is not known: %s", number, error)
         return None

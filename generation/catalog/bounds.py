@@ -30,9 +30,14 @@ _ITEMS_MOST: Final = 64
 _SIZE_MOST: Final = 1_000_000
 _TIMESTEPS_MOST: Final = 10_000
 _SCHEDULE: Final = ("num_train_timesteps", "original_inference_steps")
-_LAYERS: Final = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")
+# Layers of attention in each layer of a block, on the way down and, where it differs, up.
+_TRANSFORMERS: Final = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
+_LAYERS: Final = ("layers_per_block", "num_hidden_layers", *_TRANSFORMERS)
 # The blocks times the layers of each: Stable Diffusion 2 has 8, and SDXL 60.
 _LAYERS_IN_ALL_MOST: Final = 128
+# It widens every picture on its way through the network; all models have 0 or 1.
+_PADDING: Final = "downsample_padding"
+_PADDING_MOST: Final = 8
 
 
 def check_harmless(path: Path, config: Mapping[str, Any]) -> None:
@@ -64,15 +69,13 @@ def check_network(path: Path, config: Mapping[str, Any]) -> None:
         ModelError: there is such a number; the sentence names the file and the key.
     """
     for key, value in config.items():
-        if key in _LAYERS:
-            _check(path, key, value, _LAYERS_MOST)
-        else:
-            _check(path, key, value, _SIZE_MOST)
+        most = _PADDING_MOST if key == _PADDING else _SIZE_MOST
+        _check(path, key, value, _LAYERS_MOST if key in _LAYERS else most)
     blocks = config.get("block_out_channels", ())
     if isinstance(blocks, list) and len(blocks) > _BLOCKS_MOST:
         raise wrong(path, "block_out_channels", blocks, f"at most {_BLOCKS_MOST} numbers")
     layers = _most(blocks, whole=len) * _most(config.get("layers_per_block", 1))
-    if layers * _most(config.get("transformer_layers_per_block", 1)) > _LAYERS_IN_ALL_MOST:
+    if layers * max(_most(config.get(key, 1)) for key in _TRANSFORMERS) > _LAYERS_IN_ALL_MOST:
         raise wrong(path, "layers_per_block", config.get("layers_per_block"), "fewer layers")
 
 

@@ -98,11 +98,19 @@ def list_folder(folder: Path) -> frozenset[str]:
     """Return the names of the files in a model's folder and in the folders of its parts.
 
     Raises:
-        ModelError: a file that may belong to the model is a link that leads out of the folder. Only
-            the hub's cache may have such links: it stores the files of all versions in one place.
+        ModelError: the folder cannot be read, or a file that may belong to the model is a link that
+            leads out of the folder. Only the hub's cache may have such links: it stores the files
+            of all versions in one place.
     """
     home = _home(folder)
-    files = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file()]
+    paths = (path for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    try:
+        files = [path for path in paths if path.is_file()]
+    except OSError as error:
+        raise ModelError(
+            f"The model in {folder} cannot be read ({error.strerror}); let the bot's user read the "
+            "folder and what is in it."
+        ) from error
     for path in files:
         if path.suffix in _SUFFIXES and not path.resolve().is_relative_to(home):
             raise ModelError(

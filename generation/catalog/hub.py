@@ -23,7 +23,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # has no __al
     tqdm,
 )
 
-from ..errors import ModelError
+from ..errors import ModelError, ModelNotHere
 from .files import DownloadProgress, list_folder, select_files
 
 log = logging.getLogger(__name__)
@@ -68,6 +68,30 @@ def download(
         return _fetch(name, files.names, token, tracker.moved)
 
     return _newest_or_cached(name, newest)
+
+
+def find(name: str, token: str | None = None) -> Path:
+    """Return the folder with the newest complete version of a hub model in the cache.
+
+    Nothing is downloaded, and no file is written. The hub is asked only if the cache has none.
+
+    Raises:
+        ModelNotHere: the hub has the model; the sentence says how much has to be downloaded.
+        ModelError: the hub has no such model, or none that can be used, or does not answer.
+    """
+    folder = _cached(name)
+    if folder is not None:
+        return folder
+    try:
+        _, listed = _listing(name, token)
+        files = select_files(listed, f"The model {name}")
+    except (_HTTPError, OSError, RuntimeError) as error:
+        raise _explain(name, error) from error
+    size = sum(listed[file].size or 0 for file in files.names)
+    raise ModelNotHere(
+        f"The model {name} is not on this machine yet; the bot downloads {size / 1e6:,.0f} MB "
+        "when it starts."
+    )
 
 
 def _newest_or_cached(name: str, newest: Callable[[], Path]) -> Path:

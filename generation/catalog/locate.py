@@ -32,6 +32,7 @@ def locate(
     on_download: Callable[[DownloadProgress], None] | None = None,
     token: str | None = None,
     prediction_type: str | None = None,
+    only_look: bool = False,
 ) -> ModelProfile:
     """Return the model called `name`: `starter`, a folder, a file or a hub id as in `owner/name`.
 
@@ -39,39 +40,80 @@ def locate(
     is converted to a folder in the cache. A hub model that is not in the cache is downloaded;
     `on_download` is called from other threads, one call at a time. `token` is a token of the hub;
     without one the hub's own settings count (`HF_TOKEN`, or a login). `HF_ENDPOINT` and `HF_HOME`
-    always count. `prediction_type` (`epsilon` or `v_prediction`) overrules the model's own.
+    always count. `prediction_type` (`epsilon` or `v_prediction`) overrules the model's own. With
+    `only_look` nothing is downloaded or converted, and no file is written.
 
     Raises:
+        ModelNotHere: with `only_look`, the model has to be downloaded or converted first.
         ModelError: there is no such model, or it cannot be downloaded, used or trusted.
     """
     if name == STARTER:
         return profile(starter_folder(), STARTER, prediction_type=prediction_type)
-    path = Path(name).expanduser()
+    path = _path(name)
     if path.suffix.lower() in PICKLES:
         raise ModelError(pickle_sentence(f"The model {name}"))
-    if name and path.is_dir():
+    if name and _is(Path.is_dir, path):
         return profile(path, path.resolve().name, prediction_type=prediction_type)
+    if path.suffix.lower() in _SINGLE_FILES:
+        # The hub's client takes a good part of a second to load, so it is loaded only if needed.
+        from .single_file import open_single_file  # noqa: PLC0415
+
+        folder = open_single_file(path, only_look=only_look)
+        return profile(folder, path.stem, prediction_type=prediction_type)
+    _refuse_other_files(name, path)
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"There is no model {name!r}; use {STARTER!r}, a folder, a .safetensors file or a hub "
+            "id as in owner/name."
+        )
+    from .hub import download, find  # noqa: PLC0415
+
+    if only_look:
+        return profile(find(name, token), name, prediction_type=prediction_type)
+    folder = download(
+        name,
+        check=lambda configs: read_configs(configs, name, prediction_type),
+        on_download=on_download,
+        token=token,
+    )
+    return profile(folder, name, prediction_type=prediction_type)
+
+
+def _refuse_other_files(name: str, path: Path) -> None:
     if path.suffix.lower() == ".gguf":
         raise ModelError(
             f"The model {name} is a GGUF file, which is not supported yet; choose a .safetensors "
             "file of the same model."
         )
-    if path.suffix.lower() in _SINGLE_FILES:
-        # The hub's client takes a good part of a second to load, so it is loaded only if needed.
-        from .single_file import open_single_file  # noqa: PLC0415
-
-        return profile(open_single_file(path), path.stem, prediction_type=prediction_type)
-    if _HUB_ID.fullmatch(name):
-        from .hub import download  # noqa: PLC0415
-
-        folder = download(
-            name,
-            check=lambda configs: read_configs(configs, name, prediction_type),
-            on_download=on_download,
-            token=token,
+    if name and _is(Path.is_file, path):
+        raise ModelError(
+            f"The model {name} is a file of a kind that is not supported; choose a folder in the "
+            "layout of diffusers, or a checkpoint in one .safetensors file."
         )
-        return profile(folder, name, prediction_type=prediction_type)
-    raise ModelError(
-        f"There is no model {name!r}; use {STARTER!r}, a folder, a .safetensors file or a hub id "
-        "as in owner/name."
-    )
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        # For example "~somebody", if this machine has no such account.
+        raise ModelError(
+            f"There is no home folder for the model {name!r}; give the whole path of its folder."
+        ) from error
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    """Return the result of `test` for a path; it is False for a name that cannot be a path.
+
+    Raises:
+        ModelError: the bot's user may not look at the path.
+    """
+    try:
+        return test(path)
+    except PermissionError as error:
+        raise ModelError(
+            f"The model {path} cannot be read ({error.strerror}); let the bot's user read it, or "
+            "choose another one."
+        ) from error
+    except OSError:
+        return False

@@ -29,6 +29,8 @@ DEFAULT_STRENGTH: Final = 0.6
 _NATIVE_TIMES: Final = 2
 # The start, the end, and one token of text.
 _FEWEST_TOKENS: Final = 3
+# Stable Diffusion 1 has 0.18215, and all others are near 1.
+_SCALING: Final = (1e-4, 1e4)
 # CLIP has 77; the longest model made from it has 248.
 _MOST_TOKENS: Final = 1_024
 # There are about 4,000 emoji, of at most 10 characters.
@@ -194,6 +196,9 @@ def _named(value: object) -> str:
 
 def _check_networks(unet: _Config, vae: _Config, text_encoder: _Config) -> None:
     channels = vae.size("latent_channels", 4)
+    # Latents are multiplied by it and divided.
+    if not _is_within(vae.values.get("scaling_factor", 0.18215), *_SCALING):
+        raise vae.wrong("scaling_factor", f"a number from {_SCALING[0]:g} to {_SCALING[1]:g}")
     if unet.size("in_channels", 4) != channels:
         raise ModelError(
             f"{unet.path} takes {unet.size('in_channels', 4)} channels where the latents have "

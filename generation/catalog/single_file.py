@@ -14,32 +14,48 @@ from pathlib import Path
 from typing import Final
 
 from huggingface_hub import cached_assets_path
+from huggingface_hub.constants import HF_ASSETS_CACHE
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # has no __all__
 
-from ..errors import ModelError
+from ..errors import ModelError, ModelNotHere
 from .checkpoint import Checkpoint, read_checkpoint
 from .hashing import file_sha256
 
 _UNFINISHED: Final = "unfinished-"
 # A single file holds no configs; all models of Stable Diffusion 1 share these.
 CONFIGS: Final = "stable-diffusion-v1-5"
+# The library, namespace and folder of `cached_assets_path`.
+_NAMES: Final = ("imagine-bot", "single-files", "default")
+_SHELF: Final = Path(HF_ASSETS_CACHE).expanduser().resolve().joinpath(*_NAMES)
 
 
-def open_single_file(file: Path) -> Path:
+def open_single_file(file: Path, *, only_look: bool = False) -> Path:
     """Return the folder of the checkpoint `file`, which is converted now if it was not before.
 
-    The marks of a checkpoint, for example that it predicts v, are in the folder's configs.
+    The marks of a checkpoint, for example that it predicts v, are in the folder's configs. With
+    `only_look` nothing is converted, and no file is written.
 
     Raises:
+        ModelNotHere: with `only_look`, the checkpoint was not converted before.
         ModelError: the file does not exist, or is no complete Stable Diffusion 1 checkpoint.
     """
-    if not file.is_file():
+    try:
+        is_there = file.is_file()
+    except OSError:
+        # As of a name that is too long.
+        is_there = False
+    if not is_there:
         raise ModelError(f"There is no file {file}; check the spelling of the model.")
     checkpoint = read_checkpoint(file)
     digest = file_sha256(file)
     try:
-        shelf = cached_assets_path("imagine-bot", namespace="single-files")
+        # `cached_assets_path` makes the folder.
+        shelf = _SHELF if only_look else cached_assets_path(*_NAMES)
         folder = shelf / f"{digest}{checkpoint.differences}"
+        if only_look and not folder.is_dir():
+            raise ModelNotHere(
+                f"The model {file} is a whole checkpoint; the bot converts it when it first starts."
+            )
         if not folder.is_dir():
             configs = download_configs(CONFIGS)
             with _alone(shelf):

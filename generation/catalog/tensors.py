@@ -19,6 +19,8 @@ DTYPES: Final = {
     "float32": torch.float32,
 }
 
+_WEIGHTS: Final = (".weight", ".bias")
+
 
 def read_tensors(
     places: Mapping[str, Place], shapes: Mapping[str, torch.Size], dtype: torch.dtype
@@ -52,6 +54,12 @@ def read_tensor(opened: Any, place: Place) -> torch.Tensor:
     Raises:
         ModelError: a value is no finite number.
     """
+    if place.info.dtype not in FLOATS and place.name.endswith(_WEIGHTS):
+        raise ModelError(
+            f"{place.file} has whole numbers in the tensor {place.name[:120]!r} and not how to "
+            "make weights of them, which is not supported; choose a copy of the model in float16 "
+            "or bfloat16."
+        )
     tensor: torch.Tensor = opened.get_tensor(place.name)
     if place.info.dtype.startswith("F8"):
         tensor = tensor.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageChops, ImageFile
 
 from ..errors import InvalidSource
 from .chunks import open_png
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 _PASSES_MAX: Final = 100
 # For a progressive JPEG that is cut off: two passes give an eighth of the sharpness.
 _PASSES_MIN: Final = 3
+_MISSING_MOST: Final = 0.5
 _STRIP_PIXELS: Final = 2**20
 # A larger number is wrong in the file, so people are not told the number.
 _TELLING_PIXELS_MAX: Final = 178_956_970
@@ -167,12 +169,13 @@ def _load_truncated(container: Container, begun: ImageFile.ImageFile) -> Image.I
     Raises:
         InvalidSource: less than half of the picture is there.
     """
-    if container.passes == 1:
-        # Missing rows stay at zero, and few pictures have rows that are black throughout.
+    if container.passes > 1:
+        enough = container.passes >= _PASSES_MIN
+    else:
+        # Missing rows stay at zero, which is also the black of a night.
         box = begun.im.getbbox(False)
         enough = box is not None and 2 * (box[3] - box[1]) > begun.height
-    else:
-        enough = container.passes >= _PASSES_MIN
+        enough = enough or _missing(container, begun) <= _MISSING_MOST
     if not enough:
         raise InvalidSource(DAMAGED)
     ImageFile.LOAD_TRUNCATED_IMAGES = True
@@ -182,6 +185,28 @@ def _load_truncated(container: Container, begun: ImageFile.ImageFile) -> Image.I
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
     return image
+
+
+def _missing(container: Container, begun: ImageFile.ImageFile) -> float:
+    """Return how much of a picture did not come, from 0 to 1: what is left as it was before."""
+    again = _open(container, container.data)
+    again.im = Image.new(again.mode, again.size, (255,) * len(again.getbands())).im
+    with contextlib.suppress(OSError):
+        again.load()
+    zero, full = _first_band(begun), _first_band(again)
+    left = ImageChops.difference(zero, full).histogram()[255]
+    return left / (zero.width * zero.height)
+
+
+def _first_band(image: ImageFile.ImageFile) -> Image.Image:
+    """Return the first band of as much of a picture as came, in 8 bits."""
+    # Else it would go on reading the file.
+    image.tile = []
+    if image.mode == "P":
+        return Image.frombytes("L", image.size, image.tobytes())
+    if image.mode.startswith("I;16"):
+        return Image.frombytes("LA", image.size, image.tobytes()).getchannel(0)
+    return image.convert("L") if image.mode == "1" else image.getchannel(0)
 
 
 def _exif(container: Container, image: Image.Image) -> Image.Exif | None:

@@ -63,12 +63,13 @@ def _encode(tokenizer: Any, text: str) -> Any:
 def _known(tokenizer: Any, text: str) -> tuple[str, list[tuple[int, str]]]:
     """Return the known part of `text`, and each unknown part with its position in the known one."""
     text = without_marks(text)
-    if not _has_unknown(tokenizer, text):
+    vocabulary = _Vocabulary(tokenizer)
+    if not vocabulary.lacks(text):
         return text, []
     kept, lost = "", list[tuple[int, str]]()
     position = 0
     for word in _WORD.finditer(text):
-        readable = _readable(tokenizer, word[0])
+        readable = vocabulary.readable(word[0])
         if missing := _missing(word[0], readable):
             lost.append((len(kept), missing))
         if readable:
@@ -77,18 +78,15 @@ def _known(tokenizer: Any, text: str) -> tuple[str, list[tuple[int, str]]]:
     return kept, lost
 
 
-def _readable(tokenizer: Any, word: str) -> str:
-    """Return the form of a word that keeps most and that the tokenizer knows, or nothing."""
-    return next((form for form in _forms(word) if not _has_unknown(tokenizer, form)), "")
-
-
 def _forms(word: str) -> Iterator[str]:
     """Yield forms of a word that keep less and less of the word."""
     yield word
     yield fold(word)
     plain = without_accents(fold(word))
     yield plain
-    yield "".join(char for char in plain if char.isascii())
+    # Letters of elsewhere leave no gap; a sign such as a bullet stands between two words.
+    kept = (char if char.isascii() else "" if char.isalnum() else " " for char in plain)
+    yield " ".join("".join(kept).split())
     yield " ".join(_OTHER.sub(" ", plain).split())
 
 
@@ -107,11 +105,36 @@ def _says_something(char: str) -> bool:
     return char.isalnum() or not (char.isascii() or unicodedata.category(char).startswith("P"))
 
 
-def _has_unknown(tokenizer: Any, text: str) -> bool:
-    """Return whether the tokenizer has no token for a part of the text.
+class _Vocabulary:
+    """What a tokenizer has tokens for.
 
-    Each character beyond ASCII is also looked up alone: inside a word the tokenizer may have tokens
-    for the bytes of an unknown character.
+    Each character and each word is looked up once: a prompt may be one word two thousand times, and
+    the engine waits meanwhile.
     """
-    parts = [text, *{char for char in text if not char.isascii() and not char.isspace()}]
-    return any(tokenizer.unk_token_id in _encode(tokenizer, part).input_ids for part in parts)
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lacking: dict[str, bool] = {}
+        self._readable: dict[str, str] = {}
+
+    def lacks(self, text: str) -> bool:
+        """Return whether there is no token for a part of the text.
+
+        Inside a word there may be some for the bytes of a character that the tokenizer never saw,
+        which it does not know as a word of its own.
+        """
+        signs = {char for char in text if not char.isascii() and not char.isspace()}
+        return any(map(self._lacks, signs)) or self._lacks(text)
+
+    def _lacks(self, part: str) -> bool:
+        if part not in self._lacking:
+            ids = _encode(self._tokenizer, part).input_ids
+            self._lacking[part] = self._tokenizer.unk_token_id in ids
+        return self._lacking[part]
+
+    def readable(self, word: str) -> str:
+        """Return as much of a word as the tokenizer knows."""
+        if word not in self._readable:
+            known = (form for form in _forms(word) if not self.lacks(form))
+            self._readable[word] = next(known, "")
+        return self._readable[word]

@@ -59,6 +59,9 @@ _STRAIGHT: Final = str.maketrans(
         "\u00b8": None,
     }
 )
+# Letters and signs that look like nothing, with which people leave a place blank.
+_BLANKS: Final = str.maketrans(dict.fromkeys("\u2800\u3164\uffa0", " "))
+_IGNORED: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2065\u180b\u180c\u180d\u180f")
 _AFTER_NUMBER: Final = re.compile("(?<=[0-9])(?=[\u00bc-\u00be\u2150-\u215e])")
 _AFTER: Final = str.maketrans({"\u2044": "/"})
 # Letters whose marks Unicode does not split off.
@@ -81,11 +84,13 @@ def spell_emoji(text: str, names: Mapping[str, str]) -> str:
     """
     if text.isascii() and not any(mark in text for mark in "<:@#") and text.isprintable():
         return text
-    words = without_marks(_without_notation(text))
+    words = without_marks(_without_notation(text.translate(_BLANKS)))
     parts = list(_parts(words, names))
-    spelled = "".join(part for part, _ in parts)
+    joined = "".join(part for part, _ in parts)
+    # What was invisible may have hidden a mark.
+    spelled = without_marks(joined)
     has_names = any(is_name for _, is_name in parts)
-    return " ".join(spelled.split()) if has_names or words != text else spelled
+    return " ".join(spelled.split()) if has_names or words != text or spelled != joined else spelled
 
 
 def fold(text: str) -> str:
@@ -204,7 +209,9 @@ def _visible(text: str) -> Iterator[str]:
             # In some scripts these characters decide how two letters are joined.
             if char in "\u200c\u200d" and _joins(before) and _joins(after):
                 yield char
-        elif kind not in ("Cc", "Co") and not any(ord(char) in block for block in _SELECTORS):
+        elif char in _IGNORED or any(ord(char) in block for block in _SELECTORS):
+            continue
+        elif kind not in ("Cc", "Co"):
             yield char
 
 

@@ -32,6 +32,8 @@ def test_the_readme_lists_every_key() -> None:
         ("min_free_mb = -1", "sets min_free_mb to -1; it should be greater than or equal to 0"),
         ('previews = "maybe"', "sets previews to 'maybe'; it should be a valid boolean"),
         ("compiled = true", "did you mean 'compile'?"),
+        (r'data = "a\u0000b"', r"sets data to 'a\x00b'; it should be a path, which holds no NUL"),
+        (r'token_file = "a\u0000"', "sets token_file to a secret; it should be a path"),
         ("step_timeout = nan", "sets step_timeout to nan; it should be a finite number"),
         ("role_weights = { admin = 2.0 }", "sets role_weights for 'admin'; use ids, which are"),
     ],
@@ -43,6 +45,11 @@ def test_a_wrong_value_is_named_with_what_would_be_right(
     file.write_text(line)
     with pytest.raises(ConfigError, match=re.escape(complaint)):
         load_settings(file)
+
+
+def test_a_file_without_an_end_is_no_config() -> None:
+    with pytest.raises(ConfigError, match=r"^/dev/zero is larger than any config; "):
+        load_settings(Path("/dev/zero"))
 
 
 def test_more_steps_than_anybody_may_ask_for_are_no_default(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,9 @@ import pytest
 from generation.catalog.locate import starter_folder
 
 from ...generation.examples import EDGE, STARTER
+from ...generation.hub import Hub
+from ...generation.single_file import write_single_file
+from ...generation.tiny import tiny_pipeline
 from .shell import Shell, imagine_bot
 
 
@@ -106,3 +111,45 @@ def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
         r"accepts no jobs\n  → make room",
         out,
     )
+
+
+LOOK_AT_MODELS = """
+import sys
+from pathlib import Path
+from bot.cli.doctor import _model, _weights
+from bot.config import Settings
+for model in sys.argv[1:]:
+    settings = Settings(model=model, data=Path("data"))
+    print(_model(settings).text, "|", _weights(settings).text)
+"""
+
+
+def test_doctor_downloads_and_converts_no_model(tmp_path: Path) -> None:
+    file, home = tmp_path / "whole.safetensors", tmp_path / "home"
+    write_single_file(tiny_pipeline(), file)
+    with Hub.running() as hub:
+        hub.add_folder("owner/rabbit", starter_folder())
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "PATH": "/usr/bin:/bin"}
+        said = subprocess.check_output(
+            [sys.executable, "-c", LOOK_AT_MODELS, "owner/rabbit", str(file)], text=True, env=own
+        )
+        assert hub.downloads() == []
+    assert not home.exists()
+    left = "not tried, because the model has to be brought here first"
+    of_the_hub, of_the_file = said.splitlines()
+    weights = sum(path.stat().st_size for path in starter_folder().rglob("*.safetensors"))
+    there = re.fullmatch(
+        r"The model owner/rabbit is not on this machine yet; the bot downloads (\d+) MB "
+        rf"when it starts\. \| {left}",
+        of_the_hub,
+    )
+    assert there is not None
+    assert 0 <= int(there[1]) - weights // 1_000_000 <= 3
+    assert of_the_file == (
+        f"The model {file} is a whole checkpoint; the bot converts it when it first starts."
+        f" | {left}"
+    )
+
+
+def test_doctor_names_a_folder_that_cannot_be_one(doctor: Callable[..., str]) -> None:
+    assert f"{'d' * 300} cannot be a folder" in doctor("--data", "d" * 300)

@@ -43,6 +43,8 @@ from .shell import Shell, sentence
         (["generate", "rabbit", "--model", ""], "sets model to ''; it should be some text, or"),
         (["generate", "rabbit", "--config", "missing.toml"], "missing.toml cannot be read"),
         (["replay", "missing.png"], "missing.png cannot be read"),
+        (["replay", "/dev/zero"], "send an image of at most 25 MiB"),
+        (["generate", "rabbit", "--image", "/dev/zero"], "send an image of at most 25 MiB"),
         (["replay", "77"], "does not exist"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import discord
+import pytest
 
 from generation.images.png import read_png
 
@@ -85,3 +89,16 @@ async def test_the_bot_s_own_reactions_do_nothing(stage: Stage) -> None:
     other = stage.guild.add_member(stage.env.create_user("helper", bot=True))
     await other.react(message, "🔁")
     assert await stage.bot.service.jobs.get(2) is None
+
+
+@pytest.mark.parametrize("error", [TypeError("a page of a proxy"), ConnectionResetError()])
+async def test_a_stray_answer_about_who_reacted_ends_in_no_trace(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def garbled(_user_id: int) -> discord.User:
+        raise error
+
+    monkeypatch.setattr(stage.bot, "fetch_user", garbled)
+    cog: Any = stage.bot.get_cog("Reactions")
+    payload: Any = SimpleNamespace(guild_id=None, user_id=1, message_id=2)
+    assert await cog._person(payload) is None

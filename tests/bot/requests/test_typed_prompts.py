@@ -8,6 +8,7 @@ import discord
 import pytest
 
 from generation.images.png import read_png
+from generation.values.request import PROMPT_LENGTH
 
 from ..stage import Stage
 
@@ -42,6 +43,15 @@ async def test_mentions_are_shown_and_read_by_name_and_ping_nobody(stage: Stage)
     assert stage.bob.id not in [user.id for user in message.mentions]
     told, _ = await read_by_the_model(message)
     assert told == "bob and pictures and somebody"
+
+
+async def test_names_make_no_prompt_too_long_that_discord_took(stage: Stage) -> None:
+    named = stage.guild.create_text_channel("rabbits-" * 10 + "live-here")
+    typed = f"<#{named.id}> {'on a blue background ' * 50}"[:PROMPT_LENGTH]
+    message = await stage.imagine(typed)
+    told, _ = await read_by_the_model(message)
+    assert told is not None
+    assert told.startswith("rabbits-rabbits-rabbi on a blue background")
 
 
 async def test_an_emoji_that_the_model_does_not_know_is_named(stage: Stage) -> None:
@@ -87,3 +97,17 @@ async def test_links_invitations_and_marks_of_direction_are_inert(stage: Stage, 
     line = message.content.splitlines()[0]
     for live in ("://", "d.gg", "l.example", "mailto:", "](", "\u202e", "\u2066"):
         assert live not in line
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("a page of a proxy"), KeyError("user"), ConnectionResetError()]
+)
+async def test_a_stray_answer_about_a_name_loses_no_order(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def garbled(_guild: discord.Guild, _member_id: int) -> discord.Member:
+        raise error
+
+    monkeypatch.setattr(discord.Guild, "fetch_member", garbled)
+    message = await stage.imagine("<@123456789012345678> on blue")
+    assert (await read_by_the_model(message))[0] == "somebody on blue"

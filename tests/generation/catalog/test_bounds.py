@@ -90,6 +90,8 @@ def edit(folder: Path, name: str, values: dict[str, Any]) -> None:
         ("unet", {"layers_per_block": 10**5}, "layers_per_block = 100000"),
         ("unet", {"layers_per_block": [100, 100]}, "instead of fewer layers"),
         ("unet", {"transformer_layers_per_block": [[128, 1], 1]}, "instead of fewer layers"),
+        ("unet", {"reverse_transformer_layers_per_block": [10**6]}, "at most 128"),
+        ("unet", {"reverse_transformer_layers_per_block": [[128], 1]}, "instead of fewer layers"),
         ("unet", {"block_out_channels": [8] * 20_000}, "block_out_channels = [8, 8, 8"),
         ("unet", {"time_embedding_dim": 10**6}, "of another shape"),
         ("unet", {"conv_in_kernel": 10**5}, "of another shape"),
@@ -97,6 +99,10 @@ def edit(folder: Path, name: str, values: dict[str, Any]) -> None:
         ("vae", {"block_out_channels": [4] * 17}, "at most 16 numbers"),
         ("vae", {"layers_per_block": 500}, "layers_per_block = 500"),
         ("vae", {"scaling_factor": 1e300}, "scaling_factor = 1e+300"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor = 0 instead of a number from 0.0001"),
+        ("vae", {"scaling_factor": "x"}, "scaling_factor = 'x' instead of a number"),
+        ("vae", {"scaling_factor": None}, "scaling_factor = None instead of a number"),
+        ("unet", {"downsample_padding": 6_000}, "downsample_padding = 6000 instead of a number"),
     ],
 )
 def test_a_networks_number_is_bounded_before_anything_is_built(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,8 @@ def test_a_folder_is_named_by_its_last_part(folder: Path) -> None:
 
 def test_locating_loads_no_networks_and_no_hub_client() -> None:
     code = (
-        "import sys; from generation.catalog.locate import locate, weights_sha256;"
+        "import sys; from generation.catalog.locate import locate;"
+        "from generation.catalog.hashing import weights_sha256;"
         "weights_sha256(locate('starter').folder);"
         "print([m for m in ('torch', 'diffusers', 'transformers', 'huggingface_hub')"
         " if m in sys.modules])"
@@ -268,6 +271,23 @@ def test_broken_json_is_named(folder: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize("name", ["no-such-model", "./no/such", "", "a/b/c", "../x", "a b/c"])
 def test_an_unknown_name_says_what_would_do(name: str) -> None:
     with pytest.raises(ModelError, match=r"use 'starter', a folder, "):
+        locate(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\0", "~nobody-of-this-name/x", f"{'x' * 300}.sft"])
+def test_what_can_be_no_path_is_a_sentence(name: str) -> None:
+    with pytest.raises(ModelError, match=r"^There is no .*\.$"):
+        locate(name)
+
+
+@pytest.mark.parametrize("name", ["x.onnx", "x", "x.safetensors.download", "owner/name"])
+def test_a_file_of_another_kind_is_said_to_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ModelError, match="is a file of a kind that is not supported"):
         locate(name)
 
 
@@ -582,3 +602,18 @@ def test_a_cache_that_cannot_be_written_is_named(
     error = client.locate("owner/rabbit", HF_HOME=str(tmp_path / "file" / "home")).error
     assert "cannot be saved" in error
     assert "HF_HOME" in error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user for a moment")
+def test_a_folder_whose_files_another_user_may_not_look_at_is_a_sentence(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        model = Path(place) / "model"
+        shutil.copytree(folder, model)
+        model.chmod(0o744)
+        os.seteuid(65_534)
+        try:
+            with pytest.raises(ModelError, match=r"cannot be read .*; let the bot's user read"):
+                locate(str(model))
+        finally:
+            os.seteuid(0)

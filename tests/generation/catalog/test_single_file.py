@@ -279,6 +279,15 @@ def test_a_number_that_is_not_finite_is_named_by_its_tensor(file: Path, shelf: P
     assert not list(shelf.iterdir())
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool])
+def test_whole_numbers_are_no_weights(file: Path, shelf: Path, dtype: torch.dtype) -> None:
+    name = "model.diffusion_model.time_embed.0.weight"
+    whole = (50 * load_file(file)[name]).to(dtype)
+    with pytest.raises(ModelError, match=f"whole numbers in the tensor '{name}'"):
+        locate(written(file, {name: whole}))
+    assert not list(shelf.iterdir())
+
+
 def test_sft_is_another_name_of_safetensors(
     tiny: StableDiffusionPipeline, file: Path, shelf: Path
 ) -> None:

@@ -258,7 +258,7 @@ class TestWhatIsRefused:
 _PEAK = """
 import re, sys
 from pathlib import Path
-from generation.pictures import read_source
+from generation.images.pillow import read_source
 
 def peak():
     return int(re.search(r"VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())[1])

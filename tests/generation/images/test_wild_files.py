@@ -106,6 +106,25 @@ def test_what_every_viewer_shows_is_read(make: Callable[[], bytes]) -> None:
     assert all(abs(one - other) <= 4 for one, other in zip(middle, ORANGE, strict=True))
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "GIF", "BMP"])
+def test_a_dark_picture_without_its_last_bytes_is_shown_and_one_without_most_is_not(
+    mode: str, format_: str
+) -> None:
+    night = Image.new("L", (400, 400))
+    night.paste(250, (150, 60, 220, 130))
+    noise = Image.effect_noise((400, 400), 80)
+    options = {"interlace": False} if format_ == "GIF" else {}
+    kind = "L" if mode == "CMYK" and format_ != "JPEG" else mode
+    whole = saved(night.convert(kind), format_, **options)
+    moon = read_source(whole[:-8]).convert("L").getpixel((185, 95))
+    assert isinstance(moon, int)
+    assert moon > 230
+    half = saved(noise.convert(kind), format_, **options)
+    with pytest.raises(InvalidSource, match="damaged"):
+        read_source(half[: len(half) // 4])
+
+
 def test_a_picture_of_a_phone_is_read_smaller_than_it_is() -> None:
     image = read_source(saved(Image.new("RGB", (8_064, 6_048), ORANGE), "JPEG"))
     assert image.size == (4_032, 3_024)
@@ -246,7 +265,7 @@ _COST = """
 import re, resource, sys, time
 from pathlib import Path
 from generation.errors import InvalidSource
-from generation.pictures import read_source
+from generation.images.pillow import read_source
 
 def peak():
     return int(re.search(r"VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())[1])

@@ -98,6 +98,10 @@ def test_any_text_can_be_read_and_has_nothing_invisible(text: str) -> None:
         ("</imagine:123456789012345678> <t:0:R> <#123456789012345678> owl", "imagine owl"),
         (":red_apple: at 12:30:45, 16:9", "red apple at 12:30:45, 16:9"),
         ("cat <|endoftext|> dog", "cat dog"),
+        ("cat <|end\u200boftext|> dog", "cat dog"),
+        ("a\u3164cat\u2800on\uffa0 blue\u115f", "a cat on blue"),
+        ("a ca\u034ft \u3164", "a cat"),
+        ("\u2800\u3164\u1160", ""),
         ("می\u200cخواهم", "می\u200cخواهم"),
         ("👩\u200d🚀 and 🧟🏽\u200d♂\ufe0f", "👩\u200d🚀 and 🧟🏽\u200d♂\ufe0f"),
         ("🐻🏽\u200d♂\ufe0f", "bear"),
@@ -117,6 +121,8 @@ def test_prompts_as_phones_and_discord_write_them_are_read_plainly(typed: str, r
         ("猫cat face", "cat face", "猫"),
         ("a cat and 👩\u200d🚀", "a cat and", "👩\u200d🚀"),
         ("кот 猫", "", "кот 猫"),
+        ("cat•dog·rabbit", "cat dog rabbit", ""),
+        ("cat×dog", "cat dog", "×"),
     ],
 )
 def test_what_the_tokenizer_does_not_know_is_left_out_and_told(
@@ -127,6 +133,21 @@ def test_what_the_tokenizer_does_not_know_is_left_out_and_told(
     end = starter_tokenizer.eos_token_id
     read = found.ids[1 : found.ids.index(end)]
     assert set(found.ids[len(read) + 1 :]) == {end}
+
+
+def test_a_prompt_of_one_strange_word_many_times_is_read_in_a_moment(
+    starter_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def encode(tokenizer: Any, text: str) -> Any:
+        asked.append(text)
+        return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+    monkeypatch.setattr("generation.models.tokens._encode", encode)
+    # The longest that 1,000 characters become: each of these is read as 18.
+    starter_prompt(starter_tokenizer, spell_emoji("\ufdfa" * 555, EMOJI))
+    assert len(asked) < 60
 
 
 def test_what_was_not_read_stands_before_what_did_not_fit(starter_tokenizer: Any) -> None:
