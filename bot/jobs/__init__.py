@@ -1,1 +1,1 @@
-"""The life of a job, from acceptance to delivery. It knows no Discord."""
+"""The life of a job, from its acceptance to its delivery. No module here imports discord."""
