@@ -16,6 +16,7 @@ from generation.values.request import (
     SEED_MAX,
     SIZE_MAX,
     SIZE_MIN,
+    SIZE_MULTIPLE,
     STEPS_MAX,
     STEPS_MIN,
     SchedulerName,
@@ -42,8 +43,8 @@ class Imagine(commands.Cog):
         seed="The same seed and settings give the same picture",
         steps="More steps take longer and look more finished",
         guidance_scale="How closely to follow the prompt",
-        width="In pixels, a multiple of 8",
-        height="In pixels, a multiple of 8",
+        width=f"In pixels, a multiple of {SIZE_MULTIPLE}",
+        height=f"In pixels, a multiple of {SIZE_MULTIPLE}",
         scheduler="The method of denoising",
         count="How many pictures",
     )

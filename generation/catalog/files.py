@@ -1,4 +1,4 @@
-"""Which files make a Stable Diffusion model, in a folder or in a repository of the hub.
+"""Which files make a model of a family, in a folder or in a repository of the hub.
 
 The layout is that of diffusers: `model_index.json` and one folder for each part. All functions work
 on names relative to the model, so the same rules judge a folder, and a repository before a byte is
@@ -15,7 +15,6 @@ from typing import Any, Final
 
 from ..errors import ModelError
 from .json_reader import CONFIG_BYTES, LIST_BYTES, read_object
-from .layouts import STABLE_DIFFUSION
 
 INDEX: Final = "model_index.json"
 DEFAULTS: Final = "defaults.json"
@@ -31,7 +30,6 @@ _TOKENIZER_FILES: Final = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_STEMS: Final = STABLE_DIFFUSION.stems
 # The plain weights come first: a copy in half precision holds less. Then comes any other variant,
 # and last the weights that were not averaged over the training.
 _VARIANTS: Final = (None, "fp16", "fp32", "bf16", "ema")
@@ -41,6 +39,46 @@ _SUFFIXES: Final = frozenset({".json", ".safetensors", ".txt"})
 _VARIANT: Final = r"[A-Za-z0-9_]{1,32}"
 # These hold long lists, so they are larger than configs.
 _LONG_FILES: Final = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What `model_index.json` says of the models of one family, and what lies in their folders.
+
+    `pipelines` are the names in `_class_name` by which the family is recognised. `classes` holds
+    the classes that each part may have, and `libraries` the library of each part. `stems` holds
+    the file name of each part's weights, without variant and suffix.
+    """
+
+    pipelines: frozenset[str]
+    classes: Mapping[str, frozenset[str]]
+    libraries: Mapping[str, str]
+    stems: Mapping[str, str]
+
+
+STABLE_DIFFUSION: Final = Layout(
+    pipelines=frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}),
+    classes={
+        "tokenizer": frozenset({"CLIPTokenizer", "CLIPTokenizerFast"}),
+        "text_encoder": frozenset({"CLIPTextModel"}),
+        "unet": frozenset({"UNet2DConditionModel"}),
+        "vae": frozenset({"AutoencoderKL"}),
+    },
+    libraries={
+        "tokenizer": "transformers",
+        "text_encoder": "transformers",
+        "unet": "diffusers",
+        "vae": "diffusers",
+        "scheduler": "diffusers",
+    },
+    # The file names that transformers and diffusers save under.
+    stems={
+        "text_encoder": "model",
+        "unet": "diffusion_pytorch_model",
+        "vae": "diffusion_pytorch_model",
+    },
+)
+_STEMS: Final = STABLE_DIFFUSION.stems
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,16 @@ from ..values.request import (
 )
 from ..values.spelling import NAME_LENGTH
 from . import bounds
-from .files import DEFAULTS, EMOJI, INDEX, SCHEDULER_CONFIG, list_folder, read_config, select_files
-from .layouts import STABLE_DIFFUSION
+from .files import (
+    DEFAULTS,
+    EMOJI,
+    INDEX,
+    SCHEDULER_CONFIG,
+    STABLE_DIFFUSION,
+    list_folder,
+    read_config,
+    select_files,
+)
 
 DEFAULT_STEPS: Final = 30
 DEFAULT_GUIDANCE_SCALE: Final = 7.5

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import torch
 
-from ..catalog.files import ModelFiles
-from ..catalog.layouts import Layout
+from ..catalog.files import Layout, ModelFiles
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
 from .tokens import TokenizedPrompt

@@ -13,8 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..catalog.files import ModelFiles, read_config
-from ..catalog.layouts import STABLE_DIFFUSION, Layout
+from ..catalog.files import STABLE_DIFFUSION, Layout, ModelFiles, read_config
 from ..catalog.parts import find_tensors
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
