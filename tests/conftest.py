@@ -20,7 +20,7 @@ _LONGEST: Final = (
     "tests/generation/starter/test_model.py",
     "tests/bot/bench/test_bench.py",
     "tests/test_process.py",
-    "tests/generation/engine/test_engine.py",
+    "tests/generation/engine/test_pipelines.py",
     "tests/test_demo_page.py",
     "tests/bot/cli/test_generate.py",
     "tests/test_starting.py",
