@@ -60,6 +60,26 @@ async def is_gone(http: HTTPClient, job: Job) -> bool:
     return True
 
 
+async def is_channel_gone(client: discord.Client, retry: Retry, channel_id: int) -> bool:
+    """Return whether a channel or thread that the connection does not name was deleted.
+
+    It is asked for until Discord says twice that it is gone, or something else that is certain.
+    """
+
+    async def ask() -> None:
+        await understood(client.http.get_channel(channel_id))
+
+    if client.get_channel(channel_id) is not None:
+        return False
+    try:
+        await retry.insist(ask, Place(partial(exists, client.http, channel_id, None)))
+    except MessageGone:
+        return client.get_channel(channel_id) is None
+    except Undeliverable as error:
+        log.info("Whether channel %s is there is not known: %s", channel_id, error)
+    return False
+
+
 async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
     """Return whether the bot is no longer in a server.
 

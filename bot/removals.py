@@ -12,6 +12,7 @@ from storage.errors import UNWRITABLE
 from storage.jobs import JobStore
 from storage.records import Job, Removal, Remover
 
+from .concurrency import NewestOnly
 from .room import Room
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class Removals:
         self._sent_in = sent_in
         self._room = room
         self._looking = asyncio.Lock()
+        # Where many channels are deleted, the last look finds what the others would.
+        self._threads = NewestOnly()
 
     async def messages_gone(self, message_ids: Sequence[int], channel_id: int) -> None:
         """Delete the jobs that were shown in these messages of a channel, which may be anybody's.
@@ -62,6 +65,18 @@ class Removals:
     async def channel_gone(self, channel_id: int) -> None:
         """Delete the jobs of a channel or thread."""
         await self._delete(await self._jobs.ids_in_channel(channel_id), "their channel is gone")
+
+    async def threads_gone(self, guild_id: int, is_gone: Callable[[int], Awaitable[bool]]) -> None:
+        """Delete the jobs of a server's threads that went with their channel.
+
+        Of those that were archived Discord does not tell. `is_gone` asks about a channel or thread.
+        """
+        await self._threads.do(guild_id, lambda: self._threads_gone(guild_id, is_gone))
+
+    async def _threads_gone(self, guild_id: int, is_gone: Callable[[int], Awaitable[bool]]) -> None:
+        for channel_id in await self._jobs.channels_of(guild_id):
+            if await is_gone(channel_id):
+                await self.channel_gone(channel_id)
 
     async def guild_gone(self, guild_id: int) -> None:
         """Delete the jobs of a server that the bot has left."""

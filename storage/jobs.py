@@ -133,6 +133,10 @@ class JobStore:
         """Return the ids of the jobs of a server that are not deleted."""
         return await self._db.read(lambda db: queries.ids_where(db, "guild_id", guild_id))
 
+    async def channels_of(self, guild_id: int) -> list[int]:
+        """Return the channels and threads of a server where there are jobs that are not deleted."""
+        return await self._db.read(lambda db: queries.channels_of(db, guild_id))
+
     async def joined_guilds(self, account_id: int, guild_ids: Collection[int]) -> None:
         """Remember that a bot account is in these servers."""
         await self._db.run(lambda db: guilds.join(db, account_id, guild_ids))

@@ -207,6 +207,29 @@ def ids_where(
     return [job_id for (job_id,) in rows.fetchall()]
 
 
+def channels_of(db: sqlite_utils.Database, guild_id: int) -> list[int]:
+    """Return the channels and threads of a server that have jobs, without deleted ones.
+
+    It walks from one channel to the next in the index, however many jobs there are in each.
+    """
+    rows = db.execute(
+        """
+        WITH RECURSIVE places (id) AS (
+            SELECT min(channel_id) FROM jobs WHERE NOT deleted
+            UNION ALL
+            SELECT (SELECT min(channel_id) FROM jobs WHERE NOT deleted AND channel_id > places.id)
+            FROM places WHERE places.id IS NOT NULL
+        )
+        SELECT id FROM places
+        WHERE (
+            SELECT guild_id FROM jobs WHERE NOT deleted AND channel_id = places.id LIMIT 1
+        ) = ?
+        """,
+        (guild_id,),
+    )
+    return [channel_id for (channel_id,) in rows.fetchall()]
+
+
 def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:
     """Return the rows of the jobs that still have a way to go, the oldest first."""
     return list(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import discord
@@ -11,6 +12,7 @@ from discord.ext import commands
 
 from storage.errors import StorageError
 
+from ..presence import is_channel_gone
 from ..service import ImagineService
 
 if TYPE_CHECKING:
@@ -27,9 +29,10 @@ class TakenAway(commands.Cog):
     when the picture is asked for (`bot.presence`), and servers are compared at the next connection.
     """
 
-    def __init__(self, service: ImagineService) -> None:
+    def __init__(self, bot: ImagineBot, service: ImagineService) -> None:
         self._service = service
         self._removals = service.removals
+        self._is_gone = partial(is_channel_gone, bot, bot.courier.retry)
 
     def _start(self, writing: Coroutine[Any, Any, None]) -> None:
         # Not in the event itself: it may have to wait until the disk has room.
@@ -49,8 +52,12 @@ class TakenAway(commands.Cog):
 
     @commands.Cog.listener()
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
-        """Delete what was shown in a channel; of its threads Discord's library tells apart."""
+        """Delete what was shown in a channel.
+
+        Of its threads Discord's library tells apart, but not of those that were archived.
+        """
         self._start(self._removals.channel_gone(channel.id))
+        self._start(self._removals.threads_gone(channel.guild.id, self._is_gone))
 
     @commands.Cog.listener()
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
@@ -78,4 +85,4 @@ async def _noting(writing: Coroutine[Any, Any, None]) -> None:
 
 async def setup(bot: ImagineBot) -> None:
     """Add the cog; called by `load_extension`."""
-    await bot.add_cog(TakenAway(bot.service))
+    await bot.add_cog(TakenAway(bot, bot.service))

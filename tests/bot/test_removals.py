@@ -129,6 +129,51 @@ async def test_a_deleted_channel_takes_its_pictures_along_with_those_of_its_thre
     await stage.until(lambda: not files(stage))
 
 
+@pytest.fixture
+async def archived(stage: Stage) -> simcord.ChannelHandle:
+    """A thread with a picture, of which discord.py knows nothing any more."""
+    thread = await thread_with_picture(stage)
+    known = stage.bot.get_channel(thread.id)
+    assert isinstance(known, discord.Thread)
+    await known.edit(archived=True)
+    await stage.until(lambda: stage.bot.get_channel(thread.id) is None)
+    return thread
+
+
+@pytest.mark.parametrize("trouble", [None, 503, 404])
+async def test_a_deleted_channel_takes_along_what_is_in_threads_that_were_archived(
+    stage: Stage,
+    archived: simcord.ChannelHandle,
+    trouble: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "_RETRY_SECONDS", (0.01,))
+    elsewhere = stage.guild.create_text_channel("owls")
+    await picture_in(stage, elsewhere)
+    if trouble is not None:
+        stage.env.inject_error("GET", f"/channels/{archived.id}", status=trouble, code=0, times=2)
+    # SimCord does not delete the threads of a channel; Discord does, and says nothing of these.
+    stage.env.backend.channels.pop(archived.id)
+    stage.env.backend.guilds[stage.guild.id].thread_ids.remove(archived.id)
+    stage.env.backend.delete_channel(stage.channel.id)
+    await deleted(stage)
+    assert not (await record(stage, 2)).deleted
+
+
+@pytest.mark.parametrize("denied", [True, False])
+async def test_what_is_in_other_threads_that_were_archived_stays(
+    stage: Stage, archived: simcord.ChannelHandle, denied: bool
+) -> None:
+    if denied:
+        path = f"/channels/{archived.id}"
+        stage.env.inject_error("GET", path, status=403, code=50001, times=None)
+    stage.env.backend.delete_channel(stage.guild.create_text_channel("owls").id)
+    asked = stage.bot.service._background._tasks
+    await stage.until(lambda: not any("deletion" in task.get_name() for task in asked))
+    await stage.env.settle()
+    assert not (await record(stage)).deleted
+
+
 async def test_a_deleted_thread_takes_its_pictures_along(stage: Stage) -> None:
     await stage.imagine("red apple")
     thread = await thread_with_picture(stage)
