@@ -77,6 +77,8 @@ class Outlook:
         for position, ticket in enumerate(waiting, start=1):
             if not ticket.taken:
                 self._tell_place(ticket, position)
+        for ticket in running:
+            self._tell_of_beginning(ticket)
         for ticket in (*running, *waiting):
             self._tell_of_silence(ticket)
 
@@ -106,6 +108,14 @@ class Outlook:
         ticket.nearest = min(position, ticket.nearest or position)
         ticket.told_end = self._ends.get(ticket)
         ticket.tell(Waiting(position, self._seconds(ticket), ticket.nearest, ticket.after))
+
+    def _tell_of_beginning(self, ticket: Ticket) -> None:
+        """Tell a job that the engine has in hand, and gives no sign of, that it is late.
+
+        It was told at most a place, and has none any more.
+        """
+        if self._is_silent and not isinstance(ticket.told, Progress):
+            ticket.tell(Progress(ticket.taken, ticket.steps, late=True))
 
     def _tell_of_silence(self, ticket: Ticket) -> None:
         """Tell a job that was begun that it is late, or is not any more."""

@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -27,7 +27,7 @@ from generation.queue import GenerationQueue, JobCancelled, QueueClosed, Ticket
 from generation.request import Event, GenerationRequest, Loading, Progress, Waiting
 
 from .examples import a_request
-from .queues import PATIENCE, FakeEngine, Stage, Told, a_stage, failure_of, seeds_of
+from .queues import PATIENCE, FakeEngine, FakeImage, Stage, Told, a_stage, failure_of, seeds_of
 
 
 @pytest.fixture
@@ -704,3 +704,25 @@ def test_whatever_happens_each_job_ends_once_in_turn_and_alone(plan: list[Action
             asyncio.run(act(plan))
     finally:
         logging.disable(logging.NOTSET)
+
+
+class HeldAtBegin(FakeEngine):
+    """Gives no sign from when it is handed a job until it is let go."""
+
+    def begin(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[FakeImage] | GenerationError]:
+        self._enter("begin", requests[0], self._gate)
+        return super().begin(requests)
+
+
+async def test_a_job_that_the_engine_is_handed_and_gives_no_sign_of_is_told_that_it_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("generation.outlook._SILENCE_SECONDS", 0.2)
+    async with a_stage(HeldAtBegin()) as stage:
+        ticket = stage.submit(1, steps=2)
+        await stage.told[1].until(Progress(0, 2, late=True))
+        stage.engine.let_go()
+        await stage.told[1].until(Progress(0, 2))
+        assert await seeds_of(ticket) == [1]
