@@ -11,6 +11,7 @@ import aiohttp
 import discord
 from discord.utils import MISSING
 
+from .delivery_codes import GARBLED
 from .errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,10 @@ async def log_in(bot: discord.Client, token: str) -> None:
             await bot.login(token)
         except discord.LoginFailure as error:
             raise ConfigError(_LOGIN_REFUSED) from error
-        except UNREACHABLE as error:
+        except (*UNREACHABLE, *GARBLED) as error:
+            if isinstance(error, GARBLED) and bot.application is not None:
+                # Not of an answer: the login was over.
+                raise
             pause = pause_after(attempts)
             log.warning(
                 "Discord cannot be reached (%s); check the network. Trying again in %.0f s.",

@@ -281,7 +281,7 @@ UNPROVEN: Final = Refusal(code=0, meaning="Nothing that is known", course=Course
 # The faults without any answer; `TimeoutError` is an `OSError`.
 NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError)
 # How discord.py fails over an answer that calls itself a success and is a proxy's web page.
-_GARBLED: Final = (AttributeError, KeyError, TypeError, ValueError, discord.InvalidData)
+GARBLED: Final = (AttributeError, KeyError, TypeError, ValueError, discord.InvalidData)
 _SERVER_ERRORS: Final = 500
 _TOO_LARGE_STATUS: Final = 413
 
@@ -302,7 +302,7 @@ async def understood(asking: Awaitable[T]) -> T:
     """
     try:
         return await asking
-    except _GARBLED as error:
+    except GARBLED as error:
         raise Garbled(f"{type(error).__name__}: {error}") from error
 
 

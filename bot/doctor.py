@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import discord
 
 from generation.errors import GenerationError, ModelNotHere
@@ -22,6 +21,7 @@ from storage.space import free_bytes
 from . import console, storage_checks
 from .client import INTENTS
 from .config import Reading, Settings, read_settings
+from .delivery_codes import FAULTS, understood
 from .engines import load_engine
 from .errors import ConfigError
 from .requests import RequestDesk, Wishes
@@ -92,7 +92,7 @@ def _token(settings: Settings) -> Finding:
     except discord.LoginFailure:
         fix = f"copy it again from the Bot page of {PORTAL}; resetting it makes a new one"
         return Finding("token", "Discord refused it", fix)
-    except (aiohttp.ClientError, OSError, discord.HTTPException) as error:
+    except FAULTS as error:
         return Finding(
             "token", "could not be tried", f"Discord cannot be reached ({error}): check the network"
         )
@@ -107,7 +107,7 @@ def _token(settings: Settings) -> Finding:
 
 async def _log_in(token: str) -> str:
     async with discord.Client(intents=INTENTS) as client:
-        await client.login(token)
+        await understood(client.login(token))
         return str(client.user)
 
 

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
 import discord
 from discord import AppCommandPermissionType as Kind
 from discord import app_commands
+
+from .delivery_codes import FAULTS, understood
 
 if TYPE_CHECKING:
     from .client import ImagineBot
@@ -108,7 +109,7 @@ class Integrations:
                 # A command that could not be published yet has no settings of its own.
                 if of is not None
             ]
-        except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
+        except FAULTS as error:
             log.warning("Who may use /%s in %s is not known: %s", command, person.guild, error)
             return True
         parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
@@ -127,14 +128,16 @@ class Integrations:
         if known is not None:
             return known
         try:
-            # discord.py has a method for a command, and none for the whole application.
-            found = await self._bot.http.get_application_command_permissions(
-                self._application_id, guild_id, of
-            )
+            overrides = await understood(self._asked(guild_id, of))
         except discord.NotFound:
             overrides = _NONE
-        else:
-            overrides = Overrides.parse(found["permissions"])
         if changes == self._changes:
             self._known[guild_id, of] = overrides
         return overrides
+
+    async def _asked(self, guild_id: int, of: int) -> Overrides:
+        # discord.py has a method for a command, and none for the whole application.
+        found = await self._bot.http.get_application_command_permissions(
+            self._application_id, guild_id, of
+        )
+        return Overrides.parse(found["permissions"])

@@ -19,6 +19,7 @@ from .errors import BotError
 
 log = logging.getLogger(__name__)
 
+_FAULTS: Final = (*UNREACHABLE, Garbled)
 Commands = Sequence[app_commands.AppCommand]
 
 # discord.py waits for the end of a limit by itself, and that for new commands lasts a day.
@@ -66,7 +67,7 @@ class Publisher:
         """
         try:
             return await self._sync()
-        except UNREACHABLE as error:
+        except _FAULTS as error:
             self._may_help = is_temporary(error)
             return await self._from_before(reason(error))
 
@@ -81,7 +82,7 @@ class Publisher:
             attempts += 1
             try:
                 commands = await self._sync()
-            except UNREACHABLE as error:
+            except _FAULTS as error:
                 self._may_help = is_temporary(error)
                 log.warning("The commands could not be published: %s", reason(error))
             else:
@@ -93,13 +94,13 @@ class Publisher:
         try:
             async with asyncio.timeout(_LOOK_DEADLINE):
                 there = await understood(self._in_force())
-        except (*UNREACHABLE, Garbled) as error:
+        except _FAULTS as error:
             log.info("Which commands Discord has is not known: %s", reason(error))
             there = None
         if there is not None:
             return there
         async with asyncio.timeout(_DEADLINE):
-            return await self._tree.sync()
+            return await understood(self._tree.sync())
 
     async def _in_force(self) -> Commands | None:
         """Return the commands that Discord has, if they are ours."""
@@ -117,8 +118,8 @@ class Publisher:
     async def _from_before(self, why: str) -> Commands:
         try:
             async with asyncio.timeout(_DEADLINE):
-                commands = await self._tree.fetch_commands()
-        except UNREACHABLE:
+                commands = await understood(self._tree.fetch_commands())
+        except _FAULTS:
             self._may_help = True
             commands = []
         names = ", ".join(f"/{command.name}" for command in commands)

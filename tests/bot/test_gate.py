@@ -8,6 +8,7 @@ import logging
 import pkgutil
 from typing import Any
 
+import discord
 import pytest
 from discord.ui import DynamicItem, LayoutView, Modal, View
 from hypothesis import given, settings
@@ -124,6 +125,16 @@ class TestPeople:
         assert await stage.bot.service.jobs.history(stage.alice.id, "", 9) == []
         answered = await stage.bob.slash(stage.channel, "history")
         assert "You have no pictures yet" in answered.response.content
+
+    async def test_an_answer_to_that_which_makes_no_sense_is_no_fault(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def garbled(*_: Any, **__: Any) -> None:
+            raise KeyError("interaction")
+
+        shut(stage, stage.alice.id)
+        monkeypatch.setattr(discord.InteractionResponse, "send_message", garbled)
+        assert not (await stage.alice.slash(stage.channel, "history")).acknowledged
 
     async def test_so_is_a_button_and_a_reaction_does_nothing(self, stage: Stage) -> None:
         message = await stage.imagine("rabbit face")

@@ -1,0 +1,47 @@
+"""The login, whatever answers in Discord's place."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import discord
+import pytest
+
+from bot import connecting
+from bot.connecting import log_in
+
+
+class Client:
+    """As much of a client as a login takes; each attempt has the next of `outcomes`."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        self.outcomes = list(outcomes)
+        self.application: object = None
+        self.http = mock.Mock(close=mock.AsyncMock())
+
+    async def login(self, _token: str) -> None:
+        if (outcome := self.outcomes.pop(0)) is not None:
+            raise outcome
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "pause_after", lambda _: 0)
+
+
+@pytest.mark.parametrize(
+    "kind", [TypeError, KeyError, AttributeError, OSError, discord.InvalidData]
+)
+async def test_an_answer_that_makes_no_sense_is_asked_for_again(kind: type[Exception]) -> None:
+    client: Any = Client(kind("id"), kind("id"), None)
+    await log_in(client, "token")
+    assert client.outcomes == []
+    assert client.http.close.await_count == 2
+
+
+async def test_a_fault_of_ours_after_the_login_is_none_of_discords() -> None:
+    client: Any = Client(TypeError("a fault of ours"), None)
+    client.application = object()
+    with pytest.raises(TypeError, match="of ours"):
+        await log_in(client, "token")
