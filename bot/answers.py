@@ -12,7 +12,7 @@ from typing import Any, Final
 import discord
 
 from .delivery_codes import FAULTS, Course, refusal_of, understood
-from .errors import sentence
+from .errors import USER_ERRORS, sentence
 
 log = logging.getLogger(__name__)
 
@@ -77,3 +77,17 @@ def _sentence(error: Exception) -> str:
         log.warning("Discord refuses an answer: %s", error)
         return refusal_of(error).sentence
     return sentence(error)
+
+
+def without_suggestions(record: logging.LogRecord) -> bool:
+    """Say on one line why somebody who was typing got no suggestions, if that was foreseen.
+
+    It is a filter for the log of discord.py, which writes a trace. Most come too late: the person
+    has typed on.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (*USER_ERRORS, *FAULTS)):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "Somebody who was typing got no suggestions: %s", (error,)
+        record.exc_info = None
+    return True

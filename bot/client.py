@@ -28,7 +28,7 @@ from .buttons import DYNAMIC_ITEMS
 from .config import Settings
 from .delivery import DiscordCourier
 from .engines import start_engine
-from .errors import sentence
+from .errors import OutdatedCommand, sentence
 from .gate import Gate, GatedTree
 from .intake import Intake
 from .memory import PictureMemory
@@ -215,9 +215,18 @@ class ImagineBot(commands.Bot):
     async def _on_command_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError
     ) -> None:
-        """Answer what fails before a command's own code runs, such as a check or an option."""
-        cause = error.original if isinstance(error, app_commands.CommandInvokeError) else error
-        await tell(interaction, sentence(cause))
+        """Answer what fails before a command's own code runs.
+
+        By itself that is a command, or an option of one, that this version does not have: Discord
+        may go on with those of another (`bot.publishing`), and so may somebody's window.
+        """
+        if isinstance(error, app_commands.CommandInvokeError):
+            await tell(interaction, sentence(error.original))
+            return
+        log.warning("A command of another version of the bot was used: %s", error)
+        # Among suggestions nothing can be said.
+        if interaction.type is not discord.InteractionType.autocomplete:
+            await tell(interaction, sentence(OutdatedCommand()))
 
 
 def create_bot(

@@ -5,6 +5,7 @@ BotError
 ├── NotVisible           no such picture, or not for this person's eyes
 ├── AgeRestricted        a picture of an age-restricted channel is asked for in an open one
 ├── UnknownButton        the clicked button is of a picture that is not stored here
+├── OutdatedCommand      a command in Discord is of another version of the bot
 ├── NotAllowed           the person may not do that
 ├── PermissionMissing    the bot may not do in a channel what it has to
 ├── MissingInput         something has to be added to the command
@@ -66,6 +67,15 @@ class UnknownButton(BotError):
     def __init__(self) -> None:
         super().__init__(
             "That button is of a picture that I no longer know; make a new one with /imagine."
+        )
+
+
+class OutdatedCommand(BotError):
+    """A command in the form that another version of the bot has published."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Discord still shows you an older form of that command; reload Discord, then try again."
         )
 
 

@@ -15,6 +15,7 @@ import discord
 from storage.rights import Rights, make_private
 
 from . import console
+from .answers import without_suggestions
 from .client import ImagineBot, create_bot
 from .config import Settings, read_settings
 from .connecting import explain, log_in
@@ -47,6 +48,7 @@ def _start(config: Path | None, *, data: Path | None) -> int:
     deny_inspection()
     settings, token = _configure(config, data=data)
     console.set_up_logging(settings.log_level)
+    logging.getLogger("discord.app_commands.tree").addFilter(without_suggestions)
     if readable_by_others(settings):
         log.warning(
             "Other users may read the token file %s; chmod 600 keeps them out", settings.token_file
