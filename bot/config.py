@@ -21,7 +21,7 @@ from pydantic_settings import (
 from generation.request import GUIDANCE_MAX, GUIDANCE_MIN, SIZE_MAX, SIZE_MIN, STEPS_MAX, STEPS_MIN
 
 from .errors import ConfigError
-from .token import take_token
+from .token import looks_like_token, take_token
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -91,10 +91,14 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read: the settings as far as they are right, and a sentence for each fault."""
+    """What was read: the settings as far as they are right, and a sentence for each fault.
+
+    `token_in` is the file that the token is in, if it is in one.
+    """
 
     settings: Settings
     faults: tuple[str, ...]
+    token_in: Path | None = None
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
@@ -122,15 +126,17 @@ def read_settings(config: Path | None = None, **given: Any) -> Reading:
         ({key: value for key, value in given.items() if value is not None}, "the command line"),
     )
     merged: dict[str, Any] = {}
+    token_in: Path | None = None
     for values, where in sources:
         right = _right(values, where, faults)
         if _TOKEN_KEYS & right.keys():
             # A token of a source that counts less must not be taken in place of this one.
             merged = {key: value for key, value in merged.items() if key not in _TOKEN_KEYS}
+            token_in = file if where == str(file) and "token" in right else right.get("token_file")
         merged |= right
     settings = Settings(**merged)
     faults.extend(_contradictions(settings))
-    return Reading(settings, tuple(faults))
+    return Reading(settings, tuple(faults), token_in)
 
 
 def _right(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
@@ -224,6 +230,6 @@ def _explain(fault: ErrorDetails, where: str) -> str:
 def _shown(key: str, value: object) -> str:
     """Return `value` as a message may show it: no secret, and not at any length."""
     text = repr(value)
-    if "token" in key.lower() or "token" in text.lower():
+    if "token" in key.lower() or "token" in text.lower() or looks_like_token(text):
         return "a secret"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

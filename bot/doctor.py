@@ -58,7 +58,7 @@ def _findings(reading: Reading) -> Iterator[Finding]:
         yield Finding("config", "can be read")
     # What is wrong there is left out, so the other parts can be looked at all the same.
     checks: tuple[Callable[[Settings], Finding], ...] = (
-        _token,
+        lambda settings: _token(settings, reading.token_in),
         _intents,
         _model,
         _device,
@@ -80,7 +80,7 @@ def _print(finding: Finding) -> None:
         console.say(f"  {arrow} {finding.fix}")
 
 
-def _token(settings: Settings) -> Finding:
+def _token(settings: Settings, token_in: Path | None) -> Finding:
     try:
         token = find_token(settings)
     except NoToken as error:
@@ -96,11 +96,11 @@ def _token(settings: Settings) -> Finding:
         return Finding(
             "token", "could not be tried", f"Discord cannot be reached ({error}): check the network"
         )
-    if readable_by_others(settings):
+    if readable_by_others(token_in):
         return Finding(
             "token",
-            f"it belongs to {name}, and other users may read it in {settings.token_file}",
-            f"chmod 600 {settings.token_file}",
+            f"it belongs to {name}, and other users may read it in {token_in}",
+            f"chmod 600 {token_in}",
         )
     return Finding("token", f"it belongs to {name}")
 

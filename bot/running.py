@@ -46,13 +46,11 @@ def _start(config: Path | None, *, data: Path | None) -> int:
     # The database and the pictures are nobody else's to read.
     os.umask(0o077)
     deny_inspection()
-    settings, token = _configure(config, data=data)
+    settings, token, token_in = _configure(config, data=data)
     console.set_up_logging(settings.log_level)
     logging.getLogger("discord.app_commands.tree").addFilter(without_suggestions)
-    if readable_by_others(settings):
-        log.warning(
-            "Other users may read the token file %s; chmod 600 keeps them out", settings.token_file
-        )
+    if readable_by_others(token_in):
+        log.warning("Other users may read the token in %s; chmod 600 keeps them out", token_in)
     _keep_private(settings.data)
     profile = console.locate_model(settings.model, settings.prediction_type)
     forget_secrets()
@@ -71,8 +69,8 @@ def _keep_private(data: Path) -> None:
             )
 
 
-def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str]:
-    """Return the settings and the token.
+def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str, Path | None]:
+    """Return the settings, the token, and the file that it is in, if any.
 
     Raises:
         ConfigError: with all that is wrong with both.
@@ -85,7 +83,7 @@ def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str
     if reading.faults:
         raise ConfigError(*reading.faults)
     # Nothing but the login needs it.
-    return reading.settings.model_copy(update={"token": None}), token
+    return reading.settings.model_copy(update={"token": None}), token, reading.token_in
 
 
 async def _run(bot: ImagineBot, token: str) -> int:

@@ -33,6 +33,8 @@ _SECRETS: Final = (
     "HUGGINGFACE_HUB_TOKEN",
 )
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_LIKE_A_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{18,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{25,}")
+_NAME: Final = re.compile(r"\w*token\s*[=:]", re.IGNORECASE)
 _PREFIX: Final = re.compile(r"(bot|bearer) ", re.IGNORECASE)
 _QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 # A token has about 70 characters; who names another file is not to wait for all of it.
@@ -86,12 +88,17 @@ def find_token(settings: Settings, environment: Mapping[str, str] = os.environ) 
     return token
 
 
-def readable_by_others(settings: Settings) -> bool:
-    """Return whether other users of this machine may read the file that holds the token."""
-    if settings.token is not None or settings.token_file is None:
+def looks_like_token(text: str) -> bool:
+    """Return whether there is a token in a text, as somebody may put one into the wrong place."""
+    return bool(_LIKE_A_TOKEN.search(text))
+
+
+def readable_by_others(file: Path | None) -> bool:
+    """Return whether the token is in a file that other users of this machine may read."""
+    if file is None:
         return False
     try:
-        mode = settings.token_file.stat().st_mode
+        mode = file.stat().st_mode
     except OSError:
         return False
     return bool(mode & (stat.S_IRGRP | stat.S_IROTH))
@@ -115,6 +122,11 @@ def deny_inspection() -> None:
 
 
 def _read(file: Path) -> str:
+    if looks_like_token(str(file)):
+        raise ConfigError(
+            f"The name of the token file is a token itself; set {VARIABLE} to it, or name the file "
+            "that it is in."
+        )
     try:
         with file.open(encoding="utf-8-sig") as opened:
             return opened.read(_LONGEST)
@@ -144,6 +156,7 @@ def _fault(token: str) -> str:
     """Return why Discord cannot have given this token and how to correct it; empty if it can."""
     faults = (
         (token[0] in _QUOTES or token[-1] in _QUOTES, "stands in quotes; leave them out"),
+        (_NAME.match(token), "begins with a name; leave the name and the sign after it out"),
         (len(token.splitlines()) > 1, f"has a line break inside; {_AGAIN}, as one line"),
         (_PREFIX.match(token), "begins with a word that is no part of it; leave that word out"),
         (len(token.split()) > 1, f"has a space inside; {_AGAIN}"),
