@@ -100,6 +100,11 @@ class Actions:
         found = await self._bot.service.jobs.get(job_id)
         return await self._visible(found, asker, str(job_id))
 
+    async def find_shown(self, job_id: int, asker: Asker) -> Job:
+        """Return a job that the asker may see, without what it started from, there or not."""
+        found = await self._bot.service.jobs.record(job_id)
+        return await self._visible(found, asker, str(job_id))
+
     async def _visible(self, job: Job | None, asker: Asker, what: str) -> Job:
         found = check_may_see(self._bot, job, asker.person, asker.channel_id, what)
         await self.check_age(found, asker)

@@ -70,7 +70,7 @@ class History(commands.Cog):
         # Reading, enlarging and sending several pictures may take longer than Discord waits.
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
-        job = await self._bot.actions.find_job(entry.job_id, asker_of(interaction))
+        job = await self._bot.actions.find_shown(entry.job_id, asker_of(interaction))
         await self._bot.actions.check_is_there(entry.job_id, str(entry.job_id))
         async with self._memory.hold(replies.bytes_to_show(job), interaction.user.id):
             pictures = await self._bot.service.pictures(job)
