@@ -31,10 +31,10 @@ from .cogs.removals import DiscordDeletions
 from .cogs.vary import Vary
 from .config import Settings
 from .delivery.courier import DiscordCourier
-from .delivery.presence import has_left
+from .delivery.presence import has_left, is_channel_gone
 from .delivery.retry import InvalidRequests
 from .engines import start_engine
-from .errors import sentence
+from .errors import OutdatedCommand, sentence
 from .interactions.actions import Actions
 from .interactions.answers import tell
 from .interactions.gate import Gate
@@ -194,7 +194,7 @@ class ImagineBot(commands.Bot):
             Vary(self.services, uploads),
             History(self.services),
             Reactions(self, self.services),
-            DiscordDeletions(self.service),
+            DiscordDeletions(self.service, partial(is_channel_gone, self, self.courier.retry)),
         )
         for cog in cogs:
             await self.add_cog(cog)
@@ -274,9 +274,18 @@ class ImagineBot(commands.Bot):
     async def _on_command_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError
     ) -> None:
-        """Answer an error from before a command's own code runs, such as in a check."""
-        cause = error.original if isinstance(error, app_commands.CommandInvokeError) else error
-        await tell(interaction, sentence(cause))
+        """Answer an error from before a command's own code runs.
+
+        Such an error means a command or an option that this version does not have. Discord may
+        still have the commands of another version (`bot.publishing`), and so may a person's app.
+        """
+        if isinstance(error, app_commands.CommandInvokeError):
+            await tell(interaction, sentence(error.original))
+            return
+        log.warning("A command of another version of the bot was used: %s", error)
+        # Discord shows no message among suggestions.
+        if interaction.type is not discord.InteractionType.autocomplete:
+            await tell(interaction, sentence(OutdatedCommand()))
 
 
 def create_bot(

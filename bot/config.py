@@ -28,7 +28,7 @@ from generation.values.request import (
 )
 
 from .errors import ConfigError
-from .token import take_token
+from .token import looks_like_token, take_token
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -98,10 +98,14 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read: the settings without wrong values, and a sentence for each fault."""
+    """What was read: the settings without wrong values, and a sentence for each fault.
+
+    `token_in` is the file that holds the token; None if no file holds it.
+    """
 
     settings: Settings
     faults: tuple[str, ...]
+    token_in: Path | None = None
 
 
 def load_settings(config: Path | None = None, **given: Any) -> Settings:
@@ -129,15 +133,17 @@ def read_settings(config: Path | None = None, **given: Any) -> Reading:
         ({key: value for key, value in given.items() if value is not None}, "the command line"),
     )
     merged: dict[str, Any] = {}
+    token_in: Path | None = None
     for values, where in sources:
         right = _right(values, where, faults)
         if _TOKEN_KEYS & right.keys():
             # A token or token file of a later source replaces both keys of an earlier one.
             merged = {key: value for key, value in merged.items() if key not in _TOKEN_KEYS}
+            token_in = file if where == str(file) and "token" in right else right.get("token_file")
         merged |= right
     settings = Settings(**merged)
     faults.extend(_contradictions(settings))
-    return Reading(settings, tuple(faults))
+    return Reading(settings, tuple(faults), token_in)
 
 
 def _right(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
@@ -231,6 +237,6 @@ def _explain(fault: ErrorDetails, where: str) -> str:
 def _shown(key: str, value: object) -> str:
     """Return `value` for a message: without secrets, and shortened."""
     text = repr(value)
-    if "token" in key.lower() or "token" in text.lower():
+    if "token" in key.lower() or "token" in text.lower() or looks_like_token(text):
         return "a secret"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

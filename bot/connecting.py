@@ -8,16 +8,15 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import aiohttp
 import discord
 from discord.utils import MISSING
 
 from .backoff import backoff
 from .errors import ConfigError
+from .network import GARBLED, UNREACHABLE
 
 log = logging.getLogger(__name__)
 
-UNREACHABLE: Final = (discord.HTTPException, discord.RateLimited, aiohttp.ClientError, OSError)
 # The seconds between two attempts while Discord cannot be reached.
 DELAYS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 _LOGIN_REFUSED: Final = (
@@ -27,7 +26,7 @@ _LOGIN_REFUSED: Final = (
 
 
 async def log_in(bot: discord.Client, token: str) -> None:
-    """Log in and set up `bot`; while Discord cannot be reached, wait and retry.
+    """Log in and set up `bot`; while Discord gives no proper answer, wait and retry.
 
     A login uses only Discord's REST API. It does not count as one of the day's sessions.
 
@@ -40,7 +39,10 @@ async def log_in(bot: discord.Client, token: str) -> None:
             await bot.login(token)
         except discord.LoginFailure as error:
             raise ConfigError(_LOGIN_REFUSED) from error
-        except UNREACHABLE as error:
+        except (*UNREACHABLE, *GARBLED) as error:
+            if isinstance(error, GARBLED) and bot.application is not None:
+                # The login itself succeeded, so this is a fault of the bot.
+                raise
             delay = next(delays)
             log.warning(
                 "Discord cannot be reached (%s); check the network. Trying again in %.0f s.",

@@ -5,6 +5,7 @@ BotError
 ├── NotVisible           no such picture, or this person may not see it
 ├── AgeRestricted        a picture from an age-restricted channel was requested in an open one
 ├── UnknownButton        the clicked button belongs to a picture that is not stored here
+├── OutdatedCommand      the command in Discord belongs to another version of the bot
 ├── NotAllowed           the person may not do that
 ├── PermissionMissing    the bot lacks a permission in the channel
 ├── MissingInput         the command needs another option
@@ -66,6 +67,15 @@ class UnknownButton(BotError):
     def __init__(self) -> None:
         super().__init__(
             "That button belongs to a picture that I no longer know; make a new one with /imagine."
+        )
+
+
+class OutdatedCommand(BotError):
+    """The command was published by another version of the bot, in another form."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Discord still shows you an older form of that command; reload Discord, then try again."
         )
 
 

@@ -13,12 +13,14 @@ from typing import Any, Final
 import discord
 from discord import app_commands
 
-from .connecting import DELAYS, UNREACHABLE, reason, spread_backoff
+from .connecting import DELAYS, reason, spread_backoff
 from .delivery.codes import Garbled, parsed
 from .errors import BotError
+from .network import UNREACHABLE
 
 log = logging.getLogger(__name__)
 
+_FAULTS: Final = (*UNREACHABLE, Garbled)
 Commands = Sequence[app_commands.AppCommand]
 
 # discord.py waits until a rate limit ends. The limit for new commands lasts a day.
@@ -65,7 +67,7 @@ class Publisher:
         """
         try:
             return await self._sync()
-        except UNREACHABLE as error:
+        except _FAULTS as error:
             self._may_help = is_temporary(error)
             return await self._from_before(reason(error))
 
@@ -79,7 +81,7 @@ class Publisher:
             await asyncio.sleep(next(delays))
             try:
                 commands = await self._sync()
-            except UNREACHABLE as error:
+            except _FAULTS as error:
                 self._may_help = is_temporary(error)
                 log.warning("The commands could not be published: %s", reason(error))
             else:
@@ -91,13 +93,13 @@ class Publisher:
         try:
             async with asyncio.timeout(_LOOK_DEADLINE):
                 there = await parsed(self._in_force())
-        except (*UNREACHABLE, Garbled) as error:
+        except _FAULTS as error:
             log.info("The commands that Discord has could not be read: %s", reason(error))
             there = None
         if there is not None:
             return there
         async with asyncio.timeout(_DEADLINE):
-            return await self._tree.sync()
+            return await parsed(self._tree.sync())
 
     async def _in_force(self) -> Commands | None:
         """Return the commands that Discord has, if they are ours."""
@@ -115,8 +117,8 @@ class Publisher:
     async def _from_before(self, why: str) -> Commands:
         try:
             async with asyncio.timeout(_DEADLINE):
-                commands = await self._tree.fetch_commands()
-        except UNREACHABLE:
+                commands = await parsed(self._tree.fetch_commands())
+        except _FAULTS:
             self._may_help = True
             commands = []
         names = ", ".join(f"/{command.name}" for command in commands)

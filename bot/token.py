@@ -33,6 +33,8 @@ _SECRETS: Final = (
     "HUGGINGFACE_HUB_TOKEN",
 )
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_LIKE_A_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{18,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{25,}")
+_NAME: Final = re.compile(r"\w*token\s*[=:]", re.IGNORECASE)
 _PREFIX: Final = re.compile(r"(bot|bearer) ", re.IGNORECASE)
 _QUOTES: Final = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb"
 # A token has about 70 characters. If another file is named by mistake, only this much is read.
@@ -98,12 +100,17 @@ def find_token(settings: TokenSettings, environment: Mapping[str, str] = os.envi
     return token
 
 
-def readable_by_others(settings: TokenSettings) -> bool:
-    """Return whether other users of this machine may read the file that holds the token."""
-    if settings.token is not None or settings.token_file is None:
+def looks_like_token(text: str) -> bool:
+    """Return whether a text holds a token; a person may put a token in a wrong place."""
+    return bool(_LIKE_A_TOKEN.search(text))
+
+
+def readable_by_others(file: Path | None) -> bool:
+    """Return whether other users of this machine may read `file`, which holds the token."""
+    if file is None:
         return False
     try:
-        mode = settings.token_file.stat().st_mode
+        mode = file.stat().st_mode
     except OSError:
         return False
     return bool(mode & (stat.S_IRGRP | stat.S_IROTH))
@@ -127,6 +134,11 @@ def deny_inspection() -> None:
 
 
 def _read(file: Path) -> str:
+    if looks_like_token(str(file)):
+        raise ConfigError(
+            f"The name of the token file is a token itself; set {VARIABLE} to the token, or name "
+            "the file that holds it."
+        )
     try:
         with file.open(encoding="utf-8-sig") as opened:
             return opened.read(_LONGEST)
@@ -156,6 +168,7 @@ def _fault(token: str) -> str:
     """Return why this is no token of Discord's, and how to correct it; "" if it may be one."""
     faults = (
         (token[0] in _QUOTES or token[-1] in _QUOTES, "stands in quotes; leave them out"),
+        (_NAME.match(token), "begins with a name; leave the name and the sign after it out"),
         (len(token.splitlines()) > 1, f"has a line break inside; {_AGAIN}, as one line"),
         (_PREFIX.match(token), "begins with a word that is no part of it; leave that word out"),
         (len(token.split()) > 1, f"has a space inside; {_AGAIN}"),

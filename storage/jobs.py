@@ -102,6 +102,10 @@ class JobStore:
         """Return the ids of the jobs of a server, deleted jobs left out."""
         return await self._db.read(lambda db: jobs.ids_where(db, "guild_id", guild_id))
 
+    async def channels_of(self, guild_id: int) -> list[int]:
+        """Return the channels and threads of a server that have jobs, deleted jobs left out."""
+        return await self._db.read(lambda db: jobs.channels_of(db, guild_id))
+
     async def set_message(self, job_id: int, message_id: int) -> None:
         """Record the Discord message that shows a job."""
         await self._db.run(lambda db: jobs.set_message(db, job_id, message_id))

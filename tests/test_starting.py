@@ -87,7 +87,7 @@ async def test_the_engine_never_has_the_token_and_the_files_are_the_bots_alone(
     del bot.env["DISCORD_TOKEN"]
     bot.env |= {"DISCORD_TOKEN_FILE": str(secret), "HF_TOKEN": "a-secret-of-the-hub"}
     async with bot:
-        await said(bot, "Other users may read the token file")
+        await said(bot, "Other users may read the token in")
         await world.until(world.commands, what="the bot's commands", within=30)
         await world.until(lambda: spawned_by(bot.pid), what="the engine's process", within=30)
         [engine] = spawned_by(bot.pid)

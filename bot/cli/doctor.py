@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import discord
 
 from generation.catalog.locate import locate
@@ -23,6 +22,7 @@ from storage.folder.space import free_bytes
 from .. import console
 from ..client import INTENTS
 from ..config import Reading, Settings, read_settings
+from ..delivery.codes import FAULTS, parsed
 from ..engines import load_engine
 from ..errors import ConfigError
 from ..requests.builder import RequestBuilder
@@ -62,7 +62,7 @@ def _findings(reading: Reading) -> Iterator[Finding]:
         yield Finding("config", "can be read")
     # The settings are without the wrong values, so the other parts can be checked.
     checks: tuple[Callable[[Settings], Finding], ...] = (
-        _token,
+        lambda settings: _token(settings, reading.token_in),
         _intents,
         _model,
         _device,
@@ -84,7 +84,7 @@ def _print(finding: Finding) -> None:
         console.say(f"  {arrow} {finding.fix}")
 
 
-def _token(settings: Settings) -> Finding:
+def _token(settings: Settings, token_in: Path | None) -> Finding:
     try:
         token = find_token(settings)
     except NoToken as error:
@@ -96,22 +96,22 @@ def _token(settings: Settings) -> Finding:
     except discord.LoginFailure:
         fix = f"copy it again from the Bot page of {PORTAL}; resetting it makes a new one"
         return Finding("token", "Discord refused it", fix)
-    except (aiohttp.ClientError, OSError, discord.HTTPException) as error:
+    except FAULTS as error:
         return Finding(
             "token", "could not be tried", f"Discord cannot be reached ({error}): check the network"
         )
-    if readable_by_others(settings):
+    if readable_by_others(token_in):
         return Finding(
             "token",
-            f"it belongs to {name}, and other users may read it in {settings.token_file}",
-            f"chmod 600 {settings.token_file}",
+            f"it belongs to {name}, and other users may read it in {token_in}",
+            f"chmod 600 {token_in}",
         )
     return Finding("token", f"it belongs to {name}")
 
 
 async def _log_in(token: str) -> str:
     async with discord.Client(intents=INTENTS) as client:
-        await client.login(token)
+        await parsed(client.login(token))
         return str(client.user)
 
 

@@ -19,6 +19,7 @@ from ..client import ImagineBot, create_bot
 from ..config import Settings, read_settings
 from ..connecting import explain, log_in
 from ..errors import ConfigError
+from ..interactions.answers import shorten_suggestion_errors
 from ..token import deny_inspection, find_token, forget_secrets, readable_by_others
 
 log = logging.getLogger(__name__)
@@ -45,12 +46,11 @@ def _start(config: Path | None, *, data: Path | None) -> int:
     # Other users must not read the database and the pictures.
     os.umask(0o077)
     deny_inspection()
-    settings, token = _configure(config, data=data)
+    settings, token, token_in = _configure(config, data=data)
     console.set_up_logging(settings.log_level)
-    if readable_by_others(settings):
-        log.warning(
-            "Other users may read the token file %s; chmod 600 keeps them out", settings.token_file
-        )
+    logging.getLogger("discord.app_commands.tree").addFilter(shorten_suggestion_errors)
+    if readable_by_others(token_in):
+        log.warning("Other users may read the token in %s; chmod 600 keeps them out", token_in)
     _keep_private(settings.data)
     profile = console.locate_model(settings.model, settings.prediction_type)
     forget_secrets()
@@ -69,8 +69,8 @@ def _keep_private(data: Path) -> None:
             )
 
 
-def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str]:
-    """Return the settings and the token.
+def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str, Path | None]:
+    """Return the settings, the token, and the file that holds the token, if there is one.
 
     Raises:
         ConfigError: with a sentence for each fault of both.
@@ -83,7 +83,7 @@ def _configure(config: Path | None, *, data: Path | None) -> tuple[Settings, str
     if reading.faults:
         raise ConfigError(*reading.faults)
     # Only the login needs the token.
-    return reading.settings.model_copy(update={"token": None}), token
+    return reading.settings.model_copy(update={"token": None}), token, reading.token_in
 
 
 async def _run(bot: ImagineBot, token: str) -> int:

@@ -64,7 +64,7 @@ class History(commands.Cog):
         # Reading, enlarging and sending pictures may take longer than Discord waits for an answer.
         if not interaction.response.is_done():
             await interaction.response.defer(thinking=True, ephemeral=True)
-        job = await self._services.lookup.find_job(entry.job_id, requester_of(interaction))
+        job = await self._services.lookup.find_record(entry.job_id, requester_of(interaction))
         await self._services.lookup.check_is_there(entry.job_id, str(entry.job_id))
         async with self._services.memory.hold(attachments.bytes_to_show(job), interaction.user.id):
             pictures = await self._services.jobs.pictures(job)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import discord
@@ -11,6 +11,7 @@ from discord.ext import commands
 
 from storage.errors import StorageError
 
+from ..interactions.concurrency import NewestOnly
 from ..jobs.service import ImagineService
 
 log = logging.getLogger(__name__)
@@ -25,9 +26,14 @@ class DiscordDeletions(commands.Cog):
     at the next connection.
     """
 
-    def __init__(self, service: ImagineService) -> None:
+    def __init__(
+        self, service: ImagineService, is_channel_gone: Callable[[int], Awaitable[bool]]
+    ) -> None:
         self._service = service
         self._removals = service.removals
+        self._is_channel_gone = is_channel_gone
+        # If many channels are deleted, one last search finds the threads of all of them.
+        self._searches = NewestOnly()
 
     def _start(self, writing: Coroutine[Any, Any, None]) -> None:
         # In the background, since the write may have to wait until the disk has room.
@@ -47,8 +53,17 @@ class DiscordDeletions(commands.Cog):
 
     @commands.Cog.listener()
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
-        """Delete the jobs of a channel. discord.py reports the channel's threads separately."""
+        """Delete the jobs of a channel and of its threads.
+
+        discord.py reports the channel's threads separately, but no archived ones.
+        """
         self._start(self._removals.channel_gone(channel.id))
+        self._start(self._search_threads(channel.guild.id))
+
+    async def _search_threads(self, guild_id: int) -> None:
+        await self._searches.do(
+            guild_id, lambda: self._removals.threads_gone(guild_id, self._is_channel_gone)
+        )
 
     @commands.Cog.listener()
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:

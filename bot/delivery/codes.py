@@ -11,8 +11,9 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-import aiohttp
 import discord
+
+from ..network import GARBLED, NETWORK_ERRORS
 
 T = TypeVar("T")
 
@@ -278,10 +279,6 @@ PASSING: Final = Refusal(
 )
 UNPROVEN: Final = Refusal(code=0, meaning="Unknown", course=Course.UNPROVEN)
 
-# Requests without any answer; `TimeoutError` is an `OSError`.
-NETWORK_ERRORS: Final = (aiohttp.ClientError, OSError)
-# discord.py raises these for a success whose body is a proxy's web page.
-_GARBLED: Final = (AttributeError, KeyError, TypeError, ValueError, discord.InvalidData)
 _SERVER_ERRORS: Final = 500
 _TOO_LARGE_STATUS: Final = 413
 
@@ -302,7 +299,7 @@ async def parsed(request: Awaitable[T]) -> T:
     """
     try:
         return await request
-    except _GARBLED as error:
+    except GARBLED as error:
         raise Garbled(f"{type(error).__name__}: {error}") from error
 
 

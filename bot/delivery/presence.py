@@ -63,6 +63,26 @@ async def is_gone(http: HTTPClient, job: Job) -> bool:
     return True
 
 
+async def is_channel_gone(client: discord.Client, retry: Retry, channel_id: int) -> bool:
+    """Return whether a channel or thread was deleted; wait while Discord is out of reach.
+
+    A channel that the connection names exists. Discord has to say twice that another one is gone.
+    """
+
+    async def ask() -> None:
+        await parsed(client.http.get_channel(channel_id))
+
+    if client.get_channel(channel_id) is not None:
+        return False
+    try:
+        await retry.run(ask, Target(partial(exists, client.http, channel_id, None)))
+    except MessageGone:
+        return client.get_channel(channel_id) is None
+    except Undeliverable as error:
+        log.info("Discord does not say whether channel %s exists: %s", channel_id, error)
+    return False
+
+
 async def has_left(client: discord.Client, retry: Retry, guild_id: int) -> bool:
     """Return whether the bot is no longer in a server; wait while Discord is out of reach.
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import discord
 
 from ..delivery.codes import FAULTS, Course, parsed, refusal_of
-from ..errors import sentence
+from ..errors import USER_ERRORS, sentence
 
 log = logging.getLogger(__name__)
 
@@ -77,3 +77,17 @@ def _sentence(error: Exception) -> str:
         log.warning("Discord refuses an answer: %s", error)
         return refusal_of(error).sentence
     return sentence(error)
+
+
+def shorten_suggestion_errors(record: logging.LogRecord) -> bool:
+    """Replace the trace of failed suggestions with one line, if the error is an expected one.
+
+    This is a filter for the log of discord.py. Most suggestions fail because they come too late:
+    the person has typed on.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (*USER_ERRORS, *FAULTS)):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg, record.args = "A person who was typing got no suggestions: %s", (error,)
+        record.exc_info = None
+    return True

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import aiohttp
 import discord
 
+from ..delivery.codes import FAULTS, parsed
 from .buckets import Buckets, Policy
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ _TYPING: Final = Policy(burst=40, rate=5)
 _ANSWERS: Final = Policy(burst=3, rate=0.2)
 _LOGGED: Final = Policy(burst=1, rate=1 / 600)
 _TOO_MANY: Final = "You are asking faster than I can keep up with; please wait a minute."
-_SENDING_ERRORS: Final = (discord.HTTPException, aiohttp.ClientError, OSError)
 
 
 class Gate:
@@ -57,8 +56,8 @@ class Gate:
         if self.passes(interaction.user.id, typing=is_typing):
             return True
         if self._answers.take(interaction.user.id):
-            with contextlib.suppress(*_SENDING_ERRORS):
-                await _refuse(interaction, is_typing=is_typing)
+            with contextlib.suppress(*FAULTS):
+                await parsed(_refuse(interaction, is_typing=is_typing))
         return False
 
 

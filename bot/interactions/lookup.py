@@ -69,6 +69,11 @@ class Lookup:
         found = await self._store.get(job_id)
         return await self._visible(found, requester, str(job_id))
 
+    async def find_record(self, job_id: int, requester: Requester) -> Job:
+        """Return a job that the requester may see, without the picture that it starts from."""
+        found = await self._store.record(job_id)
+        return await self._visible(found, requester, str(job_id))
+
     async def find_rerunnable(self, job_id: int, requester: Requester) -> Job:
         """Return a job that the requester may run again.
 

@@ -65,6 +65,16 @@ class Removals:
         """Delete the jobs of a channel or thread."""
         await self._delete(await self._jobs.ids_in_channel(channel_id), "their channel is gone")
 
+    async def threads_gone(self, guild_id: int, is_gone: Callable[[int], Awaitable[bool]]) -> None:
+        """Delete the jobs of those threads and channels of a server that no longer exist.
+
+        Discord does not report the archived threads of a deleted channel. `is_gone` asks Discord
+        about one channel or thread.
+        """
+        for channel_id in await self._jobs.channels_of(guild_id):
+            if await is_gone(channel_id):
+                await self.channel_gone(channel_id)
+
     async def guild_gone(self, guild_id: int) -> None:
         """Delete the jobs of a server that the bot has left."""
         await self._delete(await self._jobs.ids_in_guild(guild_id), "the bot has left their server")

@@ -14,11 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aiohttp
 import discord
 from discord import AppCommandPermissionType as Kind
 from discord import app_commands
 from discord.http import HTTPClient
+
+from ..delivery.codes import FAULTS, parsed
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Integrations:
                 # A command that is not published yet has no settings.
                 if of is not None
             ]
-        except (discord.HTTPException, aiohttp.ClientError, OSError) as error:
+        except FAULTS as error:
             log.warning("The settings of /%s in %s are unknown: %s", command, person.guild, error)
             return True
         parent_id = channel.parent_id if isinstance(channel, discord.Thread) else channel.id
@@ -123,15 +124,17 @@ class Integrations:
         if known is not None:
             return known
         try:
-            # discord.py has a method for the settings of a command, and none for the application's.
-            found = await self._http.get_application_command_permissions(
-                self._application_id, guild_id, of
-            )
+            overrides = await parsed(self._fetch(guild_id, of))
         except discord.NotFound:
             overrides = _NONE
-        else:
-            overrides = Overrides.parse(found["permissions"])
         # `forget` may have been called meanwhile; then the answer may be outdated.
         if changes == self._changes:
             self._known[guild_id, of] = overrides
         return overrides
+
+    async def _fetch(self, guild_id: int, of: int) -> Overrides:
+        # discord.py has a method for the settings of a command, and none for the application's.
+        found = await self._http.get_application_command_permissions(
+            self._application_id, guild_id, of
+        )
+        return Overrides.parse(found["permissions"])

@@ -76,6 +76,8 @@ class JobUpdates:
         for position, ticket in enumerate(waiting, start=1):
             if not ticket.taken:
                 self._tell_place(ticket, position)
+        for ticket in running:
+            self._tell_late_start(ticket)
         for ticket in (*running, *waiting):
             self._tell_silence(ticket)
 
@@ -105,6 +107,14 @@ class JobUpdates:
         ticket.nearest = min(position, ticket.nearest or position)
         ticket.last_estimate = self._ends.get(ticket)
         ticket.tell(Waiting(position, self._seconds(ticket), ticket.nearest, ticket.after))
+
+    def _tell_late_start(self, ticket: Ticket) -> None:
+        """Tell a job that the engine has, but has not started yet, that it is late.
+
+        The last event of such a job is a place in the queue, which it has no longer.
+        """
+        if self._is_silent and not isinstance(ticket.last_event, Progress):
+            ticket.tell(Progress(ticket.taken, ticket.steps, late=True))
 
     def _tell_silence(self, ticket: Ticket) -> None:
         """Tell a started job that it is late, or no longer late."""

@@ -166,6 +166,31 @@ def ids_where(
     return [job_id for (job_id,) in rows.fetchall()]
 
 
+def channels_of(db: sqlite_utils.Database, guild_id: int) -> list[int]:
+    """Return the channels and threads of a server that have jobs, deleted jobs left out.
+
+    The statement jumps from one channel to the next in the index, and skips the jobs between.
+    """
+    rows = db.execute(
+        """
+        WITH RECURSIVE channels (id) AS (
+            SELECT min(channel_id) FROM jobs WHERE NOT deleted
+            UNION ALL
+            SELECT (
+                SELECT min(channel_id) FROM jobs WHERE NOT deleted AND channel_id > channels.id
+            )
+            FROM channels WHERE channels.id IS NOT NULL
+        )
+        SELECT id FROM channels
+        WHERE (
+            SELECT guild_id FROM jobs WHERE NOT deleted AND channel_id = channels.id LIMIT 1
+        ) = ?
+        """,
+        (guild_id,),
+    )
+    return [channel_id for (channel_id,) in rows.fetchall()]
+
+
 def unfinished_rows(db: sqlite_utils.Database) -> list[Row]:
     """Return the rows of the unfinished jobs, oldest first."""
     return list(

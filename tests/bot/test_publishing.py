@@ -105,6 +105,23 @@ async def test_an_answer_that_makes_no_sense_stops_no_start(
     assert published(stage)[IMAGINE]["description"] != "Spam"
 
 
+@pytest.mark.parametrize("answer", ["<html>", [{"name": "imagine"}], [None]])
+async def test_a_garbled_answer_to_the_publishing_stops_no_start(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    upsert = HTTPClient.bulk_upsert_global_commands
+
+    async def garble(*arguments: Any, **options: Any) -> Any:
+        await upsert(*arguments, **options)
+        return answer
+
+    published(stage)[IMAGINE]["description"] = "Spam"
+    monkeypatch.setattr(HTTPClient, "bulk_upsert_global_commands", garble)
+    await stage.restart()
+    assert published(stage)[IMAGINE]["description"] != "Spam"
+    assert stage.bot.integrations._ids
+
+
 async def test_where_discord_does_not_say_what_it_has_the_commands_are_published(
     stage: Stage,
 ) -> None:

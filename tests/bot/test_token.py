@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.config import Settings, load_settings
+from bot.config import Settings, load_settings, read_settings
 from bot.errors import ConfigError
 from bot.token import find_token, forget_secrets, readable_by_others
 
@@ -50,6 +50,8 @@ def refused(settings: Settings) -> str:
         (f'"{TOKEN}"', "stands in quotes; leave them out"),
         (f"'{TOKEN}", "stands in quotes; leave them out"),
         (f"\u201c{TOKEN}\u201d", "stands in quotes; leave them out"),
+        (f"DISCORD_TOKEN={TOKEN}", "begins with a name; leave the name"),
+        (f"token: {TOKEN}", "begins with a name; leave the name"),
         (f"Bot {TOKEN}", "begins with a word that is no part of it"),
         (f"{TOKEN} {TOKEN}", "has a space inside"),
         (f"{TOKEN}\u00e9", "has a character inside that no token has"),
@@ -77,11 +79,39 @@ def test_a_token_is_taken_as_a_header_can_hold_it_or_refused(text: str) -> None:
 
 def test_a_file_of_the_config_holds_the_token(tmp_path: Path, token_file: Path) -> None:
     (tmp_path / "config.toml").write_text('token_file = "token"')
-    settings = load_settings()
-    assert find_token(settings) == TOKEN
-    assert not readable_by_others(settings)
+    reading = read_settings(None)
+    assert find_token(reading.settings) == TOKEN
+    assert reading.token_in == Path("token")
+    assert not readable_by_others(reading.token_in)
     token_file.chmod(0o640)
-    assert readable_by_others(settings)
+    assert readable_by_others(reading.token_in)
+
+
+def test_a_config_that_holds_the_token_is_checked_like_a_token_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'token = "{TOKEN}"')
+    config.chmod(0o644)
+    assert readable_by_others(read_settings(None).token_in)
+    config.chmod(0o600)
+    assert not readable_by_others(read_settings(None).token_in)
+    config.chmod(0o644)
+    monkeypatch.setenv("DISCORD_TOKEN", "another")
+    assert read_settings(None).token_in is None
+
+
+def test_a_token_in_a_wrong_place_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GabcdE.s3cret_s3cret-s3cret_s3cret"
+    assert "token itself" in refused(Settings(token_file=Path(token)))
+    assert "s3cret" not in refused(Settings(token_file=Path(token)))
+    (tmp_path / "config.toml").write_text(f'dtype = "{token}"')
+    monkeypatch.setenv("IMAGINE_BOT_PROGRESS_SECONDS", token)
+    faults = read_settings(None).faults
+    assert len(faults) == 2
+    assert "s3cret" not in "".join(faults)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..stage import Stage, deeds
+from ..stage import Stage, deeds, pictures
 
 
 async def test_history_lists_one_s_own_pictures_newest_first_in_private(stage: Stage) -> None:
@@ -60,3 +60,17 @@ async def test_a_removed_picture_is_out_of_the_history(stage: Stage) -> None:
     await stage.until(lambda: not stage.messages())
     result = await stage.alice.slash(stage.channel, "history", search="rabbit")
     assert "None of your pictures match" in result.response.content
+
+
+async def test_a_picture_is_shown_even_if_its_source_is_gone(stage: Stage) -> None:
+    message = await stage.imagine("rabbit face")
+    await stage.alice.click(message, custom_id="vary:1:1")
+    (made,) = [other for other in stage.messages() if other.id != message.id]
+    await stage.finished(made.id)
+    (source,) = await stage.bot.service.jobs.images(1)
+    for file in (stage.settings.data / "pictures").rglob(f"{source.sha256}*"):
+        file.unlink()
+    shown = await stage.alice.slash(stage.channel, "history", search="2")
+    assert shown.response is not None
+    assert "rabbit face" in shown.response.content
+    assert pictures(shown.response.message)

@@ -97,6 +97,51 @@ async def test_deleting_a_channel_deletes_its_pictures_and_those_of_its_threads(
     await stage.until(lambda: not files(stage))
 
 
+@pytest.fixture
+async def archived(stage: Stage) -> simcord.ChannelHandle:
+    """Return an archived thread with a picture; discord.py has dropped the thread."""
+    thread = await thread_with_picture(stage)
+    known = stage.bot.get_channel(thread.id)
+    assert isinstance(known, discord.Thread)
+    await known.edit(archived=True)
+    await stage.until(lambda: stage.bot.get_channel(thread.id) is None)
+    return thread
+
+
+@pytest.mark.parametrize("status", [None, 503, 404])
+async def test_deleting_a_channel_deletes_the_pictures_of_its_archived_threads(
+    stage: Stage,
+    archived: simcord.ChannelHandle,
+    status: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bot.delivery.retry._DELAYS", (0.01,))
+    elsewhere = stage.guild.create_text_channel("owls")
+    await picture_in(stage, elsewhere)
+    if status is not None:
+        stage.env.inject_error("GET", f"/channels/{archived.id}", status=status, code=0, times=2)
+    # SimCord does not delete the threads of a channel. Discord does, and reports no archived ones.
+    stage.env.backend.channels.pop(archived.id)
+    stage.env.backend.guilds[stage.guild.id].thread_ids.remove(archived.id)
+    stage.env.backend.delete_channel(stage.channel.id)
+    await deleted(stage)
+    assert not (await record(stage, 2)).deleted
+
+
+@pytest.mark.parametrize("denied", [True, False])
+async def test_deleting_a_channel_keeps_the_pictures_of_other_archived_threads(
+    stage: Stage, archived: simcord.ChannelHandle, denied: bool
+) -> None:
+    if denied:
+        path = f"/channels/{archived.id}"
+        stage.env.inject_error("GET", path, status=403, code=50001, times=None)
+    stage.env.backend.delete_channel(stage.guild.create_text_channel("owls").id)
+    tasks = stage.bot.service._background._tasks
+    await stage.until(lambda: not any("deletion" in task.get_name() for task in tasks))
+    await stage.env.settle()
+    assert not (await record(stage)).deleted
+
+
 async def test_deleting_a_thread_deletes_its_pictures(stage: Stage) -> None:
     await stage.imagine("red apple")
     thread = await thread_with_picture(stage)

@@ -8,6 +8,7 @@ import logging
 import pkgutil
 from typing import Any
 
+import discord
 import pytest
 from discord.ui import DynamicItem, LayoutView, Modal, View
 from hypothesis import given, settings
@@ -125,6 +126,16 @@ class TestPeople:
         assert await stage.bot.services.lookup.history(stage.alice.id, "", 9) == []
         answered = await stage.bob.slash(stage.channel, "history")
         assert "You have no pictures yet" in answered.response.content
+
+    async def test_a_garbled_answer_to_the_refusal_is_no_error(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def garbled(*_: Any, **__: Any) -> None:
+            raise KeyError("interaction")
+
+        shut(stage, stage.alice.id)
+        monkeypatch.setattr(discord.InteractionResponse, "send_message", garbled)
+        assert not (await stage.alice.slash(stage.channel, "history")).acknowledged
 
     async def test_a_button_too_many_is_answered_once_and_a_reaction_does_nothing(
         self, stage: Stage

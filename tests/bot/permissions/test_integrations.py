@@ -215,3 +215,15 @@ async def test_buttons_work_if_discord_does_not_answer(stage: Stage, server: Ser
     stage.env.inject_error("GET", "/applications/*/permissions", status=403, code=50001)
     assert await server.may_press(message, "rerun:1")
     assert not await server.may_press(message, "rerun:1")
+
+
+@pytest.mark.parametrize("answer", ["<html>", {"message": "no"}, {"permissions": [None]}])
+async def test_buttons_work_if_the_answer_is_garbled(
+    stage: Stage, server: Server, monkeypatch: pytest.MonkeyPatch, answer: Any
+) -> None:
+    async def garble(*_: Any) -> Any:
+        return answer
+
+    message = await stage.imagine()
+    monkeypatch.setattr(stage.bot.http, "get_application_command_permissions", garble)
+    assert await server.may_press(message, "rerun:1")

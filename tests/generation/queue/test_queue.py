@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -25,6 +26,7 @@ from ..queues import (
     PATIENCE,
     EventLog,
     FakeEngine,
+    FakeImage,
     Stage,
     a_stage,
     failure_of,
@@ -303,3 +305,25 @@ class TestWithTheRealEngine:
         async with GenerationQueue(lambda: engine, limit=1) as queue:
             error = await failure_of(queue.submit(1, a_request(), EventLog()))
         assert str(error) == "The width is 72; use 64."
+
+
+class HeldAtBegin(FakeEngine):
+    """An engine that begins a job only when the test lets it."""
+
+    def begin(
+        self, requests: Sequence[GenerationRequest]
+    ) -> list[list[FakeImage] | GenerationError]:
+        self._enter("begin", requests[0], self._gate)
+        return super().begin(requests)
+
+
+async def test_a_job_that_the_engine_does_not_start_is_told_that_it_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("generation.queue.updates._SILENCE_SECONDS", 0.2)
+    async with a_stage(HeldAtBegin()) as stage:
+        ticket = stage.submit(1, steps=2)
+        await stage.told[1].until(Progress(0, 2, late=True))
+        stage.engine.open_gates()
+        await stage.told[1].until(Progress(0, 2))
+        assert await seeds_of(ticket) == [1]

@@ -82,6 +82,22 @@ async def test_the_jobs_of_a_channel_or_a_server_are_found_by_an_index(
     ]
 
 
+async def test_the_channels_of_a_server_are_found_without_reading_each_job(
+    store: JobStore, asked: list[str]
+) -> None:
+    for channel_id in (9, 3, 3, 7):
+        await store.add(new_job(guild_id=2, channel_id=channel_id))
+    await store.add(new_job(guild_id=20, channel_id=5))
+    gone = await store.add(new_job(guild_id=2, channel_id=8))
+    await store.delete(gone.id)
+    asked.clear()
+    assert await store.channels_of(2) == [3, 7, 9]
+    assert await store.channels_of(21) == []
+    statement = next(sql for sql in asked if "RECURSIVE" in sql)
+    steps = await store._db.read(lambda db: plan(db, statement))
+    assert "SCAN jobs" not in steps
+
+
 async def test_a_search_reads_the_newest_jobs_first_and_sorts_nothing(store: JobStore) -> None:
     steps = await store._db.read(lambda db: plan(db, queries.SEARCH))
     assert "TEMP B-TREE" not in steps
