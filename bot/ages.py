@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# Discord marks whole servers, too, beside what their owners mark.
+_FOR_ADULTS: Final = frozenset({discord.NSFWLevel.explicit, discord.NSFWLevel.age_restricted})
 # Of the three that Discord gives an interaction.
 _SECONDS: Final = 1.0
 # Asked at once, as many as a list of suggestions has.
@@ -120,8 +122,11 @@ class Ages:
 def restriction(channel: object) -> bool | None:
     """Return whether only adults may open a channel; None if it, or a thread's parent, is unknown.
 
-    Direct messages are open to all.
+    Direct messages are open to all. A server that is for adults only has no open channel.
     """
+    guild = getattr(channel, "guild", None)
+    if guild is not None and guild.nsfw_level in _FOR_ADULTS:
+        return True
     if channel is None or (isinstance(channel, discord.Thread) and channel.parent is None):
         return None
     ask = getattr(channel, "is_nsfw", None)
