@@ -25,6 +25,8 @@ from ..errors import AgeRestricted
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# Discord marks whole servers as well, apart from the channels that their owners mark.
+_FOR_ADULTS: Final = frozenset({discord.NSFWLevel.explicit, discord.NSFWLevel.age_restricted})
 # Part of the three seconds that Discord gives an interaction.
 _SECONDS: Final = 1.0
 # Requests at the same time: the length of a list of suggestions.
@@ -117,8 +119,11 @@ class Ages:
 def restriction(channel: object) -> bool | None:
     """Return whether a channel is age-restricted; None if the channel or its parent is unknown.
 
-    Direct messages are never age-restricted.
+    Direct messages are never age-restricted. All channels of a server for adults are.
     """
+    guild = getattr(channel, "guild", None)
+    if guild is not None and guild.nsfw_level in _FOR_ADULTS:
+        return True
     if channel is None or (isinstance(channel, discord.Thread) and channel.parent is None):
         return None
     ask = getattr(channel, "is_nsfw", None)

@@ -71,6 +71,25 @@ async def test_a_picture_for_adults_is_neither_varied_nor_shown_in_an_open_chann
     assert job.age_restricted
 
 
+@pytest.mark.parametrize("level", [discord.NSFWLevel.explicit, discord.NSFWLevel.age_restricted])
+async def test_a_server_for_adults_has_no_open_channel(
+    stage: Stage, level: discord.NSFWLevel
+) -> None:
+    guild = stage.bot.get_guild(stage.guild.id)
+    assert guild is not None
+    # SimCord sends no such mark; discord.py keeps it here.
+    guild.nsfw_level = level
+    await made_in(stage, stage.channel)
+    job = await stage.bot.service.jobs.get(1)
+    assert job is not None
+    assert job.age_restricted
+    await stage.alice.slash(stage.channel, "vary", image="1-1")
+    await stage.until(lambda: len([m for m in stage.messages() if pictures(m)]) == 2)
+
+    guild.nsfw_level = discord.NSFWLevel.default
+    assert await refused(stage, stage.channel, "vary", image="1-1")
+
+
 async def test_prompts_from_there_are_not_suggested_or_listed_in_an_open_channel(
     stage: Stage, adults: Any
 ) -> None:
