@@ -84,6 +84,7 @@ ERRORS: tuple[GenerationError, ...] = (
     MemberQueueFull(3),
     errors.GroupQueueFull(5, direct=False),
     ModelError("There is no model."),
+    errors.ModelNotHere("The model is not here yet."),
     EngineFailed("It broke."),
     OutOfMemory(),
     NotFinite(),
