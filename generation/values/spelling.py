@@ -200,7 +200,8 @@ def _is_pictograph(char: str) -> bool:
 
 def _visible(text: str) -> Iterator[str]:
     """Yield the characters of `text` that can be seen, and a space for each kind of space."""
-    around = ["", *text, ""]
+    # Left out first, since a joiner is judged by its neighbors.
+    around = ["", *(char for char in text if not _is_ignored(char)), ""]
     for (before, char), (_, after) in zip(pairwise(around), pairwise(around[1:]), strict=False):
         kind = unicodedata.category(char) if char else ""
         if kind in _SPACES or char in "\t\n\r\v\f\x85":
@@ -209,10 +210,12 @@ def _visible(text: str) -> Iterator[str]:
             # In some scripts these characters decide how two letters are joined.
             if char in "\u200c\u200d" and _joins(before) and _joins(after):
                 yield char
-        elif char in _IGNORED or any(ord(char) in block for block in _SELECTORS):
-            continue
         elif kind not in ("Cc", "Co"):
             yield char
+
+
+def _is_ignored(char: str) -> bool:
+    return char in _IGNORED or any(ord(char) in block for block in _SELECTORS)
 
 
 def _joins(char: str) -> bool:

@@ -6,7 +6,7 @@ import unicodedata
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from generation.models.stable_diffusion import StableDiffusion
@@ -58,8 +58,13 @@ def test_emoji_are_read_by_their_names(typed: str, read: str) -> None:
 
 
 @given(
-    st.text(st.sampled_from([*"".join(EMOJI), "\ufe0f", "\n", " ", "x", "é", "🐙", "“", "<", ":"]))
+    st.text(
+        st.sampled_from(
+            [*"".join(EMOJI), "\ufe0f", "\n", " ", "x", "é", "🐙", "“", "<", ":", "\u200d", "ل"]
+        )
+    )
 )
+@example("\ufe0f\u200d\ufe0f")
 def test_a_prompt_is_read_the_same_when_it_is_read_again(text: str) -> None:
     read = spell_emoji(text, EMOJI)
     assert spell_emoji(read, EMOJI) == read
