@@ -101,7 +101,7 @@ class Actions:
         return await self._visible(found, asker, str(job_id))
 
     async def find_shown(self, job_id: int, asker: Asker) -> Job:
-        """Return a job that the asker may see, without what it started from, there or not."""
+        """Return a job that the asker may see; its source is not read, and may be gone."""
         found = await self._bot.service.jobs.record(job_id)
         return await self._visible(found, asker, str(job_id))
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Discord marks whole servers, too, beside what their owners mark.
+# Discord marks whole servers as well, apart from the channels that their owners mark.
 _FOR_ADULTS: Final = frozenset({discord.NSFWLevel.explicit, discord.NSFWLevel.age_restricted})
 # Of the three that Discord gives an interaction.
 _SECONDS: Final = 1.0

@@ -131,7 +131,7 @@ def _model(settings: Settings) -> Finding:
 
 
 def _look_at(settings: Settings) -> ModelProfile:
-    # What is downloaded or converted here would belong to the user who asks, not to the bot's.
+    # A file that doctor downloads or converts would belong to the user who runs doctor.
     return locate(settings.model, prediction_type=settings.prediction_type, only_look=True)
 
 
@@ -183,7 +183,7 @@ def _folder_to_be(data: Path) -> Finding:
     except PermissionError:
         pass
     except OSError as error:
-        # As of a name that is too long.
+        # For example, the name is too long.
         reason = f"{error.strerror}: name another folder with --data"
         return Finding("database", f"{data} can be no folder", reason)
     parent = _nearest(data)

@@ -69,7 +69,7 @@ class Removals:
     async def threads_gone(self, guild_id: int, is_gone: Callable[[int], Awaitable[bool]]) -> None:
         """Delete the jobs of a server's threads that went with their channel.
 
-        Of those that were archived Discord does not tell. `is_gone` asks about a channel or thread.
+        Discord sends no event for a thread that was archived. `is_gone` asks about one channel.
         """
         await self._threads.do(guild_id, lambda: self._threads_gone(guild_id, is_gone))
 

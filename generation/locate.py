@@ -150,22 +150,13 @@ def locate(
         raise ModelError(pickle_sentence(f"The model {name}"))
     if name and _is(Path.is_dir, path):
         return profile(path, path.resolve().name, prediction_type=prediction_type)
-    if path.suffix.lower() == ".gguf":
-        raise ModelError(
-            f"The model {name} is a GGUF file, which is not supported yet; choose a .safetensors "
-            "file of the same model."
-        )
     if path.suffix.lower() in _SINGLE_FILES:
         # The hub's client takes a good part of a second to load: only who needs it waits.
         from .single_file import open_single_file  # noqa: PLC0415
 
         folder = open_single_file(path, only_look=only_look)
         return profile(folder, path.stem, prediction_type=prediction_type)
-    if name and _is(Path.is_file, path):
-        raise ModelError(
-            f"The model {name} is a file of a kind that is not supported; choose a folder in the "
-            "layout of diffusers, or a checkpoint in one .safetensors file."
-        )
+    _refuse_other_files(name, path)
     if _HUB_ID.fullmatch(name):
         from .hub import download, find  # noqa: PLC0415
 
@@ -185,21 +176,34 @@ def locate(
     )
 
 
+def _refuse_other_files(name: str, path: Path) -> None:
+    if path.suffix.lower() == ".gguf":
+        raise ModelError(
+            f"The model {name} is a GGUF file, which is not supported yet; choose a .safetensors "
+            "file of the same model."
+        )
+    if name and _is(Path.is_file, path):
+        raise ModelError(
+            f"The model {name} is a file of a kind that is not supported; choose a folder in the "
+            "layout of diffusers, or a checkpoint in one .safetensors file."
+        )
+
+
 def _path(name: str) -> Path:
     try:
         return Path(name).expanduser()
     except RuntimeError as error:
-        # As of "~somebody", who has no account here.
+        # For example "~somebody", if this machine has no such account.
         raise ModelError(
             f"There is no home folder for the model {name!r}; name the whole path of its folder."
         ) from error
 
 
 def _is(question: Callable[[Path], bool], path: Path) -> bool:
-    """Return the answer to a question about a path; what can be no path is nothing.
+    """Return the answer to a question about a path; it is False for a name that can be no path.
 
     Raises:
-        ModelError: it may not be looked at.
+        ModelError: the bot's user may not look at the path.
     """
     try:
         return question(path)

@@ -110,9 +110,9 @@ class Outlook:
         ticket.tell(Waiting(position, self._seconds(ticket), ticket.nearest, ticket.after))
 
     def _tell_of_beginning(self, ticket: Ticket) -> None:
-        """Tell a job that the engine has in hand, and gives no sign of, that it is late.
+        """Tell a job that it is late if the engine took it up and has been silent since.
 
-        It was told at most a place, and has none any more.
+        Such a job was told its place at most, and has no place any more.
         """
         if self._is_silent and not isinstance(ticket.told, Progress):
             ticket.tell(Progress(ticket.taken, ticket.steps, late=True))

@@ -54,7 +54,7 @@ class TakenAway(commands.Cog):
     async def on_guild_channel_delete(self, channel: discord.abc.GuildChannel) -> None:
         """Delete what was shown in a channel.
 
-        Of its threads Discord's library tells apart, but not of those that were archived.
+        Each of its threads has an event of its own, but not a thread that was archived.
         """
         self._start(self._removals.channel_gone(channel.id))
         self._start(self._removals.threads_gone(channel.guild.id, self._is_gone))
