@@ -204,7 +204,7 @@ def _from_file(file: Path, faults: list[str]) -> dict[str, Any]:
         if len(data) > _FILE_BYTES:
             faults.append(f"{file} is larger than any config; name another file with --config.")
             return {}
-        return tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         faults.append(f"{file} is not UTF-8 text; save it as UTF-8.")
     except (ValueError, RecursionError) as error:

@@ -42,7 +42,7 @@ def open_single_file(file: Path, *, only_look: bool = False) -> Path:
     try:
         is_there = file.is_file()
     except OSError:
-        # As of a name that is too long.
+        # For example, the name is too long.
         is_there = False
     if not is_there:
         raise ModelError(f"There is no file {file}; check the spelling of the model.")

@@ -56,9 +56,8 @@ def read_tensor(opened: Any, place: Place) -> torch.Tensor:
     """
     if place.info.dtype not in FLOATS and place.name.endswith(_WEIGHTS):
         raise ModelError(
-            f"{place.file} has whole numbers in the tensor {place.name[:120]!r} and not how to "
-            "make weights of them, which is not supported; choose a copy of the model in float16 "
-            "or bfloat16."
+            f"{place.file} holds whole numbers in the tensor {place.name[:120]!r}, which this "
+            "engine cannot turn into weights; choose a copy of the model in float16 or bfloat16."
         )
     tensor: torch.Tensor = opened.get_tensor(place.name)
     if place.info.dtype.startswith("F8"):

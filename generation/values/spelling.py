@@ -200,7 +200,7 @@ def _is_pictograph(char: str) -> bool:
 
 def _visible(text: str) -> Iterator[str]:
     """Yield the characters of `text` that can be seen, and a space for each kind of space."""
-    # Left out first, since a joiner is judged by its neighbors.
+    # Characters that are ignored go first, because a joiner is judged by its neighbors.
     around = ["", *(char for char in text if not _is_ignored(char)), ""]
     for (before, char), (_, after) in zip(pairwise(around), pairwise(around[1:]), strict=False):
         kind = unicodedata.category(char) if char else ""

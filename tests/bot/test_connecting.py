@@ -7,8 +7,11 @@ from unittest import mock
 
 import discord
 import pytest
+from pydantic import SecretStr
 
 from bot import connecting
+from bot.cli import doctor
+from bot.config import Settings
 from bot.connecting import log_in
 
 
@@ -45,3 +48,12 @@ async def test_a_fault_of_the_bot_after_the_login_is_raised() -> None:
     client.application = object()
     with pytest.raises(TypeError, match="of the bot"):
         await log_in(client, "token")
+
+
+def test_doctor_says_that_an_answer_to_its_login_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(discord.Client, "login", mock.AsyncMock(side_effect=TypeError("id")))
+    finding = doctor._token(Settings(token=SecretStr("abc.def.ghi")), None)
+    assert finding.text == "could not be tried"
+    assert "TypeError: id" in finding.fix
