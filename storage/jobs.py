@@ -9,6 +9,7 @@ import sqlite_utils
 
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 
 from . import recovery
 from .database import Database
@@ -42,7 +43,7 @@ class JobStore:
         self._secure_deletion = secure_deletion
 
     async def add(self, new: NewJob) -> Job:
-        """Store a new job, with the picture that it starts from, as queued; return the job.
+        """Store a new job, with the pictures that it needs, as queued; return the job.
 
         Raises:
             DatabaseDamaged: the database was found damaged before, so it accepts no new jobs.
@@ -50,38 +51,40 @@ class JobStore:
         if self._db.damage is not None:
             raise DatabaseDamaged(self._db.path, self._db.damage.fault)
         return await self._db.run_both(
-            lambda db: rows.announce_source(db, self._pictures, new.request.pixels),
-            lambda db, file: jobs.insert_job(db, self._pictures, new, file),
+            lambda db: rows.announce_pictures(db, self._pictures, _pixels_of(new)),
+            lambda db, files: jobs.insert_job(db, self._pictures, new, files),
         )
 
     async def get(self, job_id: int) -> Job | None:
         """Return a job, deleted or not, or None if it does not exist.
 
         Raises:
-            PictureMissing: the picture that the job starts from is missing or damaged.
+            PictureMissing: a picture that the job needs is missing or damaged.
         """
 
         def read(db: sqlite_utils.Database) -> Job | None:
             row = jobs.job_row(db, job_id)
-            return None if row is None else jobs.job_of(self._pictures, row)
+            return None if row is None else jobs.job_of(db, self._pictures, row)
 
         return await self._db.run(read)
 
-    async def source_of(self, job_id: int) -> Pixels:
-        """Return the pixels that a job starts from.
+    async def request_of(self, job_id: int) -> GenerationRequest:
+        """Return the request of a job with the pixels of its pictures.
 
         Raises:
-            PictureMissing: the file is missing or damaged.
-            SourceGone: the job was deleted, or starts from noise.
+            PictureMissing: a file is missing or damaged.
+            SourceGone: the job was deleted.
         """
         job = await self.get(job_id)
-        source = None if job is None else job.request.source
-        if not isinstance(source, Pixels):
+        if job is None or job.deleted:
             raise SourceGone(job_id)
-        return source
+        return job.request
 
     async def record(self, job_id: int) -> Job | None:
-        """Return a job as `get` does, without the picture that it starts from."""
+        """Return a job as `get` does, without the picture that it starts from.
+
+        The request holds the sizes of its references.
+        """
         return await self._db.run(lambda db: _without_source(jobs.job_row(db, job_id)))
 
     async def by_message(self, message_id: int) -> Job | None:
@@ -147,7 +150,8 @@ class JobStore:
     async def fail(self, job_id: int, error: str) -> bool:
         """Move an unfinished job to failed; `error` is the sentence for the member.
 
-        The source of a job without images is removed, unless something else needs it.
+        The source and the references of a job without images are removed, unless something else
+        needs them.
         """
         moved = await self._db.run(lambda db: deletion.fail(db, job_id, error))
         await self._remove_files()
@@ -161,7 +165,10 @@ class JobStore:
         await self._db.run(lambda db: jobs.set_error(db, job_id, error))
 
     async def cancel(self, job_id: int, by: Removal | None = None) -> bool:
-        """Move an unfinished job to cancelled; remove its source unless something else needs it."""
+        """Move an unfinished job to cancelled.
+
+        Its source and its references are removed, unless something else needs them.
+        """
         moved = await self._db.run(lambda db: deletion.cancel(db, job_id, by))
         await self._remove_files()
         return moved
@@ -190,10 +197,10 @@ class JobStore:
     async def unfinished(
         self, known: Collection[int] = ()
     ) -> list[tuple[Job, StorageError | None]]:
-        """Return the unfinished jobs, oldest first, each with the error of its source or None.
+        """Return the unfinished jobs, oldest first, each with the error of its pictures or None.
 
-        The error says why the source cannot be read; the request is then without a source.
-        Otherwise the request holds the size of the source only: `source_of` returns the pixels.
+        The error says why a picture cannot be read; the request is then without a source. Otherwise
+        the request holds the sizes of its pictures only: `request_of` returns the pixels.
         Jobs with `known` ids are left out. Jobs whose rows cannot be read are logged and left out.
         """
         return await self._db.run(lambda db: recovery.unfinished_jobs(db, self._pictures, known))
@@ -257,6 +264,11 @@ class JobStore:
             await self._db.run(lambda db: rows.remove_marked_files(db, self._pictures))
         except StorageError as error:
             log.error("The files of deleted pictures could not be removed yet. %s", error)
+
+
+def _pixels_of(new: NewJob) -> tuple[Pixels, ...]:
+    source, references = new.request.pixels, new.request.reference_pixels
+    return references if source is None else (source, *references)
 
 
 def _without_source(row: Row | None) -> Job | None:

@@ -83,7 +83,7 @@ class Job(NewJob):
 
     A deleted job keeps only what is needed to delete its message: `user_id` is 0 and `request` is
     a placeholder. `ended_by` says who cancelled or deleted the job. `has_upload` says that the job
-    started from an uploaded picture.
+    needs an uploaded picture.
     """
 
     id: int
@@ -98,7 +98,7 @@ class Job(NewJob):
     has_upload: bool = False
 
     def without_pixels(self) -> Job:
-        """Return the job with the size of its source instead of the pixels."""
+        """Return the job with the sizes of its pictures instead of their pixels."""
         request = self.request.without_pixels()
         return self if request is self.request else dataclasses.replace(self, request=request)
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def unfinished_jobs(
     db: sqlite_utils.Database, pictures: PictureFiles, known: Collection[int]
 ) -> list[tuple[Job, StorageError | None]]:
-    """Return the unfinished jobs, oldest first, each with the error of its source or None.
+    """Return the unfinished jobs, oldest first, each with the error of its pictures or None.
 
     See `JobStore.unfinished`.
     """
@@ -29,9 +29,9 @@ def unfinished_jobs(
         if row["id"] in known:
             continue
         try:
-            jobs.append((job_of(pictures, row).without_pixels(), None))
+            jobs.append((job_of(db, pictures, row).without_pixels(), None))
         except StorageError as error:
-            # A generated job does not need its source any more.
+            # A generated job does not need its pictures any more.
             is_generated = row["status"] == JobStatus.GENERATED
             fault = None if is_generated else error.with_traceback(None)
             jobs += [(job, fault) for job in readable([row])]

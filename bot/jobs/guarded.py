@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeVar
 
-from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 from storage.errors import PASSING, UNWRITABLE, StorageError
 from storage.jobs import JobStore
 from storage.records import Job, Removal, StoredImage
@@ -126,9 +126,9 @@ class GuardedStore:
 
     # Raised: the engine's thread asks, and the job fails.
 
-    async def source_of(self, job_id: int) -> Pixels:
-        """Return the pixels that a job starts from."""
-        return await self._jobs.source_of(job_id)
+    async def request_of(self, job_id: int) -> GenerationRequest:
+        """Return the request of a job with its pixels."""
+        return await self._jobs.request_of(job_id)
 
     async def _try(self, write: Awaitable[Any]) -> bool:
         with contextlib.suppress(*PASSING), self._disk.report_failures():

@@ -13,8 +13,8 @@ from generation.queue.fairness import Share
 from generation.queue.queue import GenerationQueue
 from generation.queue.tickets import JobCancelled, QueueClosed, Ticket
 from generation.values.events import Interruption
-from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
+from generation.values.request import GenerationRequest
 from storage.errors import UNWRITABLE, StorageError
 from storage.records import Job, Removal, Remover
 
@@ -67,7 +67,7 @@ class Lifecycle:
             partial(self._reporter.report_event, under_way),
             # All direct messages together share the engine like one server.
             Share(group=job.guild_id, member=job.user_id, weight=job.weight),
-            read_source=self._source_reader(job.id),
+            read_request=self._request_reader(job.id),
             alone=alone,
             after=after,
         )
@@ -78,12 +78,12 @@ class Lifecycle:
         work = partial(self._redeliver, job)
         self._registry.start(JobUnderWay(job), work, f"deliver job {job.id}")
 
-    def _source_reader(self, job_id: int) -> Callable[[], Pixels]:
-        """Return the function by which the engine's thread reads the pixels a job starts from."""
+    def _request_reader(self, job_id: int) -> Callable[[], GenerationRequest]:
+        """Return the function by which the engine's thread reads a request with its pixels."""
         loop = asyncio.get_running_loop()
 
-        def read() -> Pixels:
-            return asyncio.run_coroutine_threadsafe(self._store.source_of(job_id), loop).result()
+        def read() -> GenerationRequest:
+            return asyncio.run_coroutine_threadsafe(self._store.request_of(job_id), loop).result()
 
         return read
 

@@ -45,5 +45,6 @@ def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str])
         pixels_sha256=pixels_sha256,
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
         decoder_tile=image.decoder_tile,
+        reference_sha256=[picture.sha256 for picture in request.reference_pixels] or None,
         compiled=True if image.networks.is_compiled_for(image.latents.shape) else None,
     )

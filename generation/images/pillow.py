@@ -9,9 +9,9 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from ..errors import GenerationError
+from ..errors import GenerationError, InvalidSource
 from ..values.pixels import Pixels
-from ..values.request import SIZE_MAX, SIZE_MIN
+from ..values.request import REFERENCE_AREA_MAX, REFERENCE_SIDE_MIN, SIZE_MAX, SIZE_MIN
 from .files import read_image
 from .limits import SOURCE_BYTES_MAX, SOURCE_PIXELS_MAX
 
@@ -23,11 +23,14 @@ __all__ = [
     "fitted",
     "fitted_size",
     "read_source",
+    "reference_pixels",
     "shown_factor",
     "to_image",
     "to_pixels",
 ]
 _SHOWN_MIN: Final[int] = 256
+# diffusers' pipeline refuses longer pictures.
+_REFERENCE_RATIO_MAX: Final = 8
 
 
 def read_source(data: bytes) -> Image.Image:
@@ -90,6 +93,37 @@ def fitted(
 def to_pixels(image: Image.Image, width: int, height: int) -> Pixels:
     """Return `image` scaled with Lanczos to fill `width` x `height`; what protrudes is cropped."""
     return Pixels(width, height, _filling(image, width, height).convert("RGB").tobytes())
+
+
+def reference_pixels(image: Image.Image, multiple: int) -> Pixels:
+    """Return `image` as a reference for a model that edits.
+
+    A larger image than REFERENCE_AREA_MAX is scaled down to that area with Lanczos. Its sides are
+    cropped to multiples of `multiple`, equally on both sides. Flux2KleinPipeline of diffusers does
+    the same.
+
+    Raises:
+        InvalidSource: the image is too small, or much longer than wide.
+    """
+    width, height = image.size
+    if min(width, height) < REFERENCE_SIDE_MIN:
+        raise InvalidSource(
+            f"That picture is {width}x{height}; a reference needs at least {REFERENCE_SIDE_MIN} "
+            "pixels on each side."
+        )
+    if max(width, height) > _REFERENCE_RATIO_MAX * min(width, height):
+        raise InvalidSource(
+            f"That picture is {width}x{height}; crop it, since a reference may be at most "
+            f"{_REFERENCE_RATIO_MAX} times as long as wide."
+        )
+    if width * height > REFERENCE_AREA_MAX:
+        scale = math.sqrt(REFERENCE_AREA_MAX / (width * height))
+        width, height = int(width * scale), int(height * scale)
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    wide, high = width // multiple * multiple, height // multiple * multiple
+    left, top = (width - wide) // 2, (height - high) // 2
+    cropped = image.crop((left, top, left + wide, top + high))
+    return Pixels(wide, high, cropped.convert("RGB").tobytes())
 
 
 def _filling(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -22,6 +22,7 @@ from ..errors import InvalidRequest, InvalidSource, MetadataError
 from ..schedulers.registry import REGISTRY
 from ..values.pixels import Pixels
 from ..values.recipe import Recipe
+from ..values.request import REFERENCES_MAX
 from .files import read_recipe
 from .limits import SOURCE_PIXELS_MAX
 from .pillow import decoding, enlarged, to_image
@@ -155,7 +156,15 @@ def _check_values(recipe: Recipe) -> None:
     if recipe.source_sha256 is not None:
         stand_in = Pixels(recipe.width, recipe.height, bytes(3 * recipe.width * recipe.height))
     recipe.request(stand_in)
+    references = recipe.reference_sha256 or ()
+    if len(references) > REFERENCES_MAX:
+        raise ValueError(f"it has {len(references)} references, more than {REFERENCES_MAX}")
     for name in ("model_sha256", "pixels_sha256", "source_sha256"):
-        value = getattr(recipe, name)
-        if value is not None and not _SHA256.fullmatch(value):
-            raise ValueError(f"its {name} is no SHA-256")
+        _check_hash(name, getattr(recipe, name))
+    for value in references:
+        _check_hash("reference_sha256", value)
+
+
+def _check_hash(name: str, value: str | None) -> None:
+    if value is not None and not _SHA256.fullmatch(value):
+        raise ValueError(f"its {name} is no SHA-256")

@@ -57,10 +57,12 @@ class Share:
 def cost(request: GenerationRequest) -> float:
     """Return the engine time of a request: steps x rows x pixels, in millions.
 
-    An image has two rows with guidance and one row without.
+    An image has two rows with guidance and one row without. Each row also holds the references.
     """
     steps = request.steps - start_step(request.steps, request.strength)
-    return steps * request.count * request.rows * request.width * request.height / 1e6
+    pixels = request.width * request.height
+    pixels += sum(picture.width * picture.height for picture in request.references)
+    return steps * request.count * request.rows * pixels / 1e6
 
 
 class FlowQueue:

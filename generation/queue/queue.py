@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Final, Generic, Self
 
 from ..values.events import Interruption
-from ..values.pixels import Pixels
 from ..values.request import GenerationRequest
 from ..workers.protocol import EngineLike, I
 from .admission import Limits, Owner, Place, Places
@@ -135,7 +134,7 @@ class GenerationQueue(Generic[I]):
         listener: Listener,
         share: Share = _DEFAULT_SHARE,
         *,
-        read_source: Callable[[], Pixels] | None = None,
+        read_request: Callable[[], GenerationRequest] | None = None,
         alone: bool = False,
         after: Interruption | None = None,
     ) -> Ticket:
@@ -143,10 +142,10 @@ class GenerationQueue(Generic[I]):
 
         Every job is waiting: `reserve` holds the limits, and jobs from before a restart have to fit
         again. `listener` is called on the event loop, the first time at once if the engine is still
-        loading. With `read_source` the pixels of the source image are not kept while the job waits:
-        the engine thread reads them, and an error of `read_source` ends the job. A job that runs
-        `alone` is ahead of all waiting jobs, with no other job beside it. `after` says why a job
-        that was accepted earlier waits again.
+        loading. With `read_request` the pixels of the request are not kept while the job waits: the
+        engine thread reads the request with its pixels, and an error of `read_request` ends the
+        job. A job that runs `alone` is ahead of all waiting jobs, with no other job beside it.
+        `after` says why a job that was accepted earlier waits again.
 
         Raises:
             QueueClosed: the queue is shutting down.
@@ -160,7 +159,7 @@ class GenerationQueue(Generic[I]):
             share=share,
             started=self._loop.create_future(),
             images=self._loop.create_future(),
-            read_source=read_source,
+            read_request=read_request,
             after=after,
         )
         ticket.images.add_done_callback(ignore_unretrieved)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from typing import Any
 
 from ..errors import GenerationError
 from ..values.events import Event, Interruption
-from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest, start_step
 from .estimates import RemainingWork
@@ -39,11 +37,11 @@ class Ticket:
     """One job in the queue.
 
     `started` is done when the engine starts the job. `images` holds the pictures, or the error:
-    JobCancelled, QueueClosed, another GenerationError, or an error of `read_source`.
+    JobCancelled, QueueClosed, another GenerationError, or an error of `read_request`.
 
-    The pixels of a source image can take more memory than all the rest of a job. So with a
-    `read_source`, `request` has no pixels: the engine thread calls `read_source` when it starts the
-    job.
+    The pixels of a source image can take more memory than all the rest of a job. So with
+    `read_request`, `request` has no pixels: the engine thread calls `read_request`, which returns
+    the same request with its pixels, when the thread starts the job.
 
     Only the event loop writes the fields. The engine thread reads `cancelled` and `active`. An
     active job takes steps; a job that is not active waits for its turn, perhaps between two steps.
@@ -59,7 +57,7 @@ class Ticket:
     share: Share
     started: asyncio.Future[None]
     images: asyncio.Future[list[GeneratedImage]]
-    read_source: Callable[[], Pixels] | None = None
+    read_request: Callable[[], GenerationRequest] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     active: bool = False
     on_engine: bool = False
@@ -77,18 +75,18 @@ class Ticket:
         request = self.request
         self.steps = request.steps - start_step(request.steps, request.strength)
         self.load = cost(request) / self.steps
-        if self.read_source is not None:
+        if self.read_request is not None:
             self.request = request.without_pixels()
 
     def request_with_pixels(self) -> GenerationRequest:
-        """Return the request with the pixels of its source image.
+        """Return the request with the pixels of its pictures.
 
         Raises:
-            Exception: any error of `read_source`.
+            Exception: any error of `read_request`.
         """
-        if self.read_source is None or self.request.source is None:
+        if self.read_request is None or not self.request.pictures:
             return self.request
-        return dataclasses.replace(self.request, source=self.read_source())
+        return self.read_request()
 
     @property
     def remaining(self) -> RemainingWork:

@@ -191,7 +191,7 @@ class Worker(Generic[I]):
         return others
 
     def _start(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
-        requests = self._read_sources(tickets)
+        requests = self._read_requests(tickets)
         if not requests:
             return
         try:
@@ -209,8 +209,8 @@ class Worker(Generic[I]):
         progress = [(ticket, self._jobs[ticket].images[0].progress) for ticket in started]
         self._events.stepped(Stepped(progress, load=0, seconds=0))
 
-    def _read_sources(self, tickets: Sequence[Ticket]) -> dict[Ticket, GenerationRequest]:
-        """Return requests with their pixels; a job whose source cannot be read ends here."""
+    def _read_requests(self, tickets: Sequence[Ticket]) -> dict[Ticket, GenerationRequest]:
+        """Return requests with their pixels; a job whose pictures cannot be read ends here."""
         requests = dict[Ticket, GenerationRequest]()
         for ticket in tickets:
             try:

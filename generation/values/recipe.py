@@ -29,7 +29,8 @@ class Recipe:
     `threads` is the number of threads that a CPU computed with, which decides the order of sums and
     so the last bits; None on other devices, and in recipes older than this field. `decoder_tile` is
     the edge in pixels of the decoder's tiles, if memory was short. `compiled` is True if the
-    network was compiled, which also decides the last bits.
+    network was compiled, which also decides the last bits. `reference_sha256` holds the hashes of
+    the references in their order; None without references, and in recipes older than this field.
     """
 
     prompt: str
@@ -55,11 +56,15 @@ class Recipe:
     compiled: bool | None = None
     read_prompt: str | None = None
     read_negative_prompt: str | None = None
+    reference_sha256: Sequence[str] | None = None
 
-    def request(self, source: Pixels | None) -> GenerationRequest:
+    def request(
+        self, source: Pixels | None, references: Sequence[Pixels] = ()
+    ) -> GenerationRequest:
         """Return the request that makes this image again.
 
         `source` has to be the picture with the hash `source_sha256`, or None if there is none.
+        `references` have to be the pictures with the hashes `reference_sha256`.
         """
         return GenerationRequest(
             prompt=self.prompt,
@@ -74,6 +79,7 @@ class Recipe:
             strength=self.strength,
             read_prompt=self.read_prompt,
             read_negative_prompt=self.read_negative_prompt,
+            references=tuple(references),
         )
 
     def to_json(self) -> str:

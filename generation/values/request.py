@@ -26,6 +26,10 @@ SIZE_MULTIPLE: Final = 8
 COUNT_MAX: Final = 4
 STRENGTH_MIN: Final = 0.05
 STRENGTH_MAX: Final = 1.0
+REFERENCES_MAX: Final = 4
+REFERENCE_SIDE_MIN: Final = 64
+# Models that edit are trained on references of about a megapixel.
+REFERENCE_AREA_MAX: Final = 1_024 * 1_024
 
 
 def start_step(steps: int, strength: float | None) -> int:
@@ -58,8 +62,10 @@ class GenerationRequest:
 
     Image `k` has the seed `seed + k` modulo 2**32. With a `source` the images start from that
     picture (similar images), which has the size of the images. `strength` is then the share of the
-    denoising that is done, from almost none (0.05) to all (1.0). While the request waits its source
-    may be StoredPixels; an engine needs the pixels.
+    denoising that is done, from almost none (0.05) to all (1.0). `references` are the pictures that
+    a model for editing looks at, in the order in which the prompt counts them; each may have a size
+    of its own. While the request waits its pictures may be StoredPixels; an engine needs the
+    pixels.
 
     `prompt` and `negative_prompt` are the texts that the person typed. `read_prompt` and
     `read_negative_prompt` are the texts that the model reads instead: in plain letters, with the
@@ -83,6 +89,7 @@ class GenerationRequest:
     strength: float | None = None
     read_prompt: str | None = None
     read_negative_prompt: str | None = None
+    references: tuple[Pixels | StoredPixels, ...] = ()
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt, required=True)
@@ -101,6 +108,7 @@ class GenerationRequest:
                 f"There is no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}.",
             )
         self._check_source()
+        _check_references(self.references)
 
     def _check_source(self) -> None:
         if self.source is None:
@@ -154,11 +162,32 @@ class GenerationRequest:
             raise TypeError("the pixels that this request starts from have not been read")
         return self.source
 
+    @property
+    def reference_pixels(self) -> tuple[Pixels, ...]:
+        """Return the pixels of the references.
+
+        Raises:
+            TypeError: the pixels are stored and not in memory.
+        """
+        read = tuple(picture for picture in self.references if isinstance(picture, Pixels))
+        if len(read) != len(self.references):
+            raise TypeError("the pixels of the references have not been read")
+        return read
+
+    @property
+    def pictures(self) -> tuple[Pixels | StoredPixels, ...]:
+        """Return the source, if there is one, and the references."""
+        return self.references if self.source is None else (self.source, *self.references)
+
     def without_pixels(self) -> Self:
-        """Return the request with the size of its source in place of the pixels."""
-        if not isinstance(self.source, Pixels):
+        """Return the request with the sizes of its pictures in place of their pixels."""
+        if not any(isinstance(picture, Pixels) for picture in self.pictures):
             return self
-        return dataclasses.replace(self, source=StoredPixels.of(self.source))
+        return dataclasses.replace(
+            self,
+            source=None if self.source is None else StoredPixels.of(self.source),
+            references=tuple(map(StoredPixels.of, self.references)),
+        )
 
     def alone(self, index: int) -> Self:
         """Return the request that makes only image `index` of this request."""
@@ -216,6 +245,24 @@ def _check_range(
         raise InvalidRequest(
             field_name, f"For {field_name} use {what} from {low:,} to {high:,}, not {value!r}."
         )
+
+
+def _check_references(references: tuple[Pixels | StoredPixels, ...]) -> None:
+    if len(references) > REFERENCES_MAX:
+        raise InvalidRequest(
+            "references",
+            f"There are {len(references)} reference pictures; use at most {REFERENCES_MAX}.",
+        )
+    for number, picture in enumerate(references, 1):
+        size = f"Reference picture {number} is {picture.width}x{picture.height}"
+        if min(picture.width, picture.height) < REFERENCE_SIDE_MIN:
+            raise InvalidRequest(
+                "references", f"{size}; both sides need at least {REFERENCE_SIDE_MIN} pixels."
+            )
+        if picture.width * picture.height > REFERENCE_AREA_MAX:
+            raise InvalidRequest(
+                "references", f"{size}; scale it to at most {REFERENCE_AREA_MAX:,} pixels in all."
+            )
 
 
 def _check_size(field_name: str, value: int) -> None:

@@ -151,6 +151,7 @@ class NewJob(_Value, frozen=True, kw_only=True):
     strength: int | float | None
     read_prompt: str | None
     read_negative_prompt: str | None
+    references: tuple[Pixels, ...]
 
     @classmethod
     def of(cls, request: GenerationRequest, images: tuple[int, ...]) -> Self:
@@ -160,7 +161,8 @@ class NewJob(_Value, frozen=True, kw_only=True):
             TypeError: the request is without its pixels.
         """
         fields = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
-        return cls(images=images, **{**fields, "source": request.pixels})
+        pixels = {"source": request.pixels, "references": request.reference_pixels}
+        return cls(images=images, **{**fields, **pixels})
 
     def request(self) -> GenerationRequest:
         """Return the request again.

@@ -13,8 +13,8 @@ from ..records import Removal
 from ..states import UNFINISHED, JobStatus
 from . import remnants
 
-# A job needs its source to run, to run again, and to be replayed.
-_NEEDS_SOURCE: Final = f"""
+# A job needs its source and references to run, to run again, and to be replayed.
+_NEEDS_PICTURES: Final = f"""
     NOT jobs.deleted AND jobs.status <> '{JobStatus.CANCELLED}'
     AND (
         jobs.status <> '{JobStatus.FAILED}'
@@ -25,13 +25,20 @@ UNNEEDED: Final = f"""
     state = 'kept'
     AND NOT EXISTS (SELECT 1 FROM images WHERE images.sha256 = pictures.sha256 AND NOT deleted)
     AND NOT EXISTS (
-        SELECT 1 FROM jobs WHERE source_sha256 = pictures.sha256 AND ({_NEEDS_SOURCE})
+        SELECT 1 FROM jobs WHERE source_sha256 = pictures.sha256 AND ({_NEEDS_PICTURES})
+    )
+    AND NOT EXISTS (
+        SELECT 1 FROM job_references JOIN jobs ON jobs.id = job_references.job_id
+        WHERE job_references.sha256 = pictures.sha256 AND ({_NEEDS_PICTURES})
     )
 """  # noqa: S608 -- as above
-_FILES_OF: Final = """
-    SELECT sha256 FROM images WHERE job_id = :id
-    UNION SELECT source_sha256 FROM jobs WHERE id = :id AND source_sha256 IS NOT NULL
+_NEEDED_BY: Final = """
+    SELECT source_sha256 FROM jobs WHERE id = :id AND source_sha256 IS NOT NULL
+    UNION SELECT sha256 FROM job_references WHERE job_id = :id
 """
+_FILES_OF: Final = f"""
+    SELECT sha256 FROM images WHERE job_id = :id UNION {_NEEDED_BY}
+"""  # noqa: S608 -- as above
 _FORGET_JOB: Final = f"""
     UPDATE jobs SET deleted = 1, ended_by = :kind, ended_by_id = :person,
         status = iif(status IN ({quoted(UNFINISHED)}), '{JobStatus.CANCELLED}', status),
@@ -70,6 +77,7 @@ def forget(db: sqlite_utils.Database, job_id: int, by: Removal | None) -> bool:
         return False
     files = [sha256 for (sha256,) in db.execute(_FILES_OF, {"id": job_id}).fetchall()]
     db.execute(_FORGET_JOB, {"id": job_id, **_columns(by)})
+    db.execute("DELETE FROM job_references WHERE job_id = ?", (job_id,))
     db.execute("UPDATE images SET deleted = 1, recipe = ? WHERE job_id = ?", (UNSTRIPPED, job_id))
     for sha256 in files:
         mark_unneeded(db, sha256)
@@ -89,7 +97,7 @@ def forget_message(db: sqlite_utils.Database, job_id: int) -> None:
 
 
 def cancel(db: sqlite_utils.Database, job_id: int, by: Removal | None) -> bool:
-    """Move an unfinished job to cancelled, and mark its source for removal unless it is needed."""
+    """Move an unfinished job to cancelled, and mark pictures that it alone needs for removal."""
     columns = _columns(by)
     moved = move(
         db,
@@ -98,20 +106,19 @@ def cancel(db: sqlite_utils.Database, job_id: int, by: Removal | None) -> bool:
         ended_by=columns["kind"],
         ended_by_id=columns["person"],
     )
-    return moved and release_source(db, job_id)
+    return moved and release_pictures(db, job_id)
 
 
 def fail(db: sqlite_utils.Database, job_id: int, error: str) -> bool:
-    """Move an unfinished job to failed, and mark its source for removal unless it is needed."""
+    """Move an unfinished job to failed, and mark pictures that it alone needs for removal."""
     moved = move(db, job_id, to=JobStatus.FAILED, error=error)
-    return moved and release_source(db, job_id)
+    return moved and release_pictures(db, job_id)
 
 
-def release_source(db: sqlite_utils.Database, job_id: int) -> bool:
-    """Mark the source of a failed or cancelled job for removal unless it is needed."""
-    row = job_row(db, job_id)
-    if row is not None and row["source_sha256"] is not None:
-        mark_unneeded(db, row["source_sha256"])
+def release_pictures(db: sqlite_utils.Database, job_id: int) -> bool:
+    """Mark the source and references of a failed or cancelled job for removal unless needed."""
+    for (sha256,) in db.execute(_NEEDED_BY, {"id": job_id}).fetchall():
+        mark_unneeded(db, sha256)
     return True
 
 

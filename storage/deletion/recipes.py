@@ -20,7 +20,7 @@ from .jobs import mark_unneeded
 # The rows of one transaction, which then takes milliseconds.
 _ROWS: Final = 500
 
-# A picture that is kept as the source of other jobs, and belongs to no image.
+# A picture that is kept for other jobs, as their source or reference, and belongs to no image.
 _IS_BARE_SOURCE: Final = """
     EXISTS (SELECT 1 FROM pictures WHERE pictures.sha256 = picture AND state = 'kept')
     AND NOT EXISTS (SELECT 1 FROM images WHERE images.sha256 = picture AND NOT images.deleted)
@@ -72,7 +72,7 @@ def strip_recipe(pictures: PictureFiles, sha256: str) -> NewFile | None:
 def replace_file(
     db: sqlite_utils.Database, pictures: PictureFiles, sha256: str, stripped: NewFile | None
 ) -> None:
-    """Let the jobs that use a picture as their source use its stripped file instead.
+    """Let the jobs that use a picture as source or reference use its stripped file instead.
 
     The old file is marked for removal, unless an image uses the same file by now. Without a
     stripped file the old one stays too. The stripped file must be announced before: see
@@ -85,6 +85,7 @@ def replace_file(
         new = keep_file(db, pictures, stripped)
         if new != sha256:
             db.execute("UPDATE jobs SET source_sha256 = ? WHERE source_sha256 = ?", (new, sha256))
+            db.execute("UPDATE job_references SET sha256 = ? WHERE sha256 = ?", (new, sha256))
             mark_unneeded(db, sha256)
     db.execute(
         "UPDATE images SET recipe = ? WHERE sha256 = ? AND recipe = '[]'", (FORGOTTEN, sha256)

@@ -42,15 +42,17 @@ def announce_files(db: sqlite_utils.Database, files: Iterable[NewFile]) -> None:
     )
 
 
-def announce_source(
-    db: sqlite_utils.Database, pictures: PictureFiles, source: Pixels | None
-) -> NewFile | None:
-    """Announce the file of a source picture and return it; None if no file has to be written."""
-    if source is None or kept_file(db, pictures, source) is not None:
-        return None
-    file = NewFile(encode_png(source), source.sha256)
-    announce_files(db, [file])
-    return file
+def announce_pictures(
+    db: sqlite_utils.Database, pictures: PictureFiles, wanted: Iterable[Pixels]
+) -> list[NewFile]:
+    """Announce files for those of the `wanted` pictures that are not kept; return the files."""
+    new = {
+        picture.sha256: NewFile(encode_png(picture), picture.sha256)
+        for picture in wanted
+        if kept_file(db, pictures, picture) is None
+    }
+    announce_files(db, new.values())
+    return list(new.values())
 
 
 def keep_file(db: sqlite_utils.Database, pictures: PictureFiles, file: NewFile) -> str:

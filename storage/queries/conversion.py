@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
 
 from generation.errors import GenerationError
-from generation.values.pixels import Pixels
+from generation.values.pixels import Pixels, StoredPixels
 from generation.values.recipe import Recipe
 from generation.values.request import SIZE_MIN, GenerationRequest
 
@@ -57,23 +57,34 @@ _NO_RECIPE: Final = Recipe(
 
 
 def request_to_json(request: GenerationRequest) -> str:
-    """Return the request without its source as JSON; ASCII escapes preserve any text."""
+    """Return the request without its pictures as JSON; ASCII escapes preserve any text.
+
+    The sizes of the references are in the JSON.
+    """
     values = {
         field.name: getattr(request, field.name)
         for field in dataclasses.fields(request)
-        if field.name != "source"
+        if field.name not in ("source", "references")
     }
+    if request.references:
+        values["references"] = [[picture.width, picture.height] for picture in request.references]
     return json.dumps(values, sort_keys=True)
 
 
-def request_from_json(text: str, source: Pixels | None) -> GenerationRequest:
-    """Return a stored request with its source; a placeholder if the job is deleted."""
+def request_from_json(
+    text: str, source: Pixels | None, references: Sequence[Pixels] = ()
+) -> GenerationRequest:
+    """Return a stored request with its pictures; a placeholder if the job is deleted.
+
+    Without `references` the request holds the sizes of its references.
+    """
     if text == FORGOTTEN:
         return _NO_REQUEST
     values = json.loads(text)
     if source is None:
         values["strength"] = None
-    return GenerationRequest(**values, source=source)
+    sizes = [StoredPixels(width, height) for width, height in values.pop("references", ())]
+    return GenerationRequest(**values, source=source, references=(*(references or sizes),))
 
 
 def recipe_to_json(recipe: Recipe) -> str:
@@ -81,14 +92,16 @@ def recipe_to_json(recipe: Recipe) -> str:
     return json.dumps(json.loads(recipe.to_json()), sort_keys=True)
 
 
-def job_from_row(row: Row, source: Pixels | None) -> Job:
-    """Return the job of a row of `jobs`; `source` is the picture that the row refers to.
+def job_from_row(row: Row, source: Pixels | None, references: Sequence[Pixels] = ()) -> Job:
+    """Return the job of a row of `jobs`, with the pictures that the rows refer to.
+
+    Without `references` the request holds the sizes of its references.
 
     Raises:
         JobUnreadable: the row is damaged, or a version with other limits or fields wrote it.
     """
     with _reading(row["id"]):
-        return _job_from_row(row, source)
+        return _job_from_row(row, source, references)
 
 
 @contextmanager
@@ -100,7 +113,9 @@ def _reading(job_id: int) -> Iterator[None]:
         raise JobUnreadable(job_id, str(error) or type(error).__name__) from error
 
 
-def _job_from_row(row: Row, source: Pixels | None) -> Job:
+def _job_from_row(row: Row, source: Pixels | None, references: Sequence[Pixels]) -> Job:
+    request = request_from_json(row["request"], source, references)
+    starts_from_upload = row["source_sha256"] is not None and row["parent_image_id"] is None
     return Job(
         id=row["id"],
         token=row["token"] or "",
@@ -114,13 +129,13 @@ def _job_from_row(row: Row, source: Pixels | None) -> Job:
         weight=row["weight"],
         age_restricted=bool(row["age_restricted"]),
         parent_image_id=row["parent_image_id"],
-        request=request_from_json(row["request"], source),
+        request=request,
         attempts=row["attempts"],
         error=row["error"],
         created_at=datetime.fromisoformat(row["created_at"]),
         deleted=bool(row["deleted"]),
         ended_by=_removal(row["ended_by"], row["ended_by_id"]),
-        has_upload=row["source_sha256"] is not None and row["parent_image_id"] is None,
+        has_upload=starts_from_upload or bool(request.references),
     )
 
 

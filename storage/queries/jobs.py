@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -23,20 +23,19 @@ _TOKEN_BYTES: Final = 6
 
 
 def insert_job(
-    db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob, source_file: NewFile | None
+    db: sqlite_utils.Database, pictures: PictureFiles, new: NewJob, files: Iterable[NewFile]
 ) -> Job:
-    """Store the file of the source, if it is new, then the job; return the job.
+    """Store the new files of the request's pictures, then the job; return the job.
 
-    `source_file` comes from `pictures.rows.announce_source`.
+    `files` come from `pictures.rows.announce_pictures`.
 
     Raises:
-        TypeError: the request does not hold the pixels of its source.
+        TypeError: the request does not hold the pixels of its pictures.
     """
-    source, source_sha256 = new.request.pixels, None
-    if source_file is not None:
-        source_sha256 = keep_file(db, pictures, source_file)
-    elif source is not None:
-        source_sha256 = kept_file(db, pictures, source)
+    source, references = new.request.pixels, new.request.reference_pixels
+    for file in files:
+        keep_file(db, pictures, file)
+    source_sha256 = None if source is None else kept_file(db, pictures, source)
     (row,) = db.query(
         """
         INSERT INTO jobs (token, kind, user_id, guild_id, channel_id, origin, weight,
@@ -59,7 +58,14 @@ def insert_job(
             datetime.now(UTC).isoformat(),
         ),
     )
-    return job_from_row(row, source)
+    db.conn.executemany(
+        "INSERT INTO job_references (job_id, position, sha256) VALUES (?, ?, ?)",
+        [
+            (row["id"], position, kept_file(db, pictures, picture))
+            for position, picture in enumerate(references)
+        ],
+    )
+    return job_from_row(row, source, references)
 
 
 def move(
@@ -227,17 +233,27 @@ def deleted_rows_with_message(db: sqlite_utils.Database) -> list[Row]:
     )
 
 
-def job_of(pictures: PictureFiles, row: Row) -> Job:
-    """Return the job of a row, with the pixels of its source.
+def job_of(db: sqlite_utils.Database, pictures: PictureFiles, row: Row) -> Job:
+    """Return the job of a row, with the pixels of its source and its references.
 
     Raises:
-        PictureMissing: the file of the source is missing or damaged.
+        PictureMissing: the file of a picture is missing or damaged.
         JobUnreadable: the row cannot be read.
     """
-    sha256 = row["source_sha256"]
-    if sha256 is None or row["deleted"]:
+    if row["deleted"]:
         return job_from_row(row, None)
-    return job_from_row(row, pictures.read_pixels(sha256))
+    sha256 = row["source_sha256"]
+    source = None if sha256 is None else pictures.read_pixels(sha256)
+    references = tuple(map(pictures.read_pixels, reference_files(db, row["id"])))
+    return job_from_row(row, source, references)
+
+
+def reference_files(db: sqlite_utils.Database, job_id: int) -> list[str]:
+    """Return the SHA-256 of the files of a job's references, in their order."""
+    rows = db.execute(
+        "SELECT sha256 FROM job_references WHERE job_id = ? ORDER BY position", (job_id,)
+    )
+    return [sha256 for (sha256,) in rows.fetchall()]
 
 
 def _first(db: sqlite_utils.Database, sql: str, parameters: Sequence[Any]) -> Row | None:

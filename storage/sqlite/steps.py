@@ -335,6 +335,21 @@ def m011_guilds(db: sqlite_utils.Database) -> None:
     )
 
 
+def m012_references(db: sqlite_utils.Database) -> None:
+    """Add the references of a job: pictures that a model for editing looks at, in their order."""
+    db.executescript(
+        """
+        CREATE TABLE job_references (
+            job_id INTEGER NOT NULL REFERENCES jobs (id),
+            position INTEGER NOT NULL,
+            sha256 TEXT NOT NULL REFERENCES pictures (sha256),
+            PRIMARY KEY (job_id, position)
+        ) WITHOUT ROWID;
+        CREATE INDEX job_references_by_picture ON job_references (sha256);
+        """
+    )
+
+
 STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m001_jobs,
     m002_images,
@@ -347,4 +362,5 @@ STEPS: Final[tuple[Callable[[sqlite_utils.Database], None], ...]] = (
     m009_forgetting,
     m010_places,
     m011_guilds,
+    m012_references,
 )

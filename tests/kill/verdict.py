@@ -70,11 +70,11 @@ def _jobs(run: Killing) -> list[Job]:
     pictures = PictureFiles(run.data / PICTURES_NAME)
     with closing(open_readonly(run.data / DATABASE_NAME)) as db:
         rows = db.query("SELECT * FROM jobs ORDER BY id")
-        # The source of a cancelled job is removed, and no pictures are compared with it.
+        # The pictures of a cancelled job are removed, and no pictures are compared with it.
         return [
             job_from_row(row, None)
             if row["status"] == JobStatus.CANCELLED
-            else queries.job_of(pictures, row)
+            else queries.job_of(db, pictures, row)
             for row in rows
         ]
 

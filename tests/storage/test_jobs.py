@@ -54,7 +54,7 @@ async def test_a_job_outlives_the_process_with_its_source(tmp_path: Path) -> Non
         assert await store.get(job.id) == job
         # The sources of many unfinished jobs might not fit into memory.
         assert await unfinished(store) == [job.without_pixels()]
-        assert await store.source_of(job.id) == pixels(7)
+        assert await store.request_of(job.id) == asked
     assert job.request == asked
 
 

@@ -81,15 +81,15 @@ async def test_a_source_that_cannot_be_read_now_has_its_job_wait(
     stage: Stage, gate: GatedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variations = await ask(stage, gate)
-    read: Callable[[JobStore, int], Any] = JobStore.source_of
+    read: Callable[[JobStore, int], Any] = JobStore.request_of
     faults = [DatabaseBusy(stage.settings.data)]
 
-    async def source_of(store: JobStore, job_id: int) -> Any:
+    async def request_of(store: JobStore, job_id: int) -> Any:
         if faults:
             raise faults.pop()
         return await read(store, job_id)
 
-    monkeypatch.setattr(JobStore, "source_of", source_of)
+    monkeypatch.setattr(JobStore, "request_of", request_of)
     gate.open()
     for message in variations:
         assert pictures(await stage.finished(message.id))

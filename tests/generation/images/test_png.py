@@ -258,6 +258,14 @@ class TestWhatIsRefused:
                 changed(source_sha256="../../../etc/passwd", strength=0.5),
                 "its source_sha256 is no SHA-256",
             ),
+            (
+                changed(reference_sha256=["0" * 64, "../x"]),
+                "its reference_sha256 is no SHA-256",
+            ),
+            (
+                changed(reference_sha256=["0" * 64] * 5),
+                "it has 5 references, more than 4",
+            ),
         ],
         ids=lambda value: value[-40:],
     )

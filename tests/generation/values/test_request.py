@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from generation.errors import GenerationError, InvalidRequest
 from generation.values.events import Progress
-from generation.values.pixels import Pixels
+from generation.values.pixels import Pixels, StoredPixels
 from generation.values.recipe import Recipe
 from generation.values.request import (
     COUNT_MAX,
@@ -145,6 +145,21 @@ def refusal(**changes: Any) -> InvalidRequest:
             "image",
             "The image is 32x40 but the picture is to be 64x64; give both the same size.",
         ),
+        (
+            {"references": (gradient(),) * 5},
+            "references",
+            "There are 5 reference pictures; use at most 4.",
+        ),
+        (
+            {"references": (gradient(), gradient(64, 63))},
+            "references",
+            "Reference picture 2 is 64x63; both sides need at least 64 pixels.",
+        ),
+        (
+            {"references": (StoredPixels(1_024, 1_025),)},
+            "references",
+            "Reference picture 1 is 1024x1025; scale it to at most 1,048,576 pixels in all.",
+        ),
     ],
 )
 def test_a_value_that_will_not_do_is_named_with_what_would(
@@ -186,11 +201,23 @@ def test_a_strength_that_is_no_number_is_refused(value: object) -> None:
         {"count": COUNT_MAX},
         {"source": gradient(), "strength": STRENGTH_MIN},
         {"source": gradient(), "strength": 1},
+        {"references": (StoredPixels(1_024, 1_024),) * 4},
     ],
     ids=lambda changes: repr(changes)[:30],
 )
 def test_the_ends_of_each_range_are_allowed(changes: dict[str, Any]) -> None:
     a_request(**changes)
+
+
+def test_a_request_without_pixels_keeps_the_sizes_of_its_pictures() -> None:
+    asked = a_request(source=gradient(), strength=0.5, references=(gradient(96, 64), gradient()))
+    stored = asked.without_pixels()
+    assert stored.pictures == tuple(map(StoredPixels.of, asked.pictures))
+    assert (stored.source, stored.references) == (stored.pictures[0], stored.pictures[1:])
+    assert stored.without_pixels() == stored
+    for read in (lambda: stored.pixels, lambda: stored.reference_pixels):
+        with pytest.raises(TypeError, match="not been read"):
+            read()
 
 
 @given(st.integers() | st.floats() | st.text(max_size=3))
@@ -276,6 +303,18 @@ class TestRecipe:
         with pytest.raises(InvalidRequest, match="needs an image"):
             recipe.request(None)
 
+    def test_a_recipe_with_references_comes_back_and_asks_for_them(self) -> None:
+        pictures = (gradient(), gradient(96, 64))
+        recipe = a_recipe(reference_sha256=[picture.sha256 for picture in pictures])
+        again = Recipe.from_json(recipe.to_json())
+        assert again == recipe
+        assert again.request(None, pictures).references == pictures
+
+    def test_a_recipe_from_before_references_were_recorded_is_read(self) -> None:
+        values = json.loads(a_recipe().to_json())
+        del values["reference_sha256"]
+        assert Recipe.from_json(json.dumps(values)) == a_recipe()
+
     @pytest.mark.parametrize("text", ["", "{", "null", "[]", "1", '"x"', "[" * 100_000, "\x00"])
     def test_what_is_no_json_object_is_a_value_error(self, text: str) -> None:
         with pytest.raises(ValueError):  # noqa: PT011 - half of them are json's own
@@ -355,6 +394,9 @@ class TestRecipe:
             ("pixels_sha256", {}),
             ("threads", "2"),
             ("threads", True),
+            ("reference_sha256", "0" * 64),
+            ("reference_sha256", [5]),
+            ("reference_sha256", {}),
         ],
     )
     def test_a_value_of_a_wrong_type_is_named(self, name: str, value: object) -> None:

@@ -67,9 +67,10 @@ from ..process_engines import MEASURED
 STATE = ImageState(1, 3, done=False, failure=None)
 FAILED = ImageState(3, 3, done=True, failure=Failure.of(OutOfMemory()))
 PICTURE = Picture.of(GeneratedImage(index=1, pixels=gradient(), recipe=a_recipe()))
+AN_EDIT = a_request(references=(gradient(), gradient(96, 64)))
 REQUESTS: tuple[Request, ...] = (
     Measure(),
-    Begin(jobs=(NewJob.of(a_request(count=2), (0, 1)), NewJob.of(a_request(), (2,)))),
+    Begin(jobs=(NewJob.of(a_request(count=2), (0, 1)), NewJob.of(AN_EDIT, (2,)))),
     Step(images=(1, 2), dropped=(0,)),
     Finish(images=(1,)),
     Preview(image=1),
@@ -114,6 +115,7 @@ def test_a_reply_arrives_as_it_was_sent(reply: Reply) -> None:
         {},
         {"count": 4, "negative_prompt": "dark", "seed": 2**32 - 1, "guidance_scale": 1},
         {"source": gradient(), "strength": 0.5, "scheduler": "lms"},
+        {"references": (gradient(), gradient(96, 64))},
         {"prompt": "🐇 café", "read_prompt": "rabbit cafe", "read_negative_prompt": ""},
     ],
 )
@@ -142,6 +144,8 @@ def test_a_request_without_its_pixels_is_not_sent() -> None:
     stored = StoredPixels(64, 64)
     with pytest.raises(TypeError):
         NewJob.of(a_request(source=stored, strength=0.5), (1,))
+    with pytest.raises(TypeError):
+        NewJob.of(a_request(references=(gradient(), stored)), (1,))
 
 
 def test_a_picture_is_the_same_on_the_other_side() -> None:

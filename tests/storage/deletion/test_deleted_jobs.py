@@ -57,7 +57,7 @@ async def test_a_picture_stays_while_another_job_needs_it(store: JobStore, tmp_p
     assert gone is not None
     assert gone.request.source is None
     with pytest.raises(SourceGone, match="send it again"):
-        await store.source_of(child.id)
+        await store.request_of(child.id)
 
 
 async def test_a_deleted_picture_can_be_stored_and_deleted_again(
