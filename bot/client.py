@@ -13,9 +13,9 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
-from generation.catalog.locate import locate
 from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError
+from generation.models.locate import locate
 from generation.queue.queue import GenerationQueue
 from generation.workers.protocol import EngineLike
 from storage.errors import StorageError

@@ -19,8 +19,8 @@ from rich.progress import (
 )
 
 from generation.catalog.files import DownloadProgress
-from generation.catalog.locate import locate
 from generation.catalog.profile import ModelProfile
+from generation.models.locate import locate
 
 from .errors import USER_ERRORS
 from .terminal import SafeConsole, harmless, log_handler, shows

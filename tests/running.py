@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from bot.ui.attachments import is_finished
-from generation.catalog.locate import locate
 from generation.engine.engine import Engine
 from generation.models.loading import load
+from generation.models.locate import locate
 from generation.values.pixels import pixels_sha256
 from generation.values.request import GenerationRequest
 

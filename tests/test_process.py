@@ -19,7 +19,7 @@ from bot.config import Settings
 from bot.requests.builder import RequestBuilder
 from bot.requests.limits import OperatorLimits
 from bot.requests.options import RequestOptions
-from generation.catalog.locate import locate
+from generation.models.locate import locate
 
 from .rig import Asked, BotProcess, Discord, MessageView
 from .running import WITH_PICTURES, Reference, finished, imagine_bot, reference, shown

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bot.cli.run import CONFIG_FAULT
-from generation.catalog.locate import starter_folder
+from generation.models.locate import starter_folder
 from storage.folder.layout import DATABASE_NAME
 from storage.states import JobStatus
 

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from generation.catalog.locate import locate
 from generation.catalog.profile import ModelProfile
+from generation.models.locate import locate
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 

@@ -11,9 +11,9 @@ from typing import Final
 
 import discord
 
-from generation.catalog.locate import locate
 from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError, ModelNotHere
+from generation.models.locate import locate
 from generation.values.request import SIZE_MIN
 from storage.errors import StorageError
 from storage.folder.permissions import others_may_enter

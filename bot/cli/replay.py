@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from generation.catalog.locate import STARTER
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
 from generation.images.pillow import enlarged, read_source, to_image, to_pixels
 from generation.images.png import parameters, read_png, read_png_outside
+from generation.models.locate import STARTER
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from storage.archive import Archive

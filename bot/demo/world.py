@@ -16,7 +16,7 @@ import simcord
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from simcord._clock import Clock
 
-from generation.catalog.locate import locate
+from generation.models.locate import locate
 
 from ..client import ImagineBot, create_bot
 from ..config import Settings

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ..errors import ModelError
 from .json_reader import CONFIG_BYTES, LIST_BYTES, read_object
+from .layout import Layout
 
 INDEX: Final = "model_index.json"
 DEFAULTS: Final = "defaults.json"
@@ -39,46 +40,6 @@ _SUFFIXES: Final = frozenset({".json", ".safetensors", ".txt"})
 _VARIANT: Final = r"[A-Za-z0-9_]{1,32}"
 # These hold long lists, so they are larger than configs.
 _LONG_FILES: Final = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What `model_index.json` says of the models of one family, and what lies in their folders.
-
-    `pipelines` are the names in `_class_name` by which the family is recognised. `classes` holds
-    the classes that each part may have, and `libraries` the library of each part. `stems` holds
-    the file name of each part's weights, without variant and suffix.
-    """
-
-    pipelines: frozenset[str]
-    classes: Mapping[str, frozenset[str]]
-    libraries: Mapping[str, str]
-    stems: Mapping[str, str]
-
-
-STABLE_DIFFUSION: Final = Layout(
-    pipelines=frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}),
-    classes={
-        "tokenizer": frozenset({"CLIPTokenizer", "CLIPTokenizerFast"}),
-        "text_encoder": frozenset({"CLIPTextModel"}),
-        "unet": frozenset({"UNet2DConditionModel"}),
-        "vae": frozenset({"AutoencoderKL"}),
-    },
-    libraries={
-        "tokenizer": "transformers",
-        "text_encoder": "transformers",
-        "unet": "diffusers",
-        "vae": "diffusers",
-        "scheduler": "diffusers",
-    },
-    # The file names that transformers and diffusers save under.
-    stems={
-        "text_encoder": "model",
-        "unet": "diffusion_pytorch_model",
-        "vae": "diffusion_pytorch_model",
-    },
-)
-_STEMS: Final = STABLE_DIFFUSION.stems
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,30 +127,52 @@ def _home(folder: Path) -> Path:
     return store if in_cache else whole
 
 
-def select_files(names: Collection[str], where: str) -> ModelFiles:
-    """Choose from `names` what the model needs; `where` names it at the start of a sentence.
+def select_files(names: Collection[str], layout: Layout, where: str) -> ModelFiles:
+    """Choose from `names` what a model needs; `where` names it at the start of a sentence.
 
     Raises:
         ModelError: a part is missing, or its weights are only there as a pickle.
     """
-    configs = select_configs(names, where)
-    weights = {part: _part_weights(names, part, where) for part in _STEMS}
+    configs = select_configs(names, layout, where)
+    weights = {
+        part: _part_weights(names, part, layout.parts[part].stem, where)
+        for part in _networks(names, layout)
+    }
     return ModelFiles(configs, weights)
 
 
-def select_configs(names: Collection[str], where: str) -> tuple[str, ...]:
-    """Choose from `names` the configs and the tokenizer that a model needs.
+def select_configs(names: Collection[str], layout: Layout, where: str) -> tuple[str, ...]:
+    """Choose from `names` the configs and the tokenizers that a model needs.
 
     Raises:
         ModelError: one of them is missing.
     """
-    _require(names, INDEX, where, "it is no model in the layout of diffusers")
+    require_index(names, where)
     _require(names, SCHEDULER_CONFIG, where)
-    for part in _STEMS:
-        _require(names, f"{part}/config.json", where)
-    parts = (f"{part}/config.json" for part in _STEMS)
+    parts = [f"{part}/config.json" for part in _networks(names, layout)]
+    for name in parts:
+        _require(names, name, where)
     ours = (name for name in (DEFAULTS, EMOJI) if name in names)
-    return (INDEX, SCHEDULER_CONFIG, *parts, *ours, *_tokenizer_files(names, where))
+    tokens = (file for part in layout.tokenizers for file in _tokenizer_files(names, part, where))
+    return (INDEX, SCHEDULER_CONFIG, *parts, *ours, *tokens)
+
+
+def require_index(names: Collection[str], where: str) -> None:
+    """Check that there is the file by which the family of a model is recognised.
+
+    Raises:
+        ModelError: the file is missing.
+    """
+    _require(names, INDEX, where, "it is no model in the layout of diffusers")
+
+
+def _networks(names: Collection[str], layout: Layout) -> list[str]:
+    """Return the parts with weights that a model has to have, and the optional ones it has."""
+    return [
+        name
+        for name, part in layout.networks.items()
+        if not part.is_optional or f"{name}/config.json" in names
+    ]
 
 
 def _require(
@@ -201,22 +184,22 @@ def _require(
         )
 
 
-def _tokenizer_files(names: Collection[str], where: str) -> list[str]:
-    found = [name for file in _TOKENIZER_FILES if (name := f"tokenizer/{file}") in names]
-    whole = "tokenizer/tokenizer.json" in found
-    split = {"tokenizer/vocab.json", "tokenizer/merges.txt"} <= set(found)
+def _tokenizer_files(names: Collection[str], part: str, where: str) -> list[str]:
+    found = [name for file in _TOKENIZER_FILES if (name := f"{part}/{file}") in names]
+    whole = f"{part}/tokenizer.json" in found
+    split = {f"{part}/vocab.json", f"{part}/merges.txt"} <= set(found)
     if not whole and not split:
         raise ModelError(
-            f"{where} has no tokenizer/tokenizer.json and no tokenizer/vocab.json with "
-            "tokenizer/merges.txt, so its tokenizer is not complete; download it again or "
+            f"{where} has no {part}/tokenizer.json and no {part}/vocab.json with "
+            f"{part}/merges.txt, so its tokenizer is not complete; download it again or "
             "choose another one."
         )
     return found
 
 
-def _part_weights(names: Collection[str], part: str, where: str) -> PartWeights:
-    for variant in _variants(names, part):
-        if found := _variant_weights(names, part, variant, where):
+def _part_weights(names: Collection[str], part: str, stem: str, where: str) -> PartWeights:
+    for variant in _variants(names, f"{part}/{stem}"):
+        if found := _variant_weights(names, part, stem, variant, where):
             return PartWeights(variant, found)
     pickles = sorted(
         name
@@ -226,15 +209,15 @@ def _part_weights(names: Collection[str], part: str, where: str) -> PartWeights:
     if pickles:
         raise ModelError(pickle_sentence(f"{where} has its {part} only as {pickles[0]}, which"))
     raise ModelError(
-        f"{where} has no {part}/{_STEMS[part]}.safetensors, so its {part} is missing; download "
+        f"{where} has no {part}/{stem}.safetensors, so its {part} is missing; download "
         "it again or choose another one."
     )
 
 
-def _variants(names: Collection[str], part: str) -> Iterator[str | None]:
-    """Yield the variants of a part that may be among `names`, the best first."""
+def _variants(names: Collection[str], path: str) -> Iterator[str | None]:
+    """Yield the variants of the weights at `path` that may be among `names`, the best first."""
     yield from _VARIANTS
-    stem = re.escape(f"{part}/{_STEMS[part]}")
+    stem = re.escape(path)
     pattern = re.compile(rf"{stem}[.](?P<variant>{_VARIANT})[.]safetensors(?:[.]index[.]json)?")
     index = re.compile(rf"{stem}[.]safetensors[.]index[.](?P<variant>{_VARIANT})[.]json")
     matches = (pattern.fullmatch(name) or index.fullmatch(name) for name in names)
@@ -243,9 +226,9 @@ def _variants(names: Collection[str], part: str) -> Iterator[str | None]:
 
 
 def _variant_weights(
-    names: Collection[str], part: str, variant: str | None, where: str
+    names: Collection[str], part: str, stem: str, variant: str | None, where: str
 ) -> tuple[str, ...]:
-    stem = f"{part}/{_STEMS[part]}"
+    stem = f"{part}/{stem}"
     dotted = f".{variant}" if variant else ""
     whole = f"{stem}{dotted}.safetensors"
     if whole in names:

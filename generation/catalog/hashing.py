@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ..errors import ModelError
 from .files import DEFAULTS, EMOJI, ModelFiles, list_folder, select_files
+from .layout import Layout
 
 
-def weights_sha256(folder: Path) -> str:
-    """Return one SHA-256 over a model's weights, tokenizer and configs, as hex digits.
+def weights_sha256(folder: Path, layout: Layout) -> str:
+    """Return one SHA-256 over a model's weights, tokenizers and configs, as hex digits.
 
     The hash depends on the names and contents of the files that are loaded, and on no other file
     in the folder. An unchanged file is read only once in a process.
@@ -21,7 +22,7 @@ def weights_sha256(folder: Path) -> str:
     Raises:
         ModelError: the model is not complete or cannot be read.
     """
-    files = select_files(list_folder(folder), f"The model in {folder}")
+    files = select_files(list_folder(folder), layout, f"The model in {folder}")
     return hashlib.sha256("".join(_digest_lines(folder, files)).encode()).hexdigest()
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import HfApi, errors, snapshot_download, try_to_load_from_cache
+from huggingface_hub import (
+    HfApi,
+    errors,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -24,7 +31,8 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # has no __al
 )
 
 from ..errors import ModelError, ModelNotHere
-from .files import DownloadProgress, list_folder, select_files
+from .files import INDEX, DownloadProgress, list_folder, require_index, select_files
+from .layout import Layout
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +48,16 @@ _HTTPError: Final = errors.HTTPError  # type: ignore[attr-defined]  # has no __a
 def download(
     name: str,
     *,
+    layout_of: Callable[[Path], Layout],
     check: Callable[[Path], object],
     on_download: Callable[[DownloadProgress], None] | None = None,
     token: str | None = None,
 ) -> Path:
     """Return the folder with the newest version of the hub model `name`, downloaded if needed.
 
-    Only files that the model needs are downloaded, and the weights only after `check` has accepted
-    the folder with the configs. An interrupted transfer continues where it stopped; after a restart
+    `layout_of` returns the layout of the model in a folder that holds `model_index.json`. Only
+    files that the model needs are downloaded, and the weights only after `check` has accepted the
+    folder with the configs. An interrupted transfer continues where it stopped; after a restart
     of the program finished files are kept. If the download fails, a complete version in the cache
     is used, and the log says what failed.
 
@@ -59,7 +69,9 @@ def download(
     def newest() -> Path:
         _sweep(name)
         revision, listed = _listing(name, token)
-        files = select_files(listed, f"The model {name}")
+        require_index(listed, f"The model {name}")
+        layout = layout_of(_fetch(name, [INDEX], token))
+        files = select_files(listed, layout, f"The model {name}")
         check(_fetch(name, files.configs, token))
         needed = {n: listed[n].size or 0 for n in files.names}
         here = {n for n in needed if _is_here(name, listed[n], revision)}
@@ -67,24 +79,29 @@ def download(
         _check_space(name, tracker.total - tracker.done)
         return _fetch(name, files.names, token, tracker.moved)
 
-    return _newest_or_cached(name, newest)
+    return _newest_or_cached(name, layout_of, newest)
 
 
-def find(name: str, token: str | None = None) -> Path:
+def find(name: str, *, layout_of: Callable[[Path], Layout], token: str | None = None) -> Path:
     """Return the folder with the newest complete version of a hub model in the cache.
 
-    Nothing is downloaded, and no file is written. The hub is asked only if the cache has none.
+    `layout_of` is as in `download`. The hub is asked only if the cache has no version. Then
+    `model_index.json` is downloaded to a temporary folder, and no other file is written.
 
     Raises:
         ModelNotHere: the hub has the model; the sentence says how much has to be downloaded.
         ModelError: the hub has no such model, or none that can be used, or does not answer.
     """
-    folder = _cached(name)
+    folder = _cached(name, layout_of)
     if folder is not None:
         return folder
     try:
         _, listed = _listing(name, token)
-        files = select_files(listed, f"The model {name}")
+        require_index(listed, f"The model {name}")
+        with tempfile.TemporaryDirectory(prefix="imagine-bot-index-") as made:
+            hf_hub_download(name, INDEX, local_dir=made, token=token)
+            layout = layout_of(Path(made))
+        files = select_files(listed, layout, f"The model {name}")
     except (_HTTPError, OSError, RuntimeError) as error:
         raise _explain(name, error) from error
     size = sum(listed[file].size or 0 for file in files.names)
@@ -94,11 +111,13 @@ def find(name: str, token: str | None = None) -> Path:
     )
 
 
-def _newest_or_cached(name: str, newest: Callable[[], Path]) -> Path:
+def _newest_or_cached(
+    name: str, layout_of: Callable[[Path], Layout], newest: Callable[[], Path]
+) -> Path:
     cached: Path | None = None
     try:
         # A download changes which version the cache calls the newest, so this comes first.
-        cached = _cached(name)
+        cached = _cached(name, layout_of)
         return newest()
     # The Rust client of the hub's newer storage raises RuntimeError.
     except (ModelError, _HTTPError, OSError, RuntimeError) as error:
@@ -146,7 +165,7 @@ def _store(name: str) -> Path:
     return Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
 
 
-def _cached(name: str) -> Path | None:
+def _cached(name: str, layout_of: Callable[[Path], Layout]) -> Path | None:
     """Return the newest version in the cache that has all files of a model.
 
     The version that `refs/main` names comes first. It may be incomplete, since an update changes
@@ -160,7 +179,7 @@ def _cached(name: str) -> Path | None:
     snapshots.sort(key=lambda path: (path.name == main, path.stat().st_mtime), reverse=True)
     for folder in snapshots:
         with suppress(ModelError):
-            select_files(list_folder(folder), f"The model {name}")
+            select_files(list_folder(folder), layout_of(folder), f"The model {name}")
             return folder
     return None
 

@@ -1,22 +1,48 @@
-"""The families of models that the engine can run: one line for each."""
+"""The families of models that the engine can run: one row for each.
+
+Importing this module loads no torch: `load` of a row imports the family's class.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from .family import Model
-from .stable_diffusion import StableDiffusion
+from ..catalog.layout import Layout, network, tokenizer
+from ..catalog.profile import Family, family_for
+from . import describing
 
-FAMILIES: Final[tuple[type[Model], ...]] = (StableDiffusion,)
+
+def _stable_diffusion() -> Any:
+    from .stable_diffusion import StableDiffusion  # noqa: PLC0415 - it loads torch
+
+    return StableDiffusion
 
 
-def family_of(pipeline: str) -> type[Model]:
+STABLE_DIFFUSION: Final = Family(
+    name="Stable Diffusion 1 or 2",
+    layout=Layout(
+        pipelines=frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}),
+        parts={
+            "tokenizer": tokenizer("CLIPTokenizer", "CLIPTokenizerFast"),
+            "text_encoder": network("transformers", "CLIPTextModel"),
+            "unet": network("diffusers", "UNet2DConditionModel"),
+            "vae": network("diffusers", "AutoencoderKL"),
+        },
+    ),
+    describe=describing.stable_diffusion,
+    load=_stable_diffusion,
+)
+
+FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION,)
+
+
+def family_of(pipeline: str) -> Family:
     """Return the family whose models say `pipeline` in `_class_name` of model_index.json.
 
     Raises:
         LookupError: there is no such family.
     """
-    for family in FAMILIES:
-        if pipeline in family.layout.pipelines:
-            return family
-    raise LookupError(f"no family of models is made for {pipeline}")
+    family = family_for(pipeline, FAMILIES)
+    if family is None:
+        raise LookupError(f"no family of models is made for {pipeline}")
+    return family

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import torch
 
-from ..catalog.files import Layout, ModelFiles
+from ..catalog.files import ModelFiles
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
 from .tokens import TokenizedPrompt
@@ -63,8 +63,6 @@ class Model(Protocol):
     its weights. Latents have the scale that the network was trained on. Only the engine's own
     thread may call the model.
     """
-
-    layout: ClassVar[Layout]
 
     @classmethod
     def load(

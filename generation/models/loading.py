@@ -6,11 +6,11 @@ import torch
 
 from ..catalog.files import SCHEDULER_CONFIG, list_folder, select_files
 from ..catalog.hashing import weights_sha256
-from ..catalog.profile import ModelProfile, noise_alone
+from ..catalog.profile import ModelProfile
 from ..errors import ModelError, first_sentence
 from ..libraries import quiet
-from ..schedulers.registry import REGISTRY
 from ..schedulers.sampler import Sampler
+from .describing import noise_alone
 from .devices import choose_device, choose_dtype
 from .families import family_of
 from .family import Model
@@ -35,15 +35,18 @@ def load(
         ModelError: a file is broken, the device is not there or its memory too small.
     """
     target = choose_device(device)
-    kind = choose_dtype(dtype, target)
-    digest = weights_sha256(profile.folder)
-    files = select_files(list_folder(profile.folder), f"The model in {profile.folder}")
+    number = choose_dtype(dtype, target)
+    family = family_of(profile.pipeline)
+    digest = weights_sha256(profile.folder, family.layout)
+    names = list_folder(profile.folder)
+    files = select_files(names, family.layout, f"The model in {profile.folder}")
     with quiet(), torch.random.fork_rng(devices=[]):
         _check_schedulers(profile)
-        model = family_of(profile.pipeline).load(
-            profile, files, device=target, dtype=kind, compiled=compiled, weights_sha256=digest
+        kind: type[Model] = family.load()
+        model = kind.load(
+            profile, files, device=target, dtype=number, compiled=compiled, weights_sha256=digest
         )
-    if weights_sha256(profile.folder) != digest:
+    if weights_sha256(profile.folder, family.layout) != digest:
         raise ModelError(
             f"The files in {profile.folder} changed while they were read; start again when they "
             "are complete."
@@ -54,7 +57,7 @@ def load(
 def _check_schedulers(profile: ModelProfile) -> None:
     """Make each scheduler once, so that a wrong config fails here and not at every picture."""
     path = profile.folder / SCHEDULER_CONFIG
-    for name in REGISTRY:
+    for name in profile.schedulers:
         try:
             signal = _signal(Sampler(name, profile.scheduler_config, steps=profile.default_steps))
         # diffusers checks no value, so a wrong value may cause any error.

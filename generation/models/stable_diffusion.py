@@ -7,13 +7,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final, Self
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..catalog.files import STABLE_DIFFUSION, Layout, ModelFiles, read_config
+from ..catalog.files import ModelFiles, read_config
 from ..catalog.parts import find_tensors
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
@@ -69,8 +69,6 @@ class StableDiffusion:
 
     The text encoder's last hidden states are all that the UNet is told of a text.
     """
-
-    layout: ClassVar[Layout] = STABLE_DIFFUSION
 
     tokenizer: CLIPTokenizer = field(repr=False)
     text_encoder: CLIPTextModel = field(repr=False)

@@ -17,8 +17,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from ..catalog.locate import starter_folder
 from ..libraries import quiet
+from ..models.locate import starter_folder
 from .train import read_album
 from .training.card import card as model_card
 from .training.drawings.sheet import Painter, sheet

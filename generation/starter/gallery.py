@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from ..catalog.locate import starter_folder
+from ..models.locate import starter_folder
 from ..values.request import GenerationRequest
 from .training.drawings.sheet import SAMPLES, Painter, request, sheet
 from .training.measuring.measures import GUIDANCES, STRENGTHS, from_array

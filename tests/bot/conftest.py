@@ -9,9 +9,9 @@ import simcord
 
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
-from generation.catalog.locate import locate
 from generation.engine.engine import Engine
 from generation.models.loading import load
+from generation.models.locate import locate
 
 from .stage import GatedEngine, Stage
 

@@ -10,10 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from generation.catalog.locate import starter_folder
-from generation.catalog.profile import profile
 from generation.errors import ModelError
 from generation.models.loading import load
+from generation.models.locate import profile_of, starter_folder
 
 from ..generation.tiny import tiny_pipeline
 
@@ -52,7 +51,7 @@ class Models:
         for _ in range(rng.choice((1, 1, 1, 2, 5))):
             _change(rng, folder)
         try:
-            load(profile(folder, "changed"), device="cpu")
+            load(profile_of(folder, "changed"), device="cpu")
         except ModelError as error:
             sentence = str(error)
             assert sentence.endswith("."), sentence

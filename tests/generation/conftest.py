@@ -23,8 +23,8 @@ settings.load_profile("shared machine")
 @pytest.fixture(scope="session")
 def starter() -> StableDiffusion:
     """The networks of the model that comes with the package."""
-    from generation.catalog.locate import locate
     from generation.models.loading import load
+    from generation.models.locate import locate
 
     return load(locate("starter"), device="cpu", dtype="float32")
 
@@ -40,7 +40,7 @@ def engine(starter: StableDiffusion) -> Engine:
 @pytest.fixture(scope="session")
 def pipelines() -> Pipelines:
     """The pipelines of diffusers on the starter model."""
-    from generation.catalog.locate import starter_folder
+    from generation.models.locate import starter_folder
 
     from .pipelines import Pipelines
 
@@ -60,8 +60,8 @@ def sd15_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sd15(sd15_folder: Path) -> StableDiffusion:
     """The networks of that tiny model."""
-    from generation.catalog.locate import locate
     from generation.models.loading import load
+    from generation.models.locate import locate
 
     return load(locate(str(sd15_folder)), device="cpu", dtype="float32")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-from generation.catalog.locate import locate
+from generation.models.locate import locate
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import GenerationRequest

@@ -212,7 +212,8 @@ LOOK_UP = """
 import json, logging, sys
 from generation.errors import ModelError
 from generation.catalog.hashing import weights_sha256
-from generation.catalog.locate import locate
+from generation.models.families import STABLE_DIFFUSION
+from generation.models.locate import locate
 progress, said = [], []
 handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())
@@ -220,7 +221,7 @@ logging.getLogger("generation").addHandler(handler)
 try:
     found = locate(sys.argv[1], on_download=progress.append)
     answer = {"folder": str(found.folder), "name": found.name,
-              "sha256": weights_sha256(found.folder)}
+              "sha256": weights_sha256(found.folder, STABLE_DIFFUSION.layout)}
 except ModelError as error:
     answer = {"error": str(error)}
 answer["said"] = said

@@ -170,9 +170,9 @@ def starter_engine(on_sign: OnSign) -> object:
     """Return the real engine on the model that comes with the package, on one thread."""
     import torch  # noqa: PLC0415
 
-    from generation.catalog.locate import locate  # noqa: PLC0415
     from generation.engine.engine import Engine  # noqa: PLC0415
     from generation.models.loading import load  # noqa: PLC0415
+    from generation.models.locate import locate  # noqa: PLC0415
 
     torch.set_num_threads(1)
     return Engine(load(locate("starter"), device="cpu", dtype="float32"), on_sign=on_sign)

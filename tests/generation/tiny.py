@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from generation.catalog.locate import starter_folder
+from generation.models.locate import starter_folder
 
 
 def tiny_pipeline() -> StableDiffusionPipeline:

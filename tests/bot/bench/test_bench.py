@@ -15,8 +15,8 @@ from bot.bench.contender import ENGINE, PIPELINE, Assignment, Report
 from bot.bench.requests import requests
 from bot.bench.rounds import BenchFailed, Rounds, Spread, Turn, Unfair, take_turn
 from bot.config import Settings
-from generation.catalog.locate import locate
 from generation.errors import GenerationError
+from generation.models.locate import locate
 from storage.records import Job
 
 
@@ -200,7 +200,7 @@ async def test_figures_are_of_what_their_names_say_whatever_the_configuration_sa
 @pytest.mark.rare
 def test_the_pipeline_is_loaded_without_a_word_of_what_it_would_like_to_have() -> None:
     code = (
-        "from bot.bench.reference import Reference; from generation.catalog.locate import locate; "
+        "from bot.bench.reference import Reference; from generation.models.locate import locate; "
         "Reference(locate('starter'), device='cpu', dtype=None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

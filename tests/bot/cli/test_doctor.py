@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from generation.catalog.locate import starter_folder
+from generation.models.locate import starter_folder
 
 from ...generation.examples import EDGE, STARTER
 from ...generation.hub import Hub

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from generation.catalog.locate import starter_folder
 from generation.images.png import read_png, write_png
+from generation.models.locate import starter_folder
 
 from ...generation.examples import EDGE
 from .shell import Shell, imagine_bot, sentence

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bot.cli import generate
 from bot.config import Settings, load_settings
-from generation.catalog.locate import starter_folder
+from generation.models.locate import starter_folder
 
 from .shell import Shell, sentence
 

@@ -12,8 +12,8 @@ from bot.requests.builder import RequestBuilder
 from bot.requests.limits import Limits, OperatorLimits
 from bot.requests.options import RequestOptions
 from bot.requests.reference import ImageReference
-from generation.catalog.locate import locate
 from generation.errors import InvalidRequest
+from generation.models.locate import locate
 from generation.values.request import COUNT_MAX, SEED_MAX
 
 from ...generation.examples import EDGE, a_recipe

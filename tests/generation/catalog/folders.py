@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from generation.catalog.locate import starter_folder
+from generation.models.locate import starter_folder
 
 Edit = Callable[[str, dict[str, Any]], None]
 """Changes values in a JSON file of the folder."""

@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from generation.catalog.files import read_config
 from generation.catalog.headers import read_header
 from generation.catalog.json_reader import DEPTH, as_object, read_object
-from generation.catalog.locate import starter_folder
-from generation.catalog.profile import profile
 from generation.errors import ModelError
 from generation.models.loading import load
+from generation.models.locate import profile_of, starter_folder
 from generation.models.tokenizing import load_tokenizer
 from generation.values.spelling import spell_emoji
 
@@ -39,7 +38,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(starter_folder() / name, folder / name)
     values = json.loads((folder / "defaults.json").read_text()) | {"max_size": 32}
     (folder / "defaults.json").write_text(json.dumps(values))
-    profile(folder, "tiny")
+    profile_of(folder, "tiny")
     return folder
 
 
@@ -62,7 +61,7 @@ def within(mebibytes: int) -> Iterator[None]:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(ModelError) as caught:
-        load(profile(folder, "tiny"), device="cpu")
+        load(profile_of(folder, "tiny"), device="cpu")
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert sentence.endswith(".")
@@ -134,7 +133,7 @@ def test_what_a_file_says_of_pictures_and_prompts_is_bounded(
 ) -> None:
     edit(folder, name, values)
     with pytest.raises(ModelError, match=r"\.$") as caught:
-        profile(folder, "tiny")
+        profile_of(folder, "tiny")
     assert said in str(caught.value)
 
 
@@ -206,7 +205,7 @@ def test_a_vocabulary_of_gigabytes_is_not_read(folder: Path, name: str) -> None:
 def test_a_byte_order_mark_is_passed_over(folder: Path) -> None:
     for path in folder.glob("**/*.json"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert load(profile(folder, "tiny"), device="cpu").tokenizer("red apple").input_ids
+    assert load(profile_of(folder, "tiny"), device="cpu").tokenizer("red apple").input_ids
 
 
 JSON = st.recursive(

@@ -15,10 +15,10 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from generation.catalog.hashing import weights_sha256
-from generation.catalog.locate import locate
-from generation.catalog.profile import profile
 from generation.errors import ModelError
+from generation.models.families import STABLE_DIFFUSION
 from generation.models.loading import load
+from generation.models.locate import locate, profile_of
 from generation.models.stable_diffusion import StableDiffusion
 from generation.schedulers.sampler import Sampler
 from generation.values.request import SCHEDULERS
@@ -49,7 +49,7 @@ def tiny() -> StableDiffusionPipeline:
 
 
 def loaded(folder: Path) -> StableDiffusion:
-    return load(profile(folder, "tiny"), device="cpu")
+    return load(profile_of(folder, "tiny"), device="cpu")
 
 
 def refusal(folder: Path) -> str:
@@ -92,11 +92,12 @@ def by_hand(folder: Path, without: Callable[[str], bool] = lambda name: False) -
 def test_ordinary_layouts_keep_the_hash_that_recipes_hold(
     folder: Path, tiny: StableDiffusionPipeline
 ) -> None:
-    assert weights_sha256(folder) == by_hand(folder)
+    assert weights_sha256(folder, STABLE_DIFFUSION.layout) == by_hand(folder)
     tiny.unet.save_pretrained(folder / "unet", variant="fp16")
-    assert weights_sha256(folder) == by_hand(folder, lambda name: "fp16" in name)
+    hashed = weights_sha256(folder, STABLE_DIFFUSION.layout)
+    assert hashed == by_hand(folder, lambda name: "fp16" in name)
     (folder / UNET).unlink()
-    assert weights_sha256(folder) == by_hand(folder)
+    assert weights_sha256(folder, STABLE_DIFFUSION.layout) == by_hand(folder)
     (folder / TEXT).unlink()
     tiny.text_encoder.save_pretrained(folder / "text_encoder", max_shard_size="50KB")
     assert len(list((folder / "text_encoder").iterdir())) > 3
@@ -117,7 +118,7 @@ def test_an_index_that_names_a_file_outside_the_folder_is_refused(folder: Path, 
 
 
 def test_a_whole_file_beside_an_index_is_what_is_loaded_and_hashed(folder: Path) -> None:
-    before = weights_sha256(folder)
+    before = weights_sha256(folder, STABLE_DIFFUSION.layout)
     whole = load_file(folder / UNET)
     shutil.copy(folder / UNET, folder / "kept")
     shard = split(folder, UNET)
@@ -125,7 +126,7 @@ def test_a_whole_file_beside_an_index_is_what_is_loaded_and_hashed(folder: Path)
     for value in (0.0, 1.0):
         save_file({k: torch.full_like(v, value) for k, v in whole.items()}, shard)
         parts = loaded(folder)
-        assert parts.weights_sha256 == weights_sha256(folder) == before
+        assert parts.weights_sha256 == weights_sha256(folder, STABLE_DIFFUSION.layout) == before
         assert all(torch.equal(v, whole[k]) for k, v in parts.unet.state_dict().items())
     # An index of shards that are gone is as much beside the point.
     shard.unlink()
@@ -167,10 +168,10 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(folder: Path, name: str)
 
 
 def test_links_inside_the_folder_and_inside_the_hubs_cache_are_followed(folder: Path) -> None:
-    digest = weights_sha256(folder)
+    digest = weights_sha256(folder, STABLE_DIFFUSION.layout)
     (folder / UNET).rename(folder / "moved")
     (folder / UNET).symlink_to("../moved")
-    assert weights_sha256(folder) == digest
+    assert weights_sha256(folder, STABLE_DIFFUSION.layout) == digest
     store = folder.parent / "models--owner--tiny"
     snapshot = store / "snapshots/0123"
     (store / "blobs").mkdir(parents=True)
@@ -248,7 +249,7 @@ def test_a_folder_may_hold_any_one_variant(folder: Path, tiny: StableDiffusionPi
         for path in list(folder.glob("*/*.safetensors")):
             stem = path.name.split(".")[0]
             path.rename(path.with_name(f"{stem}.{variant}.safetensors"))
-        assert weights_sha256(folder) == by_hand(folder)
+        assert weights_sha256(folder, STABLE_DIFFUSION.layout) == by_hand(folder)
     parts = loaded(folder)
     for part in ("text_encoder", "unet", "vae"):
         saved, found = getattr(tiny, part).state_dict(), getattr(parts, part).state_dict()
@@ -311,7 +312,7 @@ def test_zero_terminal_snr_with_epsilon_is_refused_and_the_operator_may_overrule
     zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     edit(folder, "scheduler/scheduler_config.json", zero)
     assert 'set prediction_type = "v_prediction" in the configuration' in refusal(folder)
-    found = profile(folder, "tiny", prediction_type="v_prediction")
+    found = profile_of(folder, "tiny", prediction_type="v_prediction")
     assert found.prediction_type == "v_prediction"
     assert load(found, device="cpu").scheduler_config["prediction_type"] == "v_prediction"
 
@@ -326,7 +327,7 @@ def test_zero_terminal_snr_is_seen_in_the_betas_themselves(folder: Path) -> None
     sentence = refusal(folder)
     assert "starts from noise alone (alphas_cumprod ends at 0)" in sentence
     assert 'set prediction_type = "v_prediction" in the configuration' in sentence
-    parts = load(profile(folder, "tiny", prediction_type="v_prediction"), device="cpu")
+    parts = load(profile_of(folder, "tiny", prediction_type="v_prediction"), device="cpu")
     for name in SCHEDULERS:
         latents = torch.ones(1, 4, 2, 2)
         course = Sampler(name, parts.scheduler_config, steps=8)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from generation.catalog.hashing import weights_sha256
-from generation.catalog.locate import locate
-from generation.catalog.profile import profile
 from generation.errors import ModelError
+from generation.models.families import STABLE_DIFFUSION
+from generation.models.locate import locate, profile_of
 
 from .folders import WEIGHTS, Edit
 
@@ -43,9 +43,10 @@ def test_a_folder_is_named_by_its_last_part(folder: Path) -> None:
 
 def test_locating_loads_no_networks_and_no_hub_client() -> None:
     code = (
-        "import sys; from generation.catalog.locate import locate;"
+        "import sys; from generation.models.locate import locate;"
         "from generation.catalog.hashing import weights_sha256;"
-        "weights_sha256(locate('starter').folder);"
+        "from generation.models.families import STABLE_DIFFUSION;"
+        "weights_sha256(locate('starter').folder, STABLE_DIFFUSION.layout);"
         "print([m for m in ('torch', 'diffusers', 'transformers', 'huggingface_hub')"
         " if m in sys.modules])"
     )
@@ -125,10 +126,10 @@ def test_weights_that_are_only_a_pickle_are_refused(folder: Path, pickle: str) -
 
 
 def test_a_pickle_beside_safetensors_is_ignored(folder: Path) -> None:
-    before = weights_sha256(folder)
+    before = weights_sha256(folder, STABLE_DIFFUSION.layout)
     (folder / "unet/diffusion_pytorch_model.bin").write_bytes(b"pickle")
     assert locate(str(folder)).name == "rabbit"
-    assert weights_sha256(folder) == before
+    assert weights_sha256(folder, STABLE_DIFFUSION.layout) == before
 
 
 @pytest.mark.parametrize("name", ["v1-5-pruned.ckpt", "some/where/model.pt", "x.bin", "x.pth"])
@@ -207,7 +208,7 @@ def test_how_large_its_pictures_may_be_and_the_names_of_emoji_are_in_files_of_ou
     folder: Path, edit: Edit
 ) -> None:
     found = locate(str(folder))
-    digest = weights_sha256(folder)
+    digest = weights_sha256(folder, STABLE_DIFFUSION.layout)
     assert found.emoji["🦉"] == "owl"
     assert found.default_max_size == found.native_size
     edit("defaults.json", {"max_size": 96})
@@ -215,7 +216,7 @@ def test_how_large_its_pictures_may_be_and_the_names_of_emoji_are_in_files_of_ou
     found = locate(str(folder))
     assert (found.default_max_size, found.emoji["🦉"]) == (96, "cat")
     # They are no part of what a recipe makes.
-    assert weights_sha256(folder) == digest
+    assert weights_sha256(folder, STABLE_DIFFUSION.layout) == digest
     (folder / "defaults.json").unlink()
     (folder / "emoji.json").unlink()
     found = locate(str(folder))
@@ -263,21 +264,21 @@ def test_a_file_of_another_kind_is_said_to_be_there(
 def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     assert "model_index.json" in refusal(tmp_path)
     with pytest.raises(ModelError, match="no folder"):
-        profile(tmp_path / "gone", "gone")
+        profile_of(tmp_path / "gone", "gone")
 
 
 def test_the_hash_follows_what_pictures_depend_on(folder: Path, edit: Edit) -> None:
-    first = weights_sha256(folder)
+    first = weights_sha256(folder, STABLE_DIFFUSION.layout)
     (folder / "README.md").write_text("other words")
     edit("defaults.json", {"steps": 3})
-    assert weights_sha256(folder) == first
+    assert weights_sha256(folder, STABLE_DIFFUSION.layout) == first
     copy = folder.with_name("copy")
     shutil.copytree(folder, copy)
-    assert weights_sha256(copy) == first
+    assert weights_sha256(copy, STABLE_DIFFUSION.layout) == first
     seen = {first}
     for name in WEIGHTS:
         (folder / name).write_bytes(b"changed")
-        seen.add(weights_sha256(folder))
+        seen.add(weights_sha256(folder, STABLE_DIFFUSION.layout))
     edit("scheduler/scheduler_config.json", {"beta_end": 0.02})
-    seen.add(weights_sha256(folder))
+    seen.add(weights_sha256(folder, STABLE_DIFFUSION.layout))
     assert len(seen) == 5

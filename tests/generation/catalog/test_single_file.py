@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from generation.catalog import single_file
 from generation.catalog.conversion import convert
 from generation.catalog.files import list_folder, read_config, select_configs
-from generation.catalog.locate import locate
-from generation.catalog.profile import profile
 from generation.catalog.single_file import CONFIGS, download_configs
 from generation.errors import ModelError
 from generation.models.building import expected_shapes
+from generation.models.families import STABLE_DIFFUSION
 from generation.models.loading import load
+from generation.models.locate import locate, profile_of
 from generation.models.stable_diffusion import NETWORKS
 from generation.models.tokenizing import load_tokenizer
 
@@ -67,7 +67,7 @@ def shelf(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def same_weights(tiny: StableDiffusionPipeline, folder: Path) -> bool:
-    parts = load(profile(folder, "rabbit"), device="cpu")
+    parts = load(profile_of(folder, "rabbit"), device="cpu")
     for part in ("text_encoder", "unet", "vae"):
         saved, loaded = getattr(tiny, part).state_dict(), getattr(parts, part).state_dict()
         if saved.keys() != loaded.keys():
@@ -313,7 +313,7 @@ def test_the_configs_that_come_with_the_package_are_those_of_stable_diffusion_1(
         )
         assert first in {tuple(shape) for shape in shapes.values()}
         assert sum(shape.numel() for shape in shapes.values()) == count
-    names = select_configs(list_folder(folder), "x")
+    names = select_configs(list_folder(folder), STABLE_DIFFUSION.layout, "x")
     tokenizer = load_tokenizer(folder, names, 49_408)
     ids = tokenizer("a photo of a cat").input_ids
     # As in the examples of CLIP's own documentation.

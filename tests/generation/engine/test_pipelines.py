@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from generation.catalog.locate import locate, starter_folder
 from generation.engine.engine import Engine
 from generation.models.loading import load
+from generation.models.locate import locate, starter_folder
 from generation.models.stable_diffusion import StableDiffusion
 from generation.models.tokens import tokenize
 from generation.values.events import Progress

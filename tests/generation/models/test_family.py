@@ -7,10 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from generation.catalog.files import STABLE_DIFFUSION
 from generation.engine.engine import Engine
 from generation.errors import GenerationError
-from generation.models.families import FAMILIES, family_of
+from generation.models.families import FAMILIES, STABLE_DIFFUSION, family_of
 from generation.models.family import Conditioning
 from generation.models.stable_diffusion import StableDiffusion
 from generation.values.request import GenerationRequest, Told
@@ -54,9 +53,9 @@ class TestConditioning:
 
 
 class TestFamilies:
-    @pytest.mark.parametrize("pipeline", sorted(STABLE_DIFFUSION.pipelines))
+    @pytest.mark.parametrize("pipeline", sorted(STABLE_DIFFUSION.layout.pipelines))
     def test_each_pipeline_that_the_catalog_accepts_has_a_family(self, pipeline: str) -> None:
-        assert family_of(pipeline) is StableDiffusion
+        assert family_of(pipeline).load() is StableDiffusion
 
     def test_no_two_families_claim_one_pipeline(self) -> None:
         claimed = [name for family in FAMILIES for name in family.layout.pipelines]

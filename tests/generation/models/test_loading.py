@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from generation.catalog.hashing import weights_sha256
-from generation.catalog.locate import locate, starter_folder
-from generation.catalog.profile import profile
 from generation.errors import ModelError
+from generation.models.families import STABLE_DIFFUSION
 from generation.models.loading import load
+from generation.models.locate import locate, profile_of, starter_folder
 from generation.models.placement import place
 
 from ..tiny import tiny_pipeline
@@ -42,7 +42,7 @@ def folder(tiny: StableDiffusionPipeline, tmp_path: Path) -> Path:
 
 def refusal(folder: Path, **options: Any) -> str:
     with pytest.raises(ModelError) as caught:
-        load(profile(folder, "tiny"), **options)
+        load(profile_of(folder, "tiny"), **options)
     sentence = str(caught.value)
     assert "\n" not in sentence
     assert sentence.endswith(".")
@@ -61,7 +61,7 @@ def test_the_starter_loads_ready_to_run() -> None:
         assert not network.training
         assert not any(p.requires_grad for p in network.parameters())
         assert {p.dtype for p in network.parameters()} == {torch.float32}
-    assert parts.weights_sha256 == weights_sha256(starter_folder())
+    assert parts.weights_sha256 == weights_sha256(starter_folder(), STABLE_DIFFUSION.layout)
     assert parts.profile.name == "starter"
     assert parts.scheduler_config["num_train_timesteps"] == 1000
     ids = parts.tokenizer("red apple", padding="max_length", return_tensors="pt").input_ids
@@ -77,7 +77,7 @@ def test_the_starter_loads_ready_to_run() -> None:
 def test_a_saved_pipeline_loads_with_the_weights_that_were_saved(
     tiny: StableDiffusionPipeline, folder: Path
 ) -> None:
-    found = profile(folder, "tiny")
+    found = profile_of(folder, "tiny")
     assert (found.native_size, found.size_multiple, found.token_limit) == (16, 8, 32)
     parts = load(found, device="cpu")
     for part in ("text_encoder", "unet", "vae"):
@@ -94,14 +94,14 @@ def test_half_precision_and_split_weights_load(tiny: StableDiffusionPipeline, fo
     tiny.text_encoder.save_pretrained(folder / "text_encoder", max_shard_size="50KB")
     assert len(list((folder / "unet").glob("*.fp16-*-of-*.safetensors"))) > 1
     assert len(list((folder / "text_encoder").glob("*-of-*.safetensors"))) > 1
-    parts = load(profile(folder, "tiny"), device="cpu")
+    parts = load(profile_of(folder, "tiny"), device="cpu")
     for part in ("text_encoder", "unet", "vae"):
         saved, loaded = getattr(tiny, part).state_dict(), getattr(parts, part).state_dict()
         assert all(torch.equal(saved[key], loaded[key]) for key in saved)
 
 
 def test_the_dtype_can_be_chosen(folder: Path) -> None:
-    parts = load(profile(folder, "tiny"), device="cpu", dtype="bfloat16")
+    parts = load(profile_of(folder, "tiny"), device="cpu", dtype="bfloat16")
     assert parts.dtype == torch.bfloat16
     for network in (parts.text_encoder, parts.unet, parts.vae):
         assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
@@ -126,10 +126,10 @@ def test_loading_leaves_the_process_as_it_was(
         )
 
     before = state()
-    load(profile(folder, "tiny"), device="cpu", dtype="bfloat16")
+    load(profile_of(folder, "tiny"), device="cpu", dtype="bfloat16")
     (folder / VAE).write_bytes(b"")
     with pytest.raises(ModelError):
-        load(profile(folder, "tiny"), device="cpu")
+        load(profile_of(folder, "tiny"), device="cpu")
     assert state() == before
     written = capfd.readouterr()
     assert (written.out, written.err) == ("", "")
@@ -156,7 +156,7 @@ def test_a_scheduler_that_cannot_be_made_is_found_before_anybody_asks_for_a_pict
 def test_a_model_with_pickled_weights_is_refused(
     tiny: StableDiffusionPipeline, folder: Path
 ) -> None:
-    found = profile(folder, "tiny")
+    found = profile_of(folder, "tiny")
     (folder / UNET).unlink()
     tiny.unet.save_pretrained(folder / "unet", safe_serialization=False)
     with pytest.raises(ModelError, match="can run code"):
@@ -225,7 +225,7 @@ def test_a_device_that_is_not_there_is_named(folder: Path, device: str) -> None:
 
 
 def test_a_cpu_with_a_number_is_the_cpu(folder: Path) -> None:
-    assert load(profile(folder, "tiny"), device="cpu:0").device == torch.device("cpu")
+    assert load(profile_of(folder, "tiny"), device="cpu:0").device == torch.device("cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
@@ -239,7 +239,7 @@ def test_a_dtype_that_will_not_do_is_named(folder: Path, dtype: str) -> None:
 
 
 def test_files_that_vanish_after_they_were_found_are_named(folder: Path) -> None:
-    found = profile(folder, "tiny")
+    found = profile_of(folder, "tiny")
     shutil.rmtree(folder / "vae")
     with pytest.raises(ModelError, match=r"vae/config\.json"):
         load(found, device="cpu")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from generation.catalog.locate import starter_folder
+from generation.models.locate import starter_folder
 from generation.starter.evaluate import open_autoencoder
 from generation.starter.training.drawings.scenes import COLOURS
 from generation.starter.training.drawings.sheet import Painter

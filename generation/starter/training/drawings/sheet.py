@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from ....catalog.locate import locate
 from ....engine.denoising import Denoising
 from ....engine.engine import Engine
 from ....errors import GenerationError, ModelError
 from ....models.loading import load
+from ....models.locate import locate
 from ....models.stable_diffusion import StableDiffusion
 from ....values.pixels import Pixels
 from ....values.request import GenerationRequest

@@ -1,7 +1,8 @@
 """From a model's name to the model's folder, checked before anything is loaded.
 
 A name is `starter` (the model that comes with the package), a folder, a single .safetensors file,
-or a repository of the Hugging Face hub, which is downloaded once.
+or a repository of the Hugging Face hub, which is downloaded once. Importing this module loads no
+torch.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ..catalog.files import PICKLES, DownloadProgress, pickle_sentence
+from ..catalog.layout import Layout
+from ..catalog.profile import ModelProfile, profile, read_configs, recognise
 from ..errors import ModelError
-from .files import PICKLES, DownloadProgress, pickle_sentence
-from .profile import ModelProfile, profile, read_configs
+from .families import FAMILIES
 
 STARTER: Final = "starter"
 
@@ -48,35 +51,56 @@ def locate(
         ModelError: there is no such model, or it cannot be downloaded, used or trusted.
     """
     if name == STARTER:
-        return profile(starter_folder(), STARTER, prediction_type=prediction_type)
+        return profile_of(starter_folder(), STARTER, prediction_type)
     path = _path(name)
     if path.suffix.lower() in PICKLES:
         raise ModelError(pickle_sentence(f"The model {name}"))
     if name and _is(Path.is_dir, path):
-        return profile(path, path.resolve().name, prediction_type=prediction_type)
+        return profile_of(path, path.resolve().name, prediction_type)
     if path.suffix.lower() in _SINGLE_FILES:
         # The hub's client takes a good part of a second to load, so it is loaded only if needed.
-        from .single_file import open_single_file  # noqa: PLC0415
+        from ..catalog.single_file import open_single_file  # noqa: PLC0415
 
         folder = open_single_file(path, only_look=only_look)
-        return profile(folder, path.stem, prediction_type=prediction_type)
+        return profile_of(folder, path.stem, prediction_type)
     _refuse_other_files(name, path)
     if not _HUB_ID.fullmatch(name):
         raise ModelError(
             f"There is no model {name!r}; use {STARTER!r}, a folder, a .safetensors file or a hub "
             "id as in owner/name."
         )
-    from .hub import download, find  # noqa: PLC0415
+    from ..catalog.hub import download, find  # noqa: PLC0415
 
     if only_look:
-        return profile(find(name, token), name, prediction_type=prediction_type)
+        return profile_of(find(name, layout_of=layout_of, token=token), name, prediction_type)
     folder = download(
         name,
-        check=lambda configs: read_configs(configs, name, prediction_type),
+        layout_of=layout_of,
+        check=lambda configs: read_configs(configs, name, FAMILIES, prediction_type),
         on_download=on_download,
         token=token,
     )
-    return profile(folder, name, prediction_type=prediction_type)
+    return profile_of(folder, name, prediction_type)
+
+
+def layout_of(folder: Path) -> Layout:
+    """Return the layout of the model in `folder`, of which only `model_index.json` is read.
+
+    Raises:
+        ModelError: the file cannot be read, or no family has models like this one.
+    """
+    return recognise(folder, FAMILIES).layout
+
+
+def profile_of(folder: Path, name: str, prediction_type: str | None = None) -> ModelProfile:
+    """Return the profile of the model in `folder`, after checking that the model can be used.
+
+    `prediction_type` is as in `locate`.
+
+    Raises:
+        ModelError: the folder holds no complete model of a family with safetensors.
+    """
+    return profile(folder, name, FAMILIES, prediction_type=prediction_type)
 
 
 def _refuse_other_files(name: str, path: Path) -> None:

@@ -1,0 +1,96 @@
+"""The parts of which the models of a family consist, in the layout of diffusers.
+
+The families themselves are listed in `generation.models.families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import ModelError
+
+# The file names that the two libraries save weights under.
+_STEMS: Final = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of a model: a folder, and an entry in `model_index.json`.
+
+    `classes` holds the classes of `library` that the part may have. A part with `has_weights` is a
+    network; a tokenizer has none. A model may lack a part that `is_optional`.
+    """
+
+    library: str
+    classes: frozenset[str]
+    has_weights: bool = True
+    is_optional: bool = False
+
+    @property
+    def stem(self) -> str:
+        """Return the file name of the weights, without variant and suffix."""
+        return _STEMS[self.library]
+
+
+def network(library: str, *classes: str, is_optional: bool = False) -> Part:
+    """Return a part with weights, made by a class of `library`."""
+    return Part(library=library, classes=frozenset(classes), is_optional=is_optional)
+
+
+def tokenizer(*classes: str) -> Part:
+    """Return a part that turns text into tokens, made by a class of transformers."""
+    return Part(library="transformers", classes=frozenset(classes), has_weights=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The parts of the models of one family, by the names of their folders.
+
+    `pipelines` are the names in `_class_name` of `model_index.json` by which the family is
+    recognised. Each model has a scheduler too, of any class of diffusers.
+    """
+
+    pipelines: frozenset[str]
+    parts: Mapping[str, Part]
+
+    @property
+    def networks(self) -> Mapping[str, Part]:
+        """Return the parts with weights."""
+        return {name: part for name, part in self.parts.items() if part.has_weights}
+
+    @property
+    def tokenizers(self) -> Mapping[str, Part]:
+        """Return the parts that turn text into tokens."""
+        return {name: part for name, part in self.parts.items() if not part.has_weights}
+
+    def check_index(self, folder: Path, index: Mapping[str, Any], family: str) -> None:
+        """Compare the entries of `model_index.json` with the parts of the family.
+
+        Raises:
+            ModelError: a part is missing, of another class, or of another library.
+        """
+        scheduler = Part(library="diffusers", classes=frozenset(), has_weights=False)
+        for name, part in {**self.parts, "scheduler": scheduler}.items():
+            entry = index.get(name)
+            pair = entry if isinstance(entry, list) and len(entry) == 2 else [None, None]  # noqa: PLR2004
+            library, found = (str(item) if item else None for item in pair)
+            if found is None and (part.is_optional or not part.classes):
+                continue
+            if part.classes and found not in part.classes:
+                raise ModelError(
+                    f"The model in {folder} has {shown(found) or 'nothing'} as its {name} instead "
+                    f"of {min(part.classes)}; choose a plain {family} model."
+                )
+            if library != part.library:
+                raise ModelError(
+                    f"The model in {folder} takes its {name} from {shown(library) or 'nowhere'} "
+                    f"instead of {part.library}; choose a plain {family} model."
+                )
+
+
+def shown(value: object) -> str:
+    """Return a value from a file, short enough for a sentence; an empty text for None."""
+    return str(value)[:80] if value else ""

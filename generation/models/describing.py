@@ -1,0 +1,140 @@
+"""From the configs of a model to what `ModelProfile` holds; importing this loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ..catalog.configs import Config, Configs, is_size, is_within
+from ..catalog.profile import Description
+from ..errors import ModelError
+from ..values.request import SCHEDULERS, SIZE_MAX, SIZE_MIN
+
+_STEPS: Final = 30
+_GUIDANCE_SCALE: Final = 7.5
+# With a model smaller than half the smallest picture, not even the largest size would be allowed.
+_NATIVE_LEAST: Final = SIZE_MIN // 2
+# The start, the end, and one token of text.
+_FEWEST_TOKENS: Final = 3
+# Stable Diffusion 1 has 0.18215, and all others are near 1.
+_SCALING: Final = (1e-4, 1e4)
+# CLIP has 77; the longest model made from it has 248.
+_MOST_TOKENS: Final = 1_024
+_PREDICTIONS: Final = frozenset({"epsilon", "v_prediction"})
+# A UNet that sets one of these needs more than latents, a timestep and a prompt.
+_MORE_CONDITIONS: Final = (
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+)
+
+
+def stable_diffusion(configs: Configs) -> Description:
+    """Return what the configs of Stable Diffusion 1 or 2 say.
+
+    Raises:
+        ModelError: a value is wrong, or asks for what the engine does not have.
+    """
+    unet, text_encoder = configs.network("unet"), configs.network("text_encoder")
+    for key in _MORE_CONDITIONS:
+        if unet.values.get(key) is not None:
+            raise unet.wrong(key, "null (this engine gives a UNet only a prompt)")
+    return unet_description(configs, [text_encoder])
+
+
+def unet_description(configs: Configs, text_encoders: Sequence[Config]) -> Description:
+    """Return what the configs of a UNet that reads CLIP's text encoders say.
+
+    Raises:
+        ModelError: a value is wrong, or the networks do not fit each other.
+    """
+    unet, vae = configs.network("unet"), configs.network("vae")
+    pixels = 2 ** (len(vae.sizes("block_out_channels")) - 1)
+    check_channels(unet, vae)
+    width = sum(encoder.size("hidden_size", 512) for encoder in text_encoders)
+    if set(unet.sizes("cross_attention_dim")) != {width}:
+        raise unet.wrong("cross_attention_dim", f"the text encoder's {width}")
+    size = min(unet.sizes("sample_size")) * pixels
+    if not _NATIVE_LEAST <= size <= SIZE_MAX:
+        raise unet.wrong("sample_size", f"one for pictures of {SIZE_MIN} to {SIZE_MAX} pixels")
+    token_limit, prompt_limit = clip_limits(configs, text_encoders[0])
+    return Description(
+        native_size=size,
+        size_multiple=max(8, pixels),
+        token_limit=token_limit,
+        prompt_limit=prompt_limit,
+        prediction_type=_prediction_type(configs.scheduler),
+        schedulers=SCHEDULERS,
+        default_scheduler="ddim",
+        default_steps=_STEPS,
+        default_guidance_scale=_GUIDANCE_SCALE,
+    )
+
+
+def check_channels(network: Config, vae: Config) -> None:
+    """Compare the channels of a network with those of the latents, and check their scale.
+
+    Raises:
+        ModelError: the network is made for something else than text to image.
+    """
+    channels = vae.size("latent_channels", 4)
+    # Latents are multiplied by it and divided.
+    if not is_within(vae.values.get("scaling_factor", 0.18215), *_SCALING):
+        raise vae.wrong("scaling_factor", f"a number from {_SCALING[0]:g} to {_SCALING[1]:g}")
+    if network.size("in_channels", 4) != channels:
+        raise ModelError(
+            f"{network.path} takes {network.size('in_channels', 4)} channels where the latents "
+            f"have {channels}, as a model for inpainting does; choose a text-to-image model."
+        )
+    if network.size("out_channels", 4) != channels:
+        raise network.wrong("out_channels", f"the {channels} channels of the latents")
+
+
+def clip_limits(
+    configs: Configs, text_encoder: Config, tokenizer: str = "tokenizer"
+) -> tuple[int, int]:
+    """Return how many tokens a text has, and how many of them a prompt may fill.
+
+    A prompt may fill all tokens unless the tokenizer's config says `prompt_tokens`: the starter's
+    text encoder writes its results over the tokens after those.
+
+    Raises:
+        ModelError: a number is wrong.
+    """
+    positions = text_encoder.size("max_position_embeddings", 77)
+    if positions > _MOST_TOKENS:
+        raise text_encoder.wrong("max_position_embeddings", f"at most {_MOST_TOKENS:,}")
+    if not configs.has(f"{tokenizer}/tokenizer_config.json"):
+        return positions, positions
+    config = configs.other(f"{tokenizer}/tokenizer_config.json")
+    # A tokenizer without a limit of its own says 10**30, as a float in some files.
+    limit: Any = config.values.get("model_max_length") or positions
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < _FEWEST_TOKENS:
+        raise config.wrong("model_max_length", "a whole number from 1 up")
+    limit = int(min(limit, positions))
+    filled: Any = config.values.get("prompt_tokens")
+    if filled is None:
+        return limit, limit
+    if not is_size(filled) or not _FEWEST_TOKENS <= filled <= limit:
+        raise config.wrong("prompt_tokens", f"a whole number from {_FEWEST_TOKENS} to {limit}")
+    return limit, int(filled)
+
+
+def _prediction_type(scheduler: Config) -> str:
+    found = str(scheduler.values.get("prediction_type", "epsilon"))
+    if found not in _PREDICTIONS:
+        raise scheduler.wrong("prediction_type", " or ".join(sorted(_PREDICTIONS)))
+    if found == "epsilon" and scheduler.values.get("rescale_betas_zero_snr"):
+        raise noise_alone(scheduler.path, "rescale_betas_zero_snr")
+    return found
+
+
+def noise_alone(path: Path, reason: str) -> ModelError:
+    """Return the error for a schedule with zero terminal SNR and a UNet that predicts epsilon."""
+    return ModelError(
+        f"{path} starts from noise alone ({reason}), where a UNet that predicts epsilon says "
+        'nothing; set prediction_type = "v_prediction" in the configuration if the model was '
+        "trained so, or choose another one."
+    )
