@@ -17,9 +17,9 @@ _WEIGHT: Final = ".weight"
 _SCALES: Final = (".scale_weight", ".weight_scale")
 # An engine that computes in 16 or 32 bits does not use these.
 _UNUSED: Final = re.compile(r"(?:.*[.])?(?:position_ids|scaled_fp8|scale_input|input_scale)")
-# Older names: the text encoder's module until transformers 5, the VAE's attention until diffusers
-# 0.15.
-_TEXT_PREFIX: Final = "text_model."
+# Older names: the module of CLIP until transformers 5, the VAE's attention until diffusers 0.15. A
+# language model is stored with the head for words, beside which the layers are the module `model`.
+_TEXT_PREFIX: Final = re.compile(r"(?:text_)?model[.]")
 _ATTENTION: Final = re.compile(r"(.*[.]attentions[.]\d+[.])(query|key|value|proj_attn)([.]\w+)")
 _ATTENTION_NAMES: Final = {
     "query": "to_q",
@@ -94,7 +94,7 @@ def _scale(file: Path, name: str, tensors: Mapping[str, TensorInfo]) -> str | No
 
 def _modern(part: str, name: str) -> str:
     if part == "text_encoder":
-        return name.removeprefix(_TEXT_PREFIX)
+        return _TEXT_PREFIX.sub("", name, count=1) if _TEXT_PREFIX.match(name) else name
     if part == "vae" and (match := _ATTENTION.fullmatch(name)):
         return match[1] + _ATTENTION_NAMES[match[2]] + match[3]
     return name

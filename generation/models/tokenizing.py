@@ -1,8 +1,8 @@
 """The tokenizer of a model, from its vocabulary, its merges and a few settings.
 
 transformers searches a folder and compiles the regular expressions that it finds in
-`tokenizer.json`. So transformers gets a folder that holds only what was chosen. How CLIP splits
-text is written in the library.
+`tokenizer.json`. So transformers gets a folder that holds only what was chosen. How text is split
+is written in the class in the library. A template for chats, which is a program, is left out too.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, Qwen2Tokenizer
 
 from ..catalog.files import read_config
 from ..catalog.json_reader import LIST_BYTES, read_bytes
@@ -35,31 +36,53 @@ _CONFIG_KEYS: Final = frozenset(
     }
 )
 _ADDED_MOST: Final = 10_000
-_CLASSES: Final = frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
-_FOLDER: Final = "tokenizer"
 
 
-def load_tokenizer(folder: Path, files: tuple[str, ...], vocab_size: int) -> Any:
-    """Return the tokenizer of the model in `folder` from those of `files` that belong to it.
+@dataclass(frozen=True, slots=True)
+class TokenizerKind:
+    """A class of tokenizers; `names` are the names that a config may call the class by."""
+
+    label: str
+    made_by: Any
+    names: frozenset[str]
+
+
+CLIP: Final = TokenizerKind(
+    "CLIP", CLIPTokenizer, frozenset({"CLIPTokenizer", "CLIPTokenizerFast"})
+)
+# Qwen3 has the tokenizer of Qwen2, with more added tokens.
+QWEN: Final = TokenizerKind(
+    "Qwen", Qwen2Tokenizer, frozenset({"Qwen2Tokenizer", "Qwen2TokenizerFast"})
+)
+
+
+def load_tokenizer(
+    folder: Path,
+    files: tuple[str, ...],
+    vocab_size: int,
+    *,
+    part: str = "tokenizer",
+    kind: TokenizerKind = CLIP,
+) -> Any:
+    """Return the tokenizer in the folder `part` of a model, from those of `files` that lie there.
 
     Raises:
         ModelError: a file is broken or for another kind of tokenizer, or a token is not among the
             `vocab_size` tokens of the text encoder.
     """
-    names = [Path(name).name for name in files if name.startswith(f"{_FOLDER}/")]
+    home = folder / part
+    names = [Path(name).name for name in files if name.startswith(f"{part}/")]
     with tempfile.TemporaryDirectory(prefix="imagine-bot-tokenizer-") as made:
         for name in names:
-            _write(Path(made) / name, _cleaned(folder, name))
+            _write(Path(made) / name, _cleaned(folder, part, name, kind))
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(made, local_files_only=True)
+            tokenizer = kind.made_by.from_pretrained(made, local_files_only=True)
             largest = max(tokenizer.get_vocab().values())
         # The Rust tokenizers raise bare Exceptions, so no narrower class can be named.
         except Exception as error:
-            raise _broken(folder / _FOLDER, str(error).replace(made, str(folder))) from error
+            raise _broken(home, str(error).replace(made, str(folder))) from error
     if largest >= vocab_size:
-        raise _broken(
-            folder / _FOLDER, f"it has a token {largest}, and the text encoder knows {vocab_size}"
-        )
+        raise _broken(home, f"it has a token {largest}, and the text encoder knows {vocab_size}")
     return tokenizer
 
 
@@ -73,21 +96,20 @@ def _write(file: Path, content: bytes) -> None:
         ) from error
 
 
-def _cleaned(folder: Path, name: str) -> bytes:
+def _cleaned(folder: Path, part: str, name: str, kind: TokenizerKind) -> bytes:
+    path = folder / part / name
     if not name.endswith(".json"):
-        return read_bytes(folder / _FOLDER / name, most=LIST_BYTES)
-    values = read_config(folder, f"{_FOLDER}/{name}")
+        return read_bytes(path, most=LIST_BYTES)
+    values = read_config(folder, f"{part}/{name}")
     if name == "tokenizer.json":
-        values = _vocabulary(folder / _FOLDER / name, values)
+        values = _vocabulary(path, values)
     if name == "tokenizer_config.json":
-        kind = values.get("tokenizer_class", "CLIPTokenizer")
-        if str(kind) not in _CLASSES:
-            raise _broken(
-                folder / _FOLDER / name, f"tokenizer_class is {str(kind)[:80]!r} and not CLIP's"
-            )
+        named = str(values.get("tokenizer_class", min(kind.names)))
+        if named not in kind.names:
+            raise _broken(path, f"tokenizer_class is {named[:80]!r} and not {kind.label}'s")
         values = {key: value for key, value in values.items() if key in _CONFIG_KEYS}
     if len(str(values.get("added_tokens_decoder", ""))) > LIST_BYTES:
-        raise _broken(folder / _FOLDER / name, "it adds too many tokens")
+        raise _broken(path, "it adds too many tokens")
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -95,7 +117,7 @@ def _vocabulary(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a `tokenizer.json` with the vocabulary, the merges and the added tokens alone."""
     model, added = values.get("model"), values.get("added_tokens", [])
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        raise _broken(path, "it holds no BPE model, as CLIP's is")
+        raise _broken(path, "it holds no BPE model")
     if not isinstance(added, list) or len(added) > _ADDED_MOST:
         raise _broken(path, f"it adds no list of at most {_ADDED_MOST:,} tokens")
     kept = {key: model[key] for key in ("vocab", "merges") if key in model}
