@@ -13,8 +13,8 @@ import torch
 
 from generation.catalog.profile import ModelProfile
 from generation.libraries import quiet
-from generation.models import deterministic
-from generation.models.devices import choose_device, choose_dtype
+from generation.models.networks import deterministic
+from generation.models.networks.devices import choose_device, choose_dtype
 from generation.values.request import GenerationRequest
 
 PixelArray = npt.NDArray[np.uint8]

@@ -141,7 +141,7 @@ def _look_at(settings: Settings) -> ModelProfile:
 
 def _device(settings: Settings) -> Finding:
     # Imported here because it loads torch: the findings before are printed first.
-    from generation.models.devices import choose_device, choose_dtype  # noqa: PLC0415
+    from generation.models.networks.devices import choose_device, choose_dtype  # noqa: PLC0415
 
     try:
         device = choose_device(settings.device)

@@ -11,7 +11,7 @@ import torch
 from ..catalog.files import ModelFiles
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
-from .tokens import TokenizedPrompt
+from .text.tokens import TokenizedPrompt
 
 Shapes: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
 

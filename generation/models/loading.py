@@ -11,9 +11,9 @@ from ..errors import ModelError, first_sentence
 from ..libraries import quiet
 from ..schedulers.sampler import Sampler
 from .describing import noise_alone
-from .devices import choose_device, choose_dtype
 from .families import family_of
 from .family import Model
+from .networks.devices import choose_device, choose_dtype
 
 
 def load(
@@ -27,9 +27,9 @@ def load(
 
     Without a `device` accelerate chooses: the accelerator if there is one, else the CPU.
     Without a `dtype` (`float16`, `bfloat16` or `float32`) it is float16 on CUDA and float32
-    elsewhere. The networks are prepared by `generation.models.deterministic`, so that rows of a
-    batch do not depend on each other; with `compiled` the UNet's convolutions are left to the
-    compiler.
+    elsewhere. The networks are prepared by `generation.models.networks.deterministic`, so that
+    rows of a batch do not depend on each other; with `compiled` the network's convolutions are left
+    to the compiler.
 
     Raises:
         ModelError: a file is broken, the device is not there or its memory too small.

@@ -17,12 +17,12 @@ from ..catalog.files import ModelFiles, read_config
 from ..catalog.parts import find_tensors
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
-from . import deterministic
-from .building import build, made_from
 from .family import Conditioning, Posterior, Predict
-from .placement import place
-from .tokenizing import load_tokenizer
-from .tokens import TokenizedPrompt, tokenize
+from .networks import deterministic
+from .networks.building import build, made_from
+from .networks.placement import place
+from .text.tokenizing import load_tokenizer
+from .text.tokens import TokenizedPrompt, tokenize
 
 _TEXT: Final = "text"
 # Keys of a text encoder's config that change what it computes or that this module asks for.

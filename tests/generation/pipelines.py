@@ -21,7 +21,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from generation.images.pillow import to_image
-from generation.models import deterministic
+from generation.models.networks import deterministic
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 

@@ -21,7 +21,7 @@ from generation.catalog.json_reader import DEPTH, as_object, read_object
 from generation.errors import ModelError
 from generation.models.loading import load
 from generation.models.locate import profile_of, starter_folder
-from generation.models.tokenizing import load_tokenizer
+from generation.models.text.tokenizing import load_tokenizer
 from generation.values.spelling import spell_emoji
 
 from ..tiny import tiny_pipeline

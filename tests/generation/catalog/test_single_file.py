@@ -14,12 +14,12 @@ from generation.catalog.conversion import convert
 from generation.catalog.files import list_folder, read_config, select_configs
 from generation.catalog.single_file import CONFIGS, download_configs
 from generation.errors import ModelError
-from generation.models.building import expected_shapes
 from generation.models.families import STABLE_DIFFUSION
 from generation.models.loading import load
 from generation.models.locate import locate, profile_of
+from generation.models.networks.building import expected_shapes
 from generation.models.stable_diffusion import NETWORKS
-from generation.models.tokenizing import load_tokenizer
+from generation.models.text.tokenizing import load_tokenizer
 
 from ..hub import Client, Hub
 from ..single_file import write_single_file

@@ -16,7 +16,7 @@ from generation.engine.engine import Engine
 from generation.models.loading import load
 from generation.models.locate import locate, starter_folder
 from generation.models.stable_diffusion import StableDiffusion
-from generation.models.tokens import tokenize
+from generation.models.text.tokens import tokenize
 from generation.values.events import Progress
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage

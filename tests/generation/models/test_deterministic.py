@@ -13,8 +13,8 @@ from torch import nn
 
 from generation.engine import noise
 from generation.engine.calibration import LADDER
-from generation.models import deterministic
-from generation.models.deterministic import PackedConv2d, RowwiseLinear, WholeGroupNorm
+from generation.models.networks import deterministic
+from generation.models.networks.deterministic import PackedConv2d, RowwiseLinear, WholeGroupNorm
 from generation.models.stable_diffusion import StableDiffusion
 
 Result = TypeVar("Result")

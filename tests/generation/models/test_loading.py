@@ -20,7 +20,7 @@ from generation.errors import ModelError
 from generation.models.families import STABLE_DIFFUSION
 from generation.models.loading import load
 from generation.models.locate import locate, profile_of, starter_folder
-from generation.models.placement import place
+from generation.models.networks.placement import place
 
 from ..tiny import tiny_pipeline
 

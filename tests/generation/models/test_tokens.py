@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from generation.models.stable_diffusion import StableDiffusion
-from generation.models.tokens import TokenizedPrompt, tokenize
+from generation.models.text.tokens import TokenizedPrompt, tokenize
 from generation.values.spelling import spell_emoji
 
 from ..pipelines import byte_tokenizer
@@ -149,7 +149,7 @@ def test_a_prompt_of_one_strange_word_many_times_is_read_in_a_moment(
         asked.append(text)
         return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
 
-    monkeypatch.setattr("generation.models.tokens._encode", encode)
+    monkeypatch.setattr("generation.models.text.tokens._encode", encode)
     # The longest that 1,000 characters become: each of these is read as 18.
     starter_prompt(starter_tokenizer, spell_emoji("\ufdfa" * 555, EMOJI))
     assert len(asked) < 60

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import torch
 from accelerate import init_empty_weights
 
-from ..catalog.parts import Place
-from ..catalog.tensors import read_tensors
-from ..errors import ModelError
+from ...catalog.parts import Place
+from ...catalog.tensors import read_tensors
+from ...errors import ModelError
 
 Make: TypeAlias = Callable[[Mapping[str, Any]], Any]
 """Makes a network with random weights from its config."""

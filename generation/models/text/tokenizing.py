@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from transformers import CLIPTokenizer, Qwen2Tokenizer
 
-from ..catalog.files import read_config
-from ..catalog.json_reader import LIST_BYTES, read_bytes
-from ..errors import ModelError
+from ...catalog.files import read_config
+from ...catalog.json_reader import LIST_BYTES, read_bytes
+from ...errors import ModelError
 
 _CONFIG_KEYS: Final = frozenset(
     {

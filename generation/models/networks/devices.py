@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from accelerate import PartialState
 
-from ..catalog.tensors import DTYPES
-from ..errors import ModelError, first_sentence
+from ...catalog.tensors import DTYPES
+from ...errors import ModelError, first_sentence
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ..errors import ModelError
+from ...errors import ModelError
 
 
 def place(networks: dict[str, Any], device: torch.device) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..values.spelling import fold, without_accents, without_marks
+from ...values.spelling import fold, without_accents, without_marks
 
 _WORD: Final = re.compile(r"\S+")
 _OTHER: Final = re.compile(r"[^A-Za-z0-9]+")
