@@ -37,10 +37,10 @@ from .engines import start_engine
 from .errors import OutdatedCommand, sentence
 from .interactions.actions import Actions
 from .interactions.answers import tell
-from .interactions.gate import Gate
-from .interactions.gated import GatedTree
 from .interactions.intake import Intake
+from .interactions.interaction_check import RateLimitedTree
 from .interactions.lookup import Lookup
+from .interactions.rate_limit import RateLimit
 from .interactions.services import Services
 from .jobs.disk import DiskGuard
 from .jobs.service import ImagineService
@@ -89,7 +89,7 @@ class ImagineBot(commands.Bot):
             command_prefix=commands.when_mentioned,
             help_command=None,
             intents=INTENTS,
-            tree_cls=GatedTree,
+            tree_cls=RateLimitedTree,
             # The bot keeps no messages, not even in memory.
             max_messages=None,
             allowed_mentions=discord.AllowedMentions.none(),
@@ -153,7 +153,7 @@ class ImagineBot(commands.Bot):
         disk = DiskGuard(Space(storage.pictures_folder, self.settings.min_free_mb * 2**20), memory)
         self.service = ImagineService(
             jobs=storage.jobs,
-            guilds=storage.guilds,
+            joined_guilds=storage.joined_guilds,
             queue=queue,
             courier=self.courier,
             disk=disk,
@@ -170,7 +170,7 @@ class ImagineBot(commands.Bot):
         )
         builder = RequestBuilder(OperatorLimits(self.settings, self.profile), self.profile)
         self.services = Services(
-            gate=Gate(),
+            rate_limit=RateLimit(),
             jobs=self.service,
             intake=Intake(self.service, self.settings.role_weights),
             lookup=lookup,

@@ -1,15 +1,15 @@
 """The bot's own errors, and the one place where errors become sentences.
 
 BotError
-├── ConfigError          the configuration cannot be used
-├── NotVisible           no such picture, or this person may not see it
-├── AgeRestricted        a picture from an age-restricted channel was requested in an open one
-├── UnknownButton        the clicked button belongs to a picture that is not stored here
-├── OutdatedCommand      the command in Discord belongs to another version of the bot
-├── NotAllowed           the person may not do that
-├── PermissionMissing    the bot lacks a permission in the channel
-├── MissingInput         the command needs another option
-└── StillAtWork          the person has as much work in progress as one person may have
+├── ConfigError              the configuration cannot be used
+├── NotVisible               no such picture, or this person may not see it
+├── AgeRestricted            a picture from an age-restricted channel was requested in an open one
+├── UnknownButton            the clicked button belongs to a picture that is not stored here
+├── OutdatedCommand          the command in Discord belongs to another version of the bot
+├── NotAllowed               the person may not do that
+├── PermissionMissing        the bot lacks a permission in the channel
+├── MissingInput             the command needs another option
+└── ConcurrencyLimitReached  the person has as much work in progress as one person may have
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class PermissionMissing(BotError):
         self.names = tuple(names)
 
 
-class StillAtWork(BotError):
+class ConcurrencyLimitReached(BotError):
     """The person has as much work in progress as one person may have."""
 
     def __init__(self, most: int) -> None:

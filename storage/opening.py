@@ -10,9 +10,9 @@ from pathlib import Path
 from .database import Database
 from .folder.layout import DATABASE_NAME, PICTURES_NAME, refuse_half_restored, refuse_vanished
 from .folder.lock import locked
-from .guilds import GuildStore
 from .history import History
 from .jobs import JobStore
+from .joined_guilds import JoinedGuilds
 from .pictures.files import PictureFiles
 from .upkeep.secure_deletion import SecureDeletion
 from .upkeep.startup import finish_interrupted
@@ -24,7 +24,7 @@ class Storage:
 
     jobs: JobStore
     history: History
-    guilds: GuildStore
+    joined_guilds: JoinedGuilds
     pictures_folder: Path
 
 
@@ -47,7 +47,7 @@ async def open_storage(data_dir: Path) -> AsyncIterator[Storage]:
                 yield Storage(
                     jobs=JobStore(db, pictures, secure_deletion),
                     history=History(db),
-                    guilds=GuildStore(db),
+                    joined_guilds=JoinedGuilds(db),
                     pictures_folder=pictures.folder,
                 )
             finally:

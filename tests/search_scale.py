@@ -3,7 +3,7 @@
 The program fills a database of the version before the search index by member, and migrates it. One
 member has half of all pictures. The program prints the milliseconds of searches, of an insert, and
 of the queries at the start of the bot. The short form,
-`tests/storage/queries/test_search_plans.py`, checks SQLite's query plans instead of times.
+`tests/storage/queries/test_query_plans.py`, checks SQLite's query plans instead of times.
 """
 
 from __future__ import annotations

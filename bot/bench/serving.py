@@ -18,7 +18,7 @@ from storage.records import Job, JobKind, NewJob, StoredImage
 
 from ..delivery.files import attachments_of
 from ..delivery.throttle import ProgressThrottle
-from ..jobs.courier import Picture
+from ..jobs.courier_protocol import Picture
 from ..jobs.disk import DiskGuard
 from ..jobs.service import ImagineService
 from ..ui import attachments, messages
@@ -93,7 +93,7 @@ async def serve(
             disk = DiskGuard(Space(storage.pictures_folder, 0))
             service = ImagineService(
                 jobs=storage.jobs,
-                guilds=storage.guilds,
+                joined_guilds=storage.joined_guilds,
                 queue=queue,
                 courier=mailbox,
                 disk=disk,

@@ -12,7 +12,7 @@ from discord.ui import Button, DynamicItem
 from storage.records import Job, NewJob
 
 from ..interactions.answers import answering
-from ..interactions.gated import Gated
+from ..interactions.interaction_check import RateLimited
 from ..interactions.requester import requester_of
 from ..interactions.services import services_of
 from ..permissions.members import removal_by
@@ -23,7 +23,7 @@ from ..ui.actions import CUSTOM_ID_PATTERN, DELETE, REMOVE, RERUN, VARY, Action,
 Interaction = discord.Interaction[Any]
 
 
-class ActionButton(Gated, DynamicItem[Button[Any]], template=CUSTOM_ID_PATTERN):
+class ActionButton(RateLimited, DynamicItem[Button[Any]], template=CUSTOM_ID_PATTERN):
     """A button below a job's message, found by its custom id, also after a restart."""
 
     def __init__(self, clicked: CustomId) -> None:

@@ -44,7 +44,7 @@ class Reactions(commands.Cog):
         action = by_emoji(str(payload.emoji))
         if action is None:
             return
-        if not self._services.gate.passes(payload.user_id):
+        if not self._services.rate_limit.passes(payload.user_id):
             return
         person = payload.member or await self._person(payload)
         if person is None or person.bot:

@@ -18,8 +18,8 @@ from ..network import GARBLED, NETWORK_ERRORS
 T = TypeVar("T")
 
 
-class Course(enum.Enum):
-    """What the bot does about a refusal."""
+class RefusalKind(enum.Enum):
+    """The kinds of refusals; each value says what the bot does about that kind."""
 
     GONE = "Ask Discord again; if Discord confirms it, a person has deleted the target."
     FORBIDDEN = "Do not retry; tell the person which permission is missing."
@@ -34,14 +34,14 @@ class Course(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """One code, Discord's words for it, what the bot does, and the sentence for the person.
+    """One code, Discord's words for it, its kind, and the sentence for the person.
 
     `pause` is the least number of seconds before the next attempt.
     """
 
     code: int
     meaning: str
-    course: Course
+    kind: RefusalKind
     sentence: str = "Discord did not take the pictures; try again later."
     pause: float = 0.0
 
@@ -84,200 +84,208 @@ MISSING_ACCESS: Final = 50001
 
 TABLE: Final = (
     # The target is gone.
-    Refusal(code=10003, meaning="Unknown channel", course=Course.GONE),
-    Refusal(code=10004, meaning="Unknown guild", course=Course.GONE),
-    Refusal(code=10008, meaning="Unknown message", course=Course.GONE),
+    Refusal(code=10003, meaning="Unknown channel", kind=RefusalKind.GONE),
+    Refusal(code=10004, meaning="Unknown guild", kind=RefusalKind.GONE),
+    Refusal(code=10008, meaning="Unknown message", kind=RefusalKind.GONE),
     # Permissions.
     Refusal(
         code=MISSING_ACCESS,
         meaning="Missing access",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_PERMISSIONS,
     ),
     Refusal(
-        code=50013, meaning="Missing permissions", course=Course.FORBIDDEN, sentence=_PERMISSIONS
+        code=50013, meaning="Missing permissions", kind=RefusalKind.FORBIDDEN, sentence=_PERMISSIONS
     ),
     Refusal(
         code=50007,
         meaning="Cannot send messages to this user",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_DIRECT,
     ),
     Refusal(
         code=50278,
         meaning="Cannot send messages to this user due to having no mutual guilds",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_DIRECT,
     ),
     Refusal(
         code=50009,
         meaning="Channel verification level is too high for you to gain access",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_VERIFICATION,
     ),
     Refusal(
         code=50008,
         meaning="Cannot send messages in a non-text channel",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_WRONG_PLACE,
     ),
     Refusal(
         code=50024,
         meaning="Cannot execute action on this channel type",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_WRONG_PLACE,
     ),
     Refusal(
         code=40058,
         meaning="Cannot send a message in a forum channel",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_WRONG_PLACE,
     ),
     Refusal(
         code=400001,
         meaning="Access to file uploads has been limited for this guild",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=_NO_UPLOADS,
     ),
     # Threads.
-    Refusal(code=160005, meaning="Thread is locked", course=Course.FORBIDDEN, sentence=_LOCKED),
+    Refusal(code=160005, meaning="Thread is locked", kind=RefusalKind.FORBIDDEN, sentence=_LOCKED),
     Refusal(
         code=160006,
         meaning="Maximum number of active threads reached",
-        course=Course.FORBIDDEN,
+        kind=RefusalKind.FORBIDDEN,
         sentence=CLOSED,
     ),
     Refusal(
         code=50083,
         meaning="Tried to perform an operation on an archived thread",
-        course=Course.ARCHIVED,
+        kind=RefusalKind.ARCHIVED,
         sentence=CLOSED,
     ),
     # Filters.
     Refusal(
         code=20009,
         meaning="Explicit content cannot be sent to the desired recipient(s)",
-        course=Course.FILTERED,
+        kind=RefusalKind.FILTERED,
         sentence=_EXPLICIT,
     ),
     Refusal(
         code=200000,
         meaning="Message was blocked by automatic moderation",
-        course=Course.FILTERED,
+        kind=RefusalKind.FILTERED,
         sentence=_AUTOMOD,
     ),
     Refusal(
         code=200001,
         meaning="Title was blocked by automatic moderation",
-        course=Course.FILTERED,
+        kind=RefusalKind.FILTERED,
         sentence=_AUTOMOD,
     ),
     Refusal(
         code=240000,
         meaning="Message blocked by harmful links filter",
-        course=Course.FILTERED,
+        kind=RefusalKind.FILTERED,
         sentence=_LINKS,
     ),
     # Size.
     Refusal(
         code=40005,
         meaning="Request entity too large",
-        course=Course.SMALLER,
+        kind=RefusalKind.SMALLER,
         sentence=_TOO_LARGE,
     ),
     Refusal(
         code=50045,
         meaning="File uploaded exceeds the maximum size",
-        course=Course.SMALLER,
+        kind=RefusalKind.SMALLER,
         sentence=_TOO_LARGE,
     ),
     # Faults that pass by themselves, or that the operator can fix.
     Refusal(
         code=30046,
         meaning="Maximum number of edits to messages older than 1 hour reached",
-        course=Course.WAIT,
+        kind=RefusalKind.WAIT,
         pause=60,
     ),
-    Refusal(code=20016, meaning="Slowmode rate limit", course=Course.WAIT, pause=10),
-    Refusal(code=20022, meaning="Announcement rate limits", course=Course.WAIT, pause=60),
+    Refusal(code=20016, meaning="Slowmode rate limit", kind=RefusalKind.WAIT, pause=10),
+    Refusal(code=20022, meaning="Announcement rate limits", kind=RefusalKind.WAIT, pause=60),
     Refusal(
-        code=20028, meaning="The channel has hit the write rate limit", course=Course.WAIT, pause=10
+        code=20028,
+        meaning="The channel has hit the write rate limit",
+        kind=RefusalKind.WAIT,
+        pause=10,
     ),
     Refusal(
-        code=20029, meaning="The server has hit the write rate limit", course=Course.WAIT, pause=10
+        code=20029,
+        meaning="The server has hit the write rate limit",
+        kind=RefusalKind.WAIT,
+        pause=10,
     ),
     Refusal(
         code=40003,
         meaning="You are opening direct messages too fast",
-        course=Course.WAIT,
+        kind=RefusalKind.WAIT,
         pause=60,
     ),
     Refusal(
         code=40004,
         meaning="Send messages has been temporarily disabled",
-        course=Course.WAIT,
+        kind=RefusalKind.WAIT,
         pause=60,
     ),
     Refusal(
         code=40006,
         meaning="This feature has been temporarily disabled server-side",
-        course=Course.WAIT,
+        kind=RefusalKind.WAIT,
         pause=60,
     ),
-    Refusal(code=40062, meaning="Service resource is being rate limited", course=Course.WAIT),
+    Refusal(code=40062, meaning="Service resource is being rate limited", kind=RefusalKind.WAIT),
     Refusal(
-        code=40333, meaning="Cloudflare is blocking your request", course=Course.WAIT, pause=10
+        code=40333, meaning="Cloudflare is blocking your request", kind=RefusalKind.WAIT, pause=10
     ),
     Refusal(
-        code=130000, meaning="API resource is currently overloaded", course=Course.WAIT, pause=5
+        code=130000, meaning="API resource is currently overloaded", kind=RefusalKind.WAIT, pause=5
     ),
     # The job waits for a start with the right token.
-    Refusal(code=40001, meaning="Unauthorized", course=Course.WAIT, pause=60),
+    Refusal(code=40001, meaning="Unauthorized", kind=RefusalKind.WAIT, pause=60),
     Refusal(
-        code=50014, meaning="Invalid authentication token provided", course=Course.WAIT, pause=60
+        code=50014, meaning="Invalid authentication token provided", kind=RefusalKind.WAIT, pause=60
     ),
     # Faults of this program, or of what it stored about the message.
     Refusal(
         code=50005,
         meaning="Cannot edit a message authored by another user",
-        course=Course.REFUSED,
+        kind=RefusalKind.REFUSED,
         sentence=_BUG,
     ),
     Refusal(
-        code=50006, meaning="Cannot send an empty message", course=Course.REFUSED, sentence=_BUG
+        code=50006, meaning="Cannot send an empty message", kind=RefusalKind.REFUSED, sentence=_BUG
     ),
     Refusal(
         code=50021,
         meaning="Cannot execute action on a system message",
-        course=Course.REFUSED,
+        kind=RefusalKind.REFUSED,
         sentence=_BUG,
     ),
-    Refusal(code=50035, meaning="Invalid form body", course=Course.REFUSED, sentence=_BUG),
-    Refusal(code=50046, meaning="Invalid file uploaded", course=Course.REFUSED, sentence=_BUG),
+    Refusal(code=50035, meaning="Invalid form body", kind=RefusalKind.REFUSED, sentence=_BUG),
+    Refusal(code=50046, meaning="Invalid file uploaded", kind=RefusalKind.REFUSED, sentence=_BUG),
     Refusal(
         code=50109,
         meaning="The request body contains invalid JSON",
-        course=Course.REFUSED,
+        kind=RefusalKind.REFUSED,
         sentence=_BUG,
     ),
     # Answers to interactions whose tokens have expired.
-    Refusal(code=10015, meaning="Unknown webhook", course=Course.EXPIRED),
-    Refusal(code=10062, meaning="Unknown interaction", course=Course.EXPIRED),
-    Refusal(code=40060, meaning="Interaction has already been acknowledged", course=Course.EXPIRED),
+    Refusal(code=10015, meaning="Unknown webhook", kind=RefusalKind.EXPIRED),
+    Refusal(code=10062, meaning="Unknown interaction", kind=RefusalKind.EXPIRED),
+    Refusal(
+        code=40060, meaning="Interaction has already been acknowledged", kind=RefusalKind.EXPIRED
+    ),
     Refusal(
         code=40094,
         meaning="This interaction has hit the maximum number of follow up messages",
-        course=Course.EXPIRED,
+        kind=RefusalKind.EXPIRED,
     ),
-    Refusal(code=50027, meaning="Invalid webhook token provided", course=Course.EXPIRED),
+    Refusal(code=50027, meaning="Invalid webhook token provided", kind=RefusalKind.EXPIRED),
 )
 _BY_CODE: Final = {refusal.code: refusal for refusal in TABLE}
 
 # Errors without a row: trouble at Discord, and answers that may not be Discord's own.
 PASSING: Final = Refusal(
-    code=0, meaning="Discord is out of reach or in trouble", course=Course.WAIT
+    code=0, meaning="Discord is out of reach or in trouble", kind=RefusalKind.WAIT
 )
-UNPROVEN: Final = Refusal(code=0, meaning="Unknown", course=Course.UNPROVEN)
+UNPROVEN: Final = Refusal(code=0, meaning="Unknown", kind=RefusalKind.UNPROVEN)
 
 _SERVER_ERRORS: Final = 500
 _TOO_LARGE_STATUS: Final = 413

@@ -17,12 +17,12 @@ import discord
 from generation.values.events import Event
 from storage.records import Job, StoredImage
 
-from ..jobs.courier import MessageGone, Picture, Unanswered, Undeliverable
+from ..jobs.courier_protocol import MessageGone, Picture, Unanswered, Undeliverable
 from ..memory import PictureMemory
 from ..ui import attachments, messages
 from ..ui.views import cancelled_view, finished_view, waiting_view
 from .channels import channel_of, message_of, open_thread
-from .codes import Course, parsed, refusal_of
+from .codes import RefusalKind, parsed, refusal_of
 from .files import UPLOAD_MARGIN, attachments_of, discord_files, upload_limit
 from .finding import find_answer
 from .presence import exists
@@ -125,7 +125,7 @@ class DiscordCourier:
                 try:
                     await show(files)
                 except discord.HTTPException as error:
-                    if refusal_of(error).course is not Course.SMALLER or limit <= _SMALLER:
+                    if refusal_of(error).kind is not RefusalKind.SMALLER or limit <= _SMALLER:
                         raise
                     half = sum(len(file.data) for file in files) // 2
                     limit = min(half + UPLOAD_MARGIN, _SMALLER)
@@ -187,11 +187,11 @@ class DiscordCourier:
             try:
                 await parsed(edit(content=content, attachments=[]))
             except discord.HTTPException as error:
-                course = refusal_of(error).course
-                if course is Course.FORBIDDEN:
+                kind = refusal_of(error).kind
+                if kind is RefusalKind.FORBIDDEN:
                     # Perhaps files are forbidden: the text matters more than an old preview.
                     await parsed(edit(content=content))
-                elif course is Course.FILTERED:
+                elif kind is RefusalKind.FILTERED:
                     # Perhaps the filter blocks the prompt.
                     await parsed(edit(content=messages.unquoted(job, content), attachments=[]))
                 else:

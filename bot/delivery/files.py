@@ -10,7 +10,7 @@ import discord
 
 from storage.records import Job
 
-from ..jobs.courier import Picture
+from ..jobs.courier_protocol import Picture
 from ..ui import attachments
 
 UPLOAD_LIMIT: Final = 10 * 2**20

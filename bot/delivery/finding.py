@@ -16,7 +16,7 @@ from storage.records import Job
 
 from ..ui.actions import remove_ids
 from .channels import channel_of
-from .codes import Course, parsed, refusal_of
+from .codes import RefusalKind, parsed, refusal_of
 
 _SEARCHED: Final = 200
 _CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
@@ -42,7 +42,7 @@ async def find_answer(client: discord.Client, job: Job) -> int | None:
             if (found := await parsed(_answer_in(history, client, job))) is not None:
                 return found
     except discord.HTTPException as error:
-        if refusal_of(error).course is not Course.FORBIDDEN:
+        if refusal_of(error).kind is not RefusalKind.FORBIDDEN:
             raise
         # Without the permission to read the history, nothing can be found.
     return None

@@ -16,8 +16,8 @@ from discord.http import HTTPClient
 
 from storage.records import Job
 
-from ..jobs.courier import MessageGone, Unanswered, Undeliverable
-from .codes import FAULTS, MISSING_ACCESS, Course, parsed, refusal_of
+from ..jobs.courier_protocol import MessageGone, Unanswered, Undeliverable
+from .codes import FAULTS, MISSING_ACCESS, RefusalKind, parsed, refusal_of
 from .retry import Retry, Target
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ async def _is_found(request: Awaitable[object]) -> bool | None:
     try:
         found = await parsed(request)
     except FAULTS as error:
-        return False if refusal_of(error).course is Course.GONE else None
+        return False if refusal_of(error).kind is RefusalKind.GONE else None
     return True if isinstance(found, dict) else None
 
 

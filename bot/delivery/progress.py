@@ -14,7 +14,7 @@ from storage.records import Job
 
 from ..ui import attachments, messages
 from .channels import message_of
-from .codes import FAULTS, Course, parsed, refusal_of
+from .codes import FAULTS, RefusalKind, parsed, refusal_of
 from .presence import exists
 from .retry import InvalidRequests
 from .throttle import ProgressThrottle
@@ -22,9 +22,9 @@ from .throttle import ProgressThrottle
 log = logging.getLogger(__name__)
 
 # Discord blocks a bot that is refused too often, so these refusals of progress are taken as final.
-_LASTING: Final = frozenset({Course.FORBIDDEN, Course.FILTERED, Course.REFUSED})
+_LASTING: Final = frozenset({RefusalKind.FORBIDDEN, RefusalKind.FILTERED, RefusalKind.REFUSED})
 # These refusals may be about the files of an edit, and not about its text.
-_ABOUT_FILES: Final = _LASTING | {Course.SMALLER}
+_ABOUT_FILES: Final = _LASTING | {RefusalKind.SMALLER}
 
 
 class ProgressEditor:
@@ -102,7 +102,7 @@ class ProgressEditor:
             )
             await parsed(editing)
         except discord.HTTPException as error:
-            if refusal_of(error).course not in _ABOUT_FILES:
+            if refusal_of(error).kind not in _ABOUT_FILES:
                 raise
             log.info("Discord refuses the previews of job %s (%s)", job.id, error)
             self._without_preview.add(job.id)
@@ -111,11 +111,11 @@ class ProgressEditor:
 
     async def _on_refusal(self, job: Job, message_id: int, error: Exception) -> None:
         """Show no more progress if the refusal is final; else the next event is a new attempt."""
-        course = refusal_of(error).course
-        if course is Course.GONE and await self._is_gone(job, message_id):
+        kind = refusal_of(error).kind
+        if kind is RefusalKind.GONE and await self._is_gone(job, message_id):
             log.info("Job %s: its message was deleted", job.id)
             self._on_message_gone(job)
-        elif course in _LASTING:
+        elif kind in _LASTING:
             log.info("Discord refuses the progress of job %s (%s)", job.id, error)
             self._without_progress.add(job.id)
         else:

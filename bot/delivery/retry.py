@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 
 from ..backoff import backoff
-from ..jobs.courier import MessageGone, Unanswered, Undeliverable
-from .codes import CLOSED, FAULTS, Course, Refusal, refusal_of
+from ..jobs.courier_protocol import MessageGone, Unanswered, Undeliverable
+from .codes import CLOSED, FAULTS, Refusal, RefusalKind, refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -152,14 +152,14 @@ class _Attempts:
 
     async def may_retry_at_once(self, error: Exception, refusal: Refusal) -> bool:
         """Return whether the next attempt needs no delay; raise if no attempt can succeed."""
-        if refusal.course is Course.WAIT:
+        if refusal.kind is RefusalKind.WAIT:
             return False
-        if refusal.course is Course.ARCHIVED and self._target.open is not None:
+        if refusal.kind is RefusalKind.ARCHIVED and self._target.open is not None:
             await self._open(self._target.open)
             return True
-        if refusal.course is Course.GONE:
+        if refusal.kind is RefusalKind.GONE:
             await self._check_gone(error)
-        elif refusal.course not in (Course.UNPROVEN, Course.EXPIRED):
+        elif refusal.kind not in (RefusalKind.UNPROVEN, RefusalKind.EXPIRED):
             raise Undeliverable(refusal.sentence) from error
         self._unproven += 1
         if self._unproven >= self._max_unproven:

@@ -1,1 +1,1 @@
-"""What every interaction passes: the gate, the requester, the action, the intake, the answer."""
+"""What interactions pass: the rate limit, the requester, the action, the intake, the answer."""

@@ -11,14 +11,16 @@ from typing import Any, Final
 
 import discord
 
-from ..delivery.codes import FAULTS, Course, parsed, refusal_of
+from ..delivery.codes import FAULTS, RefusalKind, parsed, refusal_of
 from ..errors import USER_ERRORS, sentence
 
 log = logging.getLogger(__name__)
 
 _PAUSES: Final = (0.3, 0.7, 0.0)
 # Refusals that a person can do something about.
-_EXPLAINED: Final = frozenset({Course.FORBIDDEN, Course.FILTERED, Course.SMALLER, Course.ARCHIVED})
+_EXPLAINED: Final = frozenset(
+    {RefusalKind.FORBIDDEN, RefusalKind.FILTERED, RefusalKind.SMALLER, RefusalKind.ARCHIVED}
+)
 
 
 @asynccontextmanager
@@ -49,7 +51,7 @@ async def tell(interaction: discord.Interaction[Any], text: str, *, private: boo
             return
         except FAULTS as error:
             log.warning("Could not answer an interaction with %r: %s", text, error)
-            if refusal_of(error).course not in (Course.UNPROVEN, Course.WAIT):
+            if refusal_of(error).kind not in (RefusalKind.UNPROVEN, RefusalKind.WAIT):
                 return
         await asyncio.sleep(pause)
 
@@ -73,7 +75,7 @@ async def _tell(interaction: discord.Interaction[Any], text: str, *, private: bo
 
 def _sentence(error: Exception) -> str:
     """Return the sentence for a person about `error`, which may be a refusal by Discord."""
-    if isinstance(error, discord.HTTPException) and refusal_of(error).course in _EXPLAINED:
+    if isinstance(error, discord.HTTPException) and refusal_of(error).kind in _EXPLAINED:
         log.warning("Discord refuses an answer: %s", error)
         return refusal_of(error).sentence
     return sentence(error)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..errors import StillAtWork
+from ..errors import ConcurrencyLimitReached
 
 T = TypeVar("T")
 
@@ -26,10 +26,10 @@ class ConcurrencyLimit:
         """Count one more piece of work for a person until the block ends.
 
         Raises:
-            StillAtWork: the person has reached the limit.
+            ConcurrencyLimitReached: the person has reached the limit.
         """
         if self._running[person] >= self._most:
-            raise StillAtWork(self._most)
+            raise ConcurrencyLimitReached(self._most)
         self._running[person] += 1
         try:
             yield

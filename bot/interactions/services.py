@@ -15,16 +15,16 @@ from ..permissions.commands import CommandAccess
 from ..permissions.members import Members
 from ..requests.builder import RequestBuilder
 from .actions import Actions
-from .gate import Gate
 from .intake import Intake
 from .lookup import Lookup
+from .rate_limit import RateLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What handlers need. Cogs get it by constructor; buttons get it by `services_of`."""
 
-    gate: Gate
+    rate_limit: RateLimit
     jobs: ImagineService
     intake: Intake
     lookup: Lookup

@@ -12,7 +12,7 @@ from storage.errors import PASSING, UNWRITABLE, StorageError
 from storage.jobs import JobStore
 from storage.records import Job, Removal, StoredImage
 
-from .courier import Picture
+from .courier_protocol import Picture
 from .disk import DiskGuard
 
 T = TypeVar("T")

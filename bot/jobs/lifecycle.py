@@ -19,7 +19,7 @@ from storage.errors import UNWRITABLE, StorageError
 from storage.records import Job, Removal, Remover
 
 from ..errors import sentence
-from .courier import Courier, MessageGone, Undeliverable
+from .courier_protocol import Courier, MessageGone, Undeliverable
 from .guarded import GuardedStore
 from .registry import JobUnderWay, Registry
 from .reports import Reporter

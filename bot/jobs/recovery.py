@@ -16,7 +16,7 @@ from storage.errors import PictureMissing, StorageError
 from storage.records import Job
 from storage.states import JobStatus
 
-from .courier import Courier, MessageGone, Undeliverable
+from .courier_protocol import Courier, MessageGone, Undeliverable
 from .disk import DiskGuard
 from .guarded import GuardedStore
 from .lifecycle import Lifecycle

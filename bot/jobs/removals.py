@@ -9,8 +9,8 @@ from functools import partial
 from typing import Final
 
 from storage.errors import UNWRITABLE
-from storage.guilds import GuildStore
 from storage.jobs import JobStore
+from storage.joined_guilds import JoinedGuilds
 from storage.records import Job, Removal, Remover
 
 from .disk import DiskGuard
@@ -36,13 +36,13 @@ class Removals:
         self,
         *,
         jobs: JobStore,
-        guilds: GuildStore,
+        joined_guilds: JoinedGuilds,
         cancel: Callable[[int], bool],
         sent_in: Callable[[int], Awaitable[Mapping[int, int]]],
         disk: DiskGuard,
     ) -> None:
         self._jobs = jobs
-        self._guilds = guilds
+        self._joined_guilds = joined_guilds
         self._cancel = cancel
         self._sent_in = sent_in
         self._disk = disk
@@ -79,11 +79,11 @@ class Removals:
         """Delete the jobs of a server that the bot has left."""
         await self._delete(await self._jobs.ids_in_guild(guild_id), "the bot has left their server")
         # Last: if the bot stops before, the next `guilds_are` starts over.
-        await self._retry(lambda: self._guilds.remove(guild_id))
+        await self._retry(lambda: self._joined_guilds.remove(guild_id))
 
     async def guild_joined(self, account_id: int, guild_id: int) -> None:
         """Record that the bot has joined a server with that account."""
-        await self._retry(lambda: self._guilds.add(account_id, [guild_id]))
+        await self._retry(lambda: self._joined_guilds.add(account_id, [guild_id]))
 
     async def guilds_are(
         self,
@@ -98,8 +98,8 @@ class Removals:
         """
         # Under a lock: the bot may connect again while Discord is still being asked.
         async with self._comparing:
-            await self._retry(lambda: self._guilds.add(account_id, guild_ids))
-            for guild_id in await self._guilds.missing(account_id, guild_ids):
+            await self._retry(lambda: self._joined_guilds.add(account_id, guild_ids))
+            for guild_id in await self._joined_guilds.missing(account_id, guild_ids):
                 if await has_left(guild_id):
                     await self.guild_gone(guild_id)
 

@@ -9,7 +9,7 @@ import logging
 from generation.values.events import Event
 from storage.records import Job
 
-from .courier import Courier, MessageGone, Unanswered, Undeliverable
+from .courier_protocol import Courier, MessageGone, Unanswered, Undeliverable
 from .guarded import GuardedStore
 from .registry import JobUnderWay, Registry
 

@@ -16,12 +16,12 @@ from generation.queue.admission import Place
 from generation.queue.queue import GenerationQueue
 from generation.values.events import Event
 from storage.errors import PASSING
-from storage.guilds import GuildStore
 from storage.jobs import JobStore
+from storage.joined_guilds import JoinedGuilds
 from storage.records import Job, NewJob, Removal
 from storage.states import PENDING
 
-from .courier import Courier, Picture
+from .courier_protocol import Courier, Picture
 from .disk import DiskGuard
 from .guarded import GuardedStore, pictures_of
 from .lifecycle import Lifecycle
@@ -43,7 +43,7 @@ class ImagineService:
         self,
         *,
         jobs: JobStore,
-        guilds: GuildStore,
+        joined_guilds: JoinedGuilds,
         queue: GenerationQueue[Any],
         courier: Courier,
         disk: DiskGuard,
@@ -74,7 +74,7 @@ class ImagineService:
         )
         self.removals = Removals(
             jobs=jobs,
-            guilds=guilds,
+            joined_guilds=joined_guilds,
             cancel=queue.cancel,
             sent_in=self._under_way.messages_in,
             disk=disk,

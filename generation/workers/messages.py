@@ -112,7 +112,7 @@ class ImageState(_Value, frozen=True):
         )
 
 
-class Picture(_Value, frozen=True):
+class FinishedImage(_Value, frozen=True):
     """A finished picture; the recipe is in its JSON form."""
 
     index: int
@@ -238,7 +238,7 @@ class Stepped(_Reply, frozen=True):
 class Finished(_Reply, frozen=True):
     """The reply to Finish: the pictures, as far as they are made, and the states of the images."""
 
-    pictures: tuple[Picture | None, ...]
+    pictures: tuple[FinishedImage | None, ...]
     images: tuple[ImageState, ...]
 
 

@@ -22,12 +22,12 @@ from .messages import (
     Failure,
     Finish,
     Finished,
+    FinishedImage,
     ImageState,
     Loaded,
     Lost,
     Measure,
     NewJob,
-    Picture,
     Preview,
     Previewed,
     Raised,
@@ -187,7 +187,7 @@ class _Images:
 
     def _finish(self, numbers: Sequence[int]) -> Finished:
         finished = self._engine.finish(self._known(numbers))
-        pictures = tuple(None if image is None else Picture.of(image) for image in finished)
+        pictures = tuple(None if image is None else FinishedImage.of(image) for image in finished)
         return Finished(pictures, self._states(numbers))
 
     def _known(self, numbers: Sequence[int]) -> list[Any]:

@@ -12,7 +12,7 @@ import sqlite_utils
 
 from ..errors import PictureMissing
 from ..pictures.files import NewFile, PictureFiles
-from ..pictures.png import encode_png
+from ..pictures.plain_png import encode_png
 from ..pictures.rows import keep_file
 from ..queries.conversion import FORGOTTEN
 from .jobs import mark_unneeded

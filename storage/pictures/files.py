@@ -13,7 +13,7 @@ from typing import Final
 from generation.values.pixels import Pixels
 
 from ..errors import PictureDamaged, PictureMissing, from_os_error
-from .png import decode_png
+from .plain_png import decode_png
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 

@@ -17,7 +17,7 @@ from generation.values.recipe import GeneratedImage
 
 from ..errors import PictureDamaged, StorageError
 from .files import NewFile, PictureFiles, name_of
-from .png import encode_png
+from .plain_png import encode_png
 
 log = logging.getLogger(__name__)
 

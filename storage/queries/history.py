@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -13,12 +14,13 @@ import sqlite_utils
 
 from ..errors import JobUnreadable
 from ..records import HistoryEntry
-from . import search
+from . import fts5
 from .conversion import Row, entry_from_row
 
 log = logging.getLogger(__name__)
 
 _JOB_BITS: Final = 32
+_JOB_ID: Final = re.compile(r"#?([0-9]{1,18})(?:[-./#][0-9]{0,2})?")
 # The first line is the condition of the index `jobs_in_history`.
 _IS_SHOWN: Final = """
     status IN ('generated', 'delivered', 'failed') AND NOT deleted
@@ -48,14 +50,20 @@ def history(db: sqlite_utils.Database, user_id: int, query: str, limit: int) -> 
     `SEARCH_SECONDS` returns what it has found until then.
     """
     limit = max(limit, 0)
-    number = search.job_id(query)
-    if number is None and search.words_query(query) is None:
+    number = _job_id(query)
+    if number is None and fts5.words_query(query) is None:
         return list(_newest(db, user_id, limit))
     found = {entry.job_id: entry for entry in _matches(db, user_id, query, limit)}
     if number is not None:
         rows = db.query(f"{_HISTORY} AND id = :id", {"user": user_id, "id": number})
         found |= {entry.job_id: entry for entry in _entries(rows)}
     return sorted(found.values(), key=lambda entry: entry.job_id, reverse=True)[:limit]
+
+
+def _job_id(text: str) -> int | None:
+    """Return the number of the job that `text` names, such as `12`, `#12` or `12-1`."""
+    match = _JOB_ID.fullmatch(text.strip())
+    return int(match.group(1)) if match else None
 
 
 def _newest(db: sqlite_utils.Database, user_id: int, limit: int) -> Iterator[HistoryEntry]:
@@ -78,16 +86,16 @@ def _matches(
 ) -> Iterator[HistoryEntry]:
     numbers = db.execute("SELECT number FROM search_members WHERE user_id = ?", (user_id,))
     member = numbers.fetchone()
-    wanted = search.words_query(query)
+    wanted = fts5.words_query(query)
     if member is None or wanted is None:
         return
-    (number,), long_words = member, search.long_words(query)
+    (number,), long_words = member, fts5.long_words(query)
     match = f"member : {number} AND prompt : ({wanted})"
     bounds = (number << _JOB_BITS, (number + 1 << _JOB_BITS) - 1)
     with limited_time(db, SEARCH_SECONDS):
         found = 0
         for entry in _entries(db.query(SEARCH, (match, *bounds))):
-            if found < limit and search.holds(entry.searched, long_words):
+            if found < limit and fts5.holds(entry.searched, long_words):
                 found += 1
                 yield entry
             if found >= limit:

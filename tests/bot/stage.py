@@ -40,8 +40,8 @@ class Person(MemberActor):
     ) -> simcord.InteractionResult:
         if custom_id is not None:
             seen = getattr(message, "message", message)
-            by_deed = dict(zip(deeds(seen), buttons(seen), strict=True))
-            custom_id = by_deed.get(custom_id, custom_id)
+            by_action = dict(zip(button_actions(seen), buttons(seen), strict=True))
+            custom_id = by_action.get(custom_id, custom_id)
         return await super().click(message, label=label, custom_id=custom_id)
 
 
@@ -156,7 +156,7 @@ def buttons(message: discord.Message) -> list[str]:
     ]
 
 
-def deeds(message: discord.Message) -> list[str]:
+def button_actions(message: discord.Message) -> list[str]:
     """Return what the buttons below a message do, in order: their custom ids without tokens."""
     return [_TOKEN.sub(r"\1:", custom_id) for custom_id in buttons(message)]
 

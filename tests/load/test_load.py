@@ -29,7 +29,7 @@ async def test_one_members_flood_of_history_holds_a_few_answers_and_the_others_a
     flood = await flood_history(world, "alice", "bob", commands=70, size=128)
     assert flood.uploads == 3
     assert flood.shown == 3
-    # Sixty or so pass the gate.
+    # Sixty or so are below the rate limit.
     assert 50 <= flood.refused < 70 - flood.shown
     assert flood.another < 30
     assert "asks for more than anybody can by hand" in bot.output

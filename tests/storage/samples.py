@@ -8,7 +8,7 @@ from typing import Any
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage, Recipe
 from generation.values.request import GenerationRequest
-from storage.pictures.png import encode_png
+from storage.pictures.plain_png import encode_png
 from storage.records import JobKind, NewJob
 
 SIZE = 32

@@ -13,7 +13,7 @@ from generation.values.recipe import GeneratedImage
 from storage.errors import PictureMissing, SourceGone
 from storage.jobs import JobStore
 from storage.pictures.files import name_of
-from storage.pictures.png import encode_png
+from storage.pictures.plain_png import encode_png
 from storage.records import Job, Removal, Remover
 
 from .deletion.secret_jobs import ORIGIN, USER, asked, secrets_in

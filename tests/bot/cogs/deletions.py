@@ -44,4 +44,4 @@ async def missing_guilds(stage: Stage) -> list[int]:
     """Return the servers that the bot is known to be in."""
     user = stage.bot.user
     assert user is not None
-    return await stage.bot.service.removals._guilds.missing(user.id, [])
+    return await stage.bot.service.removals._joined_guilds.missing(user.id, [])

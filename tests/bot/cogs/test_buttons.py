@@ -8,7 +8,7 @@ from storage.records import JobKind
 from storage.states import JobStatus
 
 from ...generation.examples import EDGE
-from ..stage import GatedEngine, Stage, deeds, pictures
+from ..stage import GatedEngine, Stage, button_actions, pictures
 
 
 async def test_rerun_makes_the_same_recipe_with_a_new_seed(stage: Stage) -> None:
@@ -81,7 +81,7 @@ async def test_remove_cancels_a_job_at_its_next_step_and_leaves_the_others(
     await stage.until(lambda: "cancelled · job 2" in stage.look(waiting).content)
     assert (await stage.finished(other)).attachments
     assert not pictures(stage.look(running))
-    assert deeds(stage.look(running)) == ["rerun:1", "remove:1"]
+    assert button_actions(stage.look(running)) == ["rerun:1", "remove:1"]
     jobs = [await stage.bot.service.jobs.get(number) for number in (1, 2, 3)]
     assert [job.status for job in jobs if job] == [
         JobStatus.CANCELLED,
@@ -95,7 +95,7 @@ async def test_a_cancelled_job_can_be_run_again(stage: Stage, gate: GatedEngine)
     result = await stage.alice.slash(stage.channel, "imagine", prompt="rabbit face")
     await stage.alice.click(stage.look(result.response.id), custom_id="remove:1")
     gate.open()
-    await stage.until(lambda: "rerun:1" in deeds(stage.look(result.response.id)))
+    await stage.until(lambda: "rerun:1" in button_actions(stage.look(result.response.id)))
     again = await stage.alice.click(stage.look(result.response.id), custom_id="rerun:1")
     assert (await stage.finished(again.response.id)).attachments
 

@@ -17,7 +17,7 @@ from PIL import Image
 from storage.records import Removal, Remover
 from storage.states import JobStatus
 
-from ..stage import GatedEngine, Person, Stage, deeds, pictures
+from ..stage import GatedEngine, Person, Stage, button_actions, pictures
 from .deletions import PROMPT, deleted, files, record
 
 
@@ -32,7 +32,7 @@ async def test_finished_pictures_are_deleted_only_after_a_private_question(
     (shown,) = asked.followups
     assert shown.ephemeral
     assert shown.content == question
-    assert deeds(shown.message) == ["delete:1"]
+    assert button_actions(shown.message) == ["delete:1"]
     assert not (await record(stage)).deleted
     assert len(pictures(stage.look(message.id))) == count
     assert len(files(stage)) == count
@@ -166,7 +166,7 @@ async def test_uploads_of_cancelled_jobs_are_kept_nowhere_and_cannot_be_run_agai
     message_id = result.response.id
     await stage.alice.react(stage.look(message_id), "❌")
     await stage.until(lambda: "cancelled ·" in stage.look(message_id).content)
-    assert deeds(stage.look(message_id)) == ["remove:2"]
+    assert button_actions(stage.look(message_id)) == ["remove:2"]
     assert not list((stage.settings.data / "pictures").rglob("*.png"))
     job = await record(stage, 2)
     assert (job.status, job.has_upload) == (JobStatus.CANCELLED, True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ..stage import Stage, deeds, pictures
+from ..stage import Stage, button_actions, pictures
 
 
 async def test_history_lists_one_s_own_pictures_newest_first_in_private(stage: Stage) -> None:
@@ -34,7 +34,7 @@ async def test_search_suggests_as_one_types_and_a_choice_shows_the_pictures(stag
     assert result.ephemeral
     assert "seed 7" in result.response.content
     assert len(result.response.attachments) == 1
-    assert deeds(result.response.message) == ["rerun:1", "vary:1:1", "remove:1"]
+    assert button_actions(result.response.message) == ["rerun:1", "vary:1:1", "remove:1"]
 
 
 @pytest.mark.parametrize("typed", ['"', "*", "rabbit OR", "NEAR(", "-", "'; DROP TABLE jobs; --"])

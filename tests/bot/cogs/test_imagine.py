@@ -10,7 +10,7 @@ from generation.images.pillow import enlarged, to_image
 from generation.images.png import read_png
 
 from ...generation.examples import EDGE, STARTER
-from ..stage import GatedEngine, Stage, deeds, opened, pictures
+from ..stage import GatedEngine, Stage, button_actions, opened, pictures
 
 
 async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engine) -> None:
@@ -24,7 +24,7 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
         f"**rabbit face** — {stage.alice.mention}",
         f"seed 7 · {EDGE}×{EDGE} · 2 steps · guidance {guidance} · DDIM · job 1",
     ]
-    assert deeds(message) == ["rerun:1", "vary:1:1", "remove:1"]
+    assert button_actions(message) == ["rerun:1", "vary:1:1", "remove:1"]
     made = engine.generate(
         stage.bot.services.builder.imagine(
             RequestOptions(prompt="rabbit face", seed=7), guild_id=None
@@ -57,7 +57,7 @@ async def test_several_pictures_have_consecutive_seeds_numbers_and_alt_texts(sta
         f"Picture {number} of 3, generated: red apple (seed {recipe.seed})"
         for number, recipe in enumerate(recipes, start=1)
     ]
-    assert deeds(message) == ["rerun:1", "remove:1", "vary:1:1", "vary:1:2", "vary:1:3"]
+    assert button_actions(message) == ["rerun:1", "remove:1", "vary:1:1", "vary:1:2", "vary:1:3"]
 
 
 async def test_every_option_reaches_the_recipe(stage: Stage) -> None:

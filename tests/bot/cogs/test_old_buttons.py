@@ -16,7 +16,7 @@ from bot.ui.views import finished_view
 from generation.images.png import read_origin
 from storage.states import JobStatus
 
-from ..stage import Stage, buttons, deeds, pictures
+from ..stage import Stage, button_actions, buttons, pictures
 from ..ui.test_messages import JOB
 
 UNKNOWN = "That button belongs to a picture that I no longer know; make a new one with /imagine."
@@ -36,7 +36,7 @@ def as_before_tokens(stage: Stage, message_id: int) -> None:
     for part in walk_components(stored.components):
         if "custom_id" in part:
             part["custom_id"] = re.sub(r":[0-9a-f]+\.", ":", part["custom_id"])
-    assert buttons(stage.look(message_id)) == deeds(stage.look(message_id))
+    assert buttons(stage.look(message_id)) == button_actions(stage.look(message_id))
 
 
 async def is_refused(stage: Stage, message_id: int, button: str) -> bool:
@@ -51,7 +51,7 @@ async def test_a_button_from_before_a_new_database_does_nothing(stage: Stage, bu
     old = await stage.imagine("rabbit face")
     await start_again(stage, lambda: shutil.rmtree(stage.settings.data))
     new = await stage.imagine("pizza")
-    assert deeds(old) == deeds(new)
+    assert button_actions(old) == button_actions(new)
     assert await is_refused(stage, old.id, button)
     assert [message.id for message in stage.messages()] == [old.id, new.id]
     assert await stage.bot.service.jobs.get(2) is None
@@ -74,7 +74,7 @@ async def test_a_button_of_a_job_that_a_backup_did_not_have_does_nothing_after_i
 
     await start_again(stage, restore)
     new = await stage.imagine("pizza")
-    assert deeds(lost) == deeds(new)
+    assert button_actions(lost) == button_actions(new)
     assert await is_refused(stage, lost.id, button)
     assert [message.id for message in stage.messages()] == [kept.id, lost.id, new.id]
     assert await stage.bot.service.jobs.get(3) is None

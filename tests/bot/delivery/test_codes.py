@@ -15,9 +15,9 @@ from aiohttp.test_utils import TestServer
 
 from bot.client import ImagineBot
 from bot.delivery import retry as retry_module
-from bot.delivery.codes import TABLE, Course, Garbled, Refusal, parsed, refusal_of
+from bot.delivery.codes import TABLE, Garbled, Refusal, RefusalKind, parsed, refusal_of
 from bot.delivery.retry import InvalidRequests, Retry, Target
-from bot.jobs.courier import MessageGone, Unanswered, Undeliverable
+from bot.jobs.courier_protocol import MessageGone, Unanswered, Undeliverable
 from storage.states import JobStatus
 
 from ...storage.inspection import counts
@@ -119,7 +119,7 @@ async def test_each_code_has_the_end_that_the_table_says(row: Refusal) -> None:
 
 
 def test_every_course_is_taken_by_some_code_and_no_code_has_two_rows() -> None:
-    assert {row.course for row in TABLE} == set(Course) - {Course.UNPROVEN}
+    assert {row.kind for row in TABLE} == set(RefusalKind) - {RefusalKind.UNPROVEN}
     assert len({row.code for row in TABLE}) == len(TABLE) == len(OUTCOMES)
 
 
@@ -160,7 +160,7 @@ async def test_where_nothing_can_be_looked_up_a_second_answer_says_what_is_gone(
 
 
 async def test_too_large_without_a_code_is_too_large_all_the_same() -> None:
-    assert refusal_of(stray(413)).course is Course.SMALLER
+    assert refusal_of(stray(413)).kind is RefusalKind.SMALLER
 
 
 @pytest.mark.parametrize("fault", [AttributeError, KeyError, TypeError, ValueError])

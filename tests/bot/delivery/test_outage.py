@@ -11,7 +11,7 @@ import pytest
 from discord.http import HTTPClient
 
 from bot.delivery import retry
-from bot.jobs.courier import Picture
+from bot.jobs.courier_protocol import Picture
 from bot.memory import PictureMemory
 from bot.ui.attachments import Attachment, is_finished
 from generation.images.png import read_png

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 
 from bot.config import Settings
 from bot.delivery.courier import DiscordCourier
-from bot.jobs.courier import Picture
+from bot.jobs.courier_protocol import Picture
 from generation.engine.denoising import Denoising
 from generation.engine.engine import Engine
 from generation.images.png import write_png

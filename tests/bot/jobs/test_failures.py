@@ -13,7 +13,7 @@ from generation.errors import ModelError
 from generation.values.recipe import GeneratedImage
 from storage.states import JobStatus
 
-from ..stage import GatedEngine, Stage, deeds
+from ..stage import GatedEngine, Stage, button_actions
 
 
 class FragileEngine(GatedEngine):
@@ -46,7 +46,7 @@ async def test_a_job_that_breaks_the_engine_is_answered_and_the_next_one_is_made
     message = stage.look(result.response.id)
     assert "CUDA driver out of order. Tried 20 times" in message.content
     assert "many details" not in message.content
-    assert deeds(message) == ["rerun:1", "remove:1"]
+    assert button_actions(message) == ["rerun:1", "remove:1"]
     assert "The engine failed on job 1" in caplog.text
     assert (await stage.imagine("rabbit face")).attachments
 

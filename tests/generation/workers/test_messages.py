@@ -39,12 +39,12 @@ from generation.workers.messages import (
     FailureKind,
     Finish,
     Finished,
+    FinishedImage,
     ImageState,
     Loaded,
     Lost,
     Measure,
     NewJob,
-    Picture,
     Preview,
     Previewed,
     Raised,
@@ -66,7 +66,7 @@ from ..process_engines import MEASURED
 
 STATE = ImageState(1, 3, done=False, failure=None)
 FAILED = ImageState(3, 3, done=True, failure=Failure.of(OutOfMemory()))
-PICTURE = Picture.of(GeneratedImage(index=1, pixels=gradient(), recipe=a_recipe()))
+PICTURE = FinishedImage.of(GeneratedImage(index=1, pixels=gradient(), recipe=a_recipe()))
 AN_EDIT = a_request(references=(gradient(), gradient(96, 64)))
 REQUESTS: tuple[Request, ...] = (
     Measure(),
@@ -157,7 +157,7 @@ def test_a_picture_is_the_same_on_the_other_side() -> None:
         threads=2,
     )
     image = GeneratedImage(index=3, pixels=gradient(), recipe=recipe)
-    reply = decode_reply(encode(Finished((Picture.of(image),), (STATE,))))
+    reply = decode_reply(encode(Finished((FinishedImage.of(image),), (STATE,))))
     assert isinstance(reply, Finished)
     [picture] = reply.pictures
     assert picture is not None

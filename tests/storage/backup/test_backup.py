@@ -20,7 +20,7 @@ from storage.pictures.files import PictureFiles
 
 from ..faults.disks import fill, small_disk
 from ..inspection import history, open_jobs
-from ..queries.test_search import show
+from ..queries.test_history import show
 from ..samples import finished, new_job, request
 
 KEPT = "SELECT sha256 FROM pictures WHERE state = 'kept'"

@@ -10,7 +10,7 @@ from generation.values.recipe import GeneratedImage
 from storage.errors import FolderUnusable, PictureMissing
 from storage.jobs import JobStore
 from storage.pictures.files import PictureFiles
-from storage.pictures.png import encode_png
+from storage.pictures.plain_png import encode_png
 from storage.records import Removal, Remover
 from storage.states import JobStatus
 

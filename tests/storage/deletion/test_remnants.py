@@ -14,7 +14,7 @@ from storage.deletion import remnants
 from storage.folder.layout import DATABASE_NAME
 from storage.jobs import JobStore
 from storage.pictures.files import PictureFiles
-from storage.pictures.png import encode_png
+from storage.pictures.plain_png import encode_png
 from storage.queries.conversion import request_to_json
 from storage.records import Removal, Remover
 from storage.sqlite import migrations

@@ -19,7 +19,7 @@ from storage.sqlite.readonly import opened_readonly
 
 from ...damage import Damage, Sample, damages, survives
 from ..inspection import history, open_jobs
-from ..queries.test_search import show
+from ..queries.test_history import show
 from ..samples import new_job, pixels, request
 
 PAGE = 4096

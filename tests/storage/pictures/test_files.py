@@ -9,7 +9,7 @@ import pytest
 
 from storage.errors import DiskFull, FolderUnusable, PictureDamaged, PictureMissing
 from storage.pictures.files import PictureFiles
-from storage.pictures.png import decode_png, encode_png
+from storage.pictures.plain_png import decode_png, encode_png
 
 from ..conftest import ReadOnly
 from ..samples import pixels

@@ -220,9 +220,9 @@ async def test_the_servers_of_older_jobs_are_recorded_for_any_account(tmp_path: 
     make_version(tmp_path / DATABASE_NAME, NAMES.index("m011_guilds"))
     async with open_storage(tmp_path) as storage:
         # The account is unknown, so the servers count for any account.
-        assert await storage.guilds.missing(99, []) == [20]
-        await storage.guilds.add(98, [20])
-        assert await storage.guilds.missing(99, []) == []
+        assert await storage.joined_guilds.missing(99, []) == [20]
+        await storage.joined_guilds.add(98, [20])
+        assert await storage.joined_guilds.missing(99, []) == []
 
 
 async def test_opening_again_changes_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from storage.jobs import JobStore
 from storage.pictures.files import PictureFiles
 
 from ..inspection import open_jobs
-from ..queries.test_search import show
+from ..queries.test_history import show
 from ..samples import request
 
 REPOSITORY = Path(__file__).parents[3]

@@ -30,7 +30,7 @@ _LOGGED: Final = Policy(burst=1, rate=1 / 600)
 _TOO_MANY: Final = "You are asking faster than I can keep up with; please wait a minute."
 
 
-class Gate:
+class RateLimit:
     """Counts the interactions and reactions of each person, and refuses those above the limit."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

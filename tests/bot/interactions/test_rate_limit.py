@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 import bot
 from bot.cogs.buttons import DYNAMIC_ITEMS
-from bot.errors import StillAtWork
-from bot.interactions import gate as gates
+from bot.errors import ConcurrencyLimitReached
+from bot.interactions import rate_limit as rate_limit_module
 from bot.interactions.buckets import Buckets, Policy
 from bot.interactions.concurrency import ConcurrencyLimit, NewestOnly
-from bot.interactions.gate import Gate
-from bot.interactions.gated import Gated
+from bot.interactions.interaction_check import RateLimited
+from bot.interactions.rate_limit import RateLimit
 
 from ..stage import Stage, buttons
 
@@ -79,39 +79,41 @@ class TestBuckets:
             assert len(buckets) <= 5
 
 
-class TestGate:
+class TestRateLimit:
     def test_a_fast_person_never_reaches_the_limit(self) -> None:
         clock = Clock()
-        gate = Gate(clock)
+        rate_limit = RateLimit(clock)
         # Ten minutes of typing with four requests for suggestions a second, and of clicks.
         for tick in range(10 * 60 * 4):
             clock.now += 0.25
-            assert gate.passes(1, typing=True)
-            assert tick % 2 or gate.passes(1)
+            assert rate_limit.passes(1, typing=True)
+            assert tick % 2 or rate_limit.passes(1)
 
     def test_a_flood_is_logged_once_in_a_while_for_each_person(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         clock = Clock()
-        gate = Gate(clock)
-        with caplog.at_level(logging.WARNING, "bot.interactions.gate"):
-            passed = sum(gate.passes(person) for person in (1, 2) for _ in range(500))
-        assert passed == 2 * gates._ASKING.burst
+        rate_limit = RateLimit(clock)
+        with caplog.at_level(logging.WARNING, "bot.interactions.rate_limit"):
+            passed = sum(rate_limit.passes(person) for person in (1, 2) for _ in range(500))
+        assert passed == 2 * rate_limit_module._ASKING.burst
         assert [record.args for record in caplog.records] == [(1,), (2,)]
         caplog.clear()
         clock.now += 700
         for _ in range(500):
-            gate.passes(1)
+            rate_limit.passes(1)
         assert len(caplog.records) == 1
 
 
 def shut(stage: Stage, person: int) -> None:
     """Use up a person's limit, except for two requests for suggestions and one answer."""
-    gate, slow = stage.bot.services.gate, 0.001
-    gate._asking, gate._answers = (Buckets(Policy(burst=1, rate=slow)) for _ in range(2))
-    gate._typing = Buckets(Policy(burst=2, rate=slow))
-    assert gate.passes(person)
-    assert not gate.passes(person)
+    rate_limit, slow = stage.bot.services.rate_limit, 0.001
+    rate_limit._asking, rate_limit._answers = (
+        Buckets(Policy(burst=1, rate=slow)) for _ in range(2)
+    )
+    rate_limit._typing = Buckets(Policy(burst=2, rate=slow))
+    assert rate_limit.passes(person)
+    assert not rate_limit.passes(person)
 
 
 class TestPeople:
@@ -175,15 +177,18 @@ def test_everything_that_people_can_press_or_fill_in_is_behind_the_gate() -> Non
     ]
     assert set(DYNAMIC_ITEMS) <= set(pressed)
     for kind in pressed:
-        assert issubclass(kind, Gated), kind
-        assert kind.interaction_check is Gated.interaction_check, kind
+        assert issubclass(kind, RateLimited), kind
+        assert kind.interaction_check is RateLimited.interaction_check, kind
 
 
 class TestConcurrency:
     async def test_the_work_for_one_person_at_the_same_time_is_limited(self) -> None:
         limit = ConcurrencyLimit(2)
         with limit.slot_for(1), limit.slot_for(1):
-            with pytest.raises(StillAtWork, match="still working on 2"), limit.slot_for(1):
+            with (
+                pytest.raises(ConcurrencyLimitReached, match="still working on 2"),
+                limit.slot_for(1),
+            ):
                 pass
             with limit.slot_for(2):
                 pass

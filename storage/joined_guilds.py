@@ -1,14 +1,14 @@
-"""The servers that the bot was in. So after a downtime the bot knows which servers it has left."""
+"""The servers that the bot is in. After a downtime they tell which servers the bot has left."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from .database import Database
-from .queries import guilds as queries
+from .queries import joined_guilds as queries
 
 
-class GuildStore:
+class JoinedGuilds:
     """The servers of each bot account. Every method raises StorageError if the database fails.
 
     The jobs do not tell this. A job may come from a server that added only the commands, where the

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.jobs import JobStore
-from storage.queries.search import words_query
+from storage.queries.fts5 import words_query
 from storage.records import HistoryEntry, JobKind
 from storage.states import JobStatus
 

@@ -19,7 +19,7 @@ from storage.sqlite import indexing
 from ...search_scale import HEAVY, LIGHT, NEW, fill
 from ..inspection import history, open_jobs, unfinished
 from ..samples import finished, new_job, request
-from .test_search import show
+from .test_history import show
 
 TABLES = {"jobs", "images", "pictures", "search_members"}
 # Indexes that hold few rows, so a scan is fine.

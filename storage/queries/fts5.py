@@ -1,8 +1,7 @@
-"""The text of a search as a query for FTS5."""
+"""The text that a person searches for, as a query of SQLite's full-text search, FTS5."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +10,6 @@ _LENGTH_MAX: Final = 100
 _WORDS_MAX: Final = 8
 # The longest prefix in the index: see `prefix` in step 6 of the schema.
 _PREFIX_MAX: Final = 6
-_JOB_ID: Final = re.compile(r"#?([0-9]{1,18})(?:[-./#][0-9]{0,2})?")
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -45,12 +43,6 @@ def holds(prompt: str, long_words: Sequence[str]) -> bool:
 def long_words(text: str) -> tuple[str, ...]:
     """Return the words of `text` that `words_query` shortens."""
     return tuple(word for word in words(text) if _cut(word) != word)
-
-
-def job_id(text: str) -> int | None:
-    """Return the number of the job that `text` names, such as `12`, `#12` or `12-1`."""
-    match = _JOB_ID.fullmatch(text.strip())
-    return int(match.group(1)) if match else None
 
 
 def _is_token(character: str) -> bool:
