@@ -31,6 +31,7 @@ from .cogs.removals import DiscordDeletions
 from .cogs.vary import Vary
 from .config import Settings
 from .delivery.courier import DiscordCourier
+from .delivery.files import files_of
 from .delivery.presence import has_left, is_channel_gone
 from .delivery.retry import InvalidRequests
 from .engines import start_engine
@@ -179,7 +180,7 @@ class ImagineBot(commands.Bot):
             members=members,
             commands=CommandAccess(members, self.integrations),
             ages=ages,
-            courier=self.courier,
+            files_of=partial(files_of, self),
             memory=memory,
         )
 

@@ -71,7 +71,7 @@ class History(commands.Cog):
             if not pictures:
                 raise NotVisible(str(entry.job_id))
             parent = await self._services.lookup.parent(job)
-            with discord_files(await self._services.courier.files(job, pictures)) as files:
+            with discord_files(await self._services.files_of(job, pictures)) as files:
                 text = messages.finished(job, pictures[0].image.recipe, parent)
                 await self._say(
                     interaction,

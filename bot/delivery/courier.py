@@ -6,7 +6,6 @@ after 15 minutes, and sometimes earlier.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from ..ui import attachments, messages
 from ..ui.views import cancelled_view, finished_view, waiting_view
 from .channels import channel_of, message_of, open_thread
 from .codes import RefusalKind, parsed, refusal_of
-from .files import UPLOAD_MARGIN, attachments_of, discord_files, upload_limit
+from .files import UPLOAD_MARGIN, discord_files, fitting_files, upload_limit
 from .finding import find_answer
 from .presence import exists
 from .progress import ProgressEditor
@@ -120,7 +119,7 @@ class DiscordCourier:
             async with self._memory.hold(attachments.bytes_to_show(job), job.user_id):
                 if not (pictures := await read()):
                     return
-                files = await self._files(job, pictures, limit)
+                files = await fitting_files(job, pictures, limit)
                 show = partial(self._show, job, message_id, pictures, parent)
                 try:
                     await show(files)
@@ -129,7 +128,7 @@ class DiscordCourier:
                         raise
                     half = sum(len(file.data) for file in files) // 2
                     limit = min(half + UPLOAD_MARGIN, _SMALLER)
-                    await show(await self._files(job, pictures, limit))
+                    await show(await fitting_files(job, pictures, limit))
 
         await self._retry(job, message_id, attempt)
 
@@ -148,15 +147,6 @@ class DiscordCourier:
                 view=finished_view(job, [picture.image.index + 1 for picture in pictures]),
             )
             await parsed(editing)
-
-    async def files(self, job: Job, pictures: Sequence[Picture]) -> list[attachments.Attachment]:
-        """Return the files that show these pictures in the job's channel."""
-        return await self._files(job, pictures, upload_limit(self._client, job))
-
-    async def _files(
-        self, job: Job, pictures: Sequence[Picture], limit: int
-    ) -> list[attachments.Attachment]:
-        return await asyncio.to_thread(attachments_of, job, pictures, limit=limit)
 
     async def report_wait(self, job: Job, message_id: int) -> None:
         """Say in the message that the pictures wait for room on the disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -34,6 +35,20 @@ def attachments_of(
     """
     shown = [(picture.image.recipe, picture.png) for picture in pictures]
     return attachments.attachments(job, shown, limit=limit - UPLOAD_MARGIN)
+
+
+async def fitting_files(
+    job: Job, pictures: Sequence[Picture], limit: int
+) -> list[attachments.Attachment]:
+    """Return the files that `attachments_of` returns; do the work in a thread."""
+    return await asyncio.to_thread(attachments_of, job, pictures, limit=limit)
+
+
+async def files_of(
+    client: discord.Client, job: Job, pictures: Sequence[Picture]
+) -> list[attachments.Attachment]:
+    """Return the files that show these pictures in the job's channel."""
+    return await fitting_files(job, pictures, upload_limit(client, job))
 
 
 @contextlib.contextmanager

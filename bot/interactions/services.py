@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import discord
 
-from ..delivery.courier import DiscordCourier
+from storage.records import Job
+
+from ..jobs.courier_protocol import Picture
 from ..jobs.service import ImagineService
 from ..memory import PictureMemory
 from ..permissions.ages import Ages
 from ..permissions.commands import CommandAccess
 from ..permissions.members import Members
 from ..requests.builder import RequestBuilder
+from ..ui.attachments import Attachment
 from .actions import Actions
 from .intake import Intake
 from .lookup import Lookup
 from .rate_limit import RateLimit
+
+FilesOf: TypeAlias = Callable[[Job, Sequence[Picture]], Awaitable[list[Attachment]]]
+"""A function that returns the files which show pictures in the job's channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +40,7 @@ class Services:
     members: Members
     commands: CommandAccess
     ages: Ages
-    courier: DiscordCourier
+    files_of: FilesOf
     memory: PictureMemory
 
 

@@ -165,7 +165,7 @@ class TestPeople:
         assert await stage.alice.autocomplete(stage.channel, "history", "search", "rab") == []
 
 
-def test_everything_that_people_can_press_or_fill_in_is_behind_the_gate() -> None:
+def test_everything_that_people_can_press_or_fill_in_is_under_the_rate_limit() -> None:
     for module in pkgutil.walk_packages(bot.__path__, "bot."):
         if not module.name.startswith(("bot.demo", "bot.bench")):
             importlib.import_module(module.name)
