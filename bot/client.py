@@ -53,7 +53,7 @@ from .permissions.integrations import Integrations
 from .permissions.members import Members
 from .publishing import Publisher
 from .requests.builder import RequestBuilder
-from .requests.limits import OperatorLimits
+from .requests.limits import LimitsSource, OperatorLimits, QueueLimitsSource
 from .requests.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,9 @@ class ImagineBot(commands.Bot):
             CommandsRefused: Discord refused the commands and has none from an earlier run.
         """
         storage = await self._stack.enter_async_context(open_storage(self.settings.data))
-        queue = self._build_queue()
-        self._build(storage, queue)
+        limits = OperatorLimits(self.settings, self.profile)
+        queue = self._build_queue(limits)
+        self._build(storage, queue, limits)
         # Closed in the reverse order: the queue stops first, then finished pictures are delivered.
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
@@ -129,16 +130,14 @@ class ImagineBot(commands.Bot):
         await self._publish()
         self._background.start(self._resume(), "resume the unfinished jobs")
 
-    def _build_queue(self) -> GenerationQueue[Any]:
+    def _build_queue(self, limits: QueueLimitsSource) -> GenerationQueue[Any]:
         return GenerationQueue(
             self._make_engine,
-            limit=self.settings.queue_limit,
-            member_limit=self.settings.member_limit,
-            group_limit=self.settings.guild_limit,
+            limits_for=limits.queue_limits_for,
             previews=self.settings.previews,
         )
 
-    def _build(self, storage: Storage, queue: GenerationQueue[Any]) -> None:
+    def _build(self, storage: Storage, queue: GenerationQueue[Any], limits: LimitsSource) -> None:
         """Build the services, each with what it needs."""
         if self.application_id is None:
             raise app_commands.MissingApplicationID
@@ -169,7 +168,7 @@ class ImagineBot(commands.Bot):
             ages=ages,
             http=self.http,
         )
-        builder = RequestBuilder(OperatorLimits(self.settings, self.profile), self.profile)
+        builder = RequestBuilder(limits, self.profile)
         self.services = Services(
             rate_limit=RateLimit(),
             jobs=self.service,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from generation.errors import GenerationError
 from generation.images.png import write_png
+from generation.queue.admission import QueueLimits
 from generation.queue.queue import GenerationQueue
 from generation.timing import Measured
 from generation.values.events import Progress
@@ -74,7 +75,9 @@ async def overhead(image: GeneratedImage, *, count: int) -> float:
     with tempfile.TemporaryDirectory(prefix="imagine-bot-bench-") as folder:
         async with (
             open_storage(Path(folder)) as storage,
-            GenerationQueue(lambda: _Instant(image), limit=count, previews=False) as queue,
+            GenerationQueue(
+                lambda: _Instant(image), limits_for=lambda _: QueueLimits(count), previews=False
+            ) as queue,
         ):
             await queue.ready()
             jobs = storage.jobs

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from generation.queue.admission import QueueLimits
 from generation.queue.fairness import Share
 from generation.queue.queue import GenerationQueue
 from generation.values.events import Event
@@ -80,7 +81,7 @@ async def open_queue(settings: Settings, profile: Any) -> AsyncIterator[Generati
 
 def queue_of(make_engine: Callable[[], EngineLike[Any]], *, previews: bool) -> GenerationQueue[Any]:
     """Return a queue with room for all users of the benchmark."""
-    return GenerationQueue(make_engine, limit=_LIMIT, previews=previews)
+    return GenerationQueue(make_engine, limits_for=lambda _: QueueLimits(_LIMIT), previews=previews)
 
 
 async def rush(queue: GenerationQueue[Any], requests: Sequence[GenerationRequest]) -> Rush:

@@ -1,4 +1,4 @@
-"""The limits and defaults of requests, asked for by server."""
+"""The limits and defaults of requests, and the limits of the queue, asked for by server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from generation.catalog.profile import ModelProfile
+from generation.queue.admission import QueueLimits
 
 from ..config import Settings
 
@@ -32,6 +33,13 @@ class LimitsSource(Protocol):
         """Return the limits in a server; None stands for direct messages and the command line."""
 
 
+class QueueLimitsSource(Protocol):
+    """Knows how many jobs of each server may wait."""
+
+    def queue_limits_for(self, guild_id: int | None) -> QueueLimits:
+        """Return the limits for jobs of a server; None stands for direct messages."""
+
+
 class OperatorLimits:
     """The limits of the operator's settings and the model, the same in every server."""
 
@@ -46,7 +54,14 @@ class OperatorLimits:
             default_guidance_scale=settings.guidance_scale or profile.default_guidance_scale,
             default_strength=profile.default_strength,
         )
+        self._queue_limits = QueueLimits(
+            settings.queue_limit, settings.member_limit, settings.guild_limit
+        )
 
     def limits_for(self, guild_id: int | None) -> Limits:  # noqa: ARG002 - no server differs yet
         """Return the operator's limits."""
         return self._limits
+
+    def queue_limits_for(self, guild_id: int | None) -> QueueLimits:  # noqa: ARG002 - as above
+        """Return the operator's limits of the queue."""
+        return self._queue_limits

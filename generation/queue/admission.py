@@ -13,9 +13,9 @@ thousand servers together reach the hard limit, however many accounts they have.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from ..errors import GroupQueueFull, MemberQueueFull, QueueFull
 
@@ -49,7 +49,7 @@ class WaitingCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QueueLimits:
     """How many jobs may wait: in all, of one member, and of one group.
 
     The default for a member is `total`. The default for a group is half of `total`, or a member's
@@ -116,6 +116,10 @@ class Limits:
             raise QueueFull(waiting.total)
 
 
+LimitsFor: TypeAlias = Callable[[Any], QueueLimits]
+"""A function that returns the limits for the jobs of a group."""
+
+
 class WaitingJobs(Protocol):
     """How many submitted jobs wait."""
 
@@ -148,8 +152,8 @@ class Place:
 class Places:
     """The places that are held for jobs that are not submitted yet."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits_for: LimitsFor) -> None:
+        self._limits_for = limits_for
         self._of_groups: Counter[Hashable] = Counter()
         self._of_members: Counter[Hashable] = Counter()
 
@@ -162,9 +166,9 @@ class Places:
         """Hold and return a place for `owner`; `submitted` counts the jobs that wait already.
 
         Raises:
-            QueueFull: a limit is reached; see `Limits.check`.
+            QueueFull: a limit is reached; see `QueueLimits.check`.
         """
-        self._limits.check(
+        self._limits_for(owner.group).check(
             owner,
             WaitingCounts(
                 total=submitted.waiting + self.held,

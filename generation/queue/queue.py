@@ -17,7 +17,7 @@ from typing import Final, Generic, Self
 from ..values.events import Interruption
 from ..values.request import GenerationRequest
 from ..workers.protocol import EngineLike, I
-from .admission import Limits, Owner, Place, Places
+from .admission import LimitsFor, Owner, Place, Places
 from .dispatcher import Dispatcher, PostedEvents
 from .fairness import Share
 from .tickets import JobCancelled, Listener, QueueClosed, Ticket, ignore_unretrieved
@@ -32,10 +32,10 @@ _DEFAULT_SHARE: Final = Share()
 
 
 class GenerationQueue(Generic[I]):
-    """Jobs in a fair order, at most `limit` of them waiting, as many on the engine as fit.
+    """Jobs in a fair order, as many on the engine as fit.
 
-    At most `member_limit` waiting jobs belong to one person and `group_limit` to one server.
-    Otherwise one person could fill the queue, and the fair order could not help anybody. A person
+    `limits_for` returns how many jobs may wait: in all, of one person, and of one server. Without
+    the limits one person could fill the queue, and the fair order could not help anybody. A person
     without a waiting job may be admitted although the queue is full (`generation.queue.admission`).
     With `previews` the progress carries small pictures.
 
@@ -48,14 +48,12 @@ class GenerationQueue(Generic[I]):
         self,
         make_engine: Callable[[], EngineLike[I]],
         *,
-        limit: int,
-        member_limit: int | None = None,
-        group_limit: int | None = None,
+        limits_for: LimitsFor,
         previews: bool = True,
     ) -> None:
         self._make_engine = make_engine
         self._preview_seconds = _PREVIEW_SECONDS if previews else None
-        self._places = Places(Limits(limit, member_limit, group_limit))
+        self._places = Places(limits_for)
         self._turns: Turns[Ticket] = Turns()
         self._closed = False
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from generation.errors import EngineLost, GenerationError
+from generation.queue.admission import LimitsFor, QueueLimits
 from generation.queue.fairness import Share
 from generation.queue.queue import GenerationQueue
 from generation.queue.tickets import Ticket
@@ -180,11 +181,16 @@ class Stage:
         return self.queue.submit(number, request, self.told[number], Share("server", member))
 
 
+def at_most(total: int) -> LimitsFor:
+    """Return limits that let `total` jobs wait, whoever asks."""
+    return lambda _: QueueLimits(total)
+
+
 @asynccontextmanager
 async def a_stage(engine: FakeEngine | None = None, *, limit: int = 10) -> AsyncIterator[Stage]:
     """Open a queue, and close it while its engine is at its gate, if it still is."""
     engine = engine or FakeEngine()
-    queue = GenerationQueue(lambda: engine, limit=limit)
+    queue = GenerationQueue(lambda: engine, limits_for=at_most(limit))
     await queue.__aenter__()
     try:
         # Or the first jobs would be told that the model is being loaded, or not.
@@ -265,7 +271,7 @@ async def frail(lost: Callable[[str, list[int]], bool]) -> AsyncIterator[tuple[S
 
     logging.disable(logging.ERROR)
     try:
-        async with GenerationQueue(make, limit=100) as queue:
+        async with GenerationQueue(make, limits_for=at_most(100)) as queue:
             await queue.ready()
             yield Stage(queue, engines[0]), engines
     finally:

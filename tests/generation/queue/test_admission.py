@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.errors import GroupQueueFull, MemberQueueFull, QueueFull
-from generation.queue.admission import Limits, Owner, Place, Places
+from generation.queue.admission import Owner, Place, Places, QueueLimits
 
 
 @dataclass
 class Jobs:
     """Jobs that are submitted and wait, and the places that are held beside them."""
 
-    limits: Limits
+    limits: QueueLimits
     owners: list[Owner] = field(default_factory=list)
     held: list[Place] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.places = Places(self.limits)
+        self.places = Places(lambda _: self.limits)
 
     @property
     def waiting(self) -> int:
@@ -55,7 +55,7 @@ class Jobs:
 
 
 def test_ten_accounts_of_one_server_leave_half_of_the_queue_to_other_servers() -> None:
-    jobs = Jobs(Limits(100, member=10))
+    jobs = Jobs(QueueLimits(100, member=10))
     assert jobs.flood(1, range(11), each=10) == 50
     assert all(jobs.ask(2, member) for member in range(100, 105) for _ in range(10))
     with pytest.raises(QueueFull, match=r"The queue is full \(100 pictures are waiting\)"):
@@ -67,7 +67,7 @@ def test_ten_accounts_of_one_server_leave_half_of_the_queue_to_other_servers() -
 
 
 def test_a_server_of_puppet_accounts_with_one_job_each_is_limited_too() -> None:
-    jobs = Jobs(Limits(100, member=10))
+    jobs = Jobs(QueueLimits(100, member=10))
     assert jobs.flood(1, range(1_000), each=1) == 100
     with pytest.raises(GroupQueueFull, match="100 pictures of this server are waiting already"):
         jobs.places.hold(Owner(1, 2_000), jobs)
@@ -78,7 +78,7 @@ def test_a_server_of_puppet_accounts_with_one_job_each_is_limited_too() -> None:
 
 
 def test_servers_of_puppet_accounts_leave_a_place_to_every_idle_server() -> None:
-    jobs = Jobs(Limits(100, member=10))
+    jobs = Jobs(QueueLimits(100, member=10))
     # The second one finds fewer places than the first, and so on.
     brought = [
         jobs.flood(server, range(500 * server, 500 * server + 500), each=1) for server in range(20)
@@ -91,7 +91,7 @@ def test_servers_of_puppet_accounts_leave_a_place_to_every_idle_server() -> None
 
 
 def test_there_is_a_hard_limit() -> None:
-    jobs = Jobs(Limits(1, member=1))
+    jobs = Jobs(QueueLimits(1, member=1))
     jobs.owners = [Owner(server, server) for server in range(jobs.limits.hard_limit)]
     assert not jobs.ask(-1, -1)
     jobs.owners.pop()
@@ -99,13 +99,13 @@ def test_there_is_a_hard_limit() -> None:
 
 
 def test_a_short_queue_still_admits_a_member_up_to_the_members_limit() -> None:
-    jobs = Jobs(Limits(2, member=10))
+    jobs = Jobs(QueueLimits(2, member=10))
     assert jobs.flood(1, range(1), each=5) == 2
-    assert Jobs(Limits(12, member=10)).flood(1, range(1), each=20) == 10
+    assert Jobs(QueueLimits(12, member=10)).flood(1, range(1), each=20) == 10
 
 
 def test_a_server_limit_above_the_total_means_the_total() -> None:
-    assert Jobs(Limits(10, group=1_000)).flood(1, range(2), each=20) == 10
+    assert Jobs(QueueLimits(10, group=1_000)).flood(1, range(2), each=20) == 10
 
 
 Steps = st.lists(
@@ -117,7 +117,7 @@ Steps = st.lists(
     max_size=150,
 )
 Bounds = st.builds(
-    Limits,
+    QueueLimits,
     st.integers(1, 12),
     member=st.one_of(st.none(), st.integers(1, 4)),
     group=st.one_of(st.none(), st.integers(1, 12)),
@@ -126,7 +126,7 @@ Bounds = st.builds(
 
 @given(Bounds, st.integers(0, 30), Steps)
 def test_newcomers_get_a_place_and_no_member_exceeds_the_limit(
-    limits: Limits, before: int, steps: list[tuple[str, int | None, int]]
+    limits: QueueLimits, before: int, steps: list[tuple[str, int | None, int]]
 ) -> None:
     jobs = Jobs(limits)
     # Those from before a restart, which are never asked for a place.
@@ -165,8 +165,16 @@ def _ask(jobs: Jobs, group: int | None, member: int) -> None:
         assert is_taken
 
 
+def test_each_server_has_its_own_limits() -> None:
+    limits = {1: QueueLimits(100, member=10, group=4), 2: QueueLimits(100, member=3)}
+    jobs = Jobs(limits[1])
+    jobs.places = Places(limits.__getitem__)
+    assert jobs.flood(1, range(1), each=20) == 4
+    assert jobs.flood(2, range(10, 11), each=20) == 3
+
+
 def test_a_members_own_limit_is_reported_first() -> None:
-    jobs = Jobs(Limits(4, member=2))
+    jobs = Jobs(QueueLimits(4, member=2))
     assert jobs.flood(1, range(1), each=9) == 2
     with pytest.raises(MemberQueueFull, match="2 of your pictures"):
         jobs.places.hold(Owner(1, 0), jobs)

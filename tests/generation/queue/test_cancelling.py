@@ -15,6 +15,7 @@ from ..queues import (
     FakeEngine,
     Stage,
     a_stage,
+    at_most,
     failure_of,
     seeds_of,
     several,
@@ -90,7 +91,7 @@ class TestCancelling:
             assert loaded.wait(PATIENCE)
             return engine
 
-        async with GenerationQueue(load, limit=3) as queue:
+        async with GenerationQueue(load, limits_for=at_most(3)) as queue:
             stage = Stage(queue, engine)
             first, second = stage.submit(1), stage.submit(2)
             assert queue.cancel(1)

@@ -28,6 +28,7 @@ from ..queues import (
     FakeImage,
     Stage,
     a_stage,
+    at_most,
     failure_of,
     seeds_of,
 )
@@ -58,7 +59,7 @@ class TestClosing:
 
     async def test_a_closed_queue_takes_no_jobs(self) -> None:
         before = set(threading.enumerate())
-        async with GenerationQueue(FakeEngine, limit=1) as queue:
+        async with GenerationQueue(FakeEngine, limits_for=at_most(1)) as queue:
             await queue.ready()
             [thread] = set(threading.enumerate()) - before
         await asyncio.to_thread(thread.join, PATIENCE)
@@ -75,7 +76,7 @@ class TestClosing:
             lambda _, context: complaints.append(context)
         )
         engine = FakeEngine()
-        async with GenerationQueue(lambda: engine, limit=2) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(2)) as queue:
             stage = Stage(queue, engine)
             running, waiting = stage.submit(1), stage.submit(2)
             await stage.told[1].until(Progress(0, 2))
@@ -96,7 +97,7 @@ class TestClosing:
         tickets: list[Ticket] = []
 
         async def bot() -> None:
-            async with GenerationQueue(lambda: engine, limit=2) as queue:
+            async with GenerationQueue(lambda: engine, limits_for=at_most(2)) as queue:
                 stage = Stage(queue, engine)
                 tickets.append(stage.submit(1))
                 await stage.told[1].until(Progress(0, 2))
@@ -149,7 +150,7 @@ class TestClosingAHangingEngine:
     ) -> None:
         engine = Hanging(rows=8, where=where)
         start = time.monotonic()
-        async with GenerationQueue(lambda: engine, limit=9) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(9)) as queue:
             died = asyncio.create_task(queue.died())
             tickets = [
                 queue.submit(number, a_request(seed=number), EventLog()) for number in (1, 2)

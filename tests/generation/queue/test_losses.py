@@ -30,6 +30,7 @@ from ..queues import (
     FakeEngine,
     FakeImage,
     Stage,
+    at_most,
     failure_of,
     frail,
     seeds_of,
@@ -140,7 +141,7 @@ class TestFailingAtEverything:
     async def test_after_several_failures_in_a_row_the_engine_is_replaced(self) -> None:
         engines = [Spoiled(open=True), FakeEngine(open=True)]
         waiting = iter(engines)
-        async with GenerationQueue(lambda: next(waiting), limit=9) as queue:
+        async with GenerationQueue(lambda: next(waiting), limits_for=at_most(9)) as queue:
             stage = Stage(queue, engines[0])
             for number in range(1, JOB_FAILURES):
                 assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
@@ -149,7 +150,7 @@ class TestFailingAtEverything:
     async def test_pictures_between_failures_keep_the_engine(self) -> None:
         broken = {("step", number): RuntimeError("shapes do not match") for number in range(10)}
         engine = FakeEngine(open=True, failures=broken)
-        async with GenerationQueue(lambda: engine, limit=9) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(9)) as queue:
             stage = Stage(queue, engine)
             for number in range(2 * JOB_FAILURES):
                 assert isinstance(await failure_of(stage.submit(number)), EngineFailed)
@@ -202,20 +203,20 @@ class TestLoadingAgain:
     async def test_a_failed_load_is_tried_again(self) -> None:
         busy: list[GenerationError] = [ModelError("It does not fit."), EngineLost("It is lost.")]
         engine = Once(open=True, refusals=busy)
-        async with GenerationQueue(lambda: engine, limit=9) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(9)) as queue:
             assert await seeds_of(Stage(queue, engine).submit(7)) == [7]
         assert engine.made == 4
 
     async def test_an_idle_engine_that_hangs_is_replaced_at_once(self) -> None:
         engine = HangsWhenIdle(open=True)
-        async with GenerationQueue(lambda: engine, limit=9) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(9)) as queue:
             assert await asyncio.to_thread(engine.again.wait, PATIENCE)
             assert await seeds_of(Stage(queue, engine).submit(7)) == [7]
         assert engine.made == 2
 
     async def test_after_the_last_retry_the_error_is_reported(self) -> None:
         engine = Once(open=True, refusals=[ModelError("It does not fit.") for _ in range(3)])
-        async with GenerationQueue(lambda: engine, limit=9) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(9)) as queue:
             Stage(queue, engine).submit(7)
             async with asyncio.timeout(PATIENCE):
                 with pytest.raises(ModelError, match="does not fit"):

@@ -29,6 +29,7 @@ from ..queues import (
     FakeImage,
     Stage,
     a_stage,
+    at_most,
     failure_of,
     seeds_of,
 )
@@ -219,7 +220,7 @@ class TestLoading:
             assert loaded.wait(PATIENCE)
             return FakeEngine(open=True)
 
-        async with GenerationQueue(load, limit=1) as queue:
+        async with GenerationQueue(load, limits_for=at_most(1)) as queue:
             ready = asyncio.create_task(queue.ready())
             ticket = queue.submit(1, a_request(seed=1), EventLog())
             await asyncio.sleep(0)
@@ -247,7 +248,7 @@ class TestLoading:
         def load() -> FakeEngine:
             raise raised
 
-        async with GenerationQueue(load, limit=5) as queue:
+        async with GenerationQueue(load, limits_for=at_most(5)) as queue:
             tickets = [queue.submit(number, a_request(), EventLog()) for number in (1, 2, 3)]
             for _ in range(2):
                 async with asyncio.timeout(PATIENCE):
@@ -267,7 +268,7 @@ class TestLoading:
             assert loaded.wait(PATIENCE)
             return FakeEngine(open=True)
 
-        async with GenerationQueue(load, limit=1) as queue:
+        async with GenerationQueue(load, limits_for=at_most(1)) as queue:
             impatient = asyncio.create_task(queue.ready())
             await asyncio.sleep(0)
             impatient.cancel()
@@ -281,7 +282,7 @@ class TestWithTheRealEngine:
     async def test_the_queue_changes_no_pixel(self, engine: Engine) -> None:
         requests = [a_request(count=2), a_request(scheduler="lms", width=96, seed=9)]
         expected = await asyncio.to_thread(lambda: [engine.generate(asked) for asked in requests])
-        async with GenerationQueue(lambda: engine, limit=4) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(4)) as queue:
             await queue.ready()
             told = [EventLog(), EventLog()]
             tickets = [
@@ -302,7 +303,7 @@ class TestWithTheRealEngine:
             raise InvalidRequest("width", "The width is 72; use 64.")
 
         monkeypatch.setattr(engine, "_check_size", refuse)
-        async with GenerationQueue(lambda: engine, limit=1) as queue:
+        async with GenerationQueue(lambda: engine, limits_for=at_most(1)) as queue:
             error = await failure_of(queue.submit(1, a_request(), EventLog()))
         assert str(error) == "The width is 72; use 64."
 

@@ -22,7 +22,7 @@ from generation.workers.protocol import OnSign
 
 from ..examples import a_request
 from ..process_engines import small_engine
-from ..queues import EventLog, seeds_of
+from ..queues import EventLog, at_most, seeds_of
 from ..stopping_engines import large_answers
 
 TIMEOUT = 1.0
@@ -143,7 +143,7 @@ async def test_the_next_engine_makes_the_pictures_of_a_stopped_one() -> None:
         engines.append(EngineProcess(small_engine, timeout=TIMEOUT, load_timeout=60.0))
         return engines[-1]
 
-    async with GenerationQueue(make, limit=9) as queue:
+    async with GenerationQueue(make, limits_for=at_most(9)) as queue:
         await queue.ready()
         stop(engines[0])
         tickets = [queue.submit(n, a_request(seed=n, steps=2), EventLog()) for n in (1, 2)]

@@ -35,7 +35,7 @@ from generation.workers.protocol import OnSign
 
 from .. import process_engines
 from ..examples import a_request, latent_side
-from ..queues import EventLog, seeds_of
+from ..queues import EventLog, at_most, seeds_of
 
 PATIENCE = 60.0
 
@@ -137,7 +137,7 @@ async def test_an_idle_queue_has_images_forgotten_without_another_call(
         lambda: EngineProcess(
             process_engines.small_engine, timeout=PATIENCE, load_timeout=PATIENCE
         ),
-        limit=9,
+        limits_for=at_most(9),
     ) as queue:
         for file in (tmp_path / "first", tmp_path / "second"):
             ticket = queue.submit(1, a_request(prompt=f"mourn {file}", steps=1), EventLog())
