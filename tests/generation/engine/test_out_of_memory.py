@@ -1,32 +1,21 @@
-"""What the engine makes of memory that runs out, and of numbers that overflow.
-
-Faults are put into the networks, where they really come from.
-"""
+"""What the engine makes of memory that runs out."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
-from generation.engine.calibration import Bounds
 from generation.engine.denoising import Denoising
 from generation.engine.engine import Engine
-from generation.errors import GenerationError, NotFinite, OutOfMemory
-from generation.models.loading import load
+from generation.errors import OutOfMemory
 from generation.models.stable_diffusion import StableDiffusion
 from generation.timing import Sizes
-from generation.values.recipe import GeneratedImage
-from generation.values.request import GenerationRequest
 
 from ..examples import EDGE, a_request, gradient, latent_side
-
-FULL = "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: not enough memory: you tried to"
-Fault = Callable[[torch.Tensor], bool]
+from .faults import FULL, begin, decoder_without_room, run, small_calls, unet_without_room
 
 
 @pytest.fixture
@@ -44,89 +33,6 @@ def plain(starter: StableDiffusion) -> Engine:
 def engine(parts: StableDiffusion) -> Engine:
     """An engine of this test alone: what it has learnt of the memory stays with it."""
     return small_calls(Engine(parts))
-
-
-@pytest.fixture(scope="module")
-def half(starter: StableDiffusion) -> StableDiffusion:
-    return load(starter.profile, device="cpu", dtype="bfloat16")
-
-
-def small_calls(engine: Engine) -> Engine:
-    """Return `engine`, which does not try what larger calls take: that is not the subject."""
-    engine._networks._bounds = Bounds(ladder=(1, 2, 4), seconds=60.0)
-    return engine
-
-
-@contextmanager
-def unet_without_room(parts: StableDiffusion, does_not_fit: Fault) -> Iterator[list[int]]:
-    """Have the UNet run out of memory, in its middle, where the latents are too much for it."""
-    refused: list[int] = []
-    seen: list[torch.Tensor] = []
-
-    def note(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen[:] = [inputs[0]]
-
-    def run_out(*_: Any) -> None:
-        if does_not_fit(seen[0]):
-            refused.append(len(seen[0]))
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    hooks = [
-        parts.unet.register_forward_pre_hook(note),
-        parts.unet.mid_block.register_forward_pre_hook(run_out),
-    ]
-    try:
-        yield refused
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def decoder_without_room(parts: StableDiffusion, does_not_fit: Fault) -> Iterator[list[torch.Size]]:
-    """Have the decoder run out of memory where the latents are too much for it."""
-    calls: list[torch.Size] = []
-
-    def run_out(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        calls.append(inputs[0].shape)
-        if does_not_fit(inputs[0]):
-            raise RuntimeError(FULL)
-
-    hook = parts.vae.decoder.register_forward_pre_hook(run_out)
-    try:
-        yield calls
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def spoiled(network: torch.nn.Module, when: Callable[[], bool]) -> Iterator[None]:
-    """Have a network give infinities instead of numbers."""
-
-    def spoil(_: torch.nn.Module, __: object, output: Any) -> Any:
-        if not when():
-            return None
-        if isinstance(output, tuple):
-            return (torch.full_like(output[0], torch.inf), *output[1:])
-        return torch.full_like(output, torch.inf)
-
-    hook = network.register_forward_hook(spoil)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def begin(engine: Engine, *requests: GenerationRequest) -> list[Denoising]:
-    begun = engine.begin(requests)
-    assert not any(isinstance(images, GenerationError) for images in begun)
-    return [image for images in begun if isinstance(images, list) for image in images]
-
-
-def run(engine: Engine, images: list[Denoising]) -> list[GeneratedImage | None]:
-    while not all(image.done or image.failure for image in images):
-        engine.step(images)
-    return engine.finish(images)
 
 
 def offer(engine: Engine, image: Denoising, *ladder: int) -> None:
@@ -293,97 +199,6 @@ class TestDecoderMemory:
         with decoder_without_room(parts, lambda _: True), pytest.raises(OutOfMemory):
             engine.generate(a_request(steps=1))
         assert len(engine.generate(a_request(steps=1))) == 1
-
-
-# A CPU without units for it takes seconds for a step in bfloat16, so these take few.
-class TestOverflow:
-    @pytest.fixture
-    def cautious(self, half: StableDiffusion, starter: StableDiffusion) -> Engine:
-        return small_calls(Engine(half, load_in_float32=lambda: starter))
-
-    def test_latents_that_are_no_numbers_are_made_again_in_float32(
-        self, half: StableDiffusion, starter: StableDiffusion, plain: Engine
-    ) -> None:
-        request = a_request(count=2, steps=2)
-        signs: list[str] = []
-        cautious = small_calls(Engine(half, load_in_float32=lambda: starter, on_sign=signs.append))
-        with spoiled(half.unet.conv_out, lambda: True):
-            made = cautious.generate(request)
-        assert made == plain.generate(request)
-        assert {image.recipe.dtype for image in made} == {"float32"}
-        # Whoever watches the engine waits for a model to be loaded, then for calls again.
-        assert signs.count("loading") == 1
-        assert signs[signs.index("loading") + 1] == "alive"
-
-    def test_a_picture_that_is_none_is_made_again_in_float32(
-        self, cautious: Engine, half: StableDiffusion, plain: Engine
-    ) -> None:
-        request = a_request(source=gradient(), strength=0.6, steps=3)
-        with spoiled(half.vae.decoder, lambda: True):
-            made = cautious.generate(request)
-        assert made == plain.generate(request)
-
-    def test_only_the_one_that_overflowed_starts_again(
-        self, cautious: Engine, plain: Engine
-    ) -> None:
-        sound, hot = a_request(steps=2), a_request(seed=8, steps=2)
-        images = begin(cautious, sound, hot)
-        while not all(image.done for image in images):
-            cautious.step(images)
-        images[1].latents = torch.full_like(images[1].latents, torch.nan)
-        first, none = cautious.finish(images)
-        assert first is not None
-        assert first.recipe.dtype == "bfloat16"
-        assert none is None
-        assert images[1].progress.step == 0
-        assert images[1].failure is None
-        [second] = run(cautious, [images[1]])
-        assert [second] == plain.generate(hot)
-
-    def test_images_of_both_precisions_share_a_step(self, cautious: Engine) -> None:
-        hot = begin(cautious, a_request(seed=8, steps=2))
-        while not hot[0].done:
-            cautious.step(hot)
-        hot[0].latents = hot[0].latents * torch.inf
-        assert cautious.finish(hot) == [None]
-        fresh = begin(cautious, a_request(steps=2))
-        made = run(cautious, [*hot, *fresh])
-        assert [image.recipe.dtype for image in made if image] == ["float32", "bfloat16"]
-        assert made[1:] == cautious.generate(a_request(steps=2))
-
-    def test_in_float32_too_it_is_reported(
-        self, cautious: Engine, half: StableDiffusion, starter: StableDiffusion
-    ) -> None:
-        with (
-            spoiled(half.unet.conv_out, lambda: True),
-            spoiled(starter.unet.conv_out, lambda: True),
-            pytest.raises(NotFinite, match="overflowed"),
-        ):
-            cautious.generate(a_request())
-
-    def test_an_engine_in_float32_has_nothing_to_turn_to(
-        self, engine: Engine, parts: StableDiffusion
-    ) -> None:
-        engine.generate(a_request())
-        for network in (parts.unet.conv_out, parts.vae.decoder):
-            with spoiled(network, lambda: True), pytest.raises(NotFinite):
-                engine.generate(a_request())
-        assert len(engine.generate(a_request())) == 1
-
-    def test_without_float32_weights_it_is_reported_at_once(self, half: StableDiffusion) -> None:
-        engine = Engine(half)
-        with spoiled(half.vae.decoder, lambda: True), pytest.raises(NotFinite):
-            engine.generate(a_request(steps=1))
-
-    def test_one_of_several_overflows_and_the_others_are_finished(self, engine: Engine) -> None:
-        sound = a_request(count=2)
-        expected = engine.generate(sound)
-        images = begin(engine, sound, a_request(seed=99))
-        while not all(image.done for image in images):
-            engine.step(images)
-        images[2].latents = images[2].latents * torch.nan
-        assert engine.finish(images) == [*expected, None]
-        assert isinstance(images[2].failure, NotFinite)
 
 
 def test_a_picture_is_the_same_from_an_engine_that_ran_out_of_memory_before(
