@@ -11,9 +11,9 @@ import torch
 from transformers import AutoTokenizer, Qwen3ForCausalLM
 
 from generation.errors import ModelError
-from generation.models import qwen3
-from generation.models.qwen3 import PADDING
-from generation.models.tokenizing import QWEN, load_tokenizer
+from generation.models.text import qwen3
+from generation.models.text.qwen3 import PADDING
+from generation.models.text.tokenizing import QWEN, load_tokenizer
 
 from ..qwen3 import save_tokenizer, small_qwen3
 
