@@ -14,6 +14,7 @@ from generation.values.request import (
     COUNT_MAX,
     GUIDANCE_MAX,
     GUIDANCE_MIN,
+    REFERENCES_MAX,
     SCHEDULERS,
     SEED_MAX,
     SIZE_MAX,
@@ -114,6 +115,13 @@ def generate(
             help=f"With --image: {STRENGTH_MIN:g}, almost the same, to {STRENGTH_MAX:g}, all new."
         ),
     ] = None,
+    reference: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A picture that the prompt tells how to edit, for a model that can; up to "
+            f"{REFERENCES_MAX} times."
+        ),
+    ] = None,
     model: ModelOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
     config: ConfigOption = None,
@@ -134,7 +142,16 @@ def generate(
         count=count,
         strength=strength,
     )
-    raise typer.Exit(generate_files(options, image=image, model=model, out=out, config=config))
+    raise typer.Exit(
+        generate_files(
+            options,
+            image=image,
+            references=reference or [],
+            model=model,
+            out=out,
+            config=config,
+        )
+    )
 
 
 @app.command()
@@ -143,6 +160,9 @@ def replay(
     image: Annotated[
         Path | None, typer.Option(help="The picture that it started from, if it did.")
     ] = None,
+    reference: Annotated[
+        list[Path] | None, typer.Option(help="A picture that it was edited from, if it was.")
+    ] = None,
     model: ModelOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
@@ -150,7 +170,16 @@ def replay(
     """Make a picture again from its recipe; exit 0 only if every pixel is the same, else 1."""
     from .replay import replay_picture  # noqa: PLC0415
 
-    raise typer.Exit(replay_picture(picture, image=image, model=model, data=data, config=config))
+    raise typer.Exit(
+        replay_picture(
+            picture,
+            image=image,
+            references=reference or [],
+            model=model,
+            data=data,
+            config=config,
+        )
+    )
 
 
 @app.command()

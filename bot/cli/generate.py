@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +39,7 @@ def generate_files(
     options: RequestOptions,
     *,
     image: Path | None,
+    references: Sequence[Path],
     model: str | None,
     out: Path,
     config: Path | None,
@@ -47,7 +49,7 @@ def generate_files(
     settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
     profile = console.locate_model(settings.model, settings.prediction_type)
     builder = RequestBuilder(OperatorLimits(settings, profile), profile)
-    request = _request(builder, options, image)
+    request = _request(builder, options, image, references)
     with open_folder(out) as folder:
         if max(request.width, request.height) > profile.default_max_size:
             console.note(
@@ -64,12 +66,21 @@ def generate_files(
 
 
 def _request(
-    builder: RequestBuilder, options: RequestOptions, image: Path | None
+    builder: RequestBuilder,
+    options: RequestOptions,
+    image: Path | None,
+    references: Sequence[Path],
 ) -> GenerationRequest:
+    if references and image is not None:
+        raise MissingInput("Use either --image, to start from a picture, or --reference, to edit.")
     if image is not None:
         return builder.similar(read_source(read_file(image)), options, guild_id=None)
     if options.strength is not None:
         raise MissingInput("A strength needs a picture to start from; add --image FILE.")
+    if references:
+        builder.check_references(len(references))
+        pictures = [read_source(read_file(path)) for path in references]
+        return builder.edit(pictures, options, guild_id=None)
     return builder.imagine(options, guild_id=None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
-from generation.images.pillow import enlarged, read_source, to_image, to_pixels
+from generation.images.pillow import enlarged, read_source, reference_pixels, to_image, to_pixels
 from generation.images.png import parameters, read_png, read_png_outside
 from generation.models.locate import STARTER
 from generation.values.pixels import Pixels
@@ -54,6 +54,7 @@ def replay_picture(
     picture: str,
     *,
     image: Path | None,
+    references: Sequence[Path],
     model: str | None,
     data: Path | None,
     config: Path | None,
@@ -62,14 +63,19 @@ def replay_picture(
     settings = load_settings(config, data=data, model=model)
     originals = _originals(picture, settings)
     profile = _model_of(originals[0].recipe, settings, named=model is not None)
-    sources = [_source_of(original.recipe, settings, image) for original in originals]
+    requests = [
+        original.recipe.request(
+            _source_of(original.recipe, settings, image),
+            _references_of(original.recipe, settings, references, profile.size_multiple),
+        )
+        for original in originals
+    ]
     is_compiled = bool(originals[0].recipe.compiled)
     engine = open_engine(settings.model_copy(update={"compile": is_compiled}), profile)
     same = True
-    for original, source in zip(originals, sources, strict=True):
+    for original, request in zip(originals, requests, strict=True):
         compute_like(original.recipe)
-        recipe = original.recipe
-        made = make(engine, recipe.request(source), decoder_tile=recipe.decoder_tile)[0]
+        made = make(engine, request, decoder_tile=original.recipe.decoder_tile)[0]
         differences = list(_differences(original, made.pixels, made.recipe))
         if differences:
             same = False
@@ -132,14 +138,42 @@ def _source_of(recipe: Recipe, settings: Settings, image: Path | None) -> Pixels
             if source.sha256 == recipe.source_sha256:
                 return source
         raise InvalidSource(f"{image} is not the picture that this one started from.")
-    if Archive.exists(settings.data):
-        with Archive(settings.data) as archive:
-            if (stored := archive.source_pixels(recipe.source_sha256)) is not None:
-                return stored
+    if (stored := _stored(recipe.source_sha256, settings)) is not None:
+        return stored
     raise MissingInput(
         "This picture was made from another; name that one with --image, or the bot's folder "
         "with --data."
     )
+
+
+def _references_of(
+    recipe: Recipe, settings: Settings, files: Sequence[Path], multiple: int
+) -> list[Pixels]:
+    """Return the references of the recipe, from `files` in any order or from the bot's store."""
+    hashes = recipe.reference_sha256 or ()
+    read = [reference_pixels(read_source(read_file(file)), multiple) for file in files]
+    known = {picture.sha256: picture for picture in read}
+    for file, picture in zip(files, read, strict=True):
+        if picture.sha256 not in hashes:
+            raise InvalidSource(f"{file} is not a picture that this one was edited from.")
+    for sha256 in hashes:
+        stored = None if sha256 in known else _stored(sha256, settings)
+        if stored is not None:
+            known[sha256] = stored
+    if missing := sum(sha256 not in known for sha256 in hashes):
+        raise MissingInput(
+            f"This picture was edited from others, of which {missing} cannot be found; name each "
+            "with --reference, or the bot's folder with --data."
+        )
+    return [known[sha256] for sha256 in hashes]
+
+
+def _stored(sha256: str, settings: Settings) -> Pixels | None:
+    """Return the picture with this hash of pixels from the bot's store, if it is there."""
+    if not Archive.exists(settings.data):
+        return None
+    with Archive(settings.data) as archive:
+        return archive.source_pixels(sha256)
 
 
 def _read_as(image: Image.Image, width: int, height: int) -> Iterator[Pixels]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections.abc import Sequence
 from typing import TypeVar
 
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
 from generation.images.files import Fit
-from generation.images.pillow import fitted_size, to_pixels
+from generation.images.pillow import fitted_size, reference_pixels, to_pixels
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import SEED_MAX, SIZE_MULTIPLE, GenerationRequest
@@ -133,6 +134,35 @@ class RequestBuilder:
             read_negative_prompt=self._read("negative prompt", request.negative_prompt),
         )
         return self._checked(again, limits)
+
+    def edit(
+        self, images: Sequence[Image.Image], options: RequestOptions, *, guild_id: int | None
+    ) -> GenerationRequest:
+        """Return the request for pictures by an instruction about `images`, in the first's shape.
+
+        Raises:
+            InvalidSource: an image has a shape that no reference may have.
+        """
+        self.check_references(len(images))
+        multiple = self._profile.size_multiple
+        references = [reference_pixels(image, multiple) for image in images]
+        fit = self.fit(options, guild_id=guild_id)
+        width, height = fitted_size(
+            references[0].width,
+            references[0].height,
+            native=fit.native,
+            multiple=fit.multiple,
+            most=fit.most,
+        )
+        sized = dataclasses.replace(
+            options, width=_or(options.width, width), height=_or(options.height, height)
+        )
+        plain = self.imagine(sized, guild_id=guild_id)
+        return dataclasses.replace(plain, references=tuple(references))
+
+    def check_references(self, count: int) -> None:
+        """Refuse more references than the model reads, before a file is read."""
+        self._profile.check_references(count)
 
     def _from_source(
         self,

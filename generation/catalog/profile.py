@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ModelError
+from ..errors import InvalidRequest, ModelError
 from ..values.request import (
     GUIDANCE_MAX,
     GUIDANCE_MIN,
@@ -88,6 +88,26 @@ class ModelProfile(Description):
     default_max_size: int
     scheduler_config: Mapping[str, Any] = field(repr=False)
     emoji: Mapping[str, str] = field(repr=False)
+
+    def check_references(self, count: int) -> None:
+        """Refuse more references than the model reads.
+
+        Raises:
+            InvalidRequest: `count` is above `most_references`.
+        """
+        if count <= self.most_references:
+            return
+        if not self.most_references:
+            raise InvalidRequest(
+                "references",
+                f"The model {self.name} cannot edit by instruction; use a model that can, or a "
+                "picture to start from, with a strength.",
+            )
+        raise InvalidRequest(
+            "references",
+            f"The model {self.name} reads at most {self.most_references} reference pictures; you "
+            f"gave {count}.",
+        )
 
 
 def profile(

@@ -46,6 +46,8 @@ from .shell import Shell, sentence
         (["replay", "/dev/zero"], "send an image of at most 25 MiB"),
         (["generate", "rabbit", "--image", "/dev/zero"], "send an image of at most 25 MiB"),
         (["replay", "77"], "does not exist"),
+        (["generate", "x", "--reference", "a.png"], "starter cannot edit by instruction; use"),
+        (["generate", "x", "--reference", "a.png", "--image", "b.png"], "Use either --image"),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )

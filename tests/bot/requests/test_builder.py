@@ -132,6 +132,39 @@ def test_a_picture_of_any_shape_can_be_varied(width: int, height: int) -> None:
     assert request.scheduler == "ddim"
 
 
+def editor() -> RequestBuilder:
+    """Return a builder for a model that edits, with sides of multiples of 16."""
+    profile = dataclasses.replace(
+        locate("starter"),
+        native_size=512,
+        default_max_size=1_024,
+        size_multiple=16,
+        most_references=3,
+    )
+    return RequestBuilder(OperatorLimits(Settings(), profile), profile)
+
+
+def test_an_edit_has_the_shape_of_its_first_reference_in_the_model_s_own_size() -> None:
+    wide, tall = Image.new("RGB", (1_000, 500)), Image.new("RGB", (300, 600))
+    request = editor().edit([wide, tall], RequestOptions(prompt="swap them"), guild_id=None)
+    assert (request.width, request.height) == (720, 368)
+    sizes = [(picture.width, picture.height) for picture in request.references]
+    assert sizes == [(992, 496), (288, 592)]
+    assert (request.source, request.strength) == (None, None)
+    sized = RequestOptions(prompt="swap them", width=64, height=96)
+    request = editor().edit([wide], sized, guild_id=None)
+    assert (request.width, request.height) == (64, 96)
+
+
+def test_more_references_than_the_model_reads_are_refused(builder: RequestBuilder) -> None:
+    pictures, options = [Image.new("RGB", (64, 64))] * 4, RequestOptions(prompt="mix")
+    assert len(editor().edit(pictures[:3], options, guild_id=None).references) == 3
+    with pytest.raises(InvalidRequest, match="reads at most 3 reference pictures; you gave 4"):
+        editor().edit(pictures, options, guild_id=None)
+    with pytest.raises(InvalidRequest, match="starter cannot edit by instruction; use a model"):
+        builder.edit(pictures[:1], options, guild_id=None)
+
+
 def test_seeds_that_nobody_chose_differ_and_fit(builder: RequestBuilder) -> None:
     request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
     seeds = {builder.rerun(request, guild_id=None).seed for _ in range(20)}
