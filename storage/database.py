@@ -12,7 +12,7 @@ import sqlite_utils
 
 from .deletion import remnants
 from .errors import DatabaseDamaged, DatabaseUnusable, DiskFull, from_os_error
-from .sqlite import indexing, migrations
+from .sqlite import indexing, migrator
 from .sqlite.integrity import check_integrity
 from .sqlite.readonly import BUSY_SECONDS
 from .sqlite.threads import READING, ConnectionThread, transaction, translated
@@ -139,7 +139,7 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
         try:
             db = _prepare(path, connection)
             check_integrity(path, db, None if was_cut_short else _CHECK_SECONDS)
-            migrations.apply(path, db)
+            migrator.apply(path, db)
             indexing.catch_up(path, db)
             remnants.clean_once(path, db)
         except BaseException:
@@ -150,7 +150,7 @@ def _open(path: Path, busy_seconds: float) -> sqlite_utils.Database:
 
 def _prepare(path: Path, connection: sqlite3.Connection) -> sqlite_utils.Database:
     db = sqlite_utils.Database(connection, execute_plugins=False)
-    migrations.refuse_foreign(path, db)
+    migrator.refuse_foreign(path, db)
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise DatabaseUnusable(

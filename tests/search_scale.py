@@ -29,7 +29,7 @@ from storage.history import History
 from storage.jobs import JobStore
 from storage.opening import Storage, open_storage
 from storage.records import JobKind, NewJob
-from storage.sqlite import migrations
+from storage.sqlite import migrator
 
 WORDS = [
     "owl",
@@ -85,7 +85,7 @@ def fill(path: Path, rows: int) -> None:
     """Create the database of the version before the search index by member."""
     connection = sqlite3.connect(path, isolation_level=None)
     db = sqlite_utils.Database(connection)
-    migrations.migrations().apply(db, stop_before=[BEFORE])
+    migrator.migrations().apply(db, stop_before=[BEFORE])
     connection.execute("PRAGMA synchronous = OFF")
     triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
     by_name = dict(triggers.fetchall())

@@ -13,7 +13,7 @@ from typing import Final
 import sqlite_utils
 
 from ..errors import DatabaseUnusable, from_os_error
-from . import migrations
+from . import migrator
 from .threads import translated
 
 BUSY_SECONDS: Final = 5.0
@@ -29,7 +29,7 @@ def opened_readonly(path: Path) -> Iterator[sqlite_utils.Database]:
     with translated(path), contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(_connect(path, stack)))
         db = sqlite_utils.Database(connection, execute_plugins=False)
-        migrations.refuse_foreign(path, db)
+        migrator.refuse_foreign(path, db)
         yield db
 
 
@@ -45,7 +45,7 @@ def open_readonly(path: Path) -> sqlite_utils.Database:
         connection = _connect(path, stack)
         try:
             db = sqlite_utils.Database(connection, execute_plugins=False)
-            migrations.require_current(path, db)
+            migrator.require_current(path, db)
         except BaseException:
             connection.close()
             raise

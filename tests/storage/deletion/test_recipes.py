@@ -21,7 +21,7 @@ from storage.jobs import JobStore
 from storage.pictures.files import PictureFiles
 from storage.queries.conversion import recipe_to_json, request_to_json
 from storage.records import JobKind, Removal, Remover
-from storage.sqlite import migrations
+from storage.sqlite import migrator
 from storage.upkeep import secure_deletion
 
 from ..inspection import kept_pixels, open_jobs
@@ -204,7 +204,7 @@ async def test_the_first_start_strips_recipes_of_pictures_deleted_by_an_older_ve
     sha256 = PictureFiles(tmp_path / "pictures").write(file)
     db = sqlite_utils.Database(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None))
     db.execute("PRAGMA journal_mode = WAL")
-    migrations.migrations().apply(db, stop_before=["m009_forgetting"])
+    migrator.migrations().apply(db, stop_before=["m009_forgetting"])
     db["pictures"].insert({"sha256": sha256, "pixels_sha256": result.sha256})
     job = {
         "kind": "imagine",
@@ -237,7 +237,7 @@ async def test_the_first_start_strips_recipes_of_pictures_deleted_by_an_older_ve
     db["jobs"].insert({**job, "id": 2, "user_id": 1, "request": varied, "source_sha256": sha256})
     if is_called_clean:
         db.execute("PRAGMA secure_delete = ON")
-        migrations.migrations().apply(db)
+        migrator.migrations().apply(db)
         db.execute("PRAGMA user_version = 1")
     db.close()
     assert list(secrets_in(tmp_path))

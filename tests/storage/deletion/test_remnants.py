@@ -17,7 +17,7 @@ from storage.pictures.files import PictureFiles
 from storage.pictures.plain_png import encode_png
 from storage.queries.conversion import request_to_json
 from storage.records import Removal, Remover
-from storage.sqlite import migrations
+from storage.sqlite import migrations, migrator
 from storage.sqlite.readonly import open_readonly
 
 from ..inspection import history, open_jobs
@@ -139,7 +139,7 @@ async def test_the_first_start_removes_remnants_of_jobs_deleted_by_an_older_vers
     db = sqlite_utils.Database(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None))
     db.execute("PRAGMA journal_mode = WAL")
     names = [step.__name__ for step in migrations.STEPS]
-    migrations.migrations().apply(db, stop_before=["m006_search_by_member"])
+    migrator.migrations().apply(db, stop_before=["m006_search_by_member"])
     assert names.index("m006_search_by_member") < names.index("m009_forgetting")
     uploaded, bare = PictureFiles(tmp_path / "pictures"), encode_png(pixels(8))
     source = uploaded.write(bare)

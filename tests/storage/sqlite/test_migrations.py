@@ -14,7 +14,7 @@ from storage.database import Database
 from storage.errors import DatabaseUnusable
 from storage.folder.layout import DATABASE_NAME
 from storage.opening import open_storage
-from storage.sqlite import migrations
+from storage.sqlite import migrations, migrator
 from storage.sqlite.readonly import open_readonly
 from storage.states import JobStatus
 
@@ -132,7 +132,7 @@ def make_version(path: Path, versions: int) -> dict[str, list[dict[str, Any]]]:
     """Create a database with the first steps and their rows, and return the rows."""
     db = sqlite_utils.Database(sqlite3.connect(path, isolation_level=None))
     db.execute("PRAGMA foreign_keys = ON")
-    migrations.migrations().apply(db, stop_before=NAMES[versions : versions + 1])
+    migrator.migrations().apply(db, stop_before=NAMES[versions : versions + 1])
     for name in NAMES[:versions]:
         for table, row in ROWS.get(name, []):
             db[table].insert(row)
