@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
-from generation.images.files import check_bytes
+from generation.images.files import check_bytes, read_source
 from generation.images.limits import SOURCE_BYTES_MAX
-from generation.images.pillow import read_source
 from generation.images.png import write_png
 from generation.values.recipe import GeneratedImage, Recipe
 from generation.values.request import SIZE_MAX, STEPS_MAX, GenerationRequest

@@ -12,7 +12,8 @@ from PIL import Image
 
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
-from generation.images.pillow import enlarged, read_source, reference_pixels, to_image, to_pixels
+from generation.images.files import read_source
+from generation.images.pillow import enlarged, reference_pixels, to_image, to_pixels
 from generation.images.png import parameters, read_png, read_png_outside
 from generation.models.locate import STARTER
 from generation.values.pixels import Pixels

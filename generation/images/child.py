@@ -1,7 +1,8 @@
 """The process that reads one image file from outside, and does nothing else.
 
 Its standard input is a line of JSON and the bytes of the file. Its standard output is a line of
-JSON and RGB pixels, row by row. `generation.images.files` starts it.
+JSON and RGB pixels, row by row. `generation.images.files` starts it, and checks the recipe in the
+answer: pydantic, which checks recipes, would take longer to load than most pictures to read.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from ..errors import GenerationError
 from .container import Format, format_of
 from .decode import decode, open_file
 from .limits import CPU_SECONDS, MEMORY_BYTES, WALL_SECONDS
-from .pillow import fitted, to_image
-from .png import read_png
-from .texts import TEXTS, prompts_of
+from .pillow import fitted, read_recipe_png, to_image
+from .texts import TEXTS, prompts_of, recipe_of
 
 _STRIP_PIXELS: Final = 2**20
 _HEAD_BYTES_MAX: Final = 1_000
@@ -132,12 +132,13 @@ def _fitted(data: bytes, head: Mapping[str, Any]) -> tuple[dict[str, Any], Image
     container = open_file(data, texts=TEXTS)
     decoded = decode(container)
     made_from = prompts_of(container, decoded.exif)
-    return dataclasses.asdict(made_from) if made_from else {}, fitted(decoded.image, **head["fit"])
+    said = dataclasses.asdict(made_from) if made_from else {}
+    return {**said, "recipe": recipe_of(container)}, fitted(decoded.image, **head["fit"])
 
 
 def _recipe(data: bytes, _: Mapping[str, Any]) -> tuple[dict[str, Any], Image.Image]:
-    pixels, recipe, parameters = read_png(data)
-    return {"recipe": recipe.to_json(), "parameters": parameters}, to_image(pixels)
+    pixels, recipe, parameters = read_recipe_png(data)
+    return {"recipe": recipe, "parameters": parameters}, to_image(pixels)
 
 
 _TASKS: Final = {"whole": _whole, "fitted": _fitted, "recipe": _recipe}

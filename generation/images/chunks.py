@@ -12,6 +12,10 @@ from .container import Container, DamagedFile
 from .limits import EXIF_BYTES_MAX, PROFILE_BYTES_MAX, TEXT_BYTES_MAX
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
+# The keywords of the texts in our own files; AUTOMATIC1111's programs write the second one too.
+RECIPE_CHUNK: Final = "imagine-bot"
+PARAMETERS_CHUNK: Final = "parameters"
+ORIGIN_CHUNK: Final = "imagine-bot-origin"
 _HEADER_BYTES: Final = 13
 # The length and the kind of a chunk.
 _HEAD_BYTES: Final = 8

@@ -26,7 +26,8 @@ from PIL import Image
 
 from ..errors import InvalidSource
 from ..values.pixels import Pixels
-from ..values.request import SIZE_MAX
+from ..values.recipe import Recipe
+from ..values.request import PROMPT_LENGTH, SIZE_MAX
 from .infotext import Prompts, prompts
 from .limits import SOURCE_BYTES_MAX, SOURCE_PIXELS_MAX, TEXT_BYTES_MAX, WALL_SECONDS
 
@@ -40,8 +41,8 @@ _START: Final = (
 )
 # The interpreter finds its libraries by these variables. None of them holds the token.
 _ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-# Two texts of a file; JSON may need twelve bytes for a character.
-_HEAD_BYTES_MAX: Final = 24 * TEXT_BYTES_MAX + 1_000
+# Two texts of a file, and two prompts; JSON may need twelve bytes for a character.
+_HEAD_BYTES_MAX: Final = 24 * (TEXT_BYTES_MAX + PROMPT_LENGTH) + 1_000
 _STRIP_PIXELS: Final = 2**20
 _SENTENCE_LENGTH: Final = 500
 _TOO_LONG: Final = "That image takes too long to read; save it again and send it once more."
@@ -170,7 +171,7 @@ def check_bytes(count: int) -> None:
         )
 
 
-def read_image(data: bytes) -> Image.Image:
+def read_source(data: bytes) -> Image.Image:
     """Return the picture in the file `data`, upright and in RGB (sRGB), transparency on white.
 
     A JPEG of more than 40 million pixels is reduced to a half, a quarter or an eighth of its size.
@@ -191,7 +192,7 @@ def read_image(data: bytes) -> Image.Image:
 
 
 def read_recipe(data: bytes) -> tuple[Pixels, str, str]:
-    """Return the pixels of one of our PNG files, the JSON of its recipe, and its `parameters`.
+    """Return the pixels of one of our PNG files, its recipe (unchecked JSON) and `parameters`.
 
     Raises:
         InvalidSource: the file is not such a PNG, or cannot be read.
@@ -220,7 +221,7 @@ class SourceReading:
         """Start the process and wait for the picture; call this once.
 
         Raises:
-            InvalidSource: as for `read_image`.
+            InvalidSource: as for `read_source`.
         """
         self._reader = Reader(self._data, "fitted", fit=dataclasses.asdict(self._fit))
         self._data = b""
@@ -244,6 +245,14 @@ def _pixels(reader: Reader, size: tuple[int, int]) -> Pixels:
 
 
 def _prompts(said: Mapping[str, Any]) -> Prompts | None:
+    """Return the prompts of our own recipe in a picture, or else those of another program."""
+    recipe = said.get("recipe")
+    if isinstance(recipe, str):
+        try:
+            made = Recipe.from_json(recipe)
+            return prompts(made.prompt, made.negative_prompt)
+        except ValueError as error:
+            log.debug("The recipe in a picture cannot be read: %s", error)
     prompt, negative_prompt = said.get("prompt"), said.get("negative_prompt")
     return prompts(str(prompt), str(negative_prompt or "")) if prompt else None
 

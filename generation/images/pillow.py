@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from PIL import Image, ImageOps
 
-from ..errors import GenerationError, InvalidSource
+from ..errors import GenerationError, InvalidSource, MetadataError
 from ..values.pixels import Pixels
 from ..values.request import REFERENCE_AREA_MAX, REFERENCE_SIDE_MIN, SIZE_MAX, SIZE_MIN
-from .files import read_image
-from .limits import SOURCE_BYTES_MAX, SOURCE_PIXELS_MAX
+from .chunks import PARAMETERS_CHUNK, RECIPE_CHUNK
+from .limits import SOURCE_PIXELS_MAX, TEXT_BYTES_MAX
 
-__all__ = [
-    "SOURCE_BYTES_MAX",
-    "SOURCE_PIXELS_MAX",
-    "decoding",
-    "enlarged",
-    "fitted",
-    "fitted_size",
-    "read_source",
-    "reference_pixels",
-    "shown_factor",
-    "to_image",
-    "to_pixels",
-]
 _SHOWN_MIN: Final[int] = 256
 # diffusers' pipeline refuses longer pictures.
 _REFERENCE_RATIO_MAX: Final = 8
-
-
-def read_source(data: bytes) -> Image.Image:
-    """Return the image in the file `data`, upright and in RGB, transparency on white.
-
-    A separate process reads the file (`generation.images.files`).
-
-    Raises:
-        InvalidSource: the file is no image, is damaged, is larger than 25 MiB or 40 million pixels
-            (a JPEG 210 million), or takes too much time or memory to read.
-    """
-    return read_image(data)
+# The size stands behind the signature, and the length and the kind of the first chunk.
+_SIZE_AT: Final = 16
+# Image.MAX_IMAGE_PIXELS
+_WARNED_PIXELS: Final = 89_478_485
 
 
 @contextmanager
@@ -55,6 +36,36 @@ def decoding(failure: GenerationError) -> Iterator[None]:
     # Malicious bytes cause more errors than Pillow documents: struct.error, IndexError, TypeError.
     except Exception as error:
         raise failure from error
+
+
+def read_recipe_png(data: bytes) -> tuple[Pixels, str, str]:
+    """Return the pixels of a PNG file, and its texts: the recipe as JSON and the `parameters`.
+
+    Raises:
+        MetadataError: the file is no PNG, holds no recipe, or its recipe is far too long.
+    """
+    with decoding(MetadataError("That file is not a PNG picture that can be read.")):
+        _check_size(data)
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        image.load()
+        rgb = image.convert("RGB")
+    if RECIPE_CHUNK not in image.info:
+        raise MetadataError(
+            "That picture holds no recipe of Imagine Bot; use a file as the bot wrote it, since "
+            "uploading or editing a picture can strip its text."
+        )
+    recipe = str(image.info[RECIPE_CHUNK])
+    if len(recipe) > TEXT_BYTES_MAX:
+        raise MetadataError("The recipe in that picture cannot be used: the recipe is too long.")
+    parameters = str(image.info.get(PARAMETERS_CHUNK, ""))
+    return Pixels(rgb.width, rgb.height, rgb.tobytes()), recipe, parameters
+
+
+def _check_size(data: bytes) -> None:
+    """Refuse a picture before Pillow warns of its size; Pillow refuses twice that size itself."""
+    width, height = struct.unpack_from(">II", data, _SIZE_AT)
+    if SOURCE_PIXELS_MAX < width * height <= 2 * _WARNED_PIXELS:
+        raise MetadataError("That picture is far too large to be one of Imagine Bot's.")
 
 
 def fitted_size(

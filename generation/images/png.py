@@ -13,7 +13,6 @@ import dataclasses
 import io
 import json
 import re
-import struct
 from typing import Final
 
 from PIL import Image, PngImagePlugin
@@ -23,19 +22,12 @@ from ..schedulers.registry import REGISTRY
 from ..values.pixels import Pixels
 from ..values.recipe import Recipe
 from ..values.request import REFERENCES_MAX
+from .chunks import ORIGIN_CHUNK, PARAMETERS_CHUNK, RECIPE_CHUNK
 from .files import read_recipe
-from .limits import SOURCE_PIXELS_MAX
-from .pillow import decoding, enlarged, to_image
+from .pillow import enlarged, read_recipe_png, to_image
 
-RECIPE_CHUNK: Final = "imagine-bot"
-PARAMETERS_CHUNK: Final = "parameters"
-ORIGIN_CHUNK: Final = "imagine-bot-origin"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _REASON_LENGTH: Final = 200
-# The size stands behind the signature, and the length and the kind of the first chunk.
-_SIZE_AT: Final = 16
-# Image.MAX_IMAGE_PIXELS
-_WARNED_PIXELS: Final = 89_478_485
 
 
 def parameters(recipe: Recipe) -> str:
@@ -114,28 +106,8 @@ def read_png(data: bytes) -> tuple[Pixels, Recipe, str]:
     Raises:
         MetadataError: the file is no PNG, holds no recipe, or its recipe cannot be read.
     """
-    with decoding(MetadataError("That file is not a PNG picture that can be read.")):
-        _check_size(data)
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
-        image.load()
-        rgb = image.convert("RGB")
-    if RECIPE_CHUNK not in image.info:
-        raise MetadataError(
-            "That picture holds no recipe of Imagine Bot; use a file as the bot wrote it, since "
-            "uploading or editing a picture can strip its text."
-        )
-    return (
-        Pixels(rgb.width, rgb.height, rgb.tobytes()),
-        _checked(image.info[RECIPE_CHUNK]),
-        str(image.info.get(PARAMETERS_CHUNK, "")),
-    )
-
-
-def _check_size(data: bytes) -> None:
-    """Refuse a picture before Pillow warns of its size; Pillow refuses twice that size itself."""
-    width, height = struct.unpack_from(">II", data, _SIZE_AT)
-    if SOURCE_PIXELS_MAX < width * height <= 2 * _WARNED_PIXELS:
-        raise MetadataError("That picture is far too large to be one of Imagine Bot's.")
+    pixels, recipe, text = read_recipe_png(data)
+    return pixels, _checked(recipe), text
 
 
 def _checked(text: str) -> Recipe:

@@ -1,4 +1,4 @@
-"""The prompt in a picture that this bot or AUTOMATIC1111's programs made."""
+"""The texts in a picture that this bot or AUTOMATIC1111's programs made."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Final
 
 from PIL import Image
 
-from ..values.recipe import Recipe
+from .chunks import PARAMETERS_CHUNK, RECIPE_CHUNK
 from .container import Container
-from .infotext import Prompts, parse_infotext, prompts
+from .infotext import Prompts, parse_infotext
 from .limits import TEXT_BYTES_MAX
-from .png import PARAMETERS_CHUNK, RECIPE_CHUNK
 
 log = logging.getLogger(__name__)
 
@@ -22,14 +21,13 @@ _USER_COMMENT: Final = 0x9286
 _ENCODINGS: Final = {b"ASCII\0\0\0": "latin-1", b"UNICODE\0": "utf-16"}
 
 
+def recipe_of(container: Container) -> str | None:
+    """Return the JSON of our own recipe in a picture, unchecked, or None."""
+    return container.texts.get(RECIPE_CHUNK) or None
+
+
 def prompts_of(container: Container, exif: Image.Exif | None) -> Prompts | None:
-    """Return the prompts that are written in a picture, or None."""
-    if recipe := container.texts.get(RECIPE_CHUNK):
-        try:
-            made = Recipe.from_json(recipe)
-            return prompts(made.prompt, made.negative_prompt)
-        except ValueError as error:
-            log.debug("The recipe in a picture cannot be read: %s", error)
+    """Return the prompts that AUTOMATIC1111's programs wrote into a picture, or None."""
     infotext = container.texts.get(PARAMETERS_CHUNK) or _comment(exif)
     return parse_infotext(infotext) if infotext else None
 

@@ -11,7 +11,7 @@ import pillow_heif
 from PIL import Image
 
 from generation.errors import GenerationError
-from generation.images.pillow import read_source
+from generation.images.files import read_source
 from generation.images.png import read_png_outside, write_png
 
 from ..generation import png

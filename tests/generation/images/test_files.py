@@ -15,9 +15,7 @@ from PIL import Image
 
 from generation.errors import InvalidSource
 from generation.images.decode import decode, open_file
-from generation.images.pillow import (
-    read_source,
-)
+from generation.images.files import read_source
 
 from .. import png
 
@@ -250,7 +248,7 @@ class TestWhatIsRefused:
 _PEAK = """
 import re, sys
 from pathlib import Path
-from generation.images.pillow import read_source
+from generation.images.files import read_source
 
 def peak():
     return int(re.search(r"VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())[1])

@@ -16,7 +16,7 @@ from sd_parsers.data import PromptInfo
 
 from generation.errors import MetadataError
 from generation.images.pillow import to_image
-from generation.images.png import parameters, read_origin, read_png, write_png
+from generation.images.png import parameters, read_origin, read_png, read_png_outside, write_png
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import PROMPT_LENGTH
@@ -280,6 +280,18 @@ class TestWhatIsRefused:
     def test_a_reason_as_long_as_the_file_is_cut_short(self) -> None:
         assert len(refusal(with_recipe(changed(**{"x\n" * 10_000: 1})))) < 300
         assert len(refusal(with_recipe(changed(steps=int("9" * 4_000))))) < 300
+
+    def test_a_recipe_that_is_far_too_long(self) -> None:
+        data = with_recipe(changed(prompt="x" * 2**18))
+        for read in (read_png, read_png_outside):
+            with pytest.raises(MetadataError, match="cannot be used: the recipe is too long"):
+                read(data)
+
+    def test_another_process_refuses_with_the_same_words(self) -> None:
+        data = with_recipe(changed(steps=0))
+        with pytest.raises(MetadataError) as caught:
+            read_png_outside(data)
+        assert str(caught.value) == refusal(data)
 
     def test_texts_that_are_no_utf8(self) -> None:
         chunk = (b"iTXt", b"imagine-bot\0\0\0\0\0\xff\xfe{}")

@@ -22,10 +22,10 @@ from generation.errors import InvalidSource
 from generation.images import decode as decode_module
 from generation.images import files
 from generation.images.decode import decode, open_file
-from generation.images.files import Fit, SourceReading
-from generation.images.pillow import read_source
+from generation.images.files import Fit, SourceReading, read_source
 
 from .. import png
+from ..examples import a_recipe
 
 ORANGE = (255, 165, 0)
 STILL = Image.new("RGB", (64, 48), ORANGE)
@@ -227,6 +227,19 @@ def test_the_prompts_in_a_picture_of_automatic1111_are_read(make: Callable[[], b
     assert source.prompts.negative_prompt == "dogs"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "prompt"), [(a_recipe().to_json(), a_recipe().prompt), ("{}", "a red cat, (best)")]
+)
+def test_our_own_recipe_comes_first_if_it_can_be_read(recipe: str, prompt: str) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("imagine-bot", recipe)
+    chunks.add_text("parameters", INFOTEXT)
+    data = saved(STILL, "PNG", pnginfo=chunks)
+    source = SourceReading(data, Fit(native=64, multiple=8, most=64)).result()
+    assert source.prompts is not None
+    assert source.prompts.prompt == prompt
+
+
 def run_length_bitmap(width: int, height: int, body: bytes) -> bytes:
     header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 256, 0)
     start = 14 + 40 + 1_024
@@ -265,7 +278,7 @@ _COST = """
 import re, resource, sys, time
 from pathlib import Path
 from generation.errors import InvalidSource
-from generation.images.pillow import read_source
+from generation.images.files import read_source
 
 def peak():
     return int(re.search(r"VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())[1])
