@@ -73,8 +73,8 @@ class Reference:
 
     def sum_like_the_engine(self) -> None:
         """Prepare the networks as the engine does, so that only the code around them differs."""
-        deterministic.prepare(self._pipeline.unet)
-        deterministic.prepare(self._pipeline.vae)
+        deterministic.prepare(self._pipeline.unet, vector_layers=deterministic.UNET_VECTOR_LAYERS)
+        deterministic.prepare(self._pipeline.vae, vector_layers=deterministic.UNET_VECTOR_LAYERS)
 
     @property
     def name(self) -> str:

@@ -72,12 +72,13 @@ class Autoencoder:
         """Return the encoder's view of `source`, from which `sample` draws latents."""
         rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8)
         image = rgb.reshape(1, source.height, source.width, 3).permute(0, 3, 1, 2)
-        return self._model.posterior(self._place(2.0 * (image.to(torch.float32) / 255.0) - 1.0))
+        unit = 2.0 * (image.to(torch.float32) / 255.0) - 1.0
+        return self._model.posterior(unit.to(self._model.device))
 
     def sample(self, posterior: Posterior, draws: torch.Generator) -> torch.Tensor:
-        """Return latents drawn from `posterior`, scaled for the UNet; `draws` is on the CPU."""
-        drawn = self._place(noise.draw(draws, posterior.mean.shape))
-        return self._model.scale(posterior.mean + posterior.std * drawn)
+        """Return latents drawn from `posterior`, scaled for the network; `draws` is on the CPU."""
+        drawn = noise.draw(draws, posterior.mean.shape).to(posterior.mean)
+        return self._model.scale(self._place(posterior.mean + posterior.std * drawn))
 
     def decode(self, latents: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the pictures of `latents`, all of one shape, [3, height, width] from -1 to 1.
@@ -129,7 +130,8 @@ class Autoencoder:
         colours = noise.draw(draws, (_PROBES, 3, _PROBE_COLOURS, _PROBE_COLOURS)).clamp(-2, 2) / 2
         smooth = functional.interpolate(colours, (side, side), mode="bilinear").clamp(-1, 1)
         latents = [
-            self._model.posterior(self._place(picture)).mean for picture in torch.split(smooth, 1)
+            self._model.posterior(picture.to(self._model.device)).mean
+            for picture in torch.split(smooth, 1)
         ]
         # In half precision some autoencoders overflow, and the fit takes only finite numbers.
         known = self._model.scale(torch.cat(latents).float().cpu()).nan_to_num(0.0, 0.0, 0.0)
@@ -141,7 +143,7 @@ class Autoencoder:
         return fitted
 
     def _place(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=self._model.device, dtype=self._model.dtype)
+        return tensor.to(device=self._model.device, dtype=self._model.latents_dtype)
 
 
 def rounded(picture: torch.Tensor) -> Pixels:

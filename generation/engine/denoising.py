@@ -1,7 +1,7 @@
 """The equations of denoising, next to the papers that they come from.
 
 - Latent diffusion: Rombach et al. 2022, https://arxiv.org/abs/2112.10752
-- Classifier-free guidance: Ho and Salimans 2022, https://arxiv.org/abs/2207.12598
+- Classifier-free guidance, see `generation.models.guidance`
 - Image to image from a middle step (SDEdit): Meng et al. 2022, https://arxiv.org/abs/2108.01073
 
 The arithmetic of a single step is the scheduler's: see `generation.schedulers.sampler`.
@@ -9,11 +9,12 @@ The arithmetic of a single step is the scheduler's: see `generation.schedulers.s
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ..catalog.profile import ModelProfile
 from ..errors import GenerationError
 from ..models.family import Conditioning, Posterior
 from ..schedulers.sampler import Sampler
@@ -57,25 +58,40 @@ class Denoising:
     @property
     def rows(self) -> int:
         """Return how many rows the image adds to a call of the network."""
-        return self.request.rows
+        return 1 if self.unconditional is None or self.takes_two_calls else 2
+
+    @property
+    def takes_two_calls(self) -> bool:
+        """Return whether the two texts of the image have different shapes."""
+        return self.unconditional is not None and self.unconditional.shape != self.conditional.shape
+
+    @property
+    def told(self) -> tuple[Conditioning, ...]:
+        """Return what the calls of a step are told: the texts, if each takes a call of its own."""
+        if self.unconditional is not None and self.takes_two_calls:
+            return self.conditional, self.unconditional
+        return (self.conditional,)
 
     @property
     def batch_key(self) -> Hashable:
         """Return what has to agree within one call of the network."""
-        return self.networks.model.batch_key(self.latents.shape, self.conditional)
+        model, shape = self.networks.model, self.latents.shape
+        return tuple(model.batch_key(shape, told) for told in self.told)
 
     def restart(self, networks: Networks) -> None:
         """Go back to the first step, on other networks."""
-        embedded = networks.text.embed(texts(self.request))
+        embedded = networks.text.embed(texts(self.request, networks.model.profile))
         posterior = networks.posterior(self.request)
         first = begin(self.request, self.index, networks, embedded, posterior)
         self.networks, self.sampler, self.latents = networks, first.sampler, first.latents
         self.conditional, self.unconditional = first.conditional, first.unconditional
 
 
-def texts(request: GenerationRequest) -> list[Told]:
+def texts(request: GenerationRequest, profile: ModelProfile) -> list[Told]:
     """Return the texts of a request that the model reads: without guidance, the prompt alone."""
-    return [request.told, request.told_negative] if request.is_guided else [request.told]
+    if request.is_guided and profile.is_guided:
+        return [request.told, request.told_negative]
+    return [request.told]
 
 
 def begin(
@@ -89,13 +105,16 @@ def begin(
 
     `posterior` is the encoder's view of the picture that the image starts from, if there is one.
     """
+    model = networks.model
     sampler = Sampler(
         request.scheduler,
-        networks.model.scheduler_config,
+        model.scheduler_config,
         steps=request.steps,
         strength=request.strength,
+        settings=model.schedule(request.width, request.height, request.steps),
     )
-    negative = embedded[request.told_negative] if request.is_guided else None
+    is_guided = request.is_guided and model.profile.is_guided
+    negative = embedded[request.told_negative] if is_guided else None
     return Denoising(
         index=index,
         request=request,
@@ -129,43 +148,42 @@ def first_latents(
 
 
 def predict(batch: Batch[Denoising]) -> list[torch.Tensor]:
-    """Return the guided prediction for each image of `batch`, from one call of the network.
+    """Return the guided prediction for each image of `batch`.
 
-    The unconditional rows come first; an image without guidance has none. The last row is repeated
-    up to the size of the call, and the predictions for the repetitions are dropped.
+    It takes one call of the network, in which the unconditional rows come first; an image without
+    guidance has none. If the two texts of the images have different shapes, it takes two calls.
     """
-    guided = [image for image in batch.images if image.unconditional is not None]
-    rows = [*guided, *batch.images]
-    conditioning = [
-        *(image.unconditional for image in guided if image.unconditional is not None),
-        *(image.conditional for image in batch.images),
-    ]
-    missing = batch.size - len(rows)
-    scaled = [image.sampler.scale(image.latents) for image in rows]
-    timesteps = [image.sampler.timestep for image in rows]
-    predictions = batch.images[0].networks.predict(
-        torch.cat([*scaled, *scaled[-1:] * missing]),
-        torch.stack([*timesteps, *timesteps[-1:] * missing]).float(),
-        Conditioning.stack([*conditioning, *conditioning[-1:] * missing]),
-    )
-    unconditional = iter(_rows(predictions[: len(guided)]))
-    conditional = _rows(predictions[len(guided) : len(rows)])
+    images = batch.images
+    guided = [image for image in images if image.unconditional is not None]
+    negative = [image.unconditional for image in guided if image.unconditional is not None]
+    positive = [image.conditional for image in images]
+    if images[0].takes_two_calls:
+        unconditional = _call(guided, negative, batch.size)
+        conditional = _call(images, positive, batch.size)
+    else:
+        rows = _call([*guided, *images], [*negative, *positive], batch.size)
+        unconditional, conditional = rows[: len(guided)], rows[len(guided) :]
+    pushed = iter(unconditional)
     return [
         prediction
         if image.unconditional is None
-        else guide(next(unconditional), prediction, image.request.guidance_scale)
-        for image, prediction in zip(batch.images, conditional, strict=True)
+        else image.networks.model.guide(next(pushed), prediction, image.request.guidance_scale)
+        for image, prediction in zip(images, conditional, strict=True)
     ]
 
 
-def _rows(batch: torch.Tensor) -> list[torch.Tensor]:
-    """Return each row of `batch` as a batch of one."""
-    return [batch[row : row + 1] for row in range(len(batch))]
+def _call(rows: Sequence[Denoising], told: Sequence[Conditioning], size: int) -> list[torch.Tensor]:
+    """Return the network's prediction for each of `rows`, [1, channels, height, width].
 
-
-def guide(unconditional: torch.Tensor, conditional: torch.Tensor, scale: float) -> torch.Tensor:
-    """Return `u + s * (c - u)`: the prediction, pushed away from the negative prompt.
-
-    It is equation 6 of Ho and Salimans with `s = 1 + w`.
+    The last row is repeated up to the `size` of the call, and the predictions for the repetitions
+    are dropped.
     """
-    return unconditional + scale * (conditional - unconditional)
+    missing = size - len(rows)
+    scaled = [image.sampler.scale(image.latents) for image in rows]
+    timesteps = [image.sampler.timestep for image in rows]
+    predictions = rows[0].networks.predict(
+        torch.cat([*scaled, *scaled[-1:] * missing]),
+        torch.stack([*timesteps, *timesteps[-1:] * missing]).float(),
+        Conditioning.stack([*told, *[told[-1]] * missing]),
+    )
+    return [predictions[row : row + 1] for row in range(len(rows))]

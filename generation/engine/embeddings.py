@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import torch
+
 from ..models.family import Conditioning, Model
 from ..timing import Sizes
 from ..values.request import Told
@@ -29,15 +31,17 @@ class TextEmbedder:
     """Embeds texts with the model's text encoder, and caches the embeddings of the latest texts.
 
     With `exact` an embedding is the same to the last bit whatever is embedded beside it.
-    Without `shared` each text is embedded alone.
+    Without `shared` each text is embedded alone, and so is a text that has another number of tokens
+    than the one that was measured.
     """
 
     def __init__(self, model: Model, *, exact: bool, shared: bool) -> None:
         self._model = model
         self._cache: OrderedDict[Told, Embedding] = OrderedDict()
         tokens = model.sample_tokens()
+        self._measured = len(tokens)
         self._sizes: Sizes = measure(
-            lambda rows: model.encode([tokens] * rows).flat(),
+            lambda rows: torch.cat([row.flat() for row in model.encode([tokens] * rows)]),
             Bounds(base=1, ladder=_LADDER if shared else (), exact=exact),
             model.device,
         )
@@ -60,9 +64,13 @@ class TextEmbedder:
 
     def _encode(self, prompts: Sequence[tuple[int, ...]]) -> list[Conditioning]:
         """Return the conditioning of each prompt, from calls of the measured sizes."""
-        waiting, encoded = list(prompts), list[Conditioning]()
+        encoded: dict[tuple[int, ...], Conditioning] = {}
+        waiting = [prompt for prompt in prompts if len(prompt) == self._measured]
         for size in self._sizes.split(len(waiting)):
             group, waiting = waiting[:size], waiting[size:]
             rows = self._model.encode([*group, *[group[-1]] * (size - len(group))])
-            encoded += [rows.row(index) for index in range(len(group))]
-        return encoded
+            encoded |= zip(group, rows, strict=False)
+        for prompt in prompts:
+            if prompt not in encoded:
+                [encoded[prompt]] = self._model.encode([prompt])
+        return [encoded[prompt] for prompt in prompts]

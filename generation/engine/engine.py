@@ -76,7 +76,7 @@ class Engine:
         side = self._profile.native_size
         shape = torch.Size(self._networks.autoencoder.native_shape)
         empty = Told("")
-        text = self._networks.text.embed([empty])[empty].conditioning.shape
+        text = self._networks.text.embed([empty])[empty].conditioning
         return Measured(
             pixels=side * side,
             step_seconds=self._networks.sizes(shape, text).seconds,
@@ -199,12 +199,12 @@ class Engine:
 
         If memory runs out, nothing is cached, and the texts of each request are embedded alone.
         """
-        texts = [text for request in requests for text in denoising.texts(request)]
+        texts = [text for request in requests for text in denoising.texts(request, self._profile)]
         attempt(lambda: self._networks.text.embed(texts), self._device)
 
     def _begin(self, request: GenerationRequest) -> list[Denoising] | GenerationError:
         try:
-            embedded = self._networks.text.embed(denoising.texts(request))
+            embedded = self._networks.text.embed(denoising.texts(request, self._profile))
             self._check_size(request)
             return self._begin_images(request, embedded)
         except GenerationError as error:

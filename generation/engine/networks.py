@@ -68,8 +68,11 @@ class Networks:
         """Return the encoder's view of the picture that a request starts from, if there is one."""
         return None if request.pixels is None else self.autoencoder.posterior(request.pixels)
 
-    def sizes(self, latents: torch.Size, text: Shapes) -> Sizes:
-        """Return the sizes of calls for latents [rows, ...] and texts of these shapes.
+    def sizes(self, latents: torch.Size, *told: Conditioning) -> Sizes:
+        """Return the sizes of calls for latents [rows, ...] and for texts like those given.
+
+        A step may need a call for each of several texts. The sizes are then those that all calls
+        may have, with the seconds of all of them.
 
         The sizes are measured for the model's own size when the engine is loaded. For another size
         they are estimated from these when the size is seen for the first time.
@@ -79,31 +82,40 @@ class Networks:
         """
         if self._changed_at is not None and time.monotonic() > self._changed_at + _REGROW_SECONDS:
             self.regrow()
-        key = _key(latents, text)
+        first, *others = (self._sizes_for(latents, text) for text in told)
+        if not others:
+            return first
+        # Calls of the smallest size, `_BASE`, are always among them.
+        common = set(first.seconds).intersection(*(sizes.seconds for sizes in others))
+        calls = (first, *others)
+        return Sizes({size: sum(s.seconds[size] for s in calls) for size in sorted(common)})
+
+    def _sizes_for(self, latents: torch.Size, told: Conditioning) -> Sizes:
+        key = _key(latents, told.shape)
         if key not in self._sizes:
-            self._whole[key] = self._sizes[key] = self._fitting(latents, text)
+            self._whole[key] = self._sizes[key] = self._fitting(latents, told)
             log.debug("Calls for %s: %s", key, self._sizes[key])
         return self._sizes[key]
 
-    def _fitting(self, latents: torch.Size, text: Shapes) -> Sizes:
+    def _fitting(self, latents: torch.Size, told: Conditioning) -> Sizes:
         if not self._shared:
             return Sizes({_BASE: 1.0})
         native = torch.Size(self.autoencoder.native_shape)
 
         def find() -> Sizes:
             if latents[1:] == native[1:]:
-                return self._measured(latents, text)
+                return self._measured(latents, told)
             larger = math.prod(latents[2:]) / math.prod(native[2:])
-            known = self.sizes(native, text)
-            return carry_over(self._probe(latents, text), known, larger, self._bounds)
+            known = self.sizes(native, told)
+            return carry_over(self._probe(latents, told), known, larger, self._bounds)
 
         sizes = attempt(find, self.model.device)
         if sizes is None:
             raise OutOfMemory
         return sizes
 
-    def _measured(self, latents: torch.Size, text: Shapes) -> Sizes:
-        call, bounds = self._probe(latents, text), self._bounds
+    def _measured(self, latents: torch.Size, told: Conditioning) -> Sizes:
+        call, bounds = self._probe(latents, told), self._bounds
         if self._compiled is not None:
             ladder = tuple(size for size in _COMPILED_LADDER if size <= max(bounds.ladder))
             bounds = Bounds(base=_BASE, ladder=ladder, exact=bounds.exact)
@@ -115,13 +127,9 @@ class Networks:
             }
         return sizes
 
-    def _probe(self, latents: torch.Size, text: Shapes) -> Call:
+    def _probe(self, latents: torch.Size, told: Conditioning) -> Call:
         """Return a function that makes a call with so many equal rows."""
-        source = noise.generator(0)
-        row = self.place(noise.draw(source, (1, *latents[1:])))
-        told = Conditioning(
-            {name: self.place(noise.draw(source, (1, *shape))) for name, shape in text}
-        )
+        row = self.place(noise.draw(noise.generator(0), (1, *latents[1:])))
 
         def call(size: int) -> torch.Tensor:
             rows, texts = torch.cat([row] * size), Conditioning.stack([told] * size)
@@ -159,8 +167,8 @@ class Networks:
         self._sizes[key] = self._sizes[key].corrected(size, seconds)
 
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return `tensor` on the device and in the type of the weights."""
-        return tensor.to(device=self.model.device, dtype=self.model.dtype)
+        """Return `tensor` on the device and in the type of latents."""
+        return tensor.to(device=self.model.device, dtype=self.model.latents_dtype)
 
 
 def _key(latents: torch.Size, text: Shapes) -> _Key:

@@ -57,7 +57,7 @@ def _sizes(image: Denoising) -> Sizes:
     Raises:
         OutOfMemory: not even one image of this shape fits.
     """
-    return image.networks.sizes(image.latents.shape, image.conditional.shape)
+    return image.networks.sizes(image.latents.shape, *image.told)
 
 
 def take_step(batch: Batch[Denoising], on_sign: OnSign) -> None:
@@ -72,7 +72,7 @@ def take_step(batch: Batch[Denoising], on_sign: OnSign) -> None:
     if predictions is not None:
         for image, prediction in zip(batch.images, predictions, strict=True):
             image.latents = image.sampler.step(prediction, image.latents)
-        if device.type == "cpu":
+        if device.type == "cpu" and not first.takes_two_calls:
             # On another device the call was only launched, so the time says nothing.
             networks.saw(*shapes, batch.size, seconds)
         return

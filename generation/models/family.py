@@ -33,6 +33,11 @@ class Conditioning:
         """Return each name with the shape of one text's tensor."""
         return tuple((name, tuple(tensor.shape[1:])) for name, tensor in self.tensors.items())
 
+    def split(self) -> list[Conditioning]:
+        """Return each text by itself."""
+        texts = len(next(iter(self.tensors.values())))
+        return [self.row(index) for index in range(texts)]
+
     def row(self, index: int) -> Conditioning:
         """Return a copy of one text's tensors, which does not keep those of the others alive."""
         return Conditioning(
@@ -60,8 +65,10 @@ class Model(Protocol):
     """A loaded model; each family is a class with these methods.
 
     `device` is where the model computes and where its inputs have to be; `dtype` is the type of
-    its weights. Latents have the scale that the network was trained on. Only the engine's own
-    thread may call the model.
+    its weights. Latents are `[rows, channels, height, width]`, have the scale that the network was
+    trained on, and are of the type `latents_dtype` between the steps. Pictures come as float32. The
+    model casts what it gets to the types of its networks. Only the engine's own thread may call the
+    model.
     """
 
     @classmethod
@@ -94,12 +101,22 @@ class Model(Protocol):
         """Return the type of the weights."""
 
     @property
+    def latents_dtype(self) -> torch.dtype:
+        """Return the type that latents have between the steps."""
+
+    @property
     def weights_sha256(self) -> str:
         """Return the hash of the model's files."""
 
     @property
     def scheduler_config(self) -> Mapping[str, Any]:
         """Return the settings of the schedule that the model was trained on."""
+
+    def schedule(self, width: int, height: int, steps: int) -> Mapping[str, Any]:
+        """Return what a schedule depends on for a picture of this size: `mu`, `sigmas` or nothing.
+
+        These are arguments of the scheduler's `set_timesteps` beside the number of steps.
+        """
 
     @property
     def pixels_per_latent(self) -> int:
@@ -121,13 +138,21 @@ class Model(Protocol):
     def sample_tokens(self) -> tuple[int, ...]:
         """Return the tokens of some text, to measure what `encode` takes."""
 
-    def encode(self, prompts: Sequence[tuple[int, ...]]) -> Conditioning:
-        """Return what the network is told of texts, which are given as tokens."""
+    def encode(self, prompts: Sequence[tuple[int, ...]]) -> list[Conditioning]:
+        """Return what the network is told of each text; all texts have equally many tokens.
+
+        The shapes may differ between calls for texts of other numbers of tokens.
+        """
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
         """Return the network's prediction for each row."""
+
+    def guide(
+        self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Return the guided prediction; a `scale` of 1 is the conditional prediction alone."""
 
     def compiled(self) -> Predict:
         """Return `predict`, compiled for each shape at its first call."""

@@ -41,11 +41,11 @@ def load(
     names = list_folder(profile.folder)
     files = select_files(names, family.layout, f"The model in {profile.folder}")
     with quiet(), torch.random.fork_rng(devices=[]):
-        _check_schedulers(profile)
         kind: type[Model] = family.load()
         model = kind.load(
             profile, files, device=target, dtype=number, compiled=compiled, weights_sha256=digest
         )
+        _check_schedulers(model)
     if weights_sha256(profile.folder, family.layout) != digest:
         raise ModelError(
             f"The files in {profile.folder} changed while they were read; start again when they "
@@ -54,12 +54,16 @@ def load(
     return model
 
 
-def _check_schedulers(profile: ModelProfile) -> None:
+def _check_schedulers(model: Model) -> None:
     """Make each scheduler once, so that a wrong config fails here and not at every picture."""
+    profile = model.profile
     path = profile.folder / SCHEDULER_CONFIG
+    side, steps = profile.native_size, profile.default_steps
     for name in profile.schedulers:
         try:
-            signal = _signal(Sampler(name, profile.scheduler_config, steps=profile.default_steps))
+            settings = model.schedule(side, side, steps)
+            sampler = Sampler(name, profile.scheduler_config, steps=steps, settings=settings)
+            signal = None if profile.prediction_type == "flow" else _signal(sampler)
         # diffusers checks no value, so a wrong value may cause any error.
         except Exception as error:
             raise ModelError(
@@ -67,7 +71,7 @@ def _check_schedulers(profile: ModelProfile) -> None:
                 "again, or correct it there."
             ) from error
         # The betas alone may make such a schedule, without the flag that `locate` refuses.
-        if signal[-1] == 0 and profile.prediction_type == "epsilon":
+        if signal is not None and signal[-1] == 0 and profile.prediction_type == "epsilon":
             raise noise_alone(path, "alphas_cumprod ends at 0")
 
 

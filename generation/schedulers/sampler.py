@@ -6,12 +6,15 @@ import copy
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import torch
 
 from ..values.request import SchedulerName, start_step
 from .registry import REGISTRY
+
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Sampler:
@@ -19,6 +22,9 @@ class Sampler:
 
     Every image has a sampler of its own. Schedulers keep state: the step index and, for LMS, the
     last derivatives. Sharing a scheduler is the mistake most often reported to diffusers.
+
+    `settings` are what the model says of a picture of this size: arguments of the scheduler's
+    `set_timesteps` beside the number of steps, such as `mu` or `sigmas`.
     """
 
     def __init__(
@@ -28,8 +34,10 @@ class Sampler:
         *,
         steps: int,
         strength: float | None = None,
+        settings: Mapping[str, Any] = _NONE,
     ) -> None:
-        self._scheduler = copy.copy(_schedule(name, json.dumps(dict(config)), steps))
+        given = json.dumps(dict(config)), json.dumps(dict(settings))
+        self._scheduler = copy.copy(_schedule(name, *given, steps))
         self._history = REGISTRY[name].history
         self._timesteps: torch.Tensor = self._scheduler.timesteps
         self._start = start_step(len(self._timesteps), strength)
@@ -110,11 +118,11 @@ class Sampler:
 
 
 @lru_cache(maxsize=256)
-def _schedule(name: SchedulerName, config: str, steps: int) -> Any:
+def _schedule(name: SchedulerName, config: str, settings: str, steps: int) -> Any:
     """Return a scheduler at the start of its schedule, to be copied and never stepped."""
     row = REGISTRY[name]
     scheduler = row.load().from_config({**json.loads(config), **row.settings})
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, **json.loads(settings))
     _drop_surplus(scheduler, steps)
     return scheduler
 

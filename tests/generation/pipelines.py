@@ -44,8 +44,8 @@ class Pipelines:
         """
         text = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
         if not stock:
-            deterministic.prepare(text.unet)
-            deterministic.prepare(text.vae)
+            deterministic.prepare(text.unet, vector_layers=deterministic.UNET_VECTOR_LAYERS)
+            deterministic.prepare(text.vae, vector_layers=deterministic.UNET_VECTOR_LAYERS)
         image = StableDiffusionImg2ImgPipeline(**text.components, requires_safety_checker=False)
         for pipeline in (text, image):
             pipeline.set_progress_bar_config(disable=True)

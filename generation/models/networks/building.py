@@ -5,6 +5,7 @@ Neither library reads a file or looks for one, so what is loaded is what was cho
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,32 @@ from typing import Any, TypeAlias
 import torch
 from accelerate import init_empty_weights
 
-from ...catalog.parts import Place
+from ...catalog.files import ModelFiles, read_config
+from ...catalog.parts import Place, find_tensors
 from ...catalog.tensors import read_tensors
 from ...errors import ModelError
 
 Make: TypeAlias = Callable[[Mapping[str, Any]], Any]
 """Makes a network with random weights from its config."""
+
+
+def of_diffusers(kind: Any) -> Make:
+    """Return what makes a network of a class of diffusers."""
+    # The library gets only those keys of a config that its constructor knows.
+    known = inspect.signature(kind.__init__).parameters.keys()
+    return lambda config: kind.from_config({k: v for k, v in config.items() if k in known})
+
+
+def load_network(folder: Path, part: str, make: Make, files: ModelFiles, dtype: torch.dtype) -> Any:
+    """Return the network that is a part of the model in `folder`, with weights of type `dtype`.
+
+    Raises:
+        ModelError: a file is broken, or the config and the weights do not fit each other.
+    """
+    weights = files.weights[part]
+    places = find_tensors(folder, part, weights)
+    config = read_config(folder, f"{part}/config.json")
+    return build(make, part, config, places, folder / weights.names[0], dtype)
 
 
 def build(

@@ -17,13 +17,15 @@ every call, which at two rows is a good part of the call.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-# The linear layers of diffusers' UNets that get one vector a row: they read the timestep.
-_VECTOR_LAYERS: Final = ("time_embedding.", "add_embedding.", "time_emb_proj")
+UNET_VECTOR_LAYERS: Final = ("time_embedding.", "add_embedding.", "time_emb_proj")
+"""Parts of the names of the layers of diffusers' UNets that get one vector a row."""
+
 _PACKED_ROWS: Final = 8
 _PACKED_SHAPES: Final = 4
 # Packed copies take memory. Larger networks compute for so long that the time for packing at every
@@ -129,10 +131,12 @@ class WholeGroupNorm(nn.GroupNorm):
         return super().forward(rows.contiguous())
 
 
-def prepare(network: nn.Module, *, pack: bool = True) -> None:
+def prepare(network: nn.Module, *, vector_layers: Collection[str] = (), pack: bool = True) -> None:
     """Replace modules of a network on a CPU in float32; elsewhere choose the best memory layout.
 
-    `network` is changed in place. Without `pack`, or without oneDNN, convolutions stay as they are.
+    `network` is changed in place. `vector_layers` are parts of the names of its linear layers that
+    get one vector a row, such as those that read the timestep. Without `pack`, or without oneDNN,
+    convolutions stay as they are.
     """
     device = next(network.parameters()).device
     dtype = next(network.parameters()).dtype
@@ -145,7 +149,7 @@ def prepare(network: nn.Module, *, pack: bool = True) -> None:
     for name, module in list(network.named_modules()):
         if packs and _is_packable(module):
             _replace(network, name, PackedConv2d(module))
-        elif isinstance(module, nn.Linear) and any(layer in name for layer in _VECTOR_LAYERS):
+        elif isinstance(module, nn.Linear) and any(layer in name for layer in vector_layers):
             _replace(network, name, RowwiseLinear(module))
         elif type(module) is nn.GroupNorm:
             _replace(network, name, WholeGroupNorm(module))

@@ -89,7 +89,7 @@ class TestAnotherSize:
         known = engine.measured().step_seconds
         edge = starter.profile.native_size
         [image] = begin(engine, a_request(width=2 * edge, height=edge))
-        sizes = engine._networks.sizes(image.latents.shape, image.conditional.shape)
+        sizes = engine._networks.sizes(image.latents.shape, image.conditional)
         for size, seconds in sizes.seconds.items():
             assert seconds == pytest.approx(Sizes(known).time(2 * size))
 
@@ -184,11 +184,11 @@ def test_calls_that_memory_did_not_suffice_for_are_tried_again_after_a_while(
     engine = small_calls(Engine(starter))
     [image] = begin(engine, a_request())
     shapes = image.latents.shape, image.conditional.shape
-    whole = engine._networks.sizes(*shapes).most
+    whole = engine._networks.sizes(shapes[0], image.conditional).most
     assert engine._networks.shrink(*shapes, whole)
-    assert engine._networks.sizes(*shapes).most < whole
+    assert engine._networks.sizes(shapes[0], image.conditional).most < whole
     after_a_while(monkeypatch)
-    assert engine._networks.sizes(*shapes).most == whole
+    assert engine._networks.sizes(shapes[0], image.conditional).most == whole
 
 
 def test_calls_that_were_slow_for_a_moment_are_made_again_after_a_while(
@@ -197,12 +197,13 @@ def test_calls_that_were_slow_for_a_moment_are_made_again_after_a_while(
     engine = small_calls(Engine(starter))
     [image] = begin(engine, a_request())
     shapes = image.latents.shape, image.conditional.shape
-    measured = engine._networks.sizes(*shapes)
+    measured = engine._networks.sizes(shapes[0], image.conditional)
     engine._networks.saw(*shapes, measured.most, 60.0)
     engine._networks.saw(*shapes, 2, measured.seconds[2])
-    assert engine._networks.sizes(*shapes).split(measured.most)[0] < measured.most
+    now = engine._networks.sizes(shapes[0], image.conditional)
+    assert now.split(measured.most)[0] < measured.most
     after_a_while(monkeypatch)
-    assert engine._networks.sizes(*shapes) == measured
+    assert engine._networks.sizes(shapes[0], image.conditional) == measured
 
 
 class TestFloat32:
@@ -226,10 +227,10 @@ class TestFloat32:
 
         engine = small_calls(Engine(half, load_in_float32=load_again))
         images = self.overflowed(engine, a_request(count=2))
-        shape, text = images[0].latents.shape, images[0].conditional.shape
-        whole = engine._networks.sizes(shape, text)
-        assert engine._networks.shrink(shape, text, whole.most)
-        assert engine._networks.sizes(shape, text).most < whole.most
+        shape, told = images[0].latents.shape, images[0].conditional
+        whole = engine._networks.sizes(shape, told)
+        assert engine._networks.shrink(shape, told.shape, whole.most)
+        assert engine._networks.sizes(shape, told).most < whole.most
         while not all(image.done for image in images):
             engine.step(images)
         assert all(engine.finish(images))
@@ -238,7 +239,7 @@ class TestFloat32:
         gc.collect()
         assert engine._second_attempt._float32 is not None
         assert engine._second_attempt._float32() is None
-        assert engine._networks.sizes(shape, text).most == whole.most
+        assert engine._networks.sizes(shape, told).most == whole.most
         assert engine.generate(a_request())[0].recipe.dtype == "bfloat16"
 
     @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def engine(parts: StableDiffusion) -> Engine:
 
 def offer(engine: Engine, image: Denoising, *ladder: int) -> None:
     """Offer calls of these sizes for images like this, the larger the better."""
-    image.networks.sizes(image.latents.shape, image.conditional.shape)
+    image.networks.sizes(image.latents.shape, image.conditional)
     key = (tuple(image.latents.shape[1:]), image.conditional.shape)
     image.networks._sizes[key] = Sizes({size: 1 + size / 100 for size in ladder})
 

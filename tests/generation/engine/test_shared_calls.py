@@ -197,7 +197,7 @@ class TestWhatIsRemembered:
 
 def offer(engine: Engine, image: Denoising, most: int) -> None:
     """Offer calls of 1, 2, 4, ... `most` rows for images like this, the larger the better."""
-    image.networks.sizes(image.latents.shape, image.conditional.shape)
+    image.networks.sizes(image.latents.shape, image.conditional)
     key = (tuple(image.latents.shape[1:]), image.conditional.shape)
     ladder = [size for size in (1, 2, 4, 8) if size <= most]
     image.networks._sizes[key] = Sizes({size: 1 + size / 100 for size in ladder})

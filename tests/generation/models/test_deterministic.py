@@ -14,7 +14,12 @@ from torch import nn
 from generation.engine import noise
 from generation.engine.calibration import LADDER
 from generation.models.networks import deterministic
-from generation.models.networks.deterministic import PackedConv2d, RowwiseLinear, WholeGroupNorm
+from generation.models.networks.deterministic import (
+    UNET_VECTOR_LAYERS,
+    PackedConv2d,
+    RowwiseLinear,
+    WholeGroupNorm,
+)
 from generation.models.stable_diffusion import StableDiffusion
 
 Result = TypeVar("Result")
@@ -192,7 +197,7 @@ def test_a_prepared_network_keeps_its_weights_and_its_results(sd15: StableDiffus
     with torch.random.fork_rng(devices=[]):
         plain = type(sd15.unet).from_config(sd15.unet.config).requires_grad_(False).eval()
     prepared = copy.deepcopy(plain)
-    deterministic.prepare(prepared)
+    deterministic.prepare(prepared, vector_layers=UNET_VECTOR_LAYERS)
     kinds = {type(module) for module in prepared.modules()}
     assert {PackedConv2d, RowwiseLinear, WholeGroupNorm} <= kinds
     assert not {nn.Conv2d, nn.GroupNorm} & kinds
@@ -208,7 +213,7 @@ def test_a_prepared_network_keeps_its_weights_and_its_results(sd15: StableDiffus
 
 def test_what_is_to_be_compiled_keeps_its_convolutions() -> None:
     network = nn.ModuleDict({"conv": convolution(CONVOLUTIONS[0]), "time_emb_proj": linear(4, 4)})
-    deterministic.prepare(network, pack=False)
+    deterministic.prepare(network, vector_layers=UNET_VECTOR_LAYERS, pack=False)
     assert type(network["conv"]) is nn.Conv2d
     assert type(network["time_emb_proj"]) is RowwiseLinear
 
@@ -216,7 +221,7 @@ def test_what_is_to_be_compiled_keeps_its_convolutions() -> None:
 def test_half_precision_and_other_paddings_are_left_alone() -> None:
     half = nn.ModuleDict({"conv": convolution(CONVOLUTIONS[0]), "time_emb_proj": linear(4, 4)})
     half.to(torch.bfloat16)
-    deterministic.prepare(half)
+    deterministic.prepare(half, vector_layers=UNET_VECTOR_LAYERS)
     assert [type(module) for module in half.values()] == [nn.Conv2d, nn.Linear]
     other = nn.ModuleDict({"conv": nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect")})
     other["same"] = nn.Conv2d(2, 2, 3, padding="same")

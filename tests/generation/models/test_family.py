@@ -72,11 +72,12 @@ class TestStableDiffusion:
     ) -> None:
         ids = sd15.tokenize(Told("red apple")).ids
         with torch.inference_mode():
-            told = sd15.encode([ids, ids])
+            told, again = sd15.encode([ids, ids])
             [states] = [told.tensors[name] for name, _ in told.shape]
             expected = sd15.text_encoder(torch.tensor([ids])).last_hidden_state
-        assert states.shape == (2, sd15.profile.token_limit, expected.shape[2])
-        assert torch.equal(states[:1], expected)
+        assert states.shape == (1, sd15.profile.token_limit, expected.shape[2])
+        assert torch.equal(states, expected)
+        assert torch.equal(again.flat(), told.flat())
 
     def test_only_images_of_the_same_weights_and_shapes_share_a_call(
         self, sd15: StableDiffusion
