@@ -20,6 +20,7 @@ from generation.values.request import (
     SIZE_MAX,
     SIZE_MIN,
     SIZE_MULTIPLE,
+    SPACINGS,
     STEPS_MAX,
     STEPS_MIN,
     STRENGTH_MAX,
@@ -106,7 +107,10 @@ def generate(
     ] = None,
     width: Annotated[int | None, typer.Option(help=_SIZES)] = None,
     height: Annotated[int | None, typer.Option(help=_SIZES)] = None,
-    scheduler: Annotated[str | None, typer.Option(help=f"{' or '.join(SCHEDULERS)}.")] = None,
+    scheduler: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULERS)}.")] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help=f"Of the noise levels: {', '.join(SPACINGS)}.")
+    ] = None,
     count: Annotated[int, typer.Option(help=f"How many pictures, 1 to {COUNT_MAX}.")] = 1,
     image: Annotated[Path | None, typer.Option(help="A picture to start from.")] = None,
     strength: Annotated[
@@ -138,7 +142,8 @@ def generate(
         guidance_scale=guidance,
         width=width,
         height=height,
-        scheduler=scheduler,  # type: ignore[arg-type]  # the request checks the name
+        scheduler=scheduler,
+        spacing=spacing,  # type: ignore[arg-type]  # the request checks the name
         count=count,
         strength=strength,
     )

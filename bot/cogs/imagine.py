@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import discord
 from discord import app_commands
 from discord.ext import commands
 
+from generation.schedulers.registry import REGISTRY
 from generation.values.request import (
     COUNT_MAX,
     GUIDANCE_MAX,
@@ -19,7 +20,7 @@ from generation.values.request import (
     SIZE_MULTIPLE,
     STEPS_MAX,
     STEPS_MIN,
-    SchedulerName,
+    Spacing,
 )
 from storage.records import JobKind, NewJob
 
@@ -28,6 +29,10 @@ from ..interactions.requester import requester_of
 from ..interactions.services import Services
 from ..requests.mentions import resolve_mentions
 from ..requests.options import RequestOptions
+
+_NAME_LENGTH: Final = 40
+# Discord shows no more.
+_CHOICES_MAX: Final = 25
 
 
 class Imagine(commands.Cog):
@@ -46,6 +51,7 @@ class Imagine(commands.Cog):
         width=f"In pixels, a multiple of {SIZE_MULTIPLE}",
         height=f"In pixels, a multiple of {SIZE_MULTIPLE}",
         scheduler="The method of denoising",
+        spacing="How the noise levels of the steps are spaced",
         count="How many pictures",
     )
     async def imagine(
@@ -58,7 +64,8 @@ class Imagine(commands.Cog):
         guidance_scale: app_commands.Range[float, GUIDANCE_MIN, GUIDANCE_MAX] | None = None,
         width: app_commands.Range[int, SIZE_MIN, SIZE_MAX] | None = None,
         height: app_commands.Range[int, SIZE_MIN, SIZE_MAX] | None = None,
-        scheduler: SchedulerName | None = None,
+        scheduler: app_commands.Range[str, 1, _NAME_LENGTH] | None = None,
+        spacing: Spacing | None = None,
         count: app_commands.Range[int, 1, COUNT_MAX] | None = None,
     ) -> None:
         """Make pictures from a prompt."""
@@ -72,9 +79,18 @@ class Imagine(commands.Cog):
                 width=width,
                 height=height,
                 scheduler=scheduler,
+                spacing=spacing,
                 count=count,
             )
             await self._services.intake.accept(interaction, self._new_job(interaction, options))
+
+    @imagine.autocomplete("scheduler")
+    async def suggest_schedulers(
+        self, _: discord.Interaction[Any], typed: str
+    ) -> list[app_commands.Choice[str]]:
+        """Return the schedulers that fit the model."""
+        names = self._services.builder.schedulers(typed)[:_CHOICES_MAX]
+        return [app_commands.Choice(name=REGISTRY[name].label, value=name) for name in names]
 
     async def _new_job(
         self, interaction: discord.Interaction[Any], options: RequestOptions

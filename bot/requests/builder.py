@@ -13,9 +13,16 @@ from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
 from generation.images.files import Fit
 from generation.images.pillow import fitted_size, reference_pixels, to_pixels
+from generation.schedulers import fitting
+from generation.schedulers.names import Named, matches, read
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
-from generation.values.request import SEED_MAX, SIZE_MULTIPLE, GenerationRequest
+from generation.values.request import (
+    SEED_MAX,
+    SIZE_MULTIPLE,
+    GenerationRequest,
+    SchedulerName,
+)
 from generation.values.spelling import spell_emoji
 
 from .limits import Limits, LimitsSource
@@ -43,6 +50,7 @@ class RequestBuilder:
         """Return the request for new pictures."""
         limits = self._limits.limits_for(guild_id)
         prompt, negative = _or(options.prompt, ""), _or(options.negative_prompt, "")
+        scheduler, spacing = self._scheduler(options.scheduler)
         request = GenerationRequest(
             prompt=prompt,
             negative_prompt=negative,
@@ -53,7 +61,8 @@ class RequestBuilder:
             guidance_scale=_or(options.guidance_scale, limits.default_guidance_scale),
             width=_or(options.width, limits.default_size),
             height=_or(options.height, limits.default_size),
-            scheduler=_or(options.scheduler, "ddim"),
+            scheduler=scheduler,
+            spacing=_or(options.spacing, spacing),
             count=_or(options.count, 1),
         )
         return self._checked(request, limits)
@@ -174,6 +183,22 @@ class RequestBuilder:
         default = self._limits.limits_for(guild_id).default_strength
         return dataclasses.replace(plain, source=source, strength=_or(options.strength, default))
 
+    def schedulers(self, typed: str = "") -> tuple[SchedulerName, ...]:
+        """Return the schedulers that fit the model and whose names hold what was typed."""
+        return tuple(name for name in self._profile.schedulers if matches(name, typed))
+
+    def _scheduler(self, typed: str | None) -> Named:
+        """Return the scheduler that a person named, and a spacing if the name holds one."""
+        if typed is None:
+            return self._profile.default_scheduler, None
+        named = read(typed)
+        if named is None:
+            raise InvalidRequest(
+                "scheduler",
+                f"There is no scheduler {typed!r}; choose one of {', '.join(self.schedulers())}.",
+            )
+        return named
+
     def _read(self, name: str, typed: str) -> str:
         """Return the text that the model reads for a prompt: emoji are spelled out."""
         read = spell_emoji(typed, self._profile.emoji)
@@ -188,6 +213,7 @@ class RequestBuilder:
                 f"At most {limits.max_steps} steps are allowed here; you asked for "
                 f"{request.steps}.",
             )
+        fitting.check(request, self._profile.scheduler_config)
         for name, value in (("width", request.width), ("height", request.height)):
             if value > limits.max_size:
                 raise InvalidRequest(

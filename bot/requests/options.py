@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generation.values.request import SchedulerName
+from generation.values.request import Spacing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOptions:
-    """The options that a person gives for a picture; None for options that are left out."""
+    """The options that a person gives for a picture; None for options that are left out.
+
+    `scheduler` is a name as the person typed it.
+    """
 
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -18,6 +21,7 @@ class RequestOptions:
     guidance_scale: float | None = None
     width: int | None = None
     height: int | None = None
-    scheduler: SchedulerName | None = None
+    scheduler: str | None = None
+    spacing: Spacing | None = None
     count: int | None = None
     strength: float | None = None

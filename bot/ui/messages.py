@@ -7,7 +7,7 @@ from typing import Final
 
 import discord
 
-from generation.schedulers.registry import REGISTRY
+from generation.schedulers import names
 from generation.values.events import Event
 from generation.values.recipe import Recipe
 from storage.records import HistoryEntry, Job, JobKind, Remover, StoredImage
@@ -79,7 +79,7 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
         f"{recipe.width}×{recipe.height}",
         f"{recipe.steps} steps",
         f"guidance {recipe.guidance_scale:g}",
-        REGISTRY[recipe.scheduler].label,
+        names.label(recipe.scheduler, recipe.spacing),
     ]
     if recipe.strength is not None:
         source = "" if parent is None else f" of {parent.job_id}-{parent.index + 1}"

@@ -48,7 +48,7 @@ class Denoising:
     @property
     def done(self) -> bool:
         """Return whether every step is taken and only decoding is left."""
-        return self.sampler.taken == self.sampler.steps
+        return self.sampler.done
 
     @property
     def progress(self) -> Progress:
@@ -106,12 +106,16 @@ def begin(
     `posterior` is the encoder's view of the picture that the image starts from, if there is one.
     """
     model = networks.model
+    # All draws of an image come from one generator: the schedule's follow those made here.
+    draws = noise.generator(request.seed)
     sampler = Sampler(
         request.scheduler,
         model.scheduler_config,
         steps=request.steps,
         strength=request.strength,
         settings=model.schedule(request.width, request.height, request.steps),
+        spacing=request.spacing,
+        draws=draws,
     )
     is_guided = request.is_guided and model.profile.is_guided
     negative = embedded[request.told_negative] if is_guided else None
@@ -120,7 +124,7 @@ def begin(
         request=request,
         networks=networks,
         sampler=sampler,
-        latents=first_latents(request, sampler, networks, posterior),
+        latents=first_latents(request, sampler, networks, posterior, draws),
         conditional=embedded[request.told].conditioning,
         unconditional=None if negative is None else negative.conditioning,
         unread_prompt=embedded[request.told].unread,
@@ -132,19 +136,19 @@ def first_latents(
     sampler: Sampler,
     networks: Networks,
     posterior: Posterior | None,
+    draws: torch.Generator,
 ) -> torch.Tensor:
     """Return the latents [1, channels, height, width] that the first step starts from.
 
     These are noise at the scale of the schedule, or a sample of `posterior` with the noise of the
     first step that is taken.
     """
-    source = noise.generator(request.seed)
     if posterior is None:
         shape = networks.model.latent_shape(request.width, request.height)
-        return sampler.start_from_noise(networks.place(noise.draw(source, shape)))
+        return sampler.start_from_noise(networks.place(noise.draw(draws, shape)))
     # diffusers' pipeline draws in this order too: the autoencoder's sample, then the noise.
-    latents = networks.autoencoder.sample(posterior, source)
-    return sampler.start_from_latents(latents, networks.place(noise.draw(source, latents.shape)))
+    latents = networks.autoencoder.sample(posterior, draws)
+    return sampler.start_from_latents(latents, networks.place(noise.draw(draws, latents.shape)))
 
 
 def predict(batch: Batch[Denoising]) -> list[torch.Tensor]:

@@ -20,6 +20,7 @@ from ..errors import GenerationError, InvalidRequest, OutOfMemory, PictureRefuse
 from ..models.family import Model
 from ..postprocess import stages as postprocess
 from ..postprocess.stages import Stage
+from ..schedulers import fitting
 from ..timing import Measured
 from ..values.events import Progress
 from ..values.pixels import Pixels
@@ -206,6 +207,7 @@ class Engine:
         try:
             embedded = self._networks.text.embed(denoising.texts(request, self._profile))
             self._check_size(request)
+            fitting.check(request, self._profile.scheduler_config)
             return self._begin_images(request, embedded)
         except GenerationError as error:
             return error.with_traceback(None)

@@ -33,6 +33,7 @@ def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str])
         steps=request.steps,
         guidance_scale=request.guidance_scale,
         scheduler=request.scheduler,
+        spacing=request.spacing,
         scheduler_settings=image.sampler.settings,
         model=model.profile.name,
         model_sha256=model.weights_sha256,

@@ -18,7 +18,7 @@ from typing import Final
 from PIL import Image, PngImagePlugin
 
 from ..errors import InvalidRequest, InvalidSource, MetadataError
-from ..schedulers.registry import REGISTRY
+from ..schedulers.registry import REGISTRY, SPACINGS
 from ..values.pixels import Pixels
 from ..values.recipe import Recipe
 from ..values.request import REFERENCES_MAX
@@ -41,6 +41,8 @@ def parameters(recipe: Recipe) -> str:
         "Model hash": recipe.model_sha256[:10],
         "Model": recipe.model,
     }
+    if recipe.spacing is not None:
+        settings["Schedule type"] = SPACINGS[recipe.spacing].a1111
     if recipe.strength is not None:
         settings["Denoising strength"] = recipe.strength
     settings["Version"] = f"imagine-bot {recipe.versions.get('imagine-bot', '')}".strip()

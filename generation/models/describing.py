@@ -9,7 +9,8 @@ from typing import Any, Final
 from ..catalog.configs import Config, Configs, is_size, is_within
 from ..catalog.profile import Description
 from ..errors import ModelError
-from ..values.request import SCHEDULERS, SIZE_MAX, SIZE_MIN
+from ..schedulers.fitting import fitting
+from ..values.request import SIZE_MAX, SIZE_MIN
 
 _STEPS: Final = 30
 _GUIDANCE_SCALE: Final = 7.5
@@ -66,7 +67,7 @@ def unet_description(configs: Configs, text_encoders: Sequence[Config]) -> Descr
         token_limit=token_limit,
         prompt_limit=prompt_limit,
         prediction_type=_prediction_type(configs.scheduler),
-        schedulers=SCHEDULERS,
+        schedulers=fitting(configs.scheduler.values),
         default_scheduler="ddim",
         default_steps=_STEPS,
         default_guidance_scale=_GUIDANCE_SCALE,

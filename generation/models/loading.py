@@ -9,7 +9,9 @@ from ..catalog.hashing import weights_sha256
 from ..catalog.profile import ModelProfile
 from ..errors import ModelError, first_sentence
 from ..libraries import quiet
+from ..schedulers.registry import REGISTRY
 from ..schedulers.sampler import Sampler
+from ..values.request import SchedulerName
 from .describing import noise_alone
 from .families import family_of
 from .family import Model
@@ -58,11 +60,9 @@ def _check_schedulers(model: Model) -> None:
     """Make each scheduler once, so that a wrong config fails here and not at every picture."""
     profile = model.profile
     path = profile.folder / SCHEDULER_CONFIG
-    side, steps = profile.native_size, profile.default_steps
     for name in profile.schedulers:
         try:
-            settings = model.schedule(side, side, steps)
-            sampler = Sampler(name, profile.scheduler_config, steps=steps, settings=settings)
+            sampler = _sampler(name, model)
             signal = None if profile.prediction_type == "flow" else _signal(sampler)
         # diffusers checks no value, so a wrong value may cause any error.
         except Exception as error:
@@ -73,6 +73,18 @@ def _check_schedulers(model: Model) -> None:
         # The betas alone may make such a schedule, without the flag that `locate` refuses.
         if signal is not None and signal[-1] == 0 and profile.prediction_type == "epsilon":
             raise noise_alone(path, "alphas_cumprod ends at 0")
+
+
+def _sampler(name: SchedulerName, model: Model) -> Sampler:
+    profile = model.profile
+    side, steps = profile.native_size, min(profile.default_steps, REGISTRY[name].most_steps)
+    return Sampler(
+        name,
+        profile.scheduler_config,
+        steps=steps,
+        settings=model.schedule(side, side, steps),
+        draws=torch.Generator(),
+    )
 
 
 def _signal(sampler: Sampler) -> torch.Tensor:

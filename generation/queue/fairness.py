@@ -30,6 +30,7 @@ from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
+from ..schedulers.registry import REGISTRY
 from ..values.request import GenerationRequest, start_step
 
 J = TypeVar("J", bound=Hashable)
@@ -57,9 +58,11 @@ class Share:
 def cost(request: GenerationRequest) -> float:
     """Return the engine time of a request: steps x rows x pixels, in millions.
 
-    An image has two rows with guidance and one row without. Each row also holds the references.
+    An image has two rows with guidance and one row without. Each row also holds the references. A
+    step of some schedulers takes two calls.
     """
     steps = request.steps - start_step(request.steps, request.strength)
+    steps *= REGISTRY[request.scheduler].calls
     pixels = request.width * request.height
     pixels += sum(picture.width * picture.height for picture in request.references)
     return steps * request.count * request.rows * pixels / 1e6

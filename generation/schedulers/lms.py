@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from diffusers import LMSDiscreteScheduler
-
-# diffusers' Euler schedulers use it in place of zero: the smallest number of a float16.
-_SMALLEST_SIGNAL: Final = 2.0**-24
 
 
 class LMSScheduler(LMSDiscreteScheduler):  # type: ignore[misc]  # diffusers has no types
@@ -25,9 +22,6 @@ class LMSScheduler(LMSDiscreteScheduler):  # type: ignore[misc]  # diffusers has
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Make a schedule, for which no coefficient is known yet."""
-        # Sigma would be infinite at a timestep where nothing of the image is left.
-        if self.alphas_cumprod[-1] == 0:
-            self.alphas_cumprod[-1] = _SMALLEST_SIGNAL
         super().set_timesteps(*args, **kwargs)
         self._coefficients: dict[tuple[int, int, int], float] = {}
 

@@ -12,12 +12,13 @@ from pydantic import ConfigDict, Field, GetPydanticSchema, ValidationError, crea
 from pydantic_core import ErrorDetails
 
 from .pixels import Pixels
-from .request import SIZE_MAX, GenerationRequest, SchedulerName
+from .request import SIZE_MAX, GenerationRequest, SchedulerName, Spacing
 
 _NAMED: Final = 3
 _THREADS_MAX: Final = 1_024
 # A recipe is readable with the name of a scheduler that is gone; a request is not.
 _AnyScheduler: TypeAlias = Annotated[SchedulerName, GetPydanticSchema(lambda _, ask: ask(str))]
+_AnySpacing: TypeAlias = Annotated[Spacing, GetPydanticSchema(lambda _, ask: ask(str))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Recipe:
     read_prompt: str | None = None
     read_negative_prompt: str | None = None
     reference_sha256: Sequence[str] | None = None
+    spacing: _AnySpacing | None = None
 
     def request(
         self, source: Pixels | None, references: Sequence[Pixels] = ()
@@ -80,6 +82,7 @@ class Recipe:
             read_prompt=self.read_prompt,
             read_negative_prompt=self.read_negative_prompt,
             references=tuple(references),
+            spacing=self.spacing,
         )
 
     def to_json(self) -> str:

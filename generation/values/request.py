@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Self, get_args
 
 from ..errors import InvalidRequest
 from .pixels import Pixels, StoredPixels
 
-SchedulerName = Literal["lms", "ddim"]
+SchedulerName = Literal[
+    "lms",
+    "ddim",
+    "euler",
+    "euler_a",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_sde",
+    "unipc",
+    "ddpm",
+    "lcm",
+    "tcd",
+]
 SCHEDULERS: Final[tuple[SchedulerName, ...]] = get_args(SchedulerName)
+Spacing = Literal["karras", "exponential", "beta", "trailing"]
+SPACINGS: Final[tuple[Spacing, ...]] = get_args(Spacing)
 
 PROMPT_LENGTH: Final = 1_000
 # The limit for a prompt in which emoji are spelled by their names.
@@ -67,6 +83,9 @@ class GenerationRequest:
     of its own. While the request waits its pictures may be StoredPixels; an engine needs the
     pixels.
 
+    `spacing` says how the noise levels of the steps are spaced; None leaves that to the model.
+    Which schedulers and spacings fit which model is checked in `generation.schedulers.fitting`.
+
     `prompt` and `negative_prompt` are the texts that the person typed. `read_prompt` and
     `read_negative_prompt` are the texts that the model reads instead: in plain letters, with the
     names of emoji (`generation.values.spelling`). In requests from before version 0.2 these are
@@ -90,6 +109,7 @@ class GenerationRequest:
     read_prompt: str | None = None
     read_negative_prompt: str | None = None
     references: tuple[Pixels | StoredPixels, ...] = ()
+    spacing: Spacing | None = None
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt, required=True)
@@ -102,11 +122,9 @@ class GenerationRequest:
         _check_range("count", self.count, 1, COUNT_MAX, whole=True)
         _check_size("width", self.width)
         _check_size("height", self.height)
-        if self.scheduler not in SCHEDULERS:
-            raise InvalidRequest(
-                "scheduler",
-                f"There is no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}.",
-            )
+        _check_name("scheduler", self.scheduler, SCHEDULERS)
+        if self.spacing is not None:
+            _check_name("spacing", self.spacing, SPACINGS)
         self._check_source()
         _check_references(self.references)
 
@@ -225,6 +243,14 @@ def _check_reading(field_name: str, text: str | None, *, required: bool) -> None
     pieces = [text[start : start + PROMPT_LENGTH] for start in starts]
     for piece in pieces:
         _check_text(field_name, piece, required=required and len(pieces) == 1)
+
+
+def _check_name(field_name: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise InvalidRequest(
+            field_name,
+            f"There is no {field_name} {name!r}; choose one of {', '.join(names)}.",
+        )
 
 
 def _is_unicode(text: str) -> bool:

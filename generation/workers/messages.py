@@ -29,7 +29,7 @@ from ..errors import (
 from ..timing import Measured
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage, Recipe
-from ..values.request import GenerationRequest, SchedulerName
+from ..values.request import GenerationRequest, SchedulerName, Spacing
 from .protocol import ImageInProgress, Sign
 
 # The errors that an engine can report. Any other error is reported as its nearest base class.
@@ -152,6 +152,7 @@ class NewJob(_Value, frozen=True, kw_only=True):
     read_prompt: str | None
     read_negative_prompt: str | None
     references: tuple[Pixels, ...]
+    spacing: Spacing | None
 
     @classmethod
     def of(cls, request: GenerationRequest, images: tuple[int, ...]) -> Self:

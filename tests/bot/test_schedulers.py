@@ -12,17 +12,17 @@ from bot.cli.app import app
 from bot.cogs.imagine import Imagine
 from bot.requests.options import RequestOptions
 from bot.ui import messages
-from generation.schedulers.registry import REGISTRY
+from generation.schedulers.registry import REGISTRY, SPACINGS
 from generation.values.request import SchedulerName
 from storage.records import Job
 
-from ..generation.examples import a_recipe, a_request
+from ..generation.examples import a_recipe
 from .ui.test_messages import asking
 
 
-def test_discord_offers_each() -> None:
-    [option] = [found for found in Imagine.imagine.parameters if found.name == "scheduler"]
-    assert [choice.value for choice in option.choices] == list(REGISTRY)
+def test_discord_offers_each_spacing() -> None:
+    [option] = [found for found in Imagine.imagine.parameters if found.name == "spacing"]
+    assert [choice.value for choice in option.choices] == list(SPACINGS)
 
 
 @pytest.mark.parametrize("name", REGISTRY)
@@ -34,9 +34,10 @@ def test_the_command_line_takes_each(name: SchedulerName, monkeypatch: pytest.Mo
         return 0
 
     monkeypatch.setattr(generate_module, "generate_files", note)
-    result = CliRunner().invoke(app, ["generate", "rabbit face", "--scheduler", name])
+    options = ("--scheduler", name, "--spacing", "trailing")
+    result = CliRunner().invoke(app, ["generate", "rabbit face", *options])
     assert result.exit_code == 0
-    assert given[0].scheduler == name
+    assert (given[0].scheduler, given[0].spacing) == (name, "trailing")
     told = CliRunner().invoke(app, ["generate", "--help"], env={"COLUMNS": "200"})
     assert name in told.stdout
 
@@ -46,4 +47,5 @@ def test_the_message_above_the_pictures_names_each(name: SchedulerName) -> None:
     job: Job = asking("rabbit face")
     told = messages.finished(job, a_recipe(scheduler=name))
     assert f" · {REGISTRY[name].label} · " in told
-    assert a_request(scheduler=name).scheduler == name
+    told = messages.finished(job, a_recipe(scheduler=name, spacing="karras"))
+    assert f" · {REGISTRY[name].label} Karras · " in told

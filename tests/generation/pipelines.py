@@ -12,20 +12,51 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
     LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    TCDScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from generation.images.pillow import to_image
 from generation.models.networks import deterministic
+from generation.schedulers.dpmpp_sde import DPMSolverSDE
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 
-SCHEDULERS = {"ddim": DDIMScheduler, "lms": LMSDiscreteScheduler}
+# As the documentation of diffusers maps the names of A1111 and k-diffusion. DPM++ SDE is the
+# class of diffusers with our noise; tests/generation/schedulers/test_noise.py compares both.
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "lms": (LMSDiscreteScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_sde": (DPMSolverSDE, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "ddpm": (DDPMScheduler, {}),
+    "lcm": (LCMScheduler, {}),
+    "tcd": (TCDScheduler, {}),
+}
+SPACINGS: dict[str | None, dict[str, Any]] = {
+    None: {},
+    "karras": {"use_karras_sigmas": True},
+    "exponential": {"use_exponential_sigmas": True},
+    "beta": {"use_beta_sigmas": True},
+    "trailing": {"timestep_spacing": "trailing"},
+}
 
 
 @dataclass(frozen=True)
@@ -55,12 +86,14 @@ class Pipelines:
         """Return the first image of `request` with `settings` of the scheduler, [h, w, 3]."""
         pipeline = self.text if request.source is None else self.image
         kept = pipeline.scheduler
+        scheduler, own = SCHEDULERS[request.scheduler]
+        settings = {**own, **SPACINGS[request.spacing], **settings}
         config = {**kept.config, **settings}
         # What diffusers filled in by itself it would fill in again, over the settings.
         config["_use_default_values"] = [
             key for key in config.get("_use_default_values", ()) if key not in settings
         ]
-        pipeline.scheduler = SCHEDULERS[request.scheduler].from_config(config)
+        pipeline.scheduler = scheduler.from_config(config)
         if request.source is None:
             options: dict[str, Any] = {"height": request.height, "width": request.width}
         else:
@@ -71,6 +104,8 @@ class Pipelines:
                 negative_prompt=request.negative_prompt or None,
                 num_inference_steps=request.steps,
                 guidance_scale=request.guidance_scale,
+                # The noise that TCD adds; DDIM would add some too.
+                eta=0.3 if request.scheduler == "tcd" else 0.0,
                 generator=torch.Generator("cpu").manual_seed(request.seed),
                 **options,
             )

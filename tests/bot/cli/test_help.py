@@ -49,7 +49,7 @@ def test_the_help_of_generate_has_the_limits_of_a_request(shell: Shell) -> None:
         f"{GUIDANCE_MIN:g} to {GUIDANCE_MAX:g}",
         f"{SIZE_MIN} to {SIZE_MAX}, a multiple of {SIZE_MULTIPLE}",
         f"1 to {COUNT_MAX}",
-        " or ".join(SCHEDULERS),
+        ", ".join(SCHEDULERS),
         f"{STRENGTH_MIN:g}, almost the same, to {STRENGTH_MAX:g}",
     ):
         assert limits in said

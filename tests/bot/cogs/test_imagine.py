@@ -8,6 +8,7 @@ from bot.requests.options import RequestOptions
 from generation.engine.engine import Engine
 from generation.images.pillow import enlarged, to_image
 from generation.images.png import read_png
+from generation.schedulers.registry import REGISTRY
 
 from ...generation.examples import EDGE, STARTER
 from ..stage import GatedEngine, Stage, button_actions, opened, pictures
@@ -44,6 +45,31 @@ async def test_the_file_in_discord_carries_the_whole_recipe(stage: Stage) -> Non
         "lms",
     )
     assert parameters.startswith("a pizza on a blue background\nSteps: 2, Sampler: LMS")
+
+
+async def test_a_scheduler_by_another_programs_name_and_a_spacing_make_the_picture(
+    stage: Stage,
+) -> None:
+    message = await stage.imagine(
+        "a pizza on a blue background", seed=3, scheduler="DPM++ 2M", spacing="karras"
+    )
+    assert " · DPM++ 2M Karras · " in message.content
+    _, recipe, parameters = read_png(await message.attachments[0].read())
+    assert (recipe.scheduler, recipe.spacing) == ("dpmpp_2m", "karras")
+    assert ", Sampler: DPM++ 2M, " in parameters
+    assert ", Schedule type: Karras, " in parameters
+
+
+async def test_discord_suggests_the_schedulers_that_fit_the_model(stage: Stage) -> None:
+    async def suggested(typed: str) -> list[tuple[object, object]]:
+        choices = await stage.alice.autocomplete(stage.channel, "imagine", "scheduler", typed)
+        return [(choice["name"], choice["value"]) for choice in choices]
+
+    assert await suggested("") == [(row.label, name) for name, row in REGISTRY.items()]
+    assert await suggested("2m") == [
+        ("DPM++ 2M", "dpmpp_2m"),
+        ("DPM++ 2M SDE", "dpmpp_2m_sde"),
+    ]
 
 
 async def test_several_pictures_have_consecutive_seeds_numbers_and_alt_texts(stage: Stage) -> None:
@@ -154,7 +180,7 @@ async def test_discord_failing_for_a_while_delays_the_pictures_only(stage: Stage
         {"seed": -1},
         {"seed": 2**40},
         {"seed": "seven"},
-        {"scheduler": "euler"},
+        {"spacing": "wide"},
         {"count": 5},
         {"prompt": "x" * 1_001},
         {"width": 4_096},
@@ -174,6 +200,14 @@ async def test_discord_itself_refuses_what_the_options_rule_out(
     ("wrong", "sentence"),
     [
         ({"prompt": "   "}, "The prompt is empty; say what you want to see."),
+        (
+            {"scheduler": "restart"},
+            f"There is no scheduler 'restart'; choose one of {', '.join(REGISTRY)}.",
+        ),
+        (
+            {"scheduler": "lcm", "spacing": "karras"},
+            "The scheduler lcm has no spacing karras; leave it out.",
+        ),
         ({"width": 100}, "The width is 100, which is not a multiple of 8; use 96 or 104."),
         (
             {"width": 4 * EDGE},

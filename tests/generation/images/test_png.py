@@ -19,7 +19,7 @@ from generation.images.pillow import to_image
 from generation.images.png import parameters, read_origin, read_png, read_png_outside, write_png
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
-from generation.values.request import PROMPT_LENGTH
+from generation.values.request import PROMPT_LENGTH, SCHEDULERS
 
 from .. import png
 from ..examples import a_recipe, gradient
@@ -245,7 +245,14 @@ class TestWhatIsRefused:
             ),
             (changed(extra=1), "the recipe has an unknown field extra"),
             (changed(steps=0), "For steps use a whole number from 1 to 150, not 0"),
-            (changed(scheduler="euler"), "There is no scheduler 'euler'; choose one of lms, ddim"),
+            (
+                changed(scheduler="restart"),
+                f"There is no scheduler 'restart'; choose one of {', '.join(SCHEDULERS)}",
+            ),
+            (
+                changed(spacing="wide"),
+                "There is no spacing 'wide'; choose one of karras, exponential, beta, trailing",
+            ),
             (changed(prompt="\ud800"), "The prompt holds a character that is none; type it again"),
             (changed(strength=0.5), "A strength needs an image to start from; add an image"),
             (

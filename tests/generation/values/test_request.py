@@ -119,9 +119,14 @@ def refusal(**changes: Any) -> InvalidRequest:
         ),
         ({"height": 33}, "height", "The height is 33, which is not a multiple of 8; use 32 or 40."),
         (
-            {"scheduler": "euler"},
+            {"scheduler": "restart"},
             "scheduler",
-            "There is no scheduler 'euler'; choose one of lms, ddim.",
+            f"There is no scheduler 'restart'; choose one of {', '.join(SCHEDULERS)}.",
+        ),
+        (
+            {"spacing": "wide"},
+            "spacing",
+            "There is no spacing 'wide'; choose one of karras, exponential, beta, trailing.",
         ),
         ({"scheduler": ["ddim"]}, "scheduler", None),
         (
