@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import torch
@@ -70,13 +70,23 @@ class Autoencoder:
 
     def posterior(self, source: Pixels) -> Posterior:
         """Return the encoder's view of `source`, from which `sample` draws latents."""
-        rgb = torch.frombuffer(bytearray(source.rgb), dtype=torch.uint8)
-        image = rgb.reshape(1, source.height, source.width, 3).permute(0, 3, 1, 2)
+        return self._model.posterior(self._picture(source))
+
+    def refer(self, references: Sequence[Pixels]) -> Mapping[str, torch.Tensor]:
+        """Return what the network is told of references, as `Model.refer` does."""
+        return self._model.refer([self._picture(reference) for reference in references])
+
+    def _picture(self, pixels: Pixels) -> torch.Tensor:
+        """Return pixels as numbers from -1 to 1 on the device, [1, 3, height, width]."""
+        rgb = torch.frombuffer(bytearray(pixels.rgb), dtype=torch.uint8)
+        image = rgb.reshape(1, pixels.height, pixels.width, 3).permute(0, 3, 1, 2)
         unit = 2.0 * (image.to(torch.float32) / 255.0) - 1.0
-        return self._model.posterior(unit.to(self._model.device))
+        return unit.to(self._model.device)
 
     def sample(self, posterior: Posterior, draws: torch.Generator) -> torch.Tensor:
         """Return latents drawn from `posterior`, scaled for the network; `draws` is on the CPU."""
+        if posterior.std is None:
+            return self._model.scale(self._place(posterior.mean))
         drawn = noise.draw(draws, posterior.mean.shape).to(posterior.mean)
         return self._model.scale(self._place(posterior.mean + posterior.std * drawn))
 

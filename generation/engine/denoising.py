@@ -23,7 +23,7 @@ from ..values.request import GenerationRequest, Told
 from . import noise
 from .batching import Batch
 from .embeddings import Embedding
-from .networks import Networks
+from .networks import EncodedPictures, Networks
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -81,8 +81,8 @@ class Denoising:
     def restart(self, networks: Networks) -> None:
         """Go back to the first step, on other networks."""
         embedded = networks.text.embed(texts(self.request, networks.model.profile))
-        posterior = networks.posterior(self.request)
-        first = begin(self.request, self.index, networks, embedded, posterior)
+        pictures = networks.encode_pictures(self.request)
+        first = begin(self.request, self.index, networks, embedded, pictures)
         self.networks, self.sampler, self.latents = networks, first.sampler, first.latents
         self.conditional, self.unconditional = first.conditional, first.unconditional
 
@@ -99,12 +99,9 @@ def begin(
     index: int,
     networks: Networks,
     embedded: Mapping[Told, Embedding],
-    posterior: Posterior | None,
+    pictures: EncodedPictures,
 ) -> Denoising:
-    """Return image `index` of a job at its first step; `request` asks for this image alone.
-
-    `posterior` is the encoder's view of the picture that the image starts from, if there is one.
-    """
+    """Return image `index` of a job at its first step; `request` asks for this image alone."""
     model = networks.model
     # All draws of an image come from one generator: the schedule's follow those made here.
     draws = noise.generator(request.seed)
@@ -118,16 +115,18 @@ def begin(
         draws=draws,
     )
     is_guided = request.is_guided and model.profile.is_guided
+    positive = embedded[request.told]
     negative = embedded[request.told_negative] if is_guided else None
+    seen = pictures.references
     return Denoising(
         index=index,
         request=request,
         networks=networks,
         sampler=sampler,
-        latents=first_latents(request, sampler, networks, posterior, draws),
-        conditional=embedded[request.told].conditioning,
-        unconditional=None if negative is None else negative.conditioning,
-        unread_prompt=embedded[request.told].unread,
+        latents=first_latents(request, sampler, networks, pictures.posterior, draws),
+        conditional=positive.conditioning.beside(seen),
+        unconditional=None if negative is None else negative.conditioning.beside(seen),
+        unread_prompt=positive.unread,
     )
 
 

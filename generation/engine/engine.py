@@ -195,6 +195,17 @@ class Engine:
                     f"multiple of {multiple}.",
                 )
 
+    def _check_references(self, request: GenerationRequest) -> None:
+        self._profile.check_references(len(request.references))
+        multiple = self._profile.size_multiple
+        for number, picture in enumerate(request.references, 1):
+            if picture.width % multiple or picture.height % multiple:
+                raise InvalidRequest(
+                    "references",
+                    f"Reference picture {number} is {picture.width}x{picture.height}; the model "
+                    f"{self._profile.name} needs multiples of {multiple}.",
+                )
+
     def _embed_together(self, requests: Sequence[GenerationRequest]) -> None:
         """Embed and cache the texts of all requests, in as few calls as possible.
 
@@ -207,6 +218,7 @@ class Engine:
         try:
             embedded = self._networks.text.embed(denoising.texts(request, self._profile))
             self._check_size(request)
+            self._check_references(request)
             fitting.check(request, self._profile.scheduler_config)
             return self._begin_images(request, embedded)
         except GenerationError as error:
@@ -215,10 +227,10 @@ class Engine:
     def _begin_images(
         self, request: GenerationRequest, embedded: Mapping[Told, Embedding]
     ) -> list[Denoising]:
-        # The picture that the images start from is encoded once for all of them.
-        posterior = self._networks.posterior(request)
+        # The pictures of the request are encoded once for all of its images.
+        pictures = self._networks.encode_pictures(request)
         return [
-            denoising.begin(request.alone(index), index, self._networks, embedded, posterior)
+            denoising.begin(request.alone(index), index, self._networks, embedded, pictures)
             for index in range(request.count)
         ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -30,6 +32,18 @@ _REGROW_SECONDS: Final = 600.0
 _Key = tuple[tuple[int, ...], Shapes]
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedPictures:
+    """What the model makes of the pictures of a request, once for all of its images.
+
+    `posterior` is the encoder's view of the picture that the images start from, if there is one.
+    `references` is what the network is told of the references.
+    """
+
+    posterior: Posterior | None
+    references: Mapping[str, torch.Tensor]
+
+
 class Networks:
     """One model in one precision, and the sizes of the calls that its networks take.
 
@@ -50,23 +64,32 @@ class Networks:
         self._sizes: dict[_Key, Sizes] = {}
         self._changed_at: float | None = None
         self._tunes_threads = not compiled and model.device.type == "cpu"
-        self._threads: dict[torch.Size, int] = {}
+        self._threads: dict[tuple[torch.Size, Shapes], int] = {}
 
-    def is_compiled_for(self, latents: torch.Size) -> bool:
-        """Return whether the network is compiled for latents [n, channels, height, width]."""
-        return self._compiled is not None and latents[1:] == self.autoencoder.native_shape[1:]
+    def is_compiled_for(self, latents: torch.Size, told: Conditioning) -> bool:
+        """Return whether the network is compiled for latents [n, ...] and texts like those given.
+
+        It is not for references: these come in any number of shapes.
+        """
+        is_native = latents[1:] == self.autoencoder.native_shape[1:]
+        return self._compiled is not None and is_native and not _pictures(told)
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
         """Return the network's prediction for each row."""
-        compiled = self._compiled if self.is_compiled_for(latents.shape) else None
-        with computing_on(self._threads.get(latents.shape)):
-            return (compiled or self.model.predict)(latents, timesteps, conditioning)
+        is_compiled = self.is_compiled_for(latents.shape, conditioning)
+        predict = self._compiled if is_compiled and self._compiled else self.model.predict
+        with computing_on(self._threads.get((latents.shape, conditioning.shape))):
+            return predict(latents, timesteps, conditioning)
 
-    def posterior(self, request: GenerationRequest) -> Posterior | None:
-        """Return the encoder's view of the picture that a request starts from, if there is one."""
-        return None if request.pixels is None else self.autoencoder.posterior(request.pixels)
+    def encode_pictures(self, request: GenerationRequest) -> EncodedPictures:
+        """Return what the model makes of the pictures of a request."""
+        source, references = request.pixels, request.reference_pixels
+        return EncodedPictures(
+            posterior=None if source is None else self.autoencoder.posterior(source),
+            references=self.autoencoder.refer(references) if references else {},
+        )
 
     def sizes(self, latents: torch.Size, *told: Conditioning) -> Sizes:
         """Return the sizes of calls for latents [rows, ...] and for texts like those given.
@@ -74,8 +97,9 @@ class Networks:
         A step may need a call for each of several texts. The sizes are then those that all calls
         may have, with the seconds of all of them.
 
-        The sizes are measured for the model's own size when the engine is loaded. For another size
-        they are estimated from these when the size is seen for the first time.
+        The sizes are measured for the model's own size when the engine is loaded. For another size,
+        and with references, they are estimated from these when the shape is seen for the first
+        time.
 
         Raises:
             OutOfMemory: not even one image of this shape fits.
@@ -101,12 +125,15 @@ class Networks:
         if not self._shared:
             return Sizes({_BASE: 1.0})
         native = torch.Size(self.autoencoder.native_shape)
+        pictures = _pictures(told)
 
         def find() -> Sizes:
-            if latents[1:] == native[1:]:
+            if latents[1:] == native[1:] and not pictures:
                 return self._measured(latents, told)
-            larger = math.prod(latents[2:]) / math.prod(native[2:])
-            known = self.sizes(native, told)
+            places = sum(math.prod(picture[2:]) for picture in [latents, *pictures.values()])
+            text = {name: told.tensors[name] for name in told.tensors if name not in pictures}
+            known = self.sizes(native, Conditioning(text))
+            larger = places / math.prod(native[2:])
             return carry_over(self._probe(latents, told), known, larger, self._bounds)
 
         sizes = attempt(find, self.model.device)
@@ -123,7 +150,8 @@ class Networks:
         if self._tunes_threads:
             sizes, threads = fewer_threads(call, sizes)
             self._threads |= {
-                torch.Size((size, *latents[1:])): count for size, count in threads.items()
+                (torch.Size((size, *latents[1:])), told.shape): count
+                for size, count in threads.items()
             }
         return sizes
 
@@ -169,6 +197,11 @@ class Networks:
     def place(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return `tensor` on the device and in the type of latents."""
         return tensor.to(device=self.model.device, dtype=self.model.latents_dtype)
+
+
+def _pictures(told: Conditioning) -> dict[str, torch.Size]:
+    """Return the shapes of the latents that the network is told of, by their names."""
+    return {name: tensor.shape for name, tensor in told.tensors.items() if tensor.ndim == 4}  # noqa: PLR2004 - rows, channels, height, width
 
 
 def _key(latents: torch.Size, text: Shapes) -> _Key:

@@ -22,6 +22,7 @@ def library_versions() -> dict[str, str]:
 def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str]) -> Recipe:
     """Return everything that the picture of `image` depends on, and the hash of its pixels."""
     request, model = image.request, image.networks.model
+    is_compiled = image.networks.is_compiled_for(image.latents.shape, image.conditional)
     return Recipe(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -47,5 +48,5 @@ def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str])
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
         decoder_tile=image.decoder_tile,
         reference_sha256=[picture.sha256 for picture in request.reference_pixels] or None,
-        compiled=True if image.networks.is_compiled_for(image.latents.shape) else None,
+        compiled=True if is_compiled else None,
     )

@@ -38,6 +38,10 @@ class Conditioning:
         texts = len(next(iter(self.tensors.values())))
         return [self.row(index) for index in range(texts)]
 
+    def beside(self, others: Mapping[str, torch.Tensor]) -> Conditioning:
+        """Return the same with other named tensors, which hold one row for each text."""
+        return Conditioning({**self.tensors, **others}) if others else self
+
     def row(self, index: int) -> Conditioning:
         """Return a copy of one text's tensors, which does not keep those of the others alive."""
         return Conditioning(
@@ -51,10 +55,13 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What the encoder says of a picture: a normal distribution over latents, [1, c, h, w]."""
+    """What the encoder says of a picture: a normal distribution over latents, [1, c, h, w].
+
+    Without `std` the latents are the mean, and nothing is drawn.
+    """
 
     mean: torch.Tensor
-    std: torch.Tensor
+    std: torch.Tensor | None
 
 
 Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Conditioning], torch.Tensor]
@@ -142,6 +149,13 @@ class Model(Protocol):
         """Return what the network is told of each text; all texts have equally many tokens.
 
         The shapes may differ between calls for texts of other numbers of tokens.
+        """
+
+    def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return what the network is told of references, each [1, 3, height, width] from -1 to 1.
+
+        These are named tensors of one row, to be `beside` the tensors of a text. Those with four
+        dimensions are latents. There are at most `profile.most_references` references.
         """
 
     def predict(

@@ -128,6 +128,11 @@ class StableDiffusion(WithAutoencoderKL):
         hidden: torch.Tensor = self.text_encoder(ids)[0]
         return Conditioning({_TEXT: hidden.to(self.dtype)}).split()
 
+    def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return nothing: the family reads no references, and the engine refuses them."""
+        del pictures
+        return {}
+
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:

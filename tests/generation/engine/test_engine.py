@@ -19,7 +19,7 @@ from generation.models.stable_diffusion import StableDiffusion
 from generation.values.pixels import Pixels
 from generation.values.request import SEED_MAX, SchedulerName
 
-from ..examples import EDGE, a_request
+from ..examples import EDGE, a_request, gradient
 from ..pipelines import pixels
 from .pictures import BOTH, begin, found
 
@@ -180,6 +180,11 @@ class TestSameAgain:
 
 
 class TestRefusals:
+    def test_references_for_a_model_that_reads_none_are_refused(self, engine: Engine) -> None:
+        with pytest.raises(InvalidRequest, match="starter cannot edit by instruction") as caught:
+            engine.generate(a_request(references=(gradient(),)))
+        assert caught.value.field == "references"
+
     @pytest.mark.parametrize(
         ("field", "size"), [("width", {"width": 72}), ("height", {"height": 72})]
     )

@@ -45,6 +45,12 @@ class TestConditioning:
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
             assert torch.equal(tensor[0], whole.tensors[name][1])
 
+    def test_other_tensors_stand_beside_it_and_count_in_its_shape(self) -> None:
+        text = conditioning(1)
+        both = text.beside({"reference_0": torch.zeros(1, 4, 8, 6)})
+        assert both.shape == (*text.shape, ("reference_0", (4, 8, 6)))
+        assert text.beside({}).shape == text.shape == conditioning(1).shape
+
     def test_texts_that_differ_in_any_tensor_differ_when_flat(self) -> None:
         whole = conditioning(2)
         other = Conditioning({**whole.tensors, "pooled": whole.tensors["pooled"] + 1})
