@@ -182,8 +182,17 @@ class _Request(_Value, frozen=True, tag=True, kw_only=True):
     dropped: tuple[int, ...] = ()
 
 
+class Start(_Request, frozen=True):
+    """Build and load the engine that `spec` describes, and measure it: the first request of all.
+
+    Only the function that builds the engine reads `spec`.
+    """
+
+    spec: str
+
+
 class Measure(_Request, frozen=True):
-    """Load the engine, if this is the first call, and measure it."""
+    """Measure the engine again."""
 
 
 class Begin(_Request, frozen=True):
@@ -219,7 +228,7 @@ class _Reply(_Value, frozen=True, tag=True):
 
 
 class Loaded(_Reply, frozen=True):
-    """The reply to Measure."""
+    """The reply to Start and Measure."""
 
     measured: Measured
 
@@ -273,7 +282,7 @@ class SignOfLife(_Reply, frozen=True):
     sign: Sign
 
 
-Request = Measure | Begin | Step | Finish | Preview | Release
+Request = Start | Measure | Begin | Step | Finish | Preview | Release
 Reply = Loaded | Begun | Stepped | Finished | Previewed | Refused | Raised | Lost | SignOfLife
 
 M = TypeVar("M")

@@ -11,8 +11,8 @@ import itertools
 import logging
 import multiprocessing
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from ..errors import EngineLost, GenerationError
 from ..timing import Measured
@@ -40,14 +40,14 @@ from .messages import (
     Reply,
     Request,
     SignOfLife,
+    Start,
     Step,
     Stepped,
     decode_reply,
     encode,
 )
 from .pipe import Pipe
-from .protocol import EngineLike, OnSign
-from .server import serve
+from .server import Build, serve
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +95,9 @@ class _Timeout(NamedTuple):
 class EngineProcess:
     """Starts a process that builds an engine with `build`, and passes calls on to it.
 
-    `build` is a function of a module, or a partial of one: `multiprocessing` starts the process
-    with it. All later messages are plain data (`generation.workers.messages`). `build` gets a
-    function that the engine calls as a sign of life.
+    `build` is a function of a module: `multiprocessing` hands over only its name. All else that the
+    process gets is plain data (`generation.workers.messages`). `build` gets `spec`, which describes
+    the engine, and a function that the engine calls as a sign of life.
 
     The process hangs if it neither reads, nor replies, nor sends a sign of life for `timeout`
     seconds, or for `load_timeout` seconds while it loads a model.
@@ -108,8 +108,9 @@ class EngineProcess:
     """
 
     def __init__(
-        self, build: Callable[[OnSign], EngineLike[Any]], *, timeout: float, load_timeout: float
+        self, build: Build, spec: str = "", *, timeout: float, load_timeout: float
     ) -> None:
+        self._spec: str | None = spec
         self._timeout = _Timeout(timeout)
         self._load_timeout = _Timeout(load_timeout, _LOAD_ADVICE)
         self._numbers = itertools.count()
@@ -134,7 +135,10 @@ class EngineProcess:
         Raises:
             GenerationError: the engine cannot be loaded.
         """
-        request = Measure(dropped=self._take_dropped())
+        request = (
+            Measure(dropped=self._take_dropped()) if self._spec is None else Start(spec=self._spec)
+        )
+        self._spec = None
         return self._call(request, Loaded, self._load_timeout).measured
 
     def begin(

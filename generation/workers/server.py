@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from tqdm import tqdm
 
@@ -36,6 +36,7 @@ from .messages import (
     Reply,
     Request,
     SignOfLife,
+    Start,
     Step,
     Stepped,
     decode_request,
@@ -62,7 +63,11 @@ _DEVICE_ERRORS: Final = (
 )
 
 
-def serve(pipe: Pipe, build: Callable[[OnSign], EngineLike[Any]]) -> None:
+Build: TypeAlias = Callable[[str, OnSign], EngineLike[Any]]
+"""A function that builds an engine from its description, and gets the engine's sign of life."""
+
+
+def serve(pipe: Pipe, build: Build) -> None:
     """Build the engine, and answer requests until the other end of the pipe is closed."""
     # A signal to the whole process group is for the bot, which ends this process itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -91,11 +96,13 @@ class _Server:
         self._pipe = pipe
         self._is_loaded = False
 
-    def run(self, build: Callable[[OnSign], EngineLike[Any]]) -> None:
+    def run(self, build: Build) -> None:
         """Answer requests until the pipe is closed, or the engine is lost."""
-        self._receive()
+        start = self._receive()
+        if not isinstance(start, Start):
+            raise TypeError(f"the first request is {start!r}, and no Start")
         try:
-            engine = build(self._send_sign)
+            engine = build(start.spec, self._send_sign)
             loaded = Loaded(engine.measured())
         except GenerationError as error:
             self._send(Refused(Failure.of(error)))
@@ -171,6 +178,8 @@ class _Images:
                 return Previewed(self._engine.preview(self._images[number]))
             case Measure():
                 return Loaded(self._engine.measured())
+            case Start():
+                raise ValueError("the engine is already built")
             case Release():
                 raise ValueError("this request has no reply")
 

@@ -120,24 +120,24 @@ def spin() -> None:
         pass
 
 
-def small_engine(on_sign: OnSign) -> SmallEngine:
+def small_engine(_: str, on_sign: OnSign) -> SmallEngine:
     return SmallEngine(on_sign)
 
 
-def no_model(_: OnSign) -> SmallEngine:
-    raise ModelError("There is no model 'x'; use starter.")
+def no_model(spec: str, _: OnSign) -> SmallEngine:
+    raise ModelError(f"There is no model {spec!r}; use starter.")
 
 
-def breaks_at_the_start(_: OnSign) -> SmallEngine:
+def breaks_at_the_start(*_: object) -> SmallEngine:
     raise ValueError("not a sentence for people")
 
 
-def never_loads(on_sign: OnSign) -> SmallEngine:
+def never_loads(_: str, on_sign: OnSign) -> SmallEngine:
     time.sleep(600)
     return SmallEngine(on_sign)
 
 
-def loads_slowly(on_sign: OnSign) -> SmallEngine:
+def loads_slowly(_: str, on_sign: OnSign) -> SmallEngine:
     on_sign("alive")
     time.sleep(2.0)
     return SmallEngine(on_sign)
@@ -162,11 +162,11 @@ class Confused(SmallEngine):
         return super().begin(requests)
 
 
-def confused(on_sign: OnSign) -> SmallEngine:
+def confused(_: str, on_sign: OnSign) -> SmallEngine:
     return Confused(on_sign)
 
 
-def starter_engine(on_sign: OnSign) -> object:
+def starter_engine(_: str, on_sign: OnSign) -> object:
     """Return the real engine on the model that comes with the package, on one thread."""
     import torch  # noqa: PLC0415
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,7 @@ from generation.queue.queue import GenerationQueue
 from generation.values.pixels import Pixels
 from generation.values.request import GenerationRequest
 from generation.workers.process import EngineProcess
-from generation.workers.protocol import OnSign
+from generation.workers.server import Build
 
 from ..examples import a_request
 from ..process_engines import small_engine
@@ -31,9 +30,7 @@ NOTICED = 15.0
 
 
 @contextmanager
-def started(
-    build: Callable[[OnSign], Any] = small_engine, *, timeout: float = TIMEOUT
-) -> Iterator[EngineProcess]:
+def started(build: Build = small_engine, *, timeout: float = TIMEOUT) -> Iterator[EngineProcess]:
     engine = EngineProcess(build, timeout=timeout, load_timeout=60.0)
     try:
         engine.measured()

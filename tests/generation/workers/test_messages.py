@@ -53,6 +53,7 @@ from generation.workers.messages import (
     Reply,
     Request,
     SignOfLife,
+    Start,
     Step,
     Stepped,
     decode_reply,
@@ -69,6 +70,7 @@ FAILED = ImageState(3, 3, done=True, failure=Failure.of(OutOfMemory()))
 PICTURE = FinishedImage.of(GeneratedImage(index=1, pixels=gradient(), recipe=a_recipe()))
 AN_EDIT = a_request(references=(gradient(), gradient(96, 64)))
 REQUESTS: tuple[Request, ...] = (
+    Start(spec='{"model": "starter"}'),
     Measure(),
     Begin(jobs=(NewJob.of(a_request(count=2), (0, 1)), NewJob.of(AN_EDIT, (2,)))),
     Step(images=(1, 2), dropped=(0,)),

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,7 +30,7 @@ from generation.values.events import Progress
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 from generation.workers.process import EngineError, EngineProcess, RemoteImage
-from generation.workers.protocol import OnSign
+from generation.workers.server import Build
 
 from .. import process_engines
 from ..examples import a_request, latent_side
@@ -42,12 +41,13 @@ PATIENCE = 60.0
 
 @contextmanager
 def started(
-    build: Callable[[OnSign], Any] = process_engines.small_engine,
+    build: Build = process_engines.small_engine,
     *,
+    spec: str = "",
     timeout: float = PATIENCE,
     load_timeout: float = PATIENCE,
 ) -> Iterator[EngineProcess]:
-    engine = EngineProcess(build, timeout=timeout, load_timeout=load_timeout)
+    engine = EngineProcess(build, spec, timeout=timeout, load_timeout=load_timeout)
     try:
         yield engine
     finally:
@@ -157,8 +157,8 @@ def test_releasing_images_of_a_process_that_ended_raises_nothing() -> None:
             begin(engine, a_request())
 
 
-def test_an_error_of_loading_arrives_with_its_kind_and_sentence() -> None:
-    with started(process_engines.no_model) as engine:
+def test_an_error_of_loading_what_is_described_arrives_with_its_kind_and_sentence() -> None:
+    with started(process_engines.no_model, spec="x") as engine:
         with pytest.raises(ModelError) as caught:
             engine.measured()
         assert str(caught.value) == "There is no model 'x'; use starter."
@@ -258,7 +258,7 @@ def test_a_process_that_is_killed_between_two_calls_is_lost() -> None:
 
 
 @pytest.mark.parametrize("build", [process_engines.small_engine, process_engines.never_loads])
-def test_closing_from_another_thread_ends_a_call(build: Callable[[OnSign], Any]) -> None:
+def test_closing_from_another_thread_ends_a_call(build: Build) -> None:
     with started(build, timeout=600, load_timeout=600) as engine:
         threading.Timer(1.0, engine.close).start()
         start = time.monotonic()
