@@ -6,7 +6,7 @@ The families themselves are listed in `generation.models.families`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,11 +50,13 @@ class Layout:
     """The parts of the models of one family, by the names of their folders.
 
     `pipelines` are the names in `_class_name` of `model_index.json` by which the family is
-    recognised. Each model has a scheduler too, of any class of diffusers.
+    recognised. Each model has a scheduler too, of any class of diffusers. A model that sets one of
+    the keys of `refused` in `model_index.json` is what the value says, and cannot be used.
     """
 
     pipelines: frozenset[str]
     parts: Mapping[str, Part]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def networks(self) -> Mapping[str, Part]:
@@ -70,8 +72,12 @@ class Layout:
         """Compare the entries of `model_index.json` with the parts of the family.
 
         Raises:
-            ModelError: a part is missing, of another class, or of another library.
+            ModelError: the model is of a kind that is refused, or a part is missing, of another
+                class, or of another library.
         """
+        for key, kind in self.refused.items():
+            if index.get(key):
+                raise ModelError(f"The model in {folder} is {kind}; choose a plain {family} model.")
         scheduler = Part(library="diffusers", classes=frozenset(), has_weights=False)
         for name, part in {**self.parts, "scheduler": scheduler}.items():
             entry = index.get(name)

@@ -137,15 +137,17 @@ def recognise(folder: Path, families: Collection[Family]) -> Family:
     """Return the family of the model in `folder`, of which only `model_index.json` is read.
 
     Raises:
-        ModelError: the file cannot be read, or names none of `families`.
+        ModelError: the file cannot be read, or names none of `families` or other parts.
     """
-    kind = Config(folder, INDEX).values.get("_class_name")
+    index = Config(folder, INDEX).values
+    kind = index.get("_class_name")
     family = family_for(kind, families)
     if family is None:
         raise ModelError(
             f"The model in {folder} is made for {shown(kind) or 'an unnamed pipeline'}, which this "
             f"engine cannot run; choose a model of {names_of(families)}."
         )
+    family.layout.check_index(folder, index, family.name)
     return family
 
 
@@ -167,7 +169,6 @@ def read_configs(
     """Do the same as `profile` for a folder whose weights may still be missing."""
     family = recognise(folder, families)
     index = Config(folder, INDEX).values
-    family.layout.check_index(folder, index, family.name)
     configs = Configs(folder, prediction_type)
     found = family.describe(configs)
     steps, guidance_scale, strength, max_size = _defaults(folder, found)

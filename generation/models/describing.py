@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +11,26 @@ from ..catalog.configs import Config, Configs, is_size, is_within
 from ..catalog.profile import Description
 from ..errors import ModelError
 from ..schedulers.fitting import fitting
-from ..values.request import SIZE_MAX, SIZE_MIN
+from ..values.request import SIZE_MAX, SIZE_MIN, SchedulerName
 
 _STEPS: Final = 30
 _GUIDANCE_SCALE: Final = 7.5
+_XL_GUIDANCE_SCALE: Final = 5.0
+_FEW_STEPS: Final = 4
+_FEW_STEPS_KINDS: Final = frozenset({"LCMScheduler", "TCDScheduler"})
+# The names of the classes of diffusers for which a model may have been made.
+_OWN_SCHEDULERS: Final[Mapping[str, SchedulerName]] = {
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "EulerDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "heun",
+    "LCMScheduler": "lcm",
+    "LMSDiscreteScheduler": "lms",
+    "TCDScheduler": "tcd",
+    "UniPCMultistepScheduler": "unipc",
+}
+# Height and width of an original picture, where it was cropped, and height and width wanted.
+_SIZES: Final = 6
 # With a model smaller than half the smallest picture, not even the largest size would be allowed.
 _NATIVE_LEAST: Final = SIZE_MIN // 2
 # The start, the end, and one token of text.
@@ -23,9 +40,8 @@ _SCALING: Final = (1e-4, 1e4)
 # CLIP has 77; the longest model made from it has 248.
 _MOST_TOKENS: Final = 1_024
 _PREDICTIONS: Final = frozenset({"epsilon", "v_prediction"})
-# A UNet that sets one of these needs more than latents, a timestep and a prompt.
+# A UNet that sets one of these needs more than latents, a timestep, a prompt and a size.
 _MORE_CONDITIONS: Final = (
-    "addition_embed_type",
     "class_embed_type",
     "encoder_hid_dim_type",
     "time_cond_proj_dim",
@@ -38,14 +54,40 @@ def stable_diffusion(configs: Configs) -> Description:
     Raises:
         ModelError: a value is wrong, or asks for what the engine does not have.
     """
-    unet, text_encoder = configs.network("unet"), configs.network("text_encoder")
-    for key in _MORE_CONDITIONS:
+    unet = configs.network("unet")
+    for key in ("addition_embed_type", *_MORE_CONDITIONS):
         if unet.values.get(key) is not None:
             raise unet.wrong(key, "null (this engine gives a UNet only a prompt)")
-    return unet_description(configs, [text_encoder])
+    return _unet(configs, ["text_encoder"], ["tokenizer"], _GUIDANCE_SCALE)
 
 
-def unet_description(configs: Configs, text_encoders: Sequence[Config]) -> Description:
+def stable_diffusion_xl(configs: Configs) -> Description:
+    """Return what the configs of Stable Diffusion XL or a descendant say.
+
+    Raises:
+        ModelError: a value is wrong, or asks for what the engine does not have.
+    """
+    unet, encoder = configs.network("unet"), configs.network("text_encoder_2")
+    for key in _MORE_CONDITIONS:
+        if unet.values.get(key) is not None:
+            raise unet.wrong(key, "null (this engine gives the UNet a prompt and a size)")
+    if unet.values.get("addition_embed_type") != "text_time":
+        raise unet.wrong("addition_embed_type", "text_time, as Stable Diffusion XL has it")
+    width = _SIZES * unet.size("addition_time_embed_dim") + encoder.size("projection_dim", 512)
+    if unet.size("projection_class_embeddings_input_dim") != width:
+        raise unet.wrong("projection_class_embeddings_input_dim", f"{width} (text and sizes)")
+    found = _unet(
+        configs,
+        ["text_encoder", "text_encoder_2"],
+        ["tokenizer", "tokenizer_2"],
+        _XL_GUIDANCE_SCALE,
+    )
+    return replace(found, default_scheduler=_own_scheduler(configs.scheduler.values))
+
+
+def _unet(
+    configs: Configs, encoders: Sequence[str], tokenizers: Sequence[str], guidance_scale: float
+) -> Description:
     """Return what the configs of a UNet that reads CLIP's text encoders say.
 
     Raises:
@@ -54,13 +96,21 @@ def unet_description(configs: Configs, text_encoders: Sequence[Config]) -> Descr
     unet, vae = configs.network("unet"), configs.network("vae")
     pixels = 2 ** (len(vae.sizes("block_out_channels")) - 1)
     check_channels(unet, vae)
-    width = sum(encoder.size("hidden_size", 512) for encoder in text_encoders)
+    texts = [configs.network(encoder) for encoder in encoders]
+    width = sum(text.size("hidden_size", 512) for text in texts)
     if set(unet.sizes("cross_attention_dim")) != {width}:
         raise unet.wrong("cross_attention_dim", f"the text encoder's {width}")
     size = min(unet.sizes("sample_size")) * pixels
     if not _NATIVE_LEAST <= size <= SIZE_MAX:
         raise unet.wrong("sample_size", f"one for pictures of {SIZE_MIN} to {SIZE_MAX} pixels")
-    token_limit, prompt_limit = clip_limits(configs, text_encoders[0])
+    limits = [clip_limits(configs, *pair) for pair in zip(texts, tokenizers, strict=True)]
+    if set(limits) != {limits[0]}:
+        raise ModelError(
+            f"The model in {configs.folder} has text encoders for texts of different lengths; "
+            "download it again or choose another one."
+        )
+    token_limit, prompt_limit = limits[0]
+    is_fast = makes_pictures_in_few_steps(configs.scheduler.values)
     return Description(
         native_size=size,
         size_multiple=max(8, pixels),
@@ -68,10 +118,28 @@ def unet_description(configs: Configs, text_encoders: Sequence[Config]) -> Descr
         prompt_limit=prompt_limit,
         prediction_type=_prediction_type(configs.scheduler),
         schedulers=fitting(configs.scheduler.values),
-        default_scheduler="ddim",
-        default_steps=_STEPS,
-        default_guidance_scale=_GUIDANCE_SCALE,
+        default_scheduler=_own_scheduler(configs.scheduler.values) if is_fast else "ddim",
+        default_steps=_FEW_STEPS if is_fast else _STEPS,
+        default_guidance_scale=1.0 if is_fast else guidance_scale,
     )
+
+
+def makes_pictures_in_few_steps(scheduler: Mapping[str, Any]) -> bool:
+    """Return whether the config of a scheduler is that of a model distilled to a few steps.
+
+    Such models come with a scheduler of their own (LCM, TCD), or with Euler's method and trailing
+    timesteps (Turbo, Lightning).
+    """
+    kind = str(scheduler.get("_class_name"))
+    is_trailing = scheduler.get("timestep_spacing") == "trailing"
+    predicts_noise = scheduler.get("prediction_type", "epsilon") == "epsilon"
+    return kind in _FEW_STEPS_KINDS or (kind.startswith("Euler") and is_trailing and predicts_noise)
+
+
+def _own_scheduler(scheduler: Mapping[str, Any]) -> SchedulerName:
+    """Return the scheduler that a config was written for, or DDIM where that does not fit."""
+    own = _OWN_SCHEDULERS.get(str(scheduler.get("_class_name")), "ddim")
+    return own if own in fitting(scheduler) else "ddim"
 
 
 def check_channels(network: Config, vae: Config) -> None:
@@ -93,9 +161,7 @@ def check_channels(network: Config, vae: Config) -> None:
         raise network.wrong("out_channels", f"the {channels} channels of the latents")
 
 
-def clip_limits(
-    configs: Configs, text_encoder: Config, tokenizer: str = "tokenizer"
-) -> tuple[int, int]:
+def clip_limits(configs: Configs, text_encoder: Config, tokenizer: str) -> tuple[int, int]:
     """Return how many tokens a text has, and how many of them a prompt may fill.
 
     A prompt may fill all tokens unless the tokenizer's config says `prompt_tokens`: the starter's
@@ -124,6 +190,8 @@ def clip_limits(
 
 
 def _prediction_type(scheduler: Config) -> str:
+    if str(scheduler.values.get("_class_name")).startswith("EDM"):
+        raise scheduler.wrong("_class_name", "a scheduler for alphas and betas")
     found = str(scheduler.values.get("prediction_type", "epsilon"))
     if found not in _PREDICTIONS:
         raise scheduler.wrong("prediction_type", " or ".join(sorted(_PREDICTIONS)))

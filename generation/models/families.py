@@ -18,6 +18,12 @@ def _stable_diffusion() -> Any:
     return StableDiffusion
 
 
+def _stable_diffusion_xl() -> Any:
+    from .stable_diffusion_xl import StableDiffusionXL  # noqa: PLC0415 - it loads torch
+
+    return StableDiffusionXL
+
+
 STABLE_DIFFUSION: Final = Family(
     name="Stable Diffusion 1 or 2",
     layout=Layout(
@@ -33,7 +39,27 @@ STABLE_DIFFUSION: Final = Family(
     load=_stable_diffusion,
 )
 
-FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION,)
+STABLE_DIFFUSION_XL: Final = Family(
+    name="Stable Diffusion XL",
+    layout=Layout(
+        pipelines=frozenset({"StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"}),
+        parts={
+            "tokenizer": tokenizer("CLIPTokenizer", "CLIPTokenizerFast"),
+            "tokenizer_2": tokenizer("CLIPTokenizer", "CLIPTokenizerFast"),
+            "text_encoder": network("transformers", "CLIPTextModel"),
+            "text_encoder_2": network("transformers", "CLIPTextModelWithProjection"),
+            "unet": network("diffusers", "UNet2DConditionModel"),
+            "vae": network("diffusers", "AutoencoderKL"),
+        },
+        refused={
+            "requires_aesthetics_score": "a refiner, which only finishes another model's pictures"
+        },
+    ),
+    describe=describing.stable_diffusion_xl,
+    load=_stable_diffusion_xl,
+)
+
+FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
 
 
 def family_of(pipeline: str) -> Family:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, Self
 
 import torch
@@ -14,16 +13,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..catalog.files import ModelFiles
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
-from .autoencoder_kl import WithAutoencoderKL
-from .family import Conditioning, Predict
-from .guidance import guide
-from .networks import deterministic
-from .networks.building import Make, load_network, made_from, of_diffusers
-from .networks.compiling import compile_network
-from .networks.placement import place
+from .family import Conditioning
+from .networks.building import Make, of_diffusers
 from .text.clip import text_encoder
 from .text.tokenizing import load_tokenizer
 from .text.tokens import TokenizedPrompt, tokenize
+from .unet import WithUNet, load_networks
 
 _TEXT: Final = "text"
 
@@ -36,7 +31,7 @@ NETWORKS: Final[Mapping[str, Make]] = {
 
 
 @dataclass(frozen=True)
-class StableDiffusion(WithAutoencoderKL):
+class StableDiffusion(WithUNet):
     """A loaded model of Stable Diffusion 1 or 2; see `generation.models.family.Model`.
 
     The text encoder's last hidden states are all that the UNet is told of a text.
@@ -68,21 +63,16 @@ class StableDiffusion(WithAutoencoderKL):
         Raises:
             ModelError: a file is broken, or the memory of the device is too small.
         """
-        networks = {
-            part: load_network(profile.folder, part, make, files, dtype)
-            for part, make in NETWORKS.items()
-        }
+        networks = load_networks(
+            profile,
+            files,
+            NETWORKS,
+            device=device,
+            dtypes=dict.fromkeys(NETWORKS, dtype),
+            compiled=compiled,
+        )
         vocab_size = networks["text_encoder"].config.vocab_size
         tokenizer = load_tokenizer(profile.folder, files.configs, vocab_size)
-        place(networks, device)
-        for part in ("unet", "vae"):
-            # A constructor of torch accepts a padding or stride that is no number; this does not.
-            with made_from(part, profile.folder / part / "config.json"):
-                deterministic.prepare(
-                    networks[part],
-                    vector_layers=deterministic.UNET_VECTOR_LAYERS,
-                    pack=part == "vae" or not compiled,
-                )
         return cls(
             tokenizer=tokenizer,
             **networks,
@@ -92,20 +82,6 @@ class StableDiffusion(WithAutoencoderKL):
             profile=profile,
             weights_sha256=weights_sha256,
         )
-
-    @property
-    def latents_dtype(self) -> torch.dtype:
-        """Return the type of latents between the steps: that of the weights."""
-        return self.dtype
-
-    def schedule(self, width: int, height: int, steps: int) -> Mapping[str, Any]:
-        """Return nothing: the schedule is the same for pictures of all sizes."""
-        del width, height, steps
-        return {}
-
-    def batch_key(self, latents: torch.Size, conditioning: Conditioning) -> Hashable:
-        """Return the weights in use, the shape of the latents and the lengths of the texts."""
-        return (self.weights_sha256, self.dtype, *latents[1:], *conditioning.shape)
 
     def tokenize(self, text: Told) -> TokenizedPrompt:
         """Return the tokens of a text, and what of the text the model does not read."""
@@ -128,38 +104,6 @@ class StableDiffusion(WithAutoencoderKL):
         hidden: torch.Tensor = self.text_encoder(ids)[0]
         return Conditioning({_TEXT: hidden.to(self.dtype)}).split()
 
-    def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Return nothing: the family reads no references, and the engine refuses them."""
-        del pictures
-        return {}
-
-    def predict(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
-    ) -> torch.Tensor:
-        """Return the UNet's prediction for each row."""
-        return self._predict(self.unet, latents, timesteps, conditioning)
-
-    def guide(
-        self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        """Return the guided prediction, as in Ho and Salimans."""
-        return guide(unconditional, conditional, scale)
-
-    def compiled(self) -> Predict:
-        """Return `predict` with a UNet that is compiled for each shape at its first call."""
-        return partial(self._predict, compile_network(self.unet, self.device))
-
-    def _predict(
-        self,
-        unet: Any,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        conditioning: Conditioning,
-    ) -> torch.Tensor:
-        prediction: torch.Tensor = unet(
-            latents,
-            timesteps.to(self.device),
-            encoder_hidden_states=conditioning.tensors[_TEXT],
-            return_dict=False,
-        )[0]
-        return prediction
+    def _conditions(self, latents: torch.Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        del latents
+        return {"encoder_hidden_states": conditioning.tensors[_TEXT]}

@@ -12,8 +12,10 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from generation.engine.engine import Engine
     from generation.models.stable_diffusion import StableDiffusion
+    from generation.models.stable_diffusion_xl import StableDiffusionXL
 
     from .pipelines import Pipelines
+    from .sdxl import SDXLPipelines
 
 # How long an example takes says nothing on a machine that others use as well.
 settings.register_profile("shared machine", deadline=None)
@@ -72,3 +74,30 @@ def sd15_pipelines(sd15_folder: Path) -> Pipelines:
     from .pipelines import Pipelines
 
     return Pipelines.load(sd15_folder)
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion XL."""
+    from .sdxl import make_sdxl
+
+    folder = tmp_path_factory.mktemp("models") / "small-sdxl"
+    make_sdxl(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl(sdxl_folder: Path) -> StableDiffusionXL:
+    """The networks of that tiny model."""
+    from generation.models.loading import load
+    from generation.models.locate import locate
+
+    return load(locate(str(sdxl_folder)), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def sdxl_pipelines(sdxl_folder: Path) -> SDXLPipelines:
+    """The pipelines of diffusers on that tiny model."""
+    from .sdxl import reference_sdxl
+
+    return reference_sdxl(sdxl_folder)

@@ -93,6 +93,7 @@ class RowwiseLinear(nn.Module):
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
         # The weight has the same values and shape as before, laid out for the product below.
         laid_out = plain.weight.detach().t().contiguous().t()
         self.weight = nn.Parameter(laid_out, requires_grad=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 # Keys of a text encoder's config that change what it computes or that this engine asks for.
 _KEYS: Final = (
@@ -30,6 +30,11 @@ _KEYS: Final = (
 def text_encoder(config: Mapping[str, Any]) -> Any:
     """Return an encoder with random weights from its config."""
     return CLIPTextModel(_config(config))
+
+
+def projected_text_encoder(config: Mapping[str, Any]) -> Any:
+    """Return an encoder with random weights that also projects the state at the end of a text."""
+    return CLIPTextModelWithProjection(_config(config))
 
 
 def _config(config: Mapping[str, Any]) -> CLIPTextConfig:

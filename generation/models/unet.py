@@ -1,0 +1,116 @@
+"""What models with diffusers' `UNet2DConditionModel` and `AutoencoderKL` have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from ..catalog.files import ModelFiles
+from ..catalog.profile import ModelProfile
+from .autoencoder_kl import WithAutoencoderKL
+from .family import Conditioning, Predict
+from .guidance import guide
+from .networks import deterministic
+from .networks.building import Make, load_network, made_from
+from .networks.compiling import compile_network
+from .networks.placement import place
+
+
+class WithUNet(WithAutoencoderKL):
+    """The part of `generation.models.family.Model` that a UNet does."""
+
+    unet: UNet2DConditionModel
+    device: torch.device
+    dtype: torch.dtype
+    weights_sha256: str
+
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        """Return the type of latents between the steps: that of the weights."""
+        return self.dtype
+
+    def schedule(self, width: int, height: int, steps: int) -> Mapping[str, Any]:
+        """Return nothing: the schedule is the same for pictures of all sizes."""
+        del width, height, steps
+        return {}
+
+    def batch_key(self, latents: torch.Size, conditioning: Conditioning) -> Hashable:
+        """Return the weights in use, the shape of the latents and the lengths of the texts."""
+        return (self.weights_sha256, self.dtype, *latents[1:], *conditioning.shape)
+
+    def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return nothing: the family reads no references, and the engine refuses them."""
+        del pictures
+        return {}
+
+    def predict(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+    ) -> torch.Tensor:
+        """Return the UNet's prediction for each row."""
+        return self._predict(self.unet, latents, timesteps, conditioning)
+
+    def guide(
+        self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """Return the guided prediction, as in Ho and Salimans."""
+        return guide(unconditional, conditional, scale)
+
+    def compiled(self) -> Predict:
+        """Return `predict` with a UNet that is compiled for each shape at its first call."""
+        return partial(self._predict, compile_network(self.unet, self.device))
+
+    def _predict(
+        self,
+        unet: Any,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+    ) -> torch.Tensor:
+        prediction: torch.Tensor = unet(
+            latents,
+            timesteps.to(self.device),
+            **self._conditions(latents, conditioning),
+            return_dict=False,
+        )[0]
+        return prediction
+
+    @abstractmethod
+    def _conditions(self, latents: torch.Tensor, conditioning: Conditioning) -> dict[str, Any]:
+        """Return the arguments of the UNet beside latents and timesteps."""
+
+
+def load_networks(
+    profile: ModelProfile,
+    files: ModelFiles,
+    makes: Mapping[str, Make],
+    *,
+    device: torch.device,
+    dtypes: Mapping[str, torch.dtype],
+    compiled: bool,
+) -> dict[str, Any]:
+    """Return the networks that `makes` makes, each of its type in `dtypes`, on `device`.
+
+    If the UNet will be compiled, it keeps plain convolutions.
+
+    Raises:
+        ModelError: a file is broken, or the memory of the device is too small.
+    """
+    networks = {
+        part: load_network(profile.folder, part, make, files, dtypes[part])
+        for part, make in makes.items()
+    }
+    place(networks, device)
+    for part in ("unet", "vae"):
+        # A constructor of torch accepts a padding or stride that is no number; this does not.
+        with made_from(part, profile.folder / part / "config.json"):
+            deterministic.prepare(
+                networks[part],
+                vector_layers=deterministic.UNET_VECTOR_LAYERS,
+                pack=part == "vae" or not compiled,
+            )
+    return networks

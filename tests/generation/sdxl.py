@@ -1,0 +1,187 @@
+"""A tiny Stable Diffusion XL in the layout of its release, and diffusers' pipelines on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
+from generation.images.pillow import to_image
+from generation.models.networks import deterministic
+from generation.values.request import GenerationRequest
+
+from .pipelines import SCHEDULERS, byte_tokenizer
+
+_WIDTHS: Final = (16, 24)
+_PROJECTION: Final = 20
+_SIZE_WIDTH: Final = 8
+SCHEDULER: Final = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.19.0.dev0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "interpolation_type": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "use_karras_sigmas": False,
+}
+"""The config of the first release."""
+
+
+def make_sdxl(folder: Path, *, vae: Mapping[str, Any] | None = None) -> None:
+    """Save an untrained Stable Diffusion XL for pictures of 64 pixels, always the same.
+
+    `vae` are further values for the config of the autoencoder.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(10)
+        pipeline = _pipeline(vae or {})
+    pipeline.save_pretrained(folder)
+    file = folder / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(SCHEDULER, indent=2), encoding="utf-8")
+
+
+def _pipeline(vae: Mapping[str, Any]) -> StableDiffusionXLPipeline:
+    first = byte_tokenizer()
+    # The second tokenizer pads with "!", as in the release.
+    second = CLIPTokenizer(
+        vocab=first.get_vocab(), merges=[("r", "a")], model_max_length=77, pad_token="!"
+    )
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8, 16, 16),
+            norm_num_groups=4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            scaling_factor=0.13025,
+            sample_size=64,
+            **vae,
+        ),
+        text_encoder=CLIPTextModel(_text(first, _WIDTHS[0], "quick_gelu")),
+        text_encoder_2=CLIPTextModelWithProjection(_text(second, _WIDTHS[1], "gelu")),
+        tokenizer=first,
+        tokenizer_2=second,
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2),
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            cross_attention_dim=sum(_WIDTHS),
+            addition_embed_type="text_time",
+            addition_time_embed_dim=_SIZE_WIDTH,
+            projection_class_embeddings_input_dim=6 * _SIZE_WIDTH + _PROJECTION,
+        ),
+        scheduler=EulerDiscreteScheduler(),
+        add_watermarker=False,
+    )
+
+
+def _text(tokenizer: CLIPTokenizer, width: int, activation: str) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=_PROJECTION,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=77,
+        hidden_act=activation,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+@dataclass(frozen=True)
+class SDXLPipelines:
+    """Text to image and image to image by diffusers, on one model."""
+
+    text: StableDiffusionXLPipeline
+    image: StableDiffusionXLImg2ImgPipeline
+
+    @classmethod
+    def load(cls, folder: Path, *, stock: bool = False) -> Self:
+        """Load both from a folder, in float32.
+
+        Unless `stock`, their networks sum in the order of the engine's.
+        """
+        text = StableDiffusionXLPipeline.from_pretrained(
+            folder, dtype=torch.float32, add_watermarker=False
+        )
+        if not stock:
+            layers = deterministic.UNET_VECTOR_LAYERS
+            deterministic.prepare(text.unet, vector_layers=layers)
+            deterministic.prepare(text.vae, vector_layers=layers)
+            deterministic.prepare(text.text_encoder_2, vector_layers=("text_projection",))
+        image = StableDiffusionXLImg2ImgPipeline(**text.components, add_watermarker=False)
+        for pipeline in (text, image):
+            pipeline.set_progress_bar_config(disable=True)
+        return cls(text, image)
+
+    def picture(
+        self,
+        request: GenerationRequest,
+        scheduler: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Return the first image of `request`, [h, w, 3], with `settings` of the scheduler."""
+        pipeline = self.text if request.source is None else self.image
+        kept = pipeline.scheduler
+        config = {**kept.config, **(settings or {})}
+        # What diffusers filled in by itself it would fill in again, over the settings.
+        config["_use_default_values"] = [
+            key for key in config.get("_use_default_values", ()) if key not in (settings or {})
+        ]
+        pipeline.scheduler = (scheduler or SCHEDULERS[request.scheduler]).from_config(config)
+        if request.source is None:
+            options |= {"height": request.height, "width": request.width}
+        else:
+            options |= {"image": to_image(request.source), "strength": request.strength}
+        try:
+            made = pipeline(
+                request.prompt,
+                negative_prompt=request.negative_prompt or None,
+                num_inference_steps=request.steps,
+                guidance_scale=request.guidance_scale,
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                **options,
+            )
+        finally:
+            pipeline.scheduler = kept
+        return np.asarray(made.images[0])
+
+
+def reference_sdxl(folder: Path, *, stock: bool = False) -> SDXLPipelines:
+    """Return the pipelines of diffusers on the model that `make_sdxl` saved in `folder`."""
+    return SDXLPipelines.load(folder, stock=stock)
