@@ -22,6 +22,8 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLPipeline,
     TCDScheduler,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
@@ -63,8 +65,8 @@ SPACINGS: dict[str | None, dict[str, Any]] = {
 class Pipelines:
     """Text to image and image to image by diffusers, on one model."""
 
-    text: StableDiffusionPipeline
-    image: StableDiffusionImg2ImgPipeline
+    text: StableDiffusionPipeline | StableDiffusionXLPipeline
+    image: StableDiffusionImg2ImgPipeline | StableDiffusionXLImg2ImgPipeline
 
     @classmethod
     def load(cls, folder: Path, *, stock: bool = False) -> Self:

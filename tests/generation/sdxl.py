@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -24,11 +22,9 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from generation.images.pillow import to_image
 from generation.models.networks import deterministic
-from generation.values.request import GenerationRequest
 
-from .pipelines import SCHEDULERS, byte_tokenizer
+from .pipelines import Pipelines, byte_tokenizer
 
 _WIDTHS: Final = (16, 24)
 _PROJECTION: Final = 20
@@ -122,12 +118,8 @@ def _text(tokenizer: CLIPTokenizer, width: int, activation: str) -> CLIPTextConf
     )
 
 
-@dataclass(frozen=True)
-class SDXLPipelines:
+class SDXLPipelines(Pipelines):
     """Text to image and image to image by diffusers, on one model."""
-
-    text: StableDiffusionXLPipeline
-    image: StableDiffusionXLImg2ImgPipeline
 
     @classmethod
     def load(cls, folder: Path, *, stock: bool = False) -> Self:
@@ -147,39 +139,6 @@ class SDXLPipelines:
         for pipeline in (text, image):
             pipeline.set_progress_bar_config(disable=True)
         return cls(text, image)
-
-    def picture(
-        self,
-        request: GenerationRequest,
-        scheduler: Any = None,
-        settings: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> np.ndarray:
-        """Return the first image of `request`, [h, w, 3], with `settings` of the scheduler."""
-        pipeline = self.text if request.source is None else self.image
-        kept = pipeline.scheduler
-        config = {**kept.config, **(settings or {})}
-        # What diffusers filled in by itself it would fill in again, over the settings.
-        config["_use_default_values"] = [
-            key for key in config.get("_use_default_values", ()) if key not in (settings or {})
-        ]
-        pipeline.scheduler = (scheduler or SCHEDULERS[request.scheduler]).from_config(config)
-        if request.source is None:
-            options |= {"height": request.height, "width": request.width}
-        else:
-            options |= {"image": to_image(request.source), "strength": request.strength}
-        try:
-            made = pipeline(
-                request.prompt,
-                negative_prompt=request.negative_prompt or None,
-                num_inference_steps=request.steps,
-                guidance_scale=request.guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(request.seed),
-                **options,
-            )
-        finally:
-            pipeline.scheduler = kept
-        return np.asarray(made.images[0])
 
 
 def reference_sdxl(folder: Path, *, stock: bool = False) -> SDXLPipelines:

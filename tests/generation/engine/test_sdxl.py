@@ -15,10 +15,10 @@ from generation.models.loading import load
 from generation.models.locate import locate
 from generation.models.stable_diffusion_xl import StableDiffusionXL
 from generation.values.recipe import GeneratedImage
-from generation.values.request import SEED_MAX
+from generation.values.request import SEED_MAX, SchedulerName
 
 from ..examples import a_request, gradient
-from ..pipelines import pixels
+from ..pipelines import SCHEDULERS, pixels
 from ..sdxl import SDXLPipelines, make_sdxl, reference_sdxl
 from .pictures import LONG, begin, found
 
@@ -81,6 +81,13 @@ class TestTextToImage:
         assert_same(made, sdxl_pipelines.picture(request))
         assert bool(made.recipe.unread_prompt) == (request.prompt == LONG)
 
+    @pytest.mark.parametrize("scheduler", [*SCHEDULERS])
+    def test_each_scheduler_makes_the_pipelines_picture(
+        self, engine: Engine, sdxl_pipelines: SDXLPipelines, scheduler: SchedulerName
+    ) -> None:
+        request = a_request(scheduler=scheduler, steps=5, guidance_scale=5.0)
+        assert_same(engine.generate(request)[0], sdxl_pipelines.picture(request))
+
     @pytest.mark.parametrize("changes", TEXTS.values(), ids=TEXTS)
     def test_with_the_librarys_own_kernels_it_is_no_further_away(
         self, engine: Engine, stock: SDXLPipelines, changes: dict[str, Any]
@@ -111,7 +118,7 @@ class TestTextToImage:
         config = {**sdxl.scheduler_config, **settings}
         own = Engine(dataclasses.replace(sdxl, scheduler_config=config), shared=False)
         request = a_request(steps=5)
-        expected = sdxl_pipelines.picture(request, settings=settings)
+        expected = sdxl_pipelines.picture(request, **settings)
         assert_same(own.generate(request)[0], expected)
         assert not np.array_equal(expected, sdxl_pipelines.picture(request))
 
