@@ -51,26 +51,24 @@ def test_its_configs_say_what_it_is(sdxl: StableDiffusionXL) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "steps", "guidance_scale"),
+    ("scheduler", "default", "steps", "guidance_scale"),
     [
-        ({"_class_name": "LCMScheduler"}, 4, 1.0),
-        ({"_class_name": "TCDScheduler"}, 4, 1.0),
-        (TRAILING, 4, 1.0),
-        (
-            {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"},
-            4,
-            1.0,
-        ),
-        ({**TRAILING, "prediction_type": "v_prediction"}, 30, 5.0),
-        ({**TRAILING, "_class_name": "DDIMScheduler"}, 30, 5.0),
+        ({"_class_name": "LCMScheduler"}, "lcm", 4, 1.0),
+        ({"_class_name": "TCDScheduler"}, "tcd", 4, 1.0),
+        (TRAILING, "euler", 4, 1.0),
+        ({**TRAILING, "_class_name": "EulerAncestralDiscreteScheduler"}, "euler_a", 4, 1.0),
+        ({**TRAILING, "prediction_type": "v_prediction"}, "euler", 30, 5.0),
+        ({**TRAILING, "_class_name": "DDIMScheduler"}, "ddim", 30, 5.0),
+        ({"_class_name": "PNDMScheduler"}, "ddim", 30, 5.0),
     ],
     ids=str,
 )
 def test_the_scheduler_of_a_distilled_model_says_how_few_steps_suffice(
-    folder: Path, scheduler: dict[str, Any], steps: int, guidance_scale: float
+    folder: Path, scheduler: dict[str, Any], default: str, steps: int, guidance_scale: float
 ) -> None:
     edit(folder, SCHEDULER_CONFIG, **scheduler)
     found = locate(str(folder))
+    assert found.default_scheduler == default
     assert (found.default_steps, found.default_guidance_scale) == (steps, guidance_scale)
     (folder / "defaults.json").write_text(json.dumps({"steps": 8, "guidance_scale": 2.0}))
     found = locate(str(folder))
