@@ -1,1 +1,1 @@
-"""The schedulers, and the course that one image takes through a schedule."""
+"""The schedulers, and the steps of one image through a schedule."""

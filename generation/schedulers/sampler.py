@@ -1,4 +1,4 @@
-"""The course that one image takes through a schedule."""
+"""The steps of one image through a schedule."""
 
 from __future__ import annotations
 

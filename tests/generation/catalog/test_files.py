@@ -331,10 +331,10 @@ def test_zero_terminal_snr_is_seen_in_the_betas_themselves(folder: Path) -> None
     for name in {"lms", *parts.profile.schedulers}:
         latents = torch.ones(1, 4, 2, 2)
         draws = torch.Generator().manual_seed(3)
-        course = Sampler(name, parts.scheduler_config, steps=8, draws=draws)
-        latents = course.start_from_noise(latents)
-        while not course.done:
-            latents = course.step(course.scale(latents) * 0.5, latents)
+        sampler = Sampler(name, parts.scheduler_config, steps=8, draws=draws)
+        latents = sampler.start_from_noise(latents)
+        while not sampler.done:
+            latents = sampler.step(sampler.scale(latents) * 0.5, latents)
             assert latents.isfinite().all()
         assert latents.abs().max() < 10
 

@@ -30,17 +30,17 @@ steps_counts = st.integers(1, STEPS_MAX)
 strengths = st.floats(STRENGTH_MIN, STRENGTH_MAX)
 
 
-def sampler(
+def a_sampler(
     name: SchedulerName, steps: int, strength: float | None = None, **config: Any
 ) -> Sampler:
     draws = torch.Generator().manual_seed(9)
     return Sampler(name, {**CONFIG, **config}, steps=steps, strength=strength, draws=draws)
 
 
-def finished(course: Sampler, latents: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-    while not course.done:
-        course.scale(latents)
-        latents = course.step(prediction, latents)
+def finished(sampler: Sampler, latents: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+    while not sampler.done:
+        sampler.scale(latents)
+        latents = sampler.step(prediction, latents)
     return latents
 
 
@@ -71,22 +71,22 @@ def test_the_first_step_is_that_of_the_pipeline(steps: int, strength: float, fir
 def test_a_schedule_has_the_steps_that_were_asked_for(name: SchedulerName, spacing: str) -> None:
     most = REGISTRY[name].most_steps
     for steps in range(1, STEPS_MAX + 1) if name == "ddim" else COUNTS:
-        course = sampler(name, min(steps, most), timestep_spacing=spacing)
-        assert course.steps == min(steps, most)
-        assert course.taken == 0
+        sampler = a_sampler(name, min(steps, most), timestep_spacing=spacing)
+        assert sampler.steps == min(steps, most)
+        assert sampler.taken == 0
 
 
 @pytest.mark.parametrize("steps", [60, 61, 62, 103])
 @pytest.mark.parametrize("name", [name for name in NAMES if not REGISTRY[name].draws_noise])
 def test_the_last_step_leaves_the_picture(name: SchedulerName, steps: int) -> None:
-    course = sampler(name, steps, timestep_spacing="trailing", set_alpha_to_one=True)
+    sampler = a_sampler(name, steps, timestep_spacing="trailing", set_alpha_to_one=True)
     picture = torch.full(SHAPE, 0.5)
     noise = torch.full(SHAPE, -1.5)
-    latents = course.start_from_latents(picture, noise)
+    latents = sampler.start_from_latents(picture, noise)
     # Whoever knows the noise gets the picture, but for what DDIM of diffusers loses where the
     # steps do not divide 1000: it takes each for 1000 // steps timesteps long.
     loss = 0.4 if name == "ddim" else 1e-4
-    torch.testing.assert_close(finished(course, latents, noise), picture, atol=loss, rtol=0)
+    torch.testing.assert_close(finished(sampler, latents, noise), picture, atol=loss, rtol=0)
 
 
 @pytest.mark.parametrize("strength", [None, 0.8, 0.58, 0.1])
@@ -95,12 +95,12 @@ def test_an_lms_step_is_as_long_as_the_schedule_says(spacing: str, strength: flo
     # A derivative that is the same at every step is integrated exactly by any order. From a
     # middle step diffusers' own steps are not: the first is twice as long.
     steps = 20
-    course = sampler("lms", steps, strength, timestep_spacing=spacing)
+    sampler = a_sampler("lms", steps, strength, timestep_spacing=spacing)
     sigmas = sigma_of_each_step(spacing, steps)[start_step(steps, strength) :]
     latents = torch.full(SHAPE, 7.0)
     for now, then in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
-        course.scale(latents)
-        moved = course.step(torch.ones(SHAPE), latents)
+        sampler.scale(latents)
+        moved = sampler.step(torch.ones(SHAPE), latents)
         torch.testing.assert_close(
             moved - latents, torch.full(SHAPE, then - now), atol=1e-4, rtol=1e-4
         )
@@ -108,14 +108,14 @@ def test_an_lms_step_is_as_long_as_the_schedule_says(spacing: str, strength: flo
 
 
 def sigma_of_each_step(spacing: str, steps: int) -> list[float]:
-    course = sampler("lms", steps, timestep_spacing=spacing)
+    sampler = a_sampler("lms", steps, timestep_spacing=spacing)
     nothing, one = torch.zeros(SHAPE), torch.ones(SHAPE)
     sigmas = []
     for _ in range(steps):
         # The noise that an image starts with at a step is the step's sigma times noise of 1.
-        scaled = float(course.scale(one)[0, 0, 0, 0])
+        scaled = float(sampler.scale(one)[0, 0, 0, 0])
         sigmas.append((1 / scaled**2 - 1) ** 0.5)
-        course.step(nothing, nothing)
+        sampler.step(nothing, nothing)
     return sigmas
 
 
@@ -132,11 +132,11 @@ def test_lms_follows_the_definition_from_whatever_step_it_starts(strength: float
     picture, noise = (torch.randn(SHAPE, generator=draws) for _ in range(2))
     expected = lms.denoise(picture + sigmas[start] * noise, derivative, sigmas, start)
 
-    course = sampler("lms", steps, strength, timestep_spacing="leading")
-    latents = course.start_from_latents(picture, noise)
+    sampler = a_sampler("lms", steps, strength, timestep_spacing="leading")
+    latents = sampler.start_from_latents(picture, noise)
     for step in range(start, steps):
-        course.scale(latents)
-        latents = course.step(derivative(latents, sigmas[step], step), latents)
+        sampler.scale(latents)
+        latents = sampler.step(derivative(latents, sigmas[step], step), latents)
     torch.testing.assert_close(latents, expected, atol=1e-3, rtol=1e-4)
 
 
@@ -144,8 +144,8 @@ def test_lms_follows_the_definition_from_whatever_step_it_starts(strength: float
 def test_each_image_has_a_schedule_of_its_own(name: SchedulerName) -> None:
     draws = torch.Generator().manual_seed(5)
     latents, prediction = (torch.randn(SHAPE, generator=draws) for _ in range(2))
-    alone = finished(sampler(name, 8), latents, prediction)
-    one, other = sampler(name, 8), sampler(name, 5, 0.6)
+    alone = finished(a_sampler(name, 8), latents, prediction)
+    one, other = a_sampler(name, 8), a_sampler(name, 5, 0.6)
     mine, theirs = latents, latents
     while not one.done:
         one.scale(mine)
@@ -159,8 +159,8 @@ def test_each_image_has_a_schedule_of_its_own(name: SchedulerName) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_settings_are_plain_values_that_make_the_same_schedule(name: SchedulerName) -> None:
     config = {"trained_betas": None, "_class_name": "PNDMScheduler", "skip_prk_steps": True}
-    course = sampler(name, 9, timestep_spacing="trailing", **config)
-    settings = course.settings
+    sampler = a_sampler(name, 9, timestep_spacing="trailing", **config)
+    settings = sampler.settings
     assert json.loads(json.dumps(settings)) == settings
     assert list(settings) == sorted(settings)
     assert settings["timestep_spacing"] == "trailing"
@@ -168,17 +168,17 @@ def test_the_settings_are_plain_values_that_make_the_same_schedule(name: Schedul
     again = Sampler(name, settings, steps=9, draws=torch.Generator().manual_seed(9))
     assert again.settings == settings
     latents, prediction = torch.ones(SHAPE), torch.full(SHAPE, 0.3)
-    assert torch.equal(finished(again, latents, prediction), finished(course, latents, prediction))
+    assert torch.equal(finished(again, latents, prediction), finished(sampler, latents, prediction))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("name", NAMES)
 def test_latents_keep_their_type(name: SchedulerName, dtype: torch.dtype) -> None:
-    course = sampler(name, 6, 0.7)
+    sampler = a_sampler(name, 6, 0.7)
     noise = torch.ones(SHAPE, dtype=dtype)
-    assert course.start_from_noise(noise).dtype is dtype
-    latents = course.start_from_latents(noise, noise)
-    while not course.done:
-        assert course.scale(latents).dtype is dtype
-        latents = course.step(noise, latents)
+    assert sampler.start_from_noise(noise).dtype is dtype
+    latents = sampler.start_from_latents(noise, noise)
+    while not sampler.done:
+        assert sampler.scale(latents).dtype is dtype
+        latents = sampler.step(noise, latents)
         assert latents.dtype is dtype
