@@ -13,9 +13,7 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
-from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError
-from generation.models.locate import locate
 from generation.queue.queue import GenerationQueue
 from generation.workers.protocol import EngineLike
 from storage.errors import StorageError
@@ -26,6 +24,7 @@ from storage.records import Job
 from .cogs.buttons import DYNAMIC_ITEMS
 from .cogs.history import History
 from .cogs.imagine import Imagine
+from .cogs.models import Models
 from .cogs.reactions import Reactions
 from .cogs.removals import DiscordDeletions
 from .cogs.vary import Vary
@@ -41,6 +40,7 @@ from .interactions.answers import tell
 from .interactions.intake import Intake
 from .interactions.interaction_check import RateLimitedTree
 from .interactions.lookup import Lookup
+from .interactions.models import ModelChoice
 from .interactions.rate_limit import RateLimit
 from .interactions.services import Services
 from .jobs.disk import DiskGuard
@@ -52,8 +52,8 @@ from .permissions.commands import CommandAccess
 from .permissions.integrations import Integrations
 from .permissions.members import Members
 from .publishing import Publisher
-from .requests.builder import RequestBuilder
-from .requests.limits import LimitsSource, OperatorLimits, QueueLimitsSource
+from .requests.limits import OperatorQueueLimits, QueueLimitsSource
+from .requests.models import ModelOffer
 from .requests.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class ImagineBot(commands.Bot):
     integrations: Integrations
     _queue: GenerationQueue[Any]
 
-    def __init__(self, settings: Settings, profile: ModelProfile, make_engine: MakeEngine) -> None:
+    def __init__(self, settings: Settings, offer: ModelOffer, make_engine: MakeEngine) -> None:
         self._invalid = InvalidRequests()
         super().__init__(
             http_trace=self._invalid.trace(),
@@ -100,7 +100,7 @@ class ImagineBot(commands.Bot):
             ),
         )
         self.settings = settings
-        self.profile = profile
+        self.offer = offer
         self.failure: Exception | None = None
         self._make_engine = make_engine
         self._stack = AsyncExitStack()
@@ -116,9 +116,8 @@ class ImagineBot(commands.Bot):
             CommandsRefused: Discord refused the commands and has none from an earlier run.
         """
         storage = await self._stack.enter_async_context(open_storage(self.settings.data))
-        limits = OperatorLimits(self.settings, self.profile)
-        queue = self._build_queue(limits)
-        self._build(storage, queue, limits)
+        queue = self._build_queue(OperatorQueueLimits(self.settings))
+        self._build(storage, queue)
         # Closed in the reverse order: the queue stops first, then finished pictures are delivered.
         self._stack.push_async_callback(self.courier.close)
         self._stack.push_async_callback(self.service.close)
@@ -135,9 +134,10 @@ class ImagineBot(commands.Bot):
             self._make_engine,
             limits_for=limits.queue_limits_for,
             previews=self.settings.previews,
+            default_model=self.offer.default.name if self.settings.models else None,
         )
 
-    def _build(self, storage: Storage, queue: GenerationQueue[Any], limits: LimitsSource) -> None:
+    def _build(self, storage: Storage, queue: GenerationQueue[Any]) -> None:
         """Build the services, each with what it needs."""
         if self.application_id is None:
             raise app_commands.MissingApplicationID
@@ -168,14 +168,14 @@ class ImagineBot(commands.Bot):
             ages=ages,
             http=self.http,
         )
-        builder = RequestBuilder(limits, self.profile)
+        models = ModelChoice(self.offer)
         self.services = Services(
             rate_limit=RateLimit(),
             jobs=self.service,
             intake=Intake(self.service, self.settings.role_weights),
             lookup=lookup,
-            actions=Actions(lookup=lookup, builder=builder, store=storage.jobs, memory=memory),
-            builder=builder,
+            actions=Actions(lookup=lookup, models=models, store=storage.jobs, memory=memory),
+            models=models,
             members=members,
             commands=CommandAccess(members, self.integrations),
             ages=ages,
@@ -188,11 +188,12 @@ class ImagineBot(commands.Bot):
 
     async def _add_handlers(self) -> None:
         # Uploads have a memory of their own: a slow download must not delay a delivery.
-        uploads = Uploads(self.services.builder, PictureMemory(UPLOAD_BYTES))
+        uploads = Uploads(PictureMemory(UPLOAD_BYTES))
         cogs = (
             Imagine(self.services),
             Vary(self.services, uploads),
             History(self.services),
+            Models(self.services),
             Reactions(self, self.services),
             DiscordDeletions(self.service, partial(is_channel_gone, self, self.courier.retry)),
         )
@@ -252,7 +253,7 @@ class ImagineBot(commands.Bot):
         """Stop the bot if the engine cannot be loaded or restarted. The jobs stay queued."""
         try:
             await queue.ready()
-            log.info("The model %s is ready", self.profile.name)
+            log.info("The model %s is ready", self.offer.default.name)
             await queue.died()
         except GenerationError as error:
             self.failure = error
@@ -291,21 +292,17 @@ class ImagineBot(commands.Bot):
 def create_bot(
     settings: Settings,
     *,
-    profile: ModelProfile | None = None,
+    offer: ModelOffer | None = None,
     make_engine: MakeEngine | None = None,
 ) -> ImagineBot:
     """Return the whole bot for `settings`. Discord, the demo and the tests run the same bot.
 
-    `profile` is the model, if the caller has located it already. `make_engine` builds the engine on
-    the engine's thread. Without `make_engine` the engine runs in a process of its own.
+    `offer` holds the models, if the caller has located them already. `make_engine` builds the
+    engine on the engine's thread. Without `make_engine` the engine runs in a process of its own.
 
     Raises:
-        ModelError: the model cannot be found or used.
+        ModelError: the default model cannot be found or used.
     """
-    located = (
-        profile
-        if profile is not None
-        else locate(settings.model, prediction_type=settings.prediction_type)
-    )
-    start = make_engine or partial(start_engine, settings, located)
+    located = offer if offer is not None else ModelOffer.locate(settings)
+    start = make_engine or partial(start_engine, settings, located.profiles)
     return ImagineBot(settings, located, start)

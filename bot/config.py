@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,16 +19,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from generation.values.request import (
-    GUIDANCE_MAX,
-    GUIDANCE_MIN,
-    SIZE_MAX,
-    SIZE_MIN,
-    STEPS_MAX,
-    STEPS_MIN,
-)
+from generation.values.request import STEPS_MAX
 
-from .errors import ConfigError
+from .errors import BotError, ConfigError
+from .listing import Guidance, ListedModel, PredictionType, Size, Steps, short_name
 from .token import looks_like_token, take_token
 
 if TYPE_CHECKING:
@@ -50,6 +45,13 @@ def _without_nul(path: Path) -> Path:
 _Path = Annotated[Path, AfterValidator(_without_nul)]
 
 
+class UnknownModel(BotError):
+    """No listed model has this name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"There is no model {name!r} in the list; use {' or '.join(known)}.")
+
+
 class Settings(BaseSettings):
     """Everything that an operator can set; `config.example.toml` explains each key.
 
@@ -64,17 +66,19 @@ class Settings(BaseSettings):
     data: _Path = Path("data")
     min_free_mb: Annotated[int, Field(ge=0)] = 200
     model: Annotated[str, Field(min_length=1)] = "starter"
+    models: tuple[ListedModel, ...] = ()
+    model_memory_gb: Annotated[float, Field(gt=0, le=4_096, allow_inf_nan=False)] | None = None
     device: str | None = None
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
-    prediction_type: Literal["epsilon", "v_prediction"] | None = None
+    prediction_type: PredictionType | None = None
     deterministic: bool = False
     compile: bool = False
     step_timeout: Annotated[float, Field(ge=5, le=86_400, allow_inf_nan=False)] = 120.0
     load_timeout: Annotated[float, Field(ge=30, le=86_400, allow_inf_nan=False)] = 1_800.0
-    steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] | None = None
-    guidance_scale: Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)] | None = None
-    max_steps: Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)] = STEPS_MAX
-    max_size: Annotated[int, Field(ge=SIZE_MIN, le=SIZE_MAX)] | None = None
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    max_steps: Steps = STEPS_MAX
+    max_size: Size | None = None
     queue_limit: Annotated[int, Field(ge=1, le=1_000)] = 100
     member_limit: Annotated[int, Field(ge=1, le=1_000)] = 10
     guild_limit: Annotated[int, Field(ge=1, le=1_000)] | None = None
@@ -94,6 +98,63 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Use no source of pydantic's own: `read_settings` reads each source for its faults."""
         return (init_settings,)
+
+    @property
+    def listed(self) -> tuple[ListedModel, ...]:
+        """Return the models of the operator: `models`, or else the one that `model` names."""
+        return self.models or (self._single(self.model),)
+
+    @property
+    def default_model(self) -> ListedModel:
+        """Return the model of requests that name none: `model`, or else the first of `models`."""
+        return self._find(self.model) or self.listed[0]
+
+    def named(self, name: str | None) -> ListedModel:
+        """Return the listed model called `name`, or else one that is not listed, at that place.
+
+        None stands for the default model.
+
+        Raises:
+            UnknownModel: the name is empty.
+        """
+        if name is None:
+            return self.default_model
+        if not name:
+            raise UnknownModel(name, (listed.name for listed in self.listed))
+        return self._find(name) or self._single(name)
+
+    def of_one(self, name: str | None) -> Settings:
+        """Return these settings with one model alone, and with its own defaults; as `named`."""
+        listed = self.named(name)
+        own = {
+            "model": listed.location,
+            "models": (),
+            "prediction_type": listed.prediction_type,
+            "steps": listed.steps or self.steps,
+            "guidance_scale": listed.guidance_scale or self.guidance_scale,
+        }
+        return self.model_copy(update=own)
+
+    def only(self, names: Iterable[str]) -> tuple[ListedModel, ...]:
+        """Return the listed models with these names; all of them if there are no names.
+
+        Raises:
+            UnknownModel: no listed model has one of the names.
+        """
+        wanted = list(dict.fromkeys(names))
+        for name in wanted:
+            if self._find(name) is None:
+                raise UnknownModel(name, (listed.name for listed in self.listed))
+        return tuple(filter(None, map(self._find, wanted))) if wanted else self.listed
+
+    def _find(self, name: str) -> ListedModel | None:
+        folded = name.casefold()
+        return next((listed for listed in self.listed if listed.name.casefold() == folded), None)
+
+    def _single(self, source: str) -> ListedModel:
+        return ListedModel(
+            name=short_name(source), source=source, prediction_type=self.prediction_type
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +212,16 @@ def _right(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str
     try:
         return Settings(**values).model_dump(exclude_unset=True)
     except ValidationError as error:
-        wrong = {str(fault["loc"][0]) for fault in error.errors()}
-        faults.extend(dict.fromkeys(_explain(fault, where) for fault in error.errors()))
+        found = error.errors()
+    faults.extend(dict.fromkeys(_explain(fault, where) for fault in found))
+    wrong = {str(fault["loc"][0]) for fault in found}
     valid = {key: value for key, value in values.items() if key not in wrong}
+    of_models = [fault["loc"] for fault in found if fault["loc"][0] == "models"]
+    if of_models and all(len(place) > 1 for place in of_models):
+        # The other models of the list can still be checked.
+        places = {place[1] for place in of_models}
+        listed = enumerate(values["models"])
+        valid["models"] = [model for place, model in listed if place not in places]
     return Settings(**valid).model_dump(exclude_unset=True)
 
 
@@ -164,6 +232,29 @@ def _contradictions(settings: Settings) -> Iterator[str]:
             f"steps is {settings.steps} and max_steps {settings.max_steps}, so a request without "
             "steps would be refused; set steps to at most max_steps."
         )
+    if settings.models:
+        yield from _contradictions_of_models(settings)
+
+
+def _contradictions_of_models(settings: Settings) -> Iterator[str]:
+    names = [model.name for model in settings.models]
+    is_chosen = "model" in settings.model_fields_set
+    if is_chosen and settings.default_model.name.casefold() != settings.model.casefold():
+        yield (
+            f"model is {settings.model!r}, which is none of [[models]]; set it to "
+            f"{' or '.join(names)}."
+        )
+    if settings.prediction_type is not None:
+        yield "prediction_type is set beside [[models]]; set it in the model that needs it."
+    for name, count in Counter(name.casefold() for name in names).items():
+        if count > 1:
+            yield f"{count} of [[models]] are called {name!r}; give each a name of its own."
+    for model in settings.models:
+        if model.steps is not None and model.steps > settings.max_steps:
+            yield (
+                f"the model {model.name} has steps {model.steps} and max_steps is "
+                f"{settings.max_steps}; set its steps to at most max_steps."
+            )
 
 
 def _from_environment(faults: list[str]) -> dict[str, Any]:
@@ -222,6 +313,14 @@ def _explain(fault: ErrorDetails, where: str) -> str:
     if fault["loc"][-1:] == ("[key]",):
         return f"{where} sets {fault['loc'][0]} for {fault['input']!r}; use ids, which are numbers."
     key = ".".join(str(part) for part in fault["loc"]) or "?"
+    if fault["loc"][:1] == ("models",) and len(fault["loc"]) > 1:
+        _, place, *rest = fault["loc"]
+        key = ".".join(map(str, rest)) or "a model"
+        where = f"{where}, in number {int(place) + 1} of [[models]],"
+        if fault["type"] == "missing":
+            return f"{where} has no {key}; add one."
+        if fault["type"] == "extra_forbidden":
+            return _unknown(where, key, ListedModel.model_fields)
     if fault["type"] == "extra_forbidden":
         return _unknown(where, key, Settings.model_fields)
     said = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from generation.catalog.profile import ModelProfile
+from generation.errors import GenerationError
 from generation.workers.process import EngineProcess
 from generation.workers.protocol import OnSign
 
@@ -18,16 +20,27 @@ from .config import Settings
 
 if TYPE_CHECKING:
     from generation.engine.engine import Engine
+    from generation.engine.pool import EnginePool
 
 # What an engine's process reads of the settings. The token is not among them.
-_SENT: Final = ("device", "dtype", "compile", "deterministic", "log_level")
+_SENT: Final = (
+    "device",
+    "dtype",
+    "compile",
+    "deterministic",
+    "log_level",
+    "model_memory_gb",
+)
 
 
 class _Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The description of an engine, for the process that builds the engine."""
+    """The description of an engine, for the process that builds the engine.
+
+    `profiles` holds the models by name, the default first.
+    """
 
     settings: dict[str, Any]
-    profile: ModelProfile
+    profiles: dict[str, ModelProfile]
 
 
 def load_engine(
@@ -59,31 +72,34 @@ def load_engine(
     )
 
 
-def start_engine(settings: Settings, profile: ModelProfile) -> EngineProcess:
-    """Start a process with an engine, which loads the model in the background."""
+def start_engine(settings: Settings, profiles: Mapping[str, ModelProfile]) -> EngineProcess:
+    """Start a process with an engine for some models, by name, the default first.
+
+    The default model is loaded in the background, the others when a job needs them.
+    """
     return EngineProcess(
         _build_engine,
-        encode_spec(settings, profile),
+        encode_spec(settings, profiles),
         timeout=settings.step_timeout,
         load_timeout=settings.load_timeout,
     )
 
 
-def encode_spec(settings: Settings, profile: ModelProfile) -> str:
+def encode_spec(settings: Settings, profiles: Mapping[str, ModelProfile]) -> str:
     """Return the description of an engine as JSON: plain data, which may go to another machine."""
-    spec = _Spec(settings.model_dump(mode="json", include=set(_SENT)), profile)
+    spec = _Spec(settings.model_dump(mode="json", include=set(_SENT)), dict(profiles))
     # Python's JSON, since a folder's name may hold bytes that are no text.
     return json.dumps(msgspec.to_builtins(spec, enc_hook=_plain))
 
 
-def decode_spec(text: str) -> tuple[Settings, ModelProfile]:
-    """Return the settings of an engine and the model in `text`, which `encode_spec` wrote.
+def decode_spec(text: str) -> tuple[Settings, dict[str, ModelProfile]]:
+    """Return the settings of an engine and the models in `text`, which `encode_spec` wrote.
 
     Raises:
         ValueError: the text is no such description, or a value is wrong.
     """
     spec = msgspec.convert(json.loads(text), _Spec, dec_hook=_from_plain)
-    return Settings(**spec.settings), spec.profile
+    return Settings(**spec.settings), spec.profiles
 
 
 def _plain(value: object) -> object:
@@ -98,7 +114,35 @@ def _from_plain(type_: type, value: Any) -> object:
     raise NotImplementedError
 
 
-def _build_engine(spec: str, on_sign: OnSign) -> Engine:
-    settings, profile = decode_spec(spec)
+def _build_engine(spec: str, on_sign: OnSign) -> EnginePool:
+    settings, profiles = decode_spec(spec)
     console.set_up_logging(settings.log_level)
-    return load_engine(settings, profile, shared=True, on_sign=on_sign)
+    return open_pool(settings, profiles, on_sign=on_sign)
+
+
+def open_pool(
+    settings: Settings, profiles: Mapping[str, ModelProfile], *, on_sign: OnSign = lambda _: None
+) -> EnginePool:
+    """Return an engine for several models in this process; nothing is loaded yet."""
+    from generation.engine.pool import EnginePool, Loadable  # noqa: PLC0415
+
+    models = {
+        name: Loadable(
+            partial(load_engine, settings, profile, shared=True, on_sign=on_sign),
+            _expected_bytes(settings, profile),
+        )
+        for name, profile in profiles.items()
+    }
+    gigabytes = settings.model_memory_gb
+    budget = None if gigabytes is None else int(gigabytes * 1e9)
+    return EnginePool(models, budget=budget, on_sign=on_sign)
+
+
+def _expected_bytes(settings: Settings, profile: ModelProfile) -> int:
+    from generation.models.loading import expected_bytes  # noqa: PLC0415
+
+    try:
+        return expected_bytes(profile, device=settings.device, dtype=settings.dtype)
+    except GenerationError:
+        # What is wrong with the model is said when it is loaded; it must not keep others out.
+        return 0

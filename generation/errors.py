@@ -7,7 +7,8 @@
     │   ├── MemberQueueFull  it takes no more of this person's
     │   └── GroupQueueFull   it takes no more of this server's
     ├── ModelError           the model cannot be found, read or trusted
-    │   └── ModelNotHere     it has to be downloaded or converted first
+    │   ├── ModelNotHere     it has to be downloaded or converted first
+    │   └── ModelTooLarge    it does not fit into the memory of the device
     ├── EngineFailed         the engine broke while it made a picture
     │   ├── OutOfMemory      it does not fit into the memory of the device
     │   ├── NotFinite        its numbers overflowed
@@ -94,6 +95,18 @@ class GroupQueueFull(QueueFull):
 
 class ModelError(GenerationError):
     """A model that cannot be loaded; the sentence names it and says what to do."""
+
+
+class ModelTooLarge(ModelError):
+    """The model does not fit into the memory of the device."""
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Return the error for a model that does not even fit alone."""
+        return cls(
+            f"The model {name} does not fit into the memory of the device; use float16, or ask for "
+            "a smaller model."
+        )
 
 
 class ModelNotHere(ModelError):

@@ -98,7 +98,7 @@ class Figures:
 @console.one_sentence
 def bench(config: Any, *, model: str | None, as_json: bool, quick: bool) -> int:
     """Measure and print; return the exit code, which does not depend on the figures."""
-    settings = load_settings(config, model=model)
+    settings = load_settings(config).of_one(model)
     profile = console.locate_model(settings.model, settings.prediction_type)
     with console.status("Measuring; nothing else should run now"):
         figures = _measure(settings, profile, _QUICK if quick else _FULL)

@@ -147,7 +147,7 @@ class EngineContender:
         from .users import queue_of  # noqa: PLC0415
 
         def start() -> EngineProcess:
-            self._engine = start_engine(settings, profile)
+            self._engine = start_engine(settings, {profile.name: profile})
             return self._engine
 
         queue = await self._stack.enter_async_context(queue_of(start, previews=settings.previews))

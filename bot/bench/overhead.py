@@ -18,6 +18,7 @@ from generation.values.events import Progress
 from generation.values.pixels import Pixels
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
+from generation.workers.protocol import ModelLoad
 from storage.opening import open_storage
 from storage.records import JobKind, NewJob
 
@@ -44,6 +45,9 @@ class _Instant:
         return Measured(
             pixels=pixels.width * pixels.height, step_seconds={16: 1e-6}, decode_seconds={1: 1e-6}
         )
+
+    def load(self, model: str) -> ModelLoad:  # noqa: ARG002 - there is one model
+        return ModelLoad(measured=self.measured(), failure=None, loaded=())
 
     def begin(self, requests: Sequence[GenerationRequest]) -> list[list[_Image] | GenerationError]:
         return [[_Image(request)] for request in requests]

@@ -72,7 +72,7 @@ async def open_queue(settings: Settings, profile: Any) -> AsyncIterator[Generati
     """Start the bot's own queue on an engine in a process of its own, and wait for it."""
 
     def make_engine() -> EngineProcess:
-        return start_engine(settings, profile)
+        return start_engine(settings, {profile.name: profile})
 
     async with queue_of(make_engine, previews=settings.previews) as queue:
         await queue.ready()

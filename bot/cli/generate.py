@@ -45,9 +45,10 @@ def generate_files(
 ) -> int:
     """Make pictures, write them into `out` and print their names; return the exit code."""
     # The configured limits are for people on Discord, not for the operator.
-    settings = load_settings(config, model=model, max_size=SIZE_MAX, max_steps=STEPS_MAX)
-    profile = console.locate_model(settings.model, settings.prediction_type)
-    builder = RequestBuilder(OperatorLimits(settings, profile), profile)
+    settings = load_settings(config, max_size=SIZE_MAX, max_steps=STEPS_MAX)
+    listed = settings.named(model)
+    profile = console.locate_model(listed.location, listed.prediction_type)
+    builder = RequestBuilder(OperatorLimits(settings, profile, listed), profile)
     request = _request(builder, options, image, references)
     with open_folder(out) as folder:
         if max(request.width, request.height) > profile.default_max_size:

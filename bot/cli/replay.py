@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from generation.catalog.profile import ModelProfile
-from generation.errors import InvalidSource
+from generation.errors import InvalidSource, ModelError
 from generation.images.files import read_source
 from generation.images.pillow import enlarged, reference_pixels, to_image, to_pixels
 from generation.images.png import parameters, read_png, read_png_outside
@@ -23,6 +24,7 @@ from storage.archive import Archive
 from .. import console
 from ..config import Settings, load_settings
 from ..errors import BotError, MissingInput
+from ..requests.models import look_at
 from .generate import compute_like, make, open_engine, read_file
 
 # These may differ between two machines although nobody altered the recipe.
@@ -61,9 +63,9 @@ def replay_picture(
     config: Path | None,
 ) -> int:
     """Make a picture or the pictures of a job again; return 0 only if every pixel is the same."""
-    settings = load_settings(config, data=data, model=model)
+    settings = load_settings(config, data=data)
     originals = _originals(picture, settings)
-    profile = _model_of(originals[0].recipe, settings, named=model is not None)
+    profile = _model_of(originals[0].recipe, settings, model)
     requests = [
         original.recipe.request(
             _source_of(original.recipe, settings, image),
@@ -111,17 +113,22 @@ def _originals(picture: str, settings: Settings) -> list[Original]:
         return originals
 
 
-def _model_of(recipe: Recipe, settings: Settings, *, named: bool) -> ModelProfile:
-    """Return the model named on the command line, or else the configured or bundled one if it fits.
+def _model_of(recipe: Recipe, settings: Settings, named: str | None) -> ModelProfile:
+    """Return the model named on the command line, or else a listed or the bundled one if it fits.
 
     The recipe may come from a stranger, so no model is searched or downloaded by its name there.
 
     Raises:
         MissingInput: the picture was made by another model.
     """
-    configured = console.locate_model(settings.model, settings.prediction_type)
-    if named or configured.name == recipe.model:
-        return configured
+    if named is not None:
+        listed = settings.named(named)
+        return console.locate_model(listed.location, listed.prediction_type)
+    for listed in settings.listed:
+        with suppress(ModelError):
+            profile = look_at(listed)
+            if profile.name == recipe.model:
+                return profile
     if recipe.model == STARTER:
         return console.locate_model(STARTER)
     raise MissingInput(

@@ -20,6 +20,7 @@ from ..config import Settings, read_settings
 from ..connecting import explain, log_in
 from ..errors import ConfigError
 from ..interactions.answers import shorten_suggestion_errors
+from ..requests.models import ModelOffer
 from ..token import deny_inspection, find_token, forget_secrets, readable_by_others
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,13 @@ def _start(config: Path | None, *, data: Path | None) -> int:
     if readable_by_others(token_in):
         log.warning("Other users may read the token in %s; chmod 600 keeps them out", token_in)
     _keep_private(settings.data)
-    profile = console.locate_model(settings.model, settings.prediction_type)
+    offer = ModelOffer.locate(
+        settings, lambda listed: console.locate_model(listed.location, listed.prediction_type)
+    )
+    for name, error in offer.missing.items():
+        log.warning("The model %s is not offered. %s", name, error)
     forget_secrets()
-    return asyncio.run(_run(create_bot(settings, profile=profile), token))
+    return asyncio.run(_run(create_bot(settings, offer=offer), token))
 
 
 def _keep_private(data: Path) -> None:

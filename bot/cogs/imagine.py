@@ -29,6 +29,7 @@ from ..interactions.requester import requester_of
 from ..interactions.services import Services
 from ..requests.mentions import resolve_mentions
 from ..requests.options import RequestOptions
+from .models import MODEL_NAME, suggest_models
 
 _NAME_LENGTH: Final = 40
 # Discord shows no more.
@@ -53,7 +54,9 @@ class Imagine(commands.Cog):
         scheduler="The method of denoising",
         spacing="How the noise levels of the steps are spaced",
         count="How many pictures",
+        model="The model that makes the pictures; /models says more",
     )
+    @app_commands.autocomplete(model=suggest_models)
     async def imagine(
         self,
         interaction: discord.Interaction[Any],
@@ -67,6 +70,7 @@ class Imagine(commands.Cog):
         scheduler: app_commands.Range[str, 1, _NAME_LENGTH] | None = None,
         spacing: Spacing | None = None,
         count: app_commands.Range[int, 1, COUNT_MAX] | None = None,
+        model: app_commands.Range[str, 1, MODEL_NAME] | None = None,
     ) -> None:
         """Make pictures from a prompt."""
         async with answering(interaction):
@@ -81,15 +85,18 @@ class Imagine(commands.Cog):
                 scheduler=scheduler,
                 spacing=spacing,
                 count=count,
+                model=model,
             )
             await self._services.intake.accept(interaction, self._new_job(interaction, options))
 
     @imagine.autocomplete("scheduler")
     async def suggest_schedulers(
-        self, _: discord.Interaction[Any], typed: str
+        self, interaction: discord.Interaction[Any], typed: str
     ) -> list[app_commands.Choice[str]]:
-        """Return the schedulers that fit the model."""
-        names = self._services.builder.schedulers(typed)[:_CHOICES_MAX]
+        """Suggest the schedulers that fit the model, as far as it is chosen."""
+        models, requester = self._services.models, requester_of(interaction)
+        builder = models.named_or_default(getattr(interaction.namespace, "model", None), requester)
+        names = builder.schedulers(typed)[:_CHOICES_MAX]
         return [app_commands.Choice(name=REGISTRY[name].label, value=name) for name in names]
 
     async def _new_job(
@@ -97,5 +104,6 @@ class Imagine(commands.Cog):
     ) -> NewJob:
         requester = requester_of(interaction)
         options = await resolve_mentions(interaction, options)
-        request = self._services.builder.imagine(options, guild_id=requester.guild_id)
+        builder = self._services.models.named(options.model, requester)
+        request = builder.imagine(options, guild_id=requester.guild_id)
         return requester.new_job(JobKind.IMAGINE, request)

@@ -22,6 +22,7 @@ from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..requests.uploads import Uploads
 from ..ui.messages import choice_name
+from .models import MODEL_NAME, suggest_models
 
 _CHOICES = 25
 # Until a person chooses a suggestion, the option holds words to search for.
@@ -43,7 +44,9 @@ class Vary(commands.Cog):
         prompt="What it should become; the picture's own prompt when left out",
         negative_prompt="What you do not want to see",
         seed="The same seed and settings give the same picture",
+        model="The model; left out, the one that made the picture",
     )
+    @app_commands.autocomplete(model=suggest_models)
     async def vary(
         self,
         interaction: discord.Interaction[Any],
@@ -53,11 +56,16 @@ class Vary(commands.Cog):
         prompt: app_commands.Range[str, 1, PROMPT_LENGTH] | None = None,
         negative_prompt: app_commands.Range[str, 0, PROMPT_LENGTH] | None = None,
         seed: app_commands.Range[int, 0, SEED_MAX] | None = None,
+        model: app_commands.Range[str, 1, MODEL_NAME] | None = None,
     ) -> None:
         """Make a picture similar to another."""
         async with answering(interaction):
             options = RequestOptions(
-                prompt=prompt, negative_prompt=negative_prompt, strength=strength, seed=seed
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                strength=strength,
+                seed=seed,
+                model=model,
             )
 
             async def new_job() -> NewJob:
@@ -88,7 +96,12 @@ class Vary(commands.Cog):
         self, requester: Requester, attachment: discord.Attachment, options: RequestOptions
     ) -> NewJob:
         request = await self._uploads.request(
-            requester.person.id, attachment, options, _download, guild_id=requester.guild_id
+            requester.person.id,
+            attachment,
+            options,
+            _download,
+            builder=self._services.models.named(options.model, requester),
+            guild_id=requester.guild_id,
         )
         return requester.new_job(JobKind.VARY, request)
 

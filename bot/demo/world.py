@@ -16,8 +16,6 @@ import simcord
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from simcord._clock import Clock
 
-from generation.models.locate import locate
-
 from ..client import ImagineBot, create_bot
 from ..config import Settings
 from ..ui import attachments
@@ -126,8 +124,7 @@ async def open_world() -> AsyncIterator[World]:
         settings = _DemoSettings(
             data=Path(folder), min_free_mb=0, model="starter", progress_seconds=_PROGRESS_SECONDS
         )
-        profile = locate(settings.model, prediction_type=settings.prediction_type)
-        bot = create_bot(settings, profile=profile)
+        bot = create_bot(settings)
         # The bot reports its errors in its log and in its answers.
         async with simcord.run(bot, check_errors=False) as env:
             try:

@@ -13,11 +13,11 @@ from storage.jobs import JobStore
 from storage.records import JobKind, NewJob
 
 from ..memory import PictureMemory
-from ..requests.builder import RequestBuilder
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..ui.actions import Action
 from .lookup import Lookup
+from .models import ModelChoice
 from .requester import Requester
 
 _NO_OPTIONS: Final = RequestOptions()
@@ -34,12 +34,12 @@ class Actions:
         self,
         *,
         lookup: Lookup,
-        builder: RequestBuilder,
+        models: ModelChoice,
         store: JobStore,
         memory: PictureMemory,
     ) -> None:
         self._lookup = lookup
-        self._builder = builder
+        self._models = models
         self._store = store
         self._memory = memory
         self._makers: Mapping[JobKind | None, _Maker] = {
@@ -56,21 +56,29 @@ class Actions:
     async def rerun(self, requester: Requester, picture: ImageReference) -> NewJob:
         """Return a new job for the recipe of the picture's job, with a new seed."""
         job = await self._lookup.find_rerunnable(picture.job_id, requester)
-        request = self._builder.rerun(job.request, guild_id=requester.guild_id)
+        builder = self._models.of_picture(
+            job.request.model, requester, await self._lookup.first_recipe(job)
+        )
+        request = builder.rerun(job.request, guild_id=requester.guild_id)
         return requester.new_job(JobKind.RERUN, request, parent_image_id=job.parent_image_id)
 
     async def vary(
         self, requester: Requester, reference: ImageReference, options: RequestOptions = _NO_OPTIONS
     ) -> NewJob:
         """Return a new job for a variation of one picture."""
-        stored = await self._lookup.find_image(reference, requester)
+        job, stored = await self._lookup.find_image(reference, requester)
+        builder = (
+            self._models.of_picture(job.request.model, requester, stored.recipe)
+            if options.model is None
+            else self._models.named(options.model, requester)
+        )
         # The file, the decoded picture, and the pixels to start from.
         held = 3 * (3 * stored.recipe.width * stored.recipe.height)
         async with self._memory.hold(held, requester.person.id):
             picture = await asyncio.to_thread(_open, await self._store.read(stored))
             # Copying a large picture takes milliseconds.
             request = await asyncio.to_thread(
-                self._builder.variation,
+                builder.variation,
                 stored.recipe,
                 picture,
                 options,

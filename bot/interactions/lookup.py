@@ -8,6 +8,7 @@ from typing import Any, Final
 import discord
 from discord.http import HTTPClient
 
+from generation.values.recipe import Recipe
 from storage.errors import PictureMissing
 from storage.history import History
 from storage.jobs import JobStore
@@ -91,13 +92,21 @@ class Lookup:
                 "pictures; send it again with /vary."
             ) from error
 
-    async def find_image(self, reference: ImageReference, requester: Requester) -> StoredImage:
-        """Return the record of the picture that `reference` names."""
-        await self._visible(await self._store.get(reference.job_id), requester, str(reference))
+    async def find_image(
+        self, reference: ImageReference, requester: Requester
+    ) -> tuple[Job, StoredImage]:
+        """Return the picture that `reference` names, after its job."""
+        found = await self._store.get(reference.job_id)
+        job = await self._visible(found, requester, str(reference))
         stored = await self._store.image(reference.job_id, reference.number)
         if stored is None:
             raise NotVisible(str(reference))
-        return stored
+        return job, stored
+
+    async def first_recipe(self, job: Job) -> Recipe | None:
+        """Return the recipe of a job's first picture that is not deleted, if there is one."""
+        images = await self._store.images(job.id)
+        return next((image.recipe for image in images if not image.deleted), None)
 
     async def find_removable(self, job_id: int, requester: Requester) -> Job:
         """Return a job that the requester may remove.

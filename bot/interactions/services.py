@@ -16,11 +16,11 @@ from ..memory import PictureMemory
 from ..permissions.ages import Ages
 from ..permissions.commands import CommandAccess
 from ..permissions.members import Members
-from ..requests.builder import RequestBuilder
 from ..ui.attachments import Attachment
 from .actions import Actions
 from .intake import Intake
 from .lookup import Lookup
+from .models import ModelChoice
 from .rate_limit import RateLimit
 
 FilesOf: TypeAlias = Callable[[Job, Sequence[Picture]], Awaitable[list[Attachment]]]
@@ -36,7 +36,7 @@ class Services:
     intake: Intake
     lookup: Lookup
     actions: Actions
-    builder: RequestBuilder
+    models: ModelChoice
     members: Members
     commands: CommandAccess
     ages: Ages

@@ -37,20 +37,25 @@ def new_seed() -> int:
 
 
 class RequestBuilder:
-    """Builds requests from options, with the limits and defaults of the server `guild_id`.
+    """Builds requests to one model, with the limits and defaults of the server `guild_id`.
+
+    `model` is the name that the requests carry; None stands for the default model.
 
     All methods raise InvalidRequest for a value that is out of range or above a limit.
     """
 
-    def __init__(self, limits: LimitsSource, profile: ModelProfile) -> None:
+    def __init__(
+        self, limits: LimitsSource, profile: ModelProfile, model: str | None = None
+    ) -> None:
         self._limits = limits
         self._profile = profile
+        self._model = model
 
     def imagine(self, options: RequestOptions, *, guild_id: int | None) -> GenerationRequest:
         """Return the request for new pictures."""
         limits = self._limits.limits_for(guild_id)
         prompt, negative = _or(options.prompt, ""), _or(options.negative_prompt, "")
-        scheduler, spacing = self._scheduler(options.scheduler)
+        scheduler, spacing = self._scheduler(options.scheduler, limits)
         request = GenerationRequest(
             prompt=prompt,
             negative_prompt=negative,
@@ -64,6 +69,7 @@ class RequestBuilder:
             scheduler=scheduler,
             spacing=_or(options.spacing, spacing),
             count=_or(options.count, 1),
+            model=self._model,
         )
         return self._checked(request, limits)
 
@@ -138,6 +144,7 @@ class RequestBuilder:
             seed=new_seed(),
             # The limit may be lower now, as for a variation.
             steps=min(request.steps, limits.max_steps),
+            model=self._model,
             # The model may be another now, and know other emoji.
             read_prompt=self._read("prompt", request.prompt),
             read_negative_prompt=self._read("negative prompt", request.negative_prompt),
@@ -187,10 +194,10 @@ class RequestBuilder:
         """Return the schedulers that fit the model and whose names hold what was typed."""
         return tuple(name for name in self._profile.schedulers if matches(name, typed))
 
-    def _scheduler(self, typed: str | None) -> Named:
+    def _scheduler(self, typed: str | None, limits: Limits) -> Named:
         """Return the scheduler that a person named, and a spacing if the name holds one."""
         if typed is None:
-            return self._profile.default_scheduler, None
+            return limits.default_scheduler, None
         named = read(typed)
         if named is None:
             raise InvalidRequest(

@@ -7,8 +7,10 @@ from typing import Protocol
 
 from generation.catalog.profile import ModelProfile
 from generation.queue.admission import QueueLimits
+from generation.values.request import SchedulerName
 
 from ..config import Settings
+from ..listing import ListedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +26,7 @@ class Limits:
     default_size: int
     default_guidance_scale: float
     default_strength: float
+    default_scheduler: SchedulerName
 
 
 class LimitsSource(Protocol):
@@ -41,27 +44,50 @@ class QueueLimitsSource(Protocol):
 
 
 class OperatorLimits:
-    """The limits of the operator's settings and the model, the same in every server."""
+    """The limits of the operator's settings and one model, the same in every server.
 
-    def __init__(self, settings: Settings, profile: ModelProfile) -> None:
+    The defaults of `listed`, the model in the operator's list, come before the others.
+    """
+
+    def __init__(
+        self, settings: Settings, profile: ModelProfile, listed: ListedModel | None = None
+    ) -> None:
+        listed = listed or settings.default_model
         max_size = settings.max_size or profile.default_max_size
         multiple = profile.size_multiple
         self._limits = Limits(
             max_steps=settings.max_steps,
             max_size=max_size,
-            default_steps=settings.steps or min(profile.default_steps, settings.max_steps),
-            default_size=min(profile.native_size, max_size // multiple * multiple),
-            default_guidance_scale=settings.guidance_scale or profile.default_guidance_scale,
+            default_steps=listed.steps
+            or settings.steps
+            or min(profile.default_steps, settings.max_steps),
+            default_size=min(listed.size or profile.native_size, max_size) // multiple * multiple,
+            default_guidance_scale=listed.guidance_scale
+            or settings.guidance_scale
+            or profile.default_guidance_scale,
             default_strength=profile.default_strength,
-        )
-        self._queue_limits = QueueLimits(
-            settings.queue_limit, settings.member_limit, settings.guild_limit
+            default_scheduler=_scheduler(listed, profile),
         )
 
     def limits_for(self, guild_id: int | None) -> Limits:  # noqa: ARG002 - no server differs yet
         """Return the operator's limits."""
         return self._limits
 
+
+class OperatorQueueLimits:
+    """The limits of the queue in the operator's settings, the same in every server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._limits = QueueLimits(
+            settings.queue_limit, settings.member_limit, settings.guild_limit
+        )
+
     def queue_limits_for(self, guild_id: int | None) -> QueueLimits:  # noqa: ARG002 - as above
         """Return the operator's limits of the queue."""
-        return self._queue_limits
+        return self._limits
+
+
+def _scheduler(listed: ListedModel, profile: ModelProfile) -> SchedulerName:
+    """Return the scheduler that the operator listed, if it fits the model, or else the model's."""
+    chosen = listed.scheduler
+    return chosen if chosen in profile.schedulers else profile.default_scheduler

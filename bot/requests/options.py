@@ -11,7 +11,8 @@ from generation.values.request import Spacing
 class RequestOptions:
     """The options that a person gives for a picture; None for options that are left out.
 
-    `scheduler` is a name as the person typed it.
+    `scheduler` is a name as the person typed it. `model` chooses the builder
+    (`bot.requests.models`), which ignores the option itself.
     """
 
     prompt: str | None = None
@@ -25,3 +26,4 @@ class RequestOptions:
     spacing: Spacing | None = None
     count: int | None = None
     strength: float | None = None
+    model: str | None = None

@@ -31,8 +31,7 @@ class Uploads:
     same time, and one of each member; members without a file being read come first.
     """
 
-    def __init__(self, builder: RequestBuilder, memory: PictureMemory) -> None:
-        self._builder = builder
+    def __init__(self, memory: PictureMemory) -> None:
         self._memory = memory
         self._turns = PictureMemory(_READ_AT_ONCE)
 
@@ -43,9 +42,10 @@ class Uploads:
         options: RequestOptions,
         download: Download,
         *,
+        builder: RequestBuilder,
         guild_id: int | None,
     ) -> GenerationRequest:
-        """Return the request for pictures similar to an attachment.
+        """Return the request by `builder` for pictures similar to an attachment.
 
         The default prompt is the one that is stored in the file, if there is one.
 
@@ -55,7 +55,7 @@ class Uploads:
             MissingInput: neither the options nor the file has a prompt.
         """
         check_bytes(attachment.size)
-        fit = self._builder.fit(options, guild_id=guild_id)
+        fit = builder.fit(options, guild_id=guild_id)
         source = await self._source(owner, attachment, download, fit)
         if options.prompt is None:
             if source.prompts is None:
@@ -66,7 +66,7 @@ class Uploads:
                 prompt=stored.prompt,
                 negative_prompt=options.negative_prompt or stored.negative_prompt or None,
             )
-        return self._builder.similar_to(source.pixels, options, guild_id=guild_id)
+        return builder.similar_to(source.pixels, options, guild_id=guild_id)
 
     async def _source(
         self, owner: int, attachment: discord.Attachment, download: Download, fit: Fit

@@ -12,6 +12,7 @@ from generation.values.events import Event
 from generation.values.recipe import Recipe
 from storage.records import HistoryEntry, Job, JobKind, Remover, StoredImage
 
+from ..listing import ListedModel
 from .markup import inert, plain, visible
 from .states import state
 
@@ -81,6 +82,8 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
         f"guidance {recipe.guidance_scale:g}",
         names.label(recipe.scheduler, recipe.spacing),
     ]
+    if job.request.model is not None:
+        facts.insert(0, plain(job.request.model))
     if recipe.strength is not None:
         source = "" if parent is None else f" of {parent.job_id}-{parent.index + 1}"
         facts.append(f"variation{source} at strength {recipe.strength:g}")
@@ -128,6 +131,22 @@ def history(
             break
         text += f"{line}\n"
     return text.rstrip()
+
+
+def models(usable: Sequence[ListedModel]) -> str:
+    """Return the answer of `/models`: the models that a person may use here, with licences.
+
+    The first is used when a request names none.
+    """
+    if not usable:
+        return "You may use none of the models here; ask the operator."
+    lines = []
+    for model in usable:
+        name = f"**{quoted(model.name, _LISTED_PROMPT)}**"
+        licence = quoted(model.licence_name, _LISTED_PROMPT)
+        note = " · used when you name none" if model is usable[0] and len(usable) > 1 else ""
+        lines.append(f"{name} · licence: {licence}{note}")
+    return cut("\n".join(lines), _MESSAGE_LENGTH)
 
 
 def choice_name(entry: HistoryEntry, number: int | None = None) -> str:

@@ -14,6 +14,8 @@ from typing import Final
 
 from generation.values.events import Event, Interruption, Loading, Progress, Waiting
 
+from .markup import inert
+
 _BAR_CELLS: Final = 10
 _SECOND, _MINUTE, _HOUR = 1, 60, 3_600
 _UNITS: Final = {_SECOND: "s", _MINUTE: "min", _HOUR: "h"}
@@ -55,11 +57,15 @@ def state(event: Event | None) -> list[str]:
         case None:
             return ["queued"]
         case Loading():
-            return [_LOADING[event.after]]
+            return [_loading(event)]
         case Progress():
             return _progress(event)
         case Waiting():
             return _waiting(event)
+
+
+def _loading(event: Loading) -> str:
+    return _LOADING[event.after] if event.model is None else f"loading {inert(event.model)}"
 
 
 def _progress(event: Progress) -> list[str]:

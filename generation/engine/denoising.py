@@ -9,6 +9,7 @@ The arithmetic of a single step is the scheduler's: see `generation.schedulers.s
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,18 @@ from .embeddings import Embedding
 from .networks import EncodedPictures, Networks
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True)
+class SuspendedImage:
+    """An image whose networks were taken from it; `in_float32` says that it overflowed before.
+
+    The image is gone when nobody needs it any more.
+    """
+
+    image: weakref.ref[Denoising]
+    in_float32: bool
+
+
+@dataclass(slots=True, weakref_slot=True, kw_only=True, eq=False)
 class Denoising:
     """One image on its way from noise to picture; `request` asks for this image alone.
 
@@ -77,6 +89,12 @@ class Denoising:
         """Return what has to agree within one call of the network."""
         model, shape = self.networks.model, self.latents.shape
         return tuple(model.batch_key(shape, told) for told in self.told)
+
+    def suspend(self, usual: Networks) -> SuspendedImage:
+        """Let go of the networks; they were other ones than `usual` after an overflow."""
+        in_float32 = self.networks is not usual
+        del self.networks
+        return SuspendedImage(weakref.ref(self), in_float32)
 
     def restart(self, networks: Networks) -> None:
         """Go back to the first step, on other networks."""

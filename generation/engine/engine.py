@@ -11,6 +11,7 @@ all networks.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -29,7 +30,7 @@ from ..values.request import GenerationRequest, Told
 from ..workers.protocol import OnSign
 from . import denoising, recovery
 from .autoencoder import rounded
-from .denoising import Denoising
+from .denoising import Denoising, SuspendedImage
 from .embeddings import Embedding
 from .memory import attempt
 from .networks import Networks
@@ -70,6 +71,7 @@ class Engine:
             self._networks, load_in_float32, exact=exact, on_sign=on_sign
         )
         self._versions = library_versions()
+        self._images: weakref.WeakSet[Denoising] = weakref.WeakSet()
 
     @torch.inference_mode()
     def measured(self) -> Measured:
@@ -93,7 +95,10 @@ class Engine:
         self._embed_together(requests)
         for request in requests:
             self._on_sign("alive")
-            begun.append(attempt(partial(self._begin, request), self._device) or OutOfMemory())
+            images = attempt(partial(self._begin, request), self._device) or OutOfMemory()
+            if not isinstance(images, GenerationError):
+                self._images.update(images)
+            begun.append(images)
         return begun
 
     @torch.inference_mode()
@@ -135,6 +140,25 @@ class Engine:
         """Return a small picture of what `image` will be, a pixel for each latent."""
         predicted = image.sampler.predicted
         return None if predicted is None else image.networks.autoencoder.preview(predicted)
+
+    def suspend(self) -> list[SuspendedImage]:
+        """Take the networks from all images on their way, so that the model can leave the memory.
+
+        The images keep their latents. `resume` of an engine with the same model goes on with them.
+        """
+        suspended = [image.suspend(self._networks) for image in self._images]
+        self._images.clear()
+        return suspended
+
+    @torch.inference_mode()
+    def resume(self, images: Sequence[SuspendedImage]) -> None:
+        """Give networks to images that were suspended. Those in float32 start again."""
+        for suspended in images:
+            if (image := suspended.image()) is not None:
+                image.networks = self._networks
+                self._images.add(image)
+                if suspended.in_float32:
+                    self._second_attempt.start(image)
 
     def release_unused(self) -> None:
         """Do nothing: what is dropped here is gone at once (see `generation.workers.process`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..catalog.cache.sizes import weight_count
 from ..catalog.files import SCHEDULER_CONFIG, list_folder, select_files
 from ..catalog.hashing import weights_sha256
 from ..catalog.profile import ModelProfile
@@ -54,6 +55,20 @@ def load(
             "are complete."
         )
     return model
+
+
+def expected_bytes(profile: ModelProfile, *, device: str | None, dtype: str | None) -> int:
+    """Return about how many bytes of memory the weights of a model take, before it is loaded.
+
+    `device` and `dtype` are as in `load`.
+
+    Raises:
+        ModelError: a file is broken or missing, or the device is not there.
+    """
+    layout = family_of(profile.pipeline).layout
+    files = select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
+    number = choose_dtype(dtype, choose_device(device))
+    return weight_count(profile.folder, files) * number.itemsize
 
 
 def _check_schedulers(model: Model) -> None:

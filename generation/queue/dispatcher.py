@@ -13,6 +13,7 @@ from typing import Final
 
 from ..errors import GenerationError
 from ..timing import Measured
+from ..workers.protocol import ModelLoad
 from .tickets import JobCancelled, Ticket, ignore_unretrieved
 from .timers import RefreshTimer, Watchdog
 from .turns import Turns
@@ -31,8 +32,12 @@ class Dispatcher:
     good.
     """
 
-    def __init__(self, turns: Turns[Ticket], inbox: Inbox) -> None:
+    def __init__(
+        self, turns: Turns[Ticket], inbox: Inbox, *, default_model: str | None = None
+    ) -> None:
         self._turns = turns
+        self._default_model = default_model
+        self._forget_models()
         self._inbox = inbox
         self._updates = JobUpdates()
         self._refresh = RefreshTimer(self._tell_changes, lambda: turns.waiting)
@@ -44,6 +49,11 @@ class Dispatcher:
         self.died: asyncio.Future[None] = loop.create_future()
         for future in (self.ready, self.died):
             future.add_done_callback(ignore_unretrieved)
+
+    def _forget_models(self) -> None:
+        """Note that a new engine has only the default model in memory."""
+        if self._default_model is not None:
+            self._turns.ready = frozenset({self._default_model})
 
     def stop(self) -> None:
         """Stop the timers."""
@@ -128,6 +138,7 @@ class Dispatcher:
     def engine_lost(self) -> None:
         """Tell all jobs to wait for the next engine, which may take long to load."""
         self._updates.engine_lost()
+        self._forget_models()
         self._refresh.request()
 
     def engine_died(self, error: GenerationError) -> None:
@@ -135,6 +146,21 @@ class Dispatcher:
         for future in (self.ready, self.died):
             if not future.done():
                 future.set_exception(error)
+
+    def loading(self, model: str, tickets: list[Ticket]) -> None:
+        """Tell jobs that their model is being loaded."""
+        self._handle_answer()
+        self._updates.model_loading(model, tickets)
+        self._watchdog.reset()
+
+    def model_loaded(self, model: str, result: ModelLoad) -> None:
+        """Note which models are in memory now, and how fast one of them is."""
+        speed = self._updates.model_loaded(model, result.measured, self._default_model)
+        if speed is not None:
+            self._turns.speeds[model] = speed
+        self._turns.ready = frozenset((*result.loaded, *result.beside))
+        self._handle_answer()
+        self._start_turns()
 
     def started(self, tickets: list[Ticket]) -> None:
         """Note that the engine has started jobs."""
@@ -146,7 +172,7 @@ class Dispatcher:
     def stepped(self, step: Stepped) -> None:
         """Tell jobs their progress, and end turns whose steps are used up."""
         self._handle_answer()
-        self._updates.observe_step(step.load, step.seconds)
+        self._updates.observe_step(step.load, step.seconds, step.model)
         if self._refresh.age >= _ESTIMATE_SECONDS:
             self._refresh.request()
         for ticket, progress in step.progress:
@@ -209,6 +235,14 @@ class PostedEvents:
     def engine_died(self, error: GenerationError) -> None:
         """Post the event."""
         self.post(self._handler.engine_died, error)
+
+    def loading(self, model: str, tickets: list[Ticket]) -> None:
+        """Post the event."""
+        self.post(self._handler.loading, model, tickets)
+
+    def model_loaded(self, model: str, result: ModelLoad) -> None:
+        """Post the event."""
+        self.post(self._handler.model_loaded, model, result)
 
     def started(self, tickets: list[Ticket]) -> None:
         """Post the event."""

@@ -46,6 +46,11 @@ class TimingModel:
         self._correction = 1.0
         self.capacity = measured.rows * self._pixels
 
+    @property
+    def pace(self) -> float:
+        """Return the seconds of a full call for each unit of its load."""
+        return self.step(self.capacity) / self.capacity
+
     def step(self, load: float) -> float:
         """Return how many seconds a step of `load` takes."""
         return self._correction * self._predicted(load)

@@ -18,6 +18,9 @@ time by that amount over the number of waiting flows, which is bounded. So after
 every new flow starts above the waiting flow's tag, however many new flows come. Of the flows that
 were there before, only finitely many jobs have tags below it. In particular, 200 jobs of one member
 delay the first job of another member only by the job that is being served when it comes.
+
+A job may be served out of order (`FairQueue.pop_first`). Its member and server pay for it all the
+same, so a member who was passed over is still the next one.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import copy
 import heapq
 import itertools
 from collections import Counter, deque
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -132,9 +135,14 @@ class FlowQueue:
         """Return the number with which the head of a waiting flow came."""
         return self._waiting[flow]
 
+    def in_order(self) -> list[Hashable]:
+        """Return the waiting flows, the one that is served next first."""
+        return sorted(self._waiting, key=lambda flow: (self._tags[flow], self._waiting[flow]))
+
     def serve(self, flow: Hashable, amount: float) -> None:
-        """Charge `flow`, which is first, for `amount`, and remove it until it is added again."""
-        self._now = max(self._now + self._coming, self._tags[flow])
+        """Charge a waiting `flow` for `amount`, and remove it until it is added again."""
+        # The tag of the first flow, not of this one: it may be served out of order.
+        self._now = max(self._now + self._coming, self._tags[self.first()])
         self._coming = amount / len(self._waiting)
         del self._waiting[flow]
         self._tags[flow] += amount
@@ -155,7 +163,7 @@ class FlowQueue:
         self._remembered = max(_REMEMBERED, 2 * len(self._tags))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[J]):
     job: J
     share: Share
@@ -227,10 +235,34 @@ class FairQueue(Generic[J]):
             IndexError: no job waits.
         """
         group = self._groups.first()
+        member = self._members[group].first()
+        return self._serve(group, member, self._queues[group, member][0])
+
+    def first(self) -> J:
+        """Return the job that is served next.
+
+        Raises:
+            IndexError: no job waits.
+        """
+        group = self._groups.first()
+        return self._queues[group, self._members[group].first()][0].job
+
+    def pop_first(self, accepts: Callable[[J], bool]) -> J | None:
+        """Remove and return the first job in the fair order that `accepts` takes, if there is one.
+
+        The jobs before it wait on, and their owners keep their claims.
+        """
+        for group in self._groups.in_order():
+            for member in self._members[group].in_order():
+                for waiting in self._queues[group, member]:
+                    if accepts(waiting.job):
+                        return self._serve(group, member, waiting)
+        return None
+
+    def _serve(self, group: Hashable, member: Hashable, served: _Waiting[J]) -> J:
         members = self._members[group]
-        member = members.first()
         jobs = self._queues[group, member]
-        served = jobs.popleft()
+        jobs.remove(served)
         self._forget(served.job)
         self._groups.serve(group, served.cost)
         members.serve(member, served.cost / served.share.weight)

@@ -37,7 +37,9 @@ class GenerationQueue(Generic[I]):
     `limits_for` returns how many jobs may wait: in all, of one person, and of one server. Without
     the limits one person could fill the queue, and the fair order could not help anybody. A person
     without a waiting job may be admitted although the queue is full (`generation.queue.admission`).
-    With `previews` the progress carries small pictures.
+    With `previews` the progress carries small pictures. With a `default_model`, the engine has
+    several models: jobs whose requests name none are for the default one. Without it the engine has
+    one model.
 
     Used as an async context manager. Entering starts the engine thread, which builds the engine
     with `make_engine`. Leaving stops the thread after the current step, or in the middle of a call
@@ -50,20 +52,26 @@ class GenerationQueue(Generic[I]):
         *,
         limits_for: LimitsFor,
         previews: bool = True,
+        default_model: str | None = None,
     ) -> None:
         self._make_engine = make_engine
         self._preview_seconds = _PREVIEW_SECONDS if previews else None
         self._places = Places(limits_for)
+        self._default_model = default_model
         self._turns: Turns[Ticket] = Turns()
         self._closed = False
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         inbox = Inbox()
-        self._dispatcher = Dispatcher(self._turns, inbox)
+        self._dispatcher = Dispatcher(self._turns, inbox, default_model=self._default_model)
         self._events = PostedEvents(self._loop, self._dispatcher)
         self._worker: Worker[I] = Worker(
-            self._make_engine, inbox, self._events, preview_seconds=self._preview_seconds
+            self._make_engine,
+            inbox,
+            self._events,
+            preview_seconds=self._preview_seconds,
+            default_model=self._default_model,
         )
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         # A daemon thread, so that a device that hangs cannot keep the process alive.
@@ -155,6 +163,7 @@ class GenerationQueue(Generic[I]):
             request=request,
             listener=listener,
             share=share,
+            model=self._model_of(request),
             started=self._loop.create_future(),
             images=self._loop.create_future(),
             read_request=read_request,
@@ -163,6 +172,11 @@ class GenerationQueue(Generic[I]):
         ticket.images.add_done_callback(ignore_unretrieved)
         self._dispatcher.add(ticket, alone=alone)
         return ticket
+
+    def _model_of(self, request: GenerationRequest) -> str | None:
+        if self._default_model is None:
+            return None
+        return request.model or self._default_model
 
     def cancel(self, job_id: int) -> bool:
         """Cancel a job; return False if there is no such job, or if it has ended.

@@ -13,6 +13,8 @@ from ..workers.protocol import I
 from .tickets import Ticket
 from .turns import FairSizes
 
+_Kind = tuple[str | None, int, int]
+
 
 @dataclass(slots=True)
 class RunningJob(Generic[I]):
@@ -57,7 +59,7 @@ class RunningJobs(Generic[I]):
 
     def __init__(self) -> None:
         self._jobs: dict[Ticket, RunningJob[I]] = {}
-        self._sizes: FairSizes[tuple[int, int]] = FairSizes()
+        self._sizes: FairSizes[_Kind] = FairSizes()
         # How many pixels share a decoder call.
         self._decoded_pixels = 0
 
@@ -93,30 +95,31 @@ class RunningJobs(Generic[I]):
         return [ticket for ticket in self._jobs if ticket not in tickets]
 
     def next_step(self) -> list[Ticket]:
-        """Return the active jobs of one size, which take the next step together."""
-        groups: dict[tuple[int, int], list[Ticket]] = {}
+        """Return the active jobs of one model and size, which take the next step together."""
+        groups: dict[_Kind, list[Ticket]] = {}
         for ticket, job in self._jobs.items():
             if ticket.active and not job.is_denoised:
-                groups.setdefault(_size(ticket), []).append(ticket)
+                groups.setdefault(_kind(ticket), []).append(ticket)
         if not groups:
             return []
-        loads = {size: [ticket.load for ticket in group] for size, group in groups.items()}
+        loads = {kind: [ticket.load for ticket in group] for kind, group in groups.items()}
         return groups[self._sizes.choose(loads)]
 
     def next_decoding(self) -> list[Decoding[I]]:
-        """Return denoised images of one size, as many as share a decoder call."""
+        """Return denoised images of one model and size, as many as share a decoder call."""
         ready = list[Decoding[I]]()
         most = 1
         for ticket, job in self._jobs.items():
-            is_same_size = not ready or _size(ready[0].ticket) == _size(ticket)
-            if is_same_size and job.is_denoised:
+            is_same_kind = not ready or _kind(ready[0].ticket) == _kind(ticket)
+            if is_same_kind and job.is_denoised:
                 ready += [Decoding(ticket, n, image) for n, image in job.unfinished.items()]
-                width, height = _size(ticket)
+                _, width, height = _kind(ticket)
                 most = max(1, self._decoded_pixels // (width * height))
                 if len(ready) >= most:
                     break
         return ready[:most]
 
 
-def _size(ticket: Ticket) -> tuple[int, int]:
-    return ticket.request.width, ticket.request.height
+def _kind(ticket: Ticket) -> _Kind:
+    """Return the model, width and height: only jobs that have them in common share a call."""
+    return ticket.model, ticket.request.width, ticket.request.height

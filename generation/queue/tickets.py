@@ -36,6 +36,8 @@ class QueueClosed(GenerationError):
 class Ticket:
     """One job in the queue.
 
+    `model` is the model that the job needs; None stands for the only one.
+
     `started` is done when the engine starts the job. `images` holds the pictures, or the error:
     JobCancelled, QueueClosed, another GenerationError, or an error of `read_request`.
 
@@ -57,6 +59,7 @@ class Ticket:
     share: Share
     started: asyncio.Future[None]
     images: asyncio.Future[list[GeneratedImage]]
+    model: str | None = None
     read_request: Callable[[], GenerationRequest] | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     active: bool = False

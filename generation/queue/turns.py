@@ -7,18 +7,29 @@ behind long ones. Pictures of equal length are still finished one after the othe
 for most people than all at the same time. A job that is larger than the capacity has shorter turns,
 because no other job runs beside it.
 
+Loading a model takes as long as many steps, so jobs for the models in memory may go first for a
+while. The job whose turn it is by the fair order is passed over for PATIENCE_CALLS at most; then
+the running jobs end their turns, and the job has its model loaded.
+
 This module knows no clock, no thread and no event loop, so a simulation can run it through a day.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Final, Generic, Protocol, TypeVar, cast
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from .fairness import FairQueue, FlowQueue, Share
 
 TURN_STEPS: Final = 30
+# How much work may go ahead of the job whose turn it is, in full calls. Calls take half a second at
+# most (`generation.engine.calibration`), so the job waits for two minutes at most. To load a model
+# takes seconds to half a minute: with less patience, loading would take a large part of the time of
+# an engine with two busy models.
+PATIENCE_CALLS: Final = 240
 S = TypeVar("S", bound=Hashable)
 
 
@@ -81,21 +92,61 @@ class TurnJob(Protocol):
     def load(self) -> float:
         """Return the load of one step: rows x pixels, in millions."""
 
+    @property
+    def model(self) -> Hashable:
+        """Return the model that the job needs."""
+
     def __hash__(self) -> int: ...
 
 
 J = TypeVar("J", bound=TurnJob)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSpeed:
+    """How a model differs from the default one.
+
+    `capacity` is the load of a full call, and `cost` the seconds of a load relative to the default
+    model.
+    """
+
+    capacity: float
+    cost: float = 1.0
+
+
+class _PassedOver:
+    """How many full calls were given to other jobs while one job was first in the fair order."""
+
+    def __init__(self) -> None:
+        self._job: weakref.ref[Any] | None = None
+        self._calls = 0.0
+
+    def calls_of(self, job: object) -> float:
+        """Return the calls by which `job`, which is first now, was passed over."""
+        if self._job is None or self._job() is not job:
+            self._job, self._calls = weakref.ref(job), 0.0
+        return self._calls
+
+    def add(self, job: object, calls: float) -> None:
+        """Note that `job` was passed over by so many calls."""
+        self._calls = self.calls_of(job) + calls
+
+
 class Turns(Generic[J]):
     """Jobs that wait for a turn, and jobs that run.
 
     The load of the running jobs is about `capacity`. One job runs at a time while `capacity` is
-    None, which means unknown.
+    None, which means unknown. `speeds` holds what is known of single models.
+
+    `ready` holds the models that are in memory, and those that fit in beside them; None means that
+    every model is.
     """
 
     def __init__(self, capacity: float | None = None) -> None:
         self.capacity = capacity
+        self.speeds: dict[Hashable, ModelSpeed] = {}
+        self.ready: Collection[Hashable] | None = None
+        self._passed_over = _PassedOver()
         self._waiting: FairQueue[J] = FairQueue()
         # Ahead of all waiting jobs: these lost their turn when the engine was lost.
         self._restarted: deque[J] = deque()
@@ -138,16 +189,33 @@ class Turns(Generic[J]):
 
     def add(self, job: J) -> None:
         """Add a job that waits; its member is charged for the steps of one turn at most."""
-        steps = min(job.steps - job.taken, turn_steps(job.load, self.capacity))
-        self._waiting.add(job, job.share, steps * job.load)
+        self._waiting.add(job, job.share, self._turn(job) * job.load * self._cost(job))
 
     def start(self) -> J | None:
         """Start the next job and return it; None if no job waits or no capacity is left."""
         job = self._next()
         if job is not None:
             self._running[job] = None
-            job.turn_ends = job.taken + turn_steps(job.load, self.capacity)
+            job.turn_ends = job.taken + turn_steps(job.load, self._capacity(job))
+            if not self._is_ready(job):
+                # The engine may have to drop any other model for this one.
+                self.ready = frozenset({job.model})
         return job
+
+    def _turn(self, job: J) -> int:
+        """Return how many steps the next turn of a job has."""
+        return min(job.steps - job.taken, turn_steps(job.load, self._capacity(job)))
+
+    def _capacity(self, job: J) -> float | None:
+        speed = self.speeds.get(job.model)
+        return self.capacity if speed is None else speed.capacity
+
+    def _cost(self, job: J) -> float:
+        speed = self.speeds.get(job.model)
+        return 1.0 if speed is None else speed.cost
+
+    def _is_ready(self, job: J) -> bool:
+        return self.ready is None or job.model in self.ready
 
     def _next(self) -> J | None:
         if self._suspects:
@@ -156,13 +224,32 @@ class Turns(Generic[J]):
         if self._running and not self._has_capacity():
             return None
         if self._restarted:
-            return self._restarted.popleft()
-        return self._waiting.pop() if len(self._waiting) else None
+            may_start = not self._running or self._is_ready(self._restarted[0])
+            return self._restarted.popleft() if may_start else None
+        return self._next_waiting() if len(self._waiting) else None
+
+    def _next_waiting(self) -> J | None:
+        """Remove and return the next job in the fair order, or one for a model in memory."""
+        first = self._waiting.first()
+        if self._is_ready(first):
+            return self._waiting.pop()
+        if self._passed_over.calls_of(first) < PATIENCE_CALLS:
+            other = self._waiting.pop_first(self._is_ready)
+            if other is not None:
+                capacity = self._capacity(other) or other.load
+                self._passed_over.add(first, self._turn(other) * min(1.0, other.load / capacity))
+                return other
+        # While a model is loaded no job takes a step, so running jobs end their turns first.
+        return None if self._running else self._waiting.pop()
 
     def _has_capacity(self) -> bool:
         if self.capacity is None or any(job.alone for job in self._running):
             return False
-        return sum(job.load for job in self._running) < self.capacity
+        loads: dict[float, float] = {}
+        for job in self._running:
+            capacity = self._capacity(job) or self.capacity
+            loads[capacity] = loads.get(capacity, 0.0) + job.load
+        return sum(load / capacity for capacity, load in loads.items()) < 1
 
     def end_turn(self, job: J) -> bool:
         """Return whether a job's turn ended: its steps are used up and another job waits."""

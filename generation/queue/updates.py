@@ -9,8 +9,9 @@ from typing import Final
 
 from ..timing import Measured
 from ..values.events import Loading, Progress, Waiting
-from .estimates import TimingModel, finish_times
+from .estimates import RemainingWork, TimingModel, finish_times
 from .tickets import Ticket
+from .turns import ModelSpeed
 
 # An estimate is told again when it is wrong by this part of the remaining time.
 _ESTIMATE_CHANGE: Final = 0.2
@@ -28,6 +29,9 @@ class JobUpdates:
 
     def __init__(self) -> None:
         self._timing: TimingModel | None = None
+        # Those of the other models, which were loaded once.
+        self._timings: dict[str | None, TimingModel] = {}
+        self._is_loading = False
         self._was_lost = False
         self._is_silent = False
         self._ends: dict[Ticket, float] = {}
@@ -35,14 +39,35 @@ class JobUpdates:
     def engine_ready(self, measured: Measured) -> float:
         """Note that an engine is loaded; return its capacity, the load of a full call."""
         self._timing = TimingModel(measured)
-        self._is_silent = False
+        self._is_silent = self._is_loading = False
         return self._timing.capacity
 
     def engine_lost(self) -> None:
         """Note that there is no engine until the next one is loaded."""
         self._timing = None
+        self._is_loading = False
         self._ends = {}
         self._was_lost = True
+
+    def model_loading(self, model: str, tickets: Iterable[Ticket]) -> None:
+        """Tell jobs that their model is being loaded; the engine is silent meanwhile."""
+        self._is_loading = True
+        for ticket in tickets:
+            if not ticket.images.done():
+                ticket.tell(Loading(model=model))
+
+    def model_loaded(
+        self, model: str, measured: Measured | None, default: str | None
+    ) -> ModelSpeed | None:
+        """Note that a model was loaded, and return how its speed differs from the default one's.
+
+        None stands for the default model, and for a model that could not be loaded.
+        """
+        self._is_loading = False
+        if measured is None or model == default or self._timing is None:
+            return None
+        timing = self._timings[model] = TimingModel(measured)
+        return ModelSpeed(timing.capacity, timing.pace / self._timing.pace)
 
     def engine_silent(self) -> None:
         """Note that the engine does not answer, so that all estimates are wrong."""
@@ -54,17 +79,28 @@ class JobUpdates:
         was_silent, self._is_silent = self._is_silent, False
         return was_silent
 
-    def observe_step(self, load: float, seconds: float) -> None:
+    def observe_step(self, load: float, seconds: float, model: str | None = None) -> None:
         """Learn how long a step of `load` took."""
-        if self._timing is not None and load:
-            self._timing.observe(load, seconds)
+        timing = self._timings.get(model, self._timing)
+        if timing is not None and load:
+            timing.observe(load, seconds)
+
+    def _remaining(self, ticket: Ticket) -> RemainingWork:
+        """Return the work left in a job, as work of the default model that takes as long."""
+        timing = self._timings.get(ticket.model)
+        if timing is None or self._timing is None:
+            return ticket.remaining
+        factor = timing.pace / self._timing.pace
+        work = ticket.remaining
+        return dataclasses.replace(work, load=factor * work.load, pixels=factor * work.pixels)
 
     def silence_limit(self, running: Sequence[Ticket]) -> float | None:
         """Return after how many seconds the engine counts as silent; None if it has no work."""
-        if self._timing is None or not running:
+        if self._timing is None or not running or self._is_loading:
             return None
-        step = self._timing.step(sum(ticket.load for ticket in running))
-        decoding = sum(self._timing.decode(ticket.remaining) for ticket in running)
+        works = [self._remaining(ticket) for ticket in running]
+        step = self._timing.step(sum(work.load for work in works))
+        decoding = sum(self._timing.decode(work) for work in works)
         return max(_SILENCE_SECONDS, _SILENCE_RATIO * (step + decoding))
 
     def refresh(self, running: Sequence[Ticket], waiting: Sequence[Ticket]) -> None:
@@ -136,8 +172,8 @@ class JobUpdates:
         if self._is_silent:
             return
         times = finish_times(
-            [ticket.remaining for ticket in running],
-            [ticket.remaining for ticket in waiting],
+            [self._remaining(ticket) for ticket in running],
+            [self._remaining(ticket) for ticket in waiting],
             timing,
         )
         now = time.monotonic()

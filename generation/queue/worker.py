@@ -18,8 +18,8 @@ from ..timing import Measured
 from ..values.events import Progress
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest
-from ..workers.protocol import EngineLike, I
-from .engine_slot import EngineSlot
+from ..workers.protocol import EngineLike, I, ModelLoad
+from .engine_slot import EngineSlot, ModelLoading
 from .running import RunningJobs
 from .supervisor import Decision, EngineAction, Supervisor
 from .tickets import JobCancelled, Ticket
@@ -32,11 +32,12 @@ Outcome = list[GeneratedImage] | Exception
 
 @dataclass(frozen=True, slots=True)
 class Stepped:
-    """A step of several jobs: the progress of each, the load of all, and the duration."""
+    """A step of several jobs on one model: their progress, the load of all, and the duration."""
 
     progress: list[tuple[Ticket, Progress]]
     load: float
     seconds: float
+    model: str | None = None
 
 
 class WorkerEvents(Protocol):
@@ -50,6 +51,12 @@ class WorkerEvents(Protocol):
 
     def engine_died(self, error: GenerationError) -> None:
         """Handle that there is no engine, and will be none."""
+
+    def loading(self, model: str, tickets: list[Ticket]) -> None:
+        """Handle that a model is being loaded for jobs; no job takes a step meanwhile."""
+
+    def model_loaded(self, model: str, result: ModelLoad) -> None:
+        """Handle that a model was loaded, or could not be."""
 
     def started(self, tickets: list[Ticket]) -> None:
         """Handle that the engine has started jobs."""
@@ -109,15 +116,19 @@ class Worker(Generic[I]):
         events: WorkerEvents,
         *,
         preview_seconds: float | None,
+        default_model: str | None = None,
     ) -> None:
         self._events = events
         self._preview_seconds = preview_seconds
         self._inbox = inbox
         self._slot = EngineSlot(make_engine)
+        self._models = ModelLoading(default_model, events.model_loaded)
         self._jobs: RunningJobs[I] = RunningJobs()
         self._supervisor: Supervisor[Ticket] = Supervisor()
         # The jobs of the current call: the suspects if the engine is lost in it.
         self._in_call: list[Ticket] = []
+        # New jobs that the engine may not have begun.
+        self._new: list[Ticket] = []
 
     def stop(self) -> None:
         """End after the current step, or sooner if the engine can end in the middle of a call."""
@@ -142,6 +153,7 @@ class Worker(Generic[I]):
     def _handle_load(self, loaded: Measured | GenerationError) -> None:
         if isinstance(loaded, Measured):
             self._jobs.use(loaded)
+            self._models.engine_replaced()
             self._events.engine_ready(loaded)
         else:
             self._die(loaded)
@@ -154,20 +166,33 @@ class Worker(Generic[I]):
     def _turn(self, engine: EngineLike[I]) -> None:
         """Start new jobs, take one step of one size of pictures, and decode what is denoised."""
         try:
+            self._models.introduce(engine)
             new = self._receive(engine)
             if self._slot.is_stopping:
                 return
             self._end_cancelled(list(self._jobs))
-            self._start(engine, self._end_cancelled(new))
+            self._new = self._end_cancelled(new)
+            for model in dict.fromkeys(ticket.model for ticket in self._new):
+                self._start(engine, [ticket for ticket in self._new if ticket.model == model])
+            self._new = []
             self._step(engine, self._jobs.next_step())
             if not self._slot.is_stopping:
                 self._finish(engine)
         except EngineLost as error:
-            others = self._jobs.others(self._in_call)
+            others = self._others(self._in_call)
             self._replace(self._supervisor.engine_lost(self._in_call, others), str(error))
         except _EngineReplaced:
             pass
-        self._in_call = []
+        self._in_call, self._new = [], []
+
+    def _others(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Return the jobs on the engine, and those that are new, that are not among `tickets`."""
+        on_engine = self._jobs.others(tickets)
+        return on_engine + [
+            ticket
+            for ticket in self._new
+            if ticket not in tickets and ticket not in on_engine and not ticket.images.done()
+        ]
 
     def _receive(self, engine: EngineLike[I]) -> list[Ticket]:
         """Return the new jobs; wait for one if there is nothing to do."""
@@ -190,7 +215,24 @@ class Worker(Generic[I]):
                 others.append(ticket)
         return others
 
+    def _use_model(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> bool:
+        """Load the model that all of `tickets` need; if that fails, end the jobs that need it."""
+        model = tickets[0].model
+        if model is None or self._models.is_loaded(model):
+            return True
+        self._events.loading(model, list(tickets))
+        self._in_call = list(tickets)
+        failure = self._models.load(engine, model)
+        if failure is None:
+            return True
+        same = [ticket for ticket in self._jobs if ticket.model == model]
+        for ticket in dict.fromkeys((*tickets, *same)):
+            self._end(ticket, failure)
+        return False
+
     def _start(self, engine: EngineLike[I], tickets: Sequence[Ticket]) -> None:
+        if not self._use_model(engine, tickets):
+            return
         requests = self._read_requests(tickets)
         if not requests:
             return
@@ -220,7 +262,7 @@ class Worker(Generic[I]):
         return requests
 
     def _step(self, engine: EngineLike[I], tickets: list[Ticket]) -> None:
-        if not tickets:
+        if not tickets or not self._use_model(engine, tickets):
             return
         images = [image for ticket in tickets for image in self._jobs[ticket].unfinished.values()]
         load = sum(ticket.load for ticket in tickets)
@@ -231,7 +273,7 @@ class Worker(Generic[I]):
             return
         seconds = time.perf_counter() - start
         progress = [(ticket, self._progress(engine, ticket)) for ticket in tickets]
-        self._events.stepped(Stepped(progress, load, seconds))
+        self._events.stepped(Stepped(progress, load, seconds, tickets[0].model))
 
     def _progress(self, engine: EngineLike[I], ticket: Ticket) -> Progress:
         """Return the progress of a job, with a preview if one is due."""
@@ -264,6 +306,8 @@ class Worker(Generic[I]):
         if not ready:
             return
         tickets = list(dict.fromkeys(decoding.ticket for decoding in ready))
+        if not self._use_model(engine, tickets):
+            return
         images = [decoding.image for decoding in ready]
         try:
             pictures = self._call(tickets, lambda: engine.finish(images))
@@ -310,7 +354,7 @@ class Worker(Generic[I]):
     def _handle_failure(self, tickets: list[Ticket], error: Exception) -> None:
         jobs = ", ".join(str(ticket.job_id) for ticket in tickets)
         log.error("The engine failed on job %s", jobs, exc_info=error)
-        decision = self._supervisor.call_failed(tickets, self._jobs.others(tickets))
+        decision = self._supervisor.call_failed(tickets, self._others(tickets))
         if decision.engine is not EngineAction.KEEP:
             self._replace(decision, "The engine failed on several pictures in a row.")
             raise _EngineReplaced

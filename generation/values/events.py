@@ -52,10 +52,12 @@ class Waiting:
 class Loading:
     """A job waits until the engine has loaded the model; how long that takes is unknown.
 
-    `after` says why the model is loaded again: None if the bot was just started.
+    `after` says why the model is loaded again: None if the bot was just started. `model` is the
+    name of the model, if the engine has several and loads this one for the job.
     """
 
     after: Interruption | None = None
+    model: str | None = None
 
     @property
     def seconds(self) -> None:

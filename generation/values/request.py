@@ -91,6 +91,8 @@ class GenerationRequest:
     names of emoji (`generation.values.spelling`). In requests from before version 0.2 these are
     None, and the model reads what was typed.
 
+    `model` is the name of the model in the operator's list; None means the default model.
+
     Raises:
         InvalidRequest: a value is out of range; its sentence says which and what fits.
     """
@@ -110,6 +112,7 @@ class GenerationRequest:
     read_negative_prompt: str | None = None
     references: tuple[Pixels | StoredPixels, ...] = ()
     spacing: Spacing | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt, required=True)

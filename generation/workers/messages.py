@@ -21,6 +21,7 @@ from ..errors import (
     MetadataError,
     ModelError,
     ModelNotHere,
+    ModelTooLarge,
     NotFinite,
     OutOfMemory,
     PictureRefused,
@@ -30,7 +31,7 @@ from ..timing import Measured
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage, Recipe
 from ..values.request import GenerationRequest, SchedulerName, Spacing
-from .protocol import ImageInProgress, Sign
+from .protocol import ImageInProgress, ModelLoad, Sign
 
 # The errors that an engine can report. Any other error is reported as its nearest base class.
 _FAILURES: Final[Mapping[str, Callable[[Failure], GenerationError]]] = {
@@ -39,6 +40,7 @@ _FAILURES: Final[Mapping[str, Callable[[Failure], GenerationError]]] = {
     "InvalidSource": lambda failure: InvalidSource(failure.sentence),
     "ModelError": lambda failure: ModelError(failure.sentence),
     "ModelNotHere": lambda failure: ModelNotHere(failure.sentence),
+    "ModelTooLarge": lambda failure: ModelTooLarge(failure.sentence),
     "EngineFailed": lambda failure: EngineFailed(failure.sentence),
     "OutOfMemory": lambda _: OutOfMemory(),
     "NotFinite": lambda _: NotFinite(),
@@ -53,6 +55,7 @@ FailureKind = Literal[
     "InvalidSource",
     "ModelError",
     "ModelNotHere",
+    "ModelTooLarge",
     "EngineFailed",
     "OutOfMemory",
     "NotFinite",
@@ -153,6 +156,7 @@ class NewJob(_Value, frozen=True, kw_only=True):
     read_negative_prompt: str | None
     references: tuple[Pixels, ...]
     spacing: Spacing | None
+    model: str | None
 
     @classmethod
     def of(cls, request: GenerationRequest, images: tuple[int, ...]) -> Self:
@@ -195,6 +199,12 @@ class Measure(_Request, frozen=True):
     """Measure the engine again."""
 
 
+class Load(_Request, frozen=True):
+    """Load a model, if it is not in memory."""
+
+    model: str
+
+
 class Begin(_Request, frozen=True):
     """Begin the images of jobs."""
 
@@ -231,6 +241,30 @@ class Loaded(_Reply, frozen=True):
     """The reply to Start and Measure."""
 
     measured: Measured
+
+
+class ModelLoaded(_Reply, frozen=True):
+    """The reply to Load: see `ModelLoad`."""
+
+    measured: Measured | None
+    failure: Failure | None
+    loaded: tuple[str | None, ...]
+    beside: tuple[str | None, ...]
+
+    @classmethod
+    def of(cls, load: ModelLoad) -> Self:
+        """Return `load` as plain data."""
+        failure = None if load.failure is None else Failure.of(load.failure)
+        return cls(load.measured, failure, tuple(load.loaded), tuple(load.beside))
+
+    def result(self) -> ModelLoad:
+        """Return the result again."""
+        return ModelLoad(
+            measured=self.measured,
+            failure=None if self.failure is None else self.failure.error(),
+            loaded=frozenset(self.loaded),
+            beside=frozenset(self.beside),
+        )
 
 
 class Begun(_Reply, frozen=True):
@@ -282,8 +316,19 @@ class SignOfLife(_Reply, frozen=True):
     sign: Sign
 
 
-Request = Start | Measure | Begin | Step | Finish | Preview | Release
-Reply = Loaded | Begun | Stepped | Finished | Previewed | Refused | Raised | Lost | SignOfLife
+Request = Start | Measure | Load | Begin | Step | Finish | Preview | Release
+Reply = (
+    Loaded
+    | ModelLoaded
+    | Begun
+    | Stepped
+    | Finished
+    | Previewed
+    | Refused
+    | Raised
+    | Lost
+    | SignOfLife
+)
 
 M = TypeVar("M")
 _encoder: Final = msgspec.msgpack.Encoder()

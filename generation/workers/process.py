@@ -28,9 +28,11 @@ from .messages import (
     Finish,
     Finished,
     ImageState,
+    Load,
     Loaded,
     Lost,
     Measure,
+    ModelLoaded,
     NewJob,
     Preview,
     Previewed,
@@ -47,6 +49,7 @@ from .messages import (
     encode,
 )
 from .pipe import Pipe
+from .protocol import ModelLoad
 from .server import Build, serve
 
 log = logging.getLogger(__name__)
@@ -140,6 +143,11 @@ class EngineProcess:
         )
         self._spec = None
         return self._call(request, Loaded, self._load_timeout).measured
+
+    def load(self, model: str) -> ModelLoad:
+        """Load a model, if it is not in memory; others may have to leave the memory for it."""
+        request = Load(dropped=self._take_dropped(), model=model)
+        return self._call(request, ModelLoaded, self._load_timeout).result()
 
     def begin(
         self, requests: Sequence[GenerationRequest]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from ..errors import GenerationError
@@ -15,6 +16,19 @@ from ..values.request import GenerationRequest
 Sign = Literal["alive", "loading"]
 OnSign: TypeAlias = Callable[[Sign], None]
 """A function that the engine calls after each network call, and before it loads a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLoad:
+    """The result of loading a model: how long its calls take, or why it cannot be loaded.
+
+    `loaded` are the models in memory now, and `beside` those that fit in beside them.
+    """
+
+    measured: Measured | None
+    failure: GenerationError | None
+    loaded: Collection[str | None]
+    beside: Collection[str | None] = ()
 
 
 class ImageInProgress(Protocol):
@@ -40,7 +54,10 @@ class EngineLike(Protocol[I]):
     """What the queue needs of an engine; see `generation.engine.engine.Engine`."""
 
     def measured(self) -> Measured:
-        """Return how long calls take; wait until the engine is loaded."""
+        """Return how long calls of the default model take; wait until the engine is loaded."""
+
+    def load(self, model: str) -> ModelLoad:
+        """Load a model, if it is not in memory; others may have to leave the memory for it."""
 
     def begin(self, requests: Sequence[GenerationRequest]) -> list[list[I] | GenerationError]:
         """Return for each request its images at their first step, or why there are none."""

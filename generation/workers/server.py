@@ -24,9 +24,11 @@ from .messages import (
     Finished,
     FinishedImage,
     ImageState,
+    Load,
     Loaded,
     Lost,
     Measure,
+    ModelLoaded,
     NewJob,
     Preview,
     Previewed,
@@ -167,6 +169,8 @@ class _Images:
             Exception: the engine raised it.
         """
         match request:
+            case Load(model=model):
+                return ModelLoaded.of(self._engine.load(model))
             case Begin(jobs=jobs):
                 return self._begin(jobs)
             case Step(images=numbers):

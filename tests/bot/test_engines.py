@@ -23,6 +23,7 @@ SETTINGS = Settings(
     compile=True,
     deterministic=True,
     log_level="DEBUG",
+    model_memory_gb=12.5,
     role_weights={7: 2.0},
 )
 
@@ -32,12 +33,24 @@ def profile() -> ModelProfile:
     return locate("starter")
 
 
-def test_a_description_comes_back_as_it_was_without_a_secret(profile: ModelProfile) -> None:
-    text = encode_spec(SETTINGS, profile)
+@pytest.fixture(scope="module")
+def profiles(profile: ModelProfile) -> dict[str, ModelProfile]:
+    return {"Z": profile, "A": dataclasses.replace(profile, native_size=64)}
+
+
+def test_a_description_comes_back_as_it_was_without_a_secret(
+    profiles: dict[str, ModelProfile],
+) -> None:
+    text = encode_spec(SETTINGS, profiles)
     settings, same = decode_spec(text)
-    assert same == profile
+    assert list(same.items()) == list(profiles.items())
     assert settings == Settings(
-        device="cuda:1", dtype="bfloat16", compile=True, deterministic=True, log_level="DEBUG"
+        device="cuda:1",
+        dtype="bfloat16",
+        compile=True,
+        deterministic=True,
+        log_level="DEBUG",
+        model_memory_gb=12.5,
     )
     assert TOKEN not in text
     assert text.isascii()
@@ -45,7 +58,7 @@ def test_a_description_comes_back_as_it_was_without_a_secret(profile: ModelProfi
 
 def test_a_folder_may_have_a_name_that_is_no_text(profile: ModelProfile) -> None:
     odd = dataclasses.replace(profile, folder=Path(os.fsdecode(b"/models/\xff")))
-    assert decode_spec(encode_spec(SETTINGS, odd))[1] == odd
+    assert decode_spec(encode_spec(SETTINGS, {"odd": odd}))[1] == {"odd": odd}
 
 
 @pytest.mark.parametrize(
@@ -53,13 +66,13 @@ def test_a_folder_may_have_a_name_that_is_no_text(profile: ModelProfile) -> None
     [
         ({"settings": {"dtype": "float8"}}, "dtype"),
         ({"settings": {"devise": "cpu"}}, "devise"),
-        ({"profile": {"name": "starter"}}, "missing required field"),
+        ({"profiles": {"A": {"name": "starter"}}}, "missing required field"),
         ({"code": "import os"}, "unknown field `code`"),
     ],
 )
 def test_a_description_with_a_wrong_value_is_refused(
     profile: ModelProfile, changes: dict[str, Any], wrong: str
 ) -> None:
-    text = json.dumps({**json.loads(encode_spec(SETTINGS, profile)), **changes})
+    text = json.dumps({**json.loads(encode_spec(SETTINGS, {"A": profile})), **changes})
     with pytest.raises(ValueError, match=wrong):
         decode_spec(text)

@@ -34,7 +34,7 @@ STEPS = (8, 20, 30, 30, 30, 50, 150)
 _SIZES = (*[_PIXELS] * 24, 4 * _PIXELS)
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Ask:
     """One job: when it comes, whose it is, and how many steps of how many rows it takes."""
 
@@ -45,6 +45,7 @@ class Ask:
     rows: int
     is_burst: bool
     pixels: int = _PIXELS
+    model: str | None = None
     taken: int = 0
     turn_ends: int = 0
     alone: bool = False
@@ -73,9 +74,19 @@ class Served:
 
 
 def a_day(
-    *, members: int, servers: int, load: float, bursts: int, burst_size: int, seed: int
+    *,
+    members: int,
+    servers: int,
+    load: float,
+    bursts: int,
+    burst_size: int,
+    seed: int,
+    models: Sequence[str] = (),
 ) -> list[Ask]:
-    """Return a day's jobs: `load` of an engine that serves singly, and bursts on top of that."""
+    """Return a day's jobs: `load` of an engine that serves singly, and bursts on top of that.
+
+    Each job is for one of `models`, if there are any.
+    """
     chance = random.Random(seed)
     mean = statistics.mean(
         Ask(0, 0.0, Share(), steps, 2, is_burst=False, pixels=pixels).seconds
@@ -100,6 +111,7 @@ def a_day(
             chance.choice((1, 2, 2, 2, 2)),
             is_burst,
             chance.choice(_SIZES),
+            chance.choice(models) if models else None,
         )
         for number, (at, member, is_burst) in enumerate(moments)
     ]
@@ -110,13 +122,42 @@ def _seconds_of_step(asks: Iterable[Ask]) -> float:
     return _STEP.time(sum(ask.rows * ask.pixels // _PIXELS for ask in asks))
 
 
-def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
+@dataclass
+class Memory:
+    """The memory of a card that holds one model; loading another takes so many seconds."""
+
+    seconds: float = 20.0
+    model: str | None = None
+    loads: int = 0
+
+    def use(self, model: str | None) -> float:
+        """Return how many seconds it takes until a model is in memory."""
+        if model in (None, self.model):
+            return 0.0
+        self.model = model
+        self.loads += 1
+        return self.seconds
+
+
+def _of_one_size(asks: Iterable[Ask], sizes: FairSizes[int]) -> list[Ask]:
+    """Return the jobs of the size that takes the next step."""
+    of_size: dict[int, list[Ask]] = {}
+    for ask in asks:
+        of_size.setdefault(ask.pixels, []).append(ask)
+    loads = {size: [ask.load for ask in these] for size, these in of_size.items()}
+    return of_size[sizes.choose(loads)]
+
+
+def in_turns(asks: Sequence[Ask], memory: Memory | None = None) -> dict[int, Served]:
     """Return the waiting times of each job, by number, with the product's turns.
 
     The running jobs of one size take a step together, and the sizes alternate. Between two steps,
-    jobs end or wait for their next turn, and other jobs start.
+    jobs end or wait for their next turn, and other jobs start. Where a job needs another model than
+    the one in `memory`, no step is taken until it is loaded.
     """
     turns: Turns[Ask] = Turns(CAPACITY)
+    if memory is not None:
+        turns.ready = frozenset()
     sizes: FairSizes[int] = FairSizes()
     coming = deque(asks)
     started: dict[int, float] = {}
@@ -130,13 +171,11 @@ def in_turns(asks: Sequence[Ask]) -> dict[int, Served]:
         while coming and coming[0].at <= now:
             turns.add(coming.popleft())
         while (ask := turns.start()) is not None:
+            if memory is not None:
+                now += memory.use(ask.model)
+                assert {other.model for other in turns.running} == {ask.model}
             started.setdefault(ask.number, now - ask.at)
-        of_size: dict[int, list[Ask]] = {}
-        for ask in turns.running:
-            of_size.setdefault(ask.pixels, []).append(ask)
-        group = of_size[
-            sizes.choose({size: [ask.load for ask in these] for size, these in of_size.items()})
-        ]
+        group = _of_one_size(turns.running, sizes)
         now += _seconds_of_step(group)
         for ask in group:
             ask.taken += 1

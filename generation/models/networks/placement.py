@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
-from ...errors import ModelError
+from ...errors import ModelTooLarge
 
 
 def place(networks: dict[str, Any], device: torch.device) -> None:
     """Move the networks to `device`.
 
     Raises:
-        ModelError: the networks do not fit into the memory of the device; none stays there.
+        ModelTooLarge: the networks do not fit into the memory of the device; none stays there.
     """
     if not _moved(networks, device):
         # The error must not keep networks on the device alive: others need the memory.
         networks.clear()
-        raise ModelError(
+        raise ModelTooLarge(
             f"The model does not fit into the memory of {device}; use float16 or a smaller model."
         )
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from bot.cli import generate
 from bot.config import Settings, load_settings
+from bot.listing import ListedModel
 from generation.models.locate import starter_folder
 
 from .shell import Shell, sentence
@@ -43,7 +44,7 @@ from .shell import Shell, sentence
         (["generate", "rabbit", "--strength", "0.5"], "add --image FILE"),
         (["generate", "rabbit", "--image", "missing.png"], "missing.png cannot be read"),
         (["generate", "rabbit", "--model", "/nowhere"], "/nowhere"),
-        (["generate", "rabbit", "--model", ""], "sets model to ''; it should be some text, or"),
+        (["generate", "rabbit", "--model", ""], "There is no model '' in the list; use starter."),
         (["generate", "rabbit", "--config", "missing.toml"], "missing.toml cannot be read"),
         (["replay", "missing.png"], "missing.png cannot be read"),
         (["replay", "/dev/zero"], "send an image of at most 25 MiB"),
@@ -115,9 +116,13 @@ def test_every_key_of_the_example_config_is_right(shell: Shell, tmp_path: Path) 
         for line in example.read_text().splitlines()
     ]
     text = "\n".join(lines).replace('device = "cuda"', 'device = "cpu"')
-    (tmp_path / "config.toml").write_text(text)
+    single, _, model = text.partition("# [[models]]\n")
+    (tmp_path / "config.toml").write_text(single)
     settings = load_settings(tmp_path / "config.toml")
-    assert settings.model_fields_set == set(Settings.model_fields)
+    assert settings.model_fields_set == {*Settings.model_fields} - {"models"}
+    (tmp_path / "config.toml").write_text(f"[[models]]\n{model}")
+    (listed,) = load_settings(tmp_path / "config.toml").models
+    assert listed.model_fields_set == {*ListedModel.model_fields}
 
 
 def test_a_broken_model_gets_one_sentence(shell: Shell, tmp_path: Path) -> None:

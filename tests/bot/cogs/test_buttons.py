@@ -33,7 +33,7 @@ async def test_vary_makes_a_variation_of_the_numbered_picture(stage: Stage) -> N
     recipe = read_png(await varied.attachments[0].read())[1]
     second = read_png(await first.attachments[1].read())[1]
     assert recipe.source_sha256 == second.pixels_sha256
-    assert recipe.strength == stage.bot.profile.default_strength
+    assert recipe.strength == stage.bot.offer.default.profile.default_strength
 
 
 async def test_a_variation_can_be_run_again_and_varied_further(stage: Stage) -> None:

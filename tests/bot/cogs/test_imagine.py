@@ -27,7 +27,7 @@ async def test_a_prompt_is_answered_with_its_picture(stage: Stage, engine: Engin
     ]
     assert button_actions(message) == ["rerun:1", "vary:1:1", "remove:1"]
     made = engine.generate(
-        stage.bot.services.builder.imagine(
+        stage.bot.offer.default.builder.imagine(
             RequestOptions(prompt="rabbit face", seed=7), guild_id=None
         )
     )[0]

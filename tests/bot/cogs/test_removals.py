@@ -255,7 +255,9 @@ async def unannounced(stage: Stage) -> Job:
         user_id=stage.alice.id,
         guild_id=stage.guild.id,
         channel_id=stage.channel.id,
-        request=stage.bot.services.builder.imagine(RequestOptions(prompt=PROMPT), guild_id=None),
+        request=stage.bot.offer.default.builder.imagine(
+            RequestOptions(prompt=PROMPT), guild_id=None
+        ),
     )
     return await stage.bot.service.submit(new)
 

@@ -130,7 +130,7 @@ class TestOnePerson:
             await arrives.wait()
             return requester.new_job(
                 JobKind.VARY,
-                stage.bot.services.builder.imagine(
+                stage.bot.offer.default.builder.imagine(
                     RequestOptions(prompt="red apple"), guild_id=None
                 ),
             )

@@ -98,7 +98,7 @@ async def test_an_action_that_makes_a_job_has_a_maker_and_a_command(action: Acti
         assert action.command is None
         return
     parts: Any = mock.Mock()
-    actions = Actions(lookup=parts, builder=parts, store=parts, memory=parts)
+    actions = Actions(lookup=parts, models=parts, store=parts, memory=parts)
     assert action.kind in actions._makers
     cogs: list[commands.Cog] = [Imagine(parts), Vary(parts, parts)]
     assert action.command in {known.name for cog in cogs for known in cog.get_app_commands()}

@@ -1,0 +1,81 @@
+"""A model in the operator's list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from generation.values.request import (
+    GUIDANCE_MAX,
+    GUIDANCE_MIN,
+    SIZE_MAX,
+    SIZE_MIN,
+    STEPS_MAX,
+    STEPS_MIN,
+    SchedulerName,
+)
+
+_MODEL_NAME: Final = 80
+_STARTER: Final = "starter"
+_STARTER_LICENCE: Final = "MIT"
+_CHECKPOINTS: Final = frozenset({".safetensors", ".sft", ".gguf"})
+
+PredictionType = Literal["epsilon", "v_prediction"]
+Steps = Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)]
+Guidance = Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)]
+Size = Annotated[int, Field(ge=SIZE_MIN, le=SIZE_MAX)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError("a name of visible characters, without spaces around it")
+    return text
+
+
+class ListedModel(BaseModel):
+    """One of the operator's models; `config.example.toml` explains each key.
+
+    `name` is what people choose. `source` is a name as `generation.models.locate` takes it; without
+    a `source` it is `name`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=_MODEL_NAME), AfterValidator(_printable)]
+    source: Annotated[str, Field(min_length=1)] = ""
+    steps: Steps | None = None
+    guidance_scale: Guidance | None = None
+    size: Size | None = None
+    scheduler: SchedulerName | None = None
+    prediction_type: PredictionType | None = None
+    licence: str = ""
+    needs_filter: bool = False
+    roles: frozenset[int] = frozenset()
+    servers: frozenset[int] = frozenset()
+
+    @property
+    def location(self) -> str:
+        """Return where the model is: `starter`, a folder, a file or a hub id."""
+        return self.source or self.name
+
+    @property
+    def licence_name(self) -> str:
+        """Return the licence for people to read, as far as it is known."""
+        return self.licence or (_STARTER_LICENCE if self.location == _STARTER else "not stated")
+
+    @property
+    def is_for_everybody(self) -> bool:
+        """Return whether neither roles nor servers restrict who may use the model."""
+        return not self.roles and not self.servers
+
+
+def short_name(source: str) -> str:
+    """Return a name for people for a model that the operator gave no name: no whole path."""
+    path = Path(source)
+    if path.suffix.lower() in _CHECKPOINTS:
+        name = path.stem
+    else:
+        name = path.name if source.startswith((".", "~", "/")) else source
+    return "".join(filter(str.isprintable, name)).strip()[:_MODEL_NAME].strip() or "model"

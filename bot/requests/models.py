@@ -1,0 +1,159 @@
+"""The models that people may ask for: those of the operator's list that are on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from generation.catalog.profile import ModelProfile
+from generation.errors import GenerationError, ModelNotHere
+from generation.models.locate import locate
+from generation.values.recipe import Recipe
+
+from ..config import Settings
+from ..errors import BotError
+from ..listing import ListedModel
+from .builder import RequestBuilder
+from .limits import OperatorLimits
+
+
+class NoSuchModel(BotError):
+    """The bot has no model of this name, or does not have it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedModel:
+    """A model that is here: how the operator lists it, its profile, and the requests to it."""
+
+    listed: ListedModel
+    profile: ModelProfile
+    builder: RequestBuilder
+
+    @property
+    def name(self) -> str:
+        """Return the name that people choose."""
+        return self.listed.name
+
+
+class ModelOffer:
+    """The listed models that are here, the default first, and why the others are not.
+
+    `missing` holds the error of each listed model that cannot be used, by its name.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, OfferedModel],
+        missing: Mapping[str, GenerationError],
+        *,
+        default: str,
+    ) -> None:
+        self.default = models[default]
+        self.missing = missing
+        self._models = models
+
+    @classmethod
+    def locate(
+        cls,
+        settings: Settings,
+        locate_default: Callable[[ListedModel], ModelProfile] | None = None,
+    ) -> Self:
+        """Return the models of the operator's list.
+
+        The default model is downloaded if it is not here, by `locate_default` if given. The others
+        are only looked for: `imagine-bot models pull` brings them.
+
+        Raises:
+            ModelError: the default model cannot be found or used.
+        """
+        default = settings.default_model
+        found = {default.name: (locate_default or _download)(default)}
+        missing: dict[str, GenerationError] = {}
+        for listed in settings.listed:
+            if listed.name != default.name:
+                try:
+                    found[listed.name] = look_at(listed)
+                except GenerationError as error:
+                    missing[listed.name] = error
+        models = {
+            listed.name: offered(settings, listed, found[listed.name])
+            for listed in (default, *settings.listed)
+            if listed.name in found
+        }
+        return cls(models, missing, default=default.name)
+
+    def __iter__(self) -> Iterator[OfferedModel]:
+        return iter(self._models.values())
+
+    @property
+    def profiles(self) -> dict[str, ModelProfile]:
+        """Return the profile of each model by its name, the default first."""
+        return {name: model.profile for name, model in self._models.items()}
+
+    def find(self, name: str) -> OfferedModel:
+        """Return the model called `name`, in capitals or not.
+
+        Raises:
+            NoSuchModel: it is not listed, or not on this machine.
+        """
+        folded = name.casefold()
+        for model in self:
+            if model.name.casefold() == folded:
+                return model
+        for missing, error in self.missing.items():
+            if missing.casefold() == folded:
+                raise NoSuchModel(
+                    f"The model {missing} is not on this machine; ask the operator to run "
+                    f"imagine-bot models pull."
+                    if isinstance(error, ModelNotHere)
+                    else f"The model {missing} cannot be used at present; ask the operator to run "
+                    "imagine-bot doctor."
+                )
+        raise NoSuchModel(f"There is no model {name[:80]!r} here; /models lists those that are.")
+
+    def maker_of(self, model: str | None, recipe: Recipe | None = None) -> OfferedModel:
+        """Return the model that made a picture, or that a job asked for.
+
+        `model` is the name in the job; None, in older jobs, stands for the default model. If the
+        operator gave the model another name, the `recipe` of the picture tells which one it is.
+
+        Raises:
+            NoSuchModel: the model is not here any more.
+        """
+        if model is None:
+            return self.default
+        try:
+            return self.find(model)
+        except NoSuchModel:
+            for offer in self:
+                if recipe is not None and offer.profile.name == recipe.model:
+                    return offer
+        raise NoSuchModel(
+            f"This picture was made by the model {model}, which is not here any more; use another "
+            "one with /imagine."
+        )
+
+
+def offered(settings: Settings, listed: ListedModel, profile: ModelProfile) -> OfferedModel:
+    """Return a located model with its builder.
+
+    Requests name their model only if the operator lists several: whoever lists one may replace it.
+    """
+    limits = OperatorLimits(settings, profile, listed)
+    name = listed.name if settings.models else None
+    return OfferedModel(listed, profile, RequestBuilder(limits, profile, name))
+
+
+def look_at(listed: ListedModel) -> ModelProfile:
+    """Return the profile of a listed model; nothing is downloaded or converted.
+
+    Raises:
+        ModelNotHere: it has to be downloaded or converted first.
+        ModelError: it cannot be used.
+    """
+    return locate(listed.location, prediction_type=listed.prediction_type, only_look=True)
+
+
+def _download(listed: ListedModel) -> ModelProfile:
+    return locate(listed.location, prediction_type=listed.prediction_type)

@@ -1,0 +1,1 @@
+"""What the models on this machine take of disk and memory, and whether their files are whole."""
