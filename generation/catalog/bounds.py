@@ -32,7 +32,13 @@ _TIMESTEPS_MOST: Final = 10_000
 _SCHEDULE: Final = ("num_train_timesteps", "original_inference_steps")
 # Layers of attention in each layer of a block, on the way down and, where it differs, up.
 _TRANSFORMERS: Final = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
-_LAYERS: Final = ("layers_per_block", "num_hidden_layers", *_TRANSFORMERS)
+_LAYERS: Final = (
+    "layers_per_block",
+    "num_hidden_layers",
+    "num_layers",
+    "num_single_layers",
+    *_TRANSFORMERS,
+)
 # The blocks times the layers of each: Stable Diffusion 2 has 8, and SDXL 60.
 _LAYERS_IN_ALL_MOST: Final = 128
 # It widens every picture on its way through the network; all models have 0 or 1.

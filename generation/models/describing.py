@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..catalog.configs import Config, Configs, is_size, is_within
+from ..catalog.files import INDEX
 from ..catalog.profile import Description
 from ..errors import ModelError
 from ..schedulers.fitting import fitting
-from ..values.request import SIZE_MAX, SIZE_MIN, SchedulerName
+from ..values.request import REFERENCES_MAX, SIZE_MAX, SIZE_MIN, SchedulerName
 
 _STEPS: Final = 30
 _GUIDANCE_SCALE: Final = 7.5
@@ -39,6 +40,11 @@ _FEWEST_TOKENS: Final = 3
 _SCALING: Final = (1e-4, 1e4)
 # CLIP has 77; the longest model made from it has 248.
 _MOST_TOKENS: Final = 1_024
+KLEIN_TEXT_LAYERS: Final = (9, 18, 27)
+"""The layers of the text encoder after which the states are what FLUX.2 klein reads."""
+_KLEIN_PATCH: Final = 2
+_KLEIN_TOKENS: Final = 512
+_KLEIN_SIZE: Final = 1_024
 _PREDICTIONS: Final = frozenset({"epsilon", "v_prediction"})
 # A UNet that sets one of these needs more than latents, a timestep, a prompt and a size.
 _MORE_CONDITIONS: Final = (
@@ -140,6 +146,49 @@ def _own_scheduler(scheduler: Mapping[str, Any]) -> SchedulerName:
     """Return the scheduler that a config was written for, or DDIM where that does not fit."""
     own = _OWN_SCHEDULERS.get(str(scheduler.get("_class_name")), "ddim")
     return own if own in fitting(scheduler) else "ddim"
+
+
+def flux2_klein(configs: Configs) -> Description:
+    """Return what the configs of FLUX.2 klein say, of the distilled model or of the base model.
+
+    Raises:
+        ModelError: a value is wrong, or the networks do not fit each other.
+    """
+    transformer, vae = configs.network("transformer"), configs.network("vae")
+    text_encoder = configs.network("text_encoder")
+    pixels = _KLEIN_PATCH * 2 ** (len(vae.sizes("block_out_channels")) - 1)
+    channels = _KLEIN_PATCH**2 * vae.size("latent_channels", 32)
+    if vae.values.get("patch_size", [_KLEIN_PATCH] * 2) != [_KLEIN_PATCH] * 2:
+        raise vae.wrong("patch_size", f"[{_KLEIN_PATCH}, {_KLEIN_PATCH}]")
+    for key in ("in_channels", "out_channels"):
+        if transformer.values.get(key) is not None and transformer.size(key) != channels:
+            raise transformer.wrong(key, f"the {channels} channels of a patch of latents")
+    if transformer.size("patch_size", 1) != 1:
+        raise transformer.wrong("patch_size", "1")
+    if transformer.values.get("guidance_embeds", True):
+        raise transformer.wrong("guidance_embeds", "false, as FLUX.2 klein has it")
+    width = len(KLEIN_TEXT_LAYERS) * text_encoder.size("hidden_size", 4096)
+    if transformer.size("joint_attention_dim", 15360) != width:
+        raise transformer.wrong("joint_attention_dim", f"{width}, as the text encoder has it")
+    if text_encoder.size("num_hidden_layers", 32) < max(KLEIN_TEXT_LAYERS):
+        raise text_encoder.wrong("num_hidden_layers", f"at least {max(KLEIN_TEXT_LAYERS)}")
+    size = min(vae.sizes("sample_size")) if "sample_size" in vae.values else _KLEIN_SIZE
+    if not _NATIVE_LEAST <= size <= SIZE_MAX:
+        raise vae.wrong("sample_size", f"one for pictures of {SIZE_MIN} to {SIZE_MAX} pixels")
+    is_distilled = bool(configs.other(INDEX).values.get("is_distilled", False))
+    return Description(
+        native_size=size,
+        size_multiple=pixels,
+        token_limit=_KLEIN_TOKENS,
+        prompt_limit=_KLEIN_TOKENS,
+        prediction_type="flow",
+        schedulers=fitting(configs.scheduler.values),
+        default_scheduler="euler",
+        default_steps=4 if is_distilled else 50,
+        default_guidance_scale=1.0 if is_distilled else 4.0,
+        is_guided=not is_distilled,
+        most_references=REFERENCES_MAX,
+    )
 
 
 def check_channels(network: Config, vae: Config) -> None:

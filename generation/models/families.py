@@ -24,6 +24,12 @@ def _stable_diffusion_xl() -> Any:
     return StableDiffusionXL
 
 
+def _flux2_klein() -> Any:
+    from .flux2_klein import Flux2Klein  # noqa: PLC0415 - it loads torch
+
+    return Flux2Klein
+
+
 STABLE_DIFFUSION: Final = Family(
     name="Stable Diffusion 1 or 2",
     layout=Layout(
@@ -59,7 +65,22 @@ STABLE_DIFFUSION_XL: Final = Family(
     load=_stable_diffusion_xl,
 )
 
-FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
+FLUX2_KLEIN: Final = Family(
+    name="FLUX.2 klein",
+    layout=Layout(
+        pipelines=frozenset({"Flux2KleinPipeline"}),
+        parts={
+            "tokenizer": tokenizer("Qwen2Tokenizer", "Qwen2TokenizerFast"),
+            "text_encoder": network("transformers", "Qwen3ForCausalLM", "Qwen3Model"),
+            "transformer": network("diffusers", "Flux2Transformer2DModel"),
+            "vae": network("diffusers", "AutoencoderKLFlux2"),
+        },
+    ),
+    describe=describing.flux2_klein,
+    load=_flux2_klein,
+)
+
+FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX2_KLEIN)
 
 
 def family_of(pipeline: str) -> Family:

@@ -11,9 +11,11 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from generation.engine.engine import Engine
+    from generation.models.flux2_klein import Flux2Klein
     from generation.models.stable_diffusion import StableDiffusion
     from generation.models.stable_diffusion_xl import StableDiffusionXL
 
+    from .flux2_klein import Flux2KleinPipelines
     from .pipelines import Pipelines
     from .sdxl import SDXLPipelines
 
@@ -101,3 +103,30 @@ def sdxl_pipelines(sdxl_folder: Path) -> SDXLPipelines:
     from .sdxl import reference_sdxl
 
     return reference_sdxl(sdxl_folder)
+
+
+@pytest.fixture(scope="session")
+def klein_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny FLUX.2 klein, distilled as the release of 4 steps."""
+    from .flux2_klein import make_flux2_klein
+
+    folder = tmp_path_factory.mktemp("models") / "klein"
+    make_flux2_klein(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def klein(klein_folder: Path) -> Flux2Klein:
+    """The networks of that model."""
+    from generation.models.loading import load
+    from generation.models.locate import locate
+
+    return load(locate(str(klein_folder)), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def klein_pipelines(klein_folder: Path) -> Flux2KleinPipelines:
+    """The pipelines of diffusers on that model."""
+    from .flux2_klein import Flux2KleinPipelines
+
+    return Flux2KleinPipelines.load(klein_folder)

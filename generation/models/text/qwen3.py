@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import nn
 from transformers import Qwen3Config, Qwen3Model
 
 from .tokens import TokenizedPrompt
@@ -42,8 +43,11 @@ _KEYS: Final = (
 _THETA: Final = "rope_theta"
 
 
-def text_encoder(config: Mapping[str, Any]) -> Any:
+def text_encoder(config: Mapping[str, Any], *, depth: int | None = None) -> Any:
     """Return an encoder with random weights from its config, without a head for words.
+
+    With `depth` the encoder has only its first layers, and no norm after them: the other weights
+    are not needed where no state after a deeper layer is read.
 
     Raises:
         ValueError: the encoder's positions are scaled or unknown, or its attention has a window.
@@ -58,12 +62,15 @@ def text_encoder(config: Mapping[str, Any]) -> Any:
     theta = rope.get(_THETA, config.get(_THETA))
     if theta is None:
         raise ValueError(f"it has no {_THETA}")
-    return Qwen3Model(
-        Qwen3Config(
-            **{key: config[key] for key in _KEYS if key in config},
-            rope_parameters={"rope_type": "default", _THETA: float(theta)},
-        )
+    values = {key: config[key] for key in _KEYS if key in config}
+    if depth is not None:
+        values["num_hidden_layers"] = depth
+    encoder = Qwen3Model(
+        Qwen3Config(**values, rope_parameters={"rope_type": "default", _THETA: float(theta)})
     )
+    if depth is not None:
+        encoder.norm = nn.Identity()
+    return encoder
 
 
 def chat(prompt: str, *, thinking: bool) -> str:
