@@ -37,7 +37,7 @@ class Reference:
         compiled: bool = False,
     ) -> None:
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self.dtype = choose_dtype(dtype, self.device, profile.half)
         with quiet():
             # diffusers loads this class at its first use, and then warns of missing torchvision.
             pipeline: Any = diffusers.StableDiffusionPipeline.from_pretrained(

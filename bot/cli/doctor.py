@@ -11,7 +11,7 @@ from typing import Final
 
 import discord
 
-from generation.catalog.profile import ModelProfile
+from generation.catalog.profile import Half, ModelProfile
 from generation.errors import GenerationError, ModelNotHere
 from generation.models.locate import locate
 from generation.values.request import SIZE_MIN
@@ -148,13 +148,21 @@ def _device(settings: Settings) -> Finding:
     except GenerationError as error:
         return Finding("device", f"{settings.device or 'none'} cannot be used", str(error))
     try:
-        dtype = str(choose_dtype(settings.dtype, device)).removeprefix("torch.")
+        dtype = str(choose_dtype(settings.dtype, device, _half(settings))).removeprefix("torch.")
     except GenerationError as error:
         return Finding("device", f"{settings.dtype} cannot be used on {device}", str(error))
     text = f"{device}, {dtype}"
     if device.type == "cpu":
         text += "; large models need a GPU, the starter model does not"
     return Finding("device", text)
+
+
+def _half(settings: Settings) -> Half:
+    """Return the 16-bit type of the model, or of most models if this one cannot be looked at."""
+    try:
+        return _look_at(settings).half
+    except GenerationError:
+        return "float16"
 
 
 def _weights(settings: Settings) -> Finding:

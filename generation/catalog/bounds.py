@@ -37,6 +37,8 @@ _LAYERS: Final = (
     "num_hidden_layers",
     "num_layers",
     "num_single_layers",
+    "n_layers",
+    "n_refiner_layers",
     *_TRANSFORMERS,
 )
 # The blocks times the layers of each: Stable Diffusion 2 has 8, and SDXL 60.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from ..errors import InvalidRequest, ModelError
 from ..values.request import (
@@ -22,6 +22,9 @@ from ..values.spelling import NAME_LENGTH
 from .configs import Config, Configs
 from .files import DEFAULTS, EMOJI, INDEX, list_folder, require_index, select_files
 from .layout import Layout, shown
+
+Half: TypeAlias = Literal["float16", "bfloat16"]
+"""A type of 16 bits: one with more digits, or one with larger numbers."""
 
 DEFAULT_STRENGTH: Final = 0.6
 # Far above its own size a model is slow and its pictures are bad.
@@ -62,13 +65,15 @@ class Family:
 
     `name` is for people. `describe` reads the configs of a model, checks that the family's class
     can run the model, and raises ModelError if not. `load` imports and returns that class, which
-    has the methods of `generation.models.family.Model`.
+    has the methods of `generation.models.family.Model`. `half` is the type of the weights on a GPU,
+    if nobody chose one.
     """
 
     name: str
     layout: Layout
     describe: Callable[[Configs], Description]
     load: Callable[[], Any]
+    half: Half = "float16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,8 @@ class ModelProfile(Description):
 
     `family` is the family's name for people. `pipeline` is the class in model_index.json that the
     model is made for. Pictures of more than `default_max_size` pixels in width or height are seldom
-    good. `emoji` holds the names of the emoji that the model knows.
+    good. `half` is the type of the weights on a GPU, if nobody chose one. `emoji` holds the names
+    of the emoji that the model knows.
     """
 
     name: str
@@ -86,6 +92,7 @@ class ModelProfile(Description):
     folder: Path
     default_strength: float
     default_max_size: int
+    half: Half = "float16"
     scheduler_config: Mapping[str, Any] = field(repr=False)
     emoji: Mapping[str, str] = field(repr=False)
 
@@ -181,6 +188,7 @@ def read_configs(
         folder=folder,
         default_strength=strength,
         default_max_size=max_size,
+        half=family.half,
         scheduler_config=configs.scheduler.values,
         emoji=_emoji(folder),
         **facts,

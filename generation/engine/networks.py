@@ -62,6 +62,8 @@ class Networks:
         self._bounds = Bounds(base=_BASE, ladder=LADDER, exact=exact)
         self._whole: dict[_Key, Sizes] = {}
         self._sizes: dict[_Key, Sizes] = {}
+        # What was measured: the model's own size, with the text that came first.
+        self._native: _Key | None = None
         self._changed_at: float | None = None
         self._tunes_threads = not compiled and model.device.type == "cpu"
         self._threads: dict[tuple[torch.Size, Shapes], int] = {}
@@ -98,8 +100,8 @@ class Networks:
         may have, with the seconds of all of them.
 
         The sizes are measured for the model's own size when the engine is loaded. For another size,
-        and with references, they are estimated from these when the shape is seen for the first
-        time.
+        or a text of another shape, or with references, they are estimated from these when first
+        seen.
 
         Raises:
             OutOfMemory: not even one image of this shape fits.
@@ -128,11 +130,12 @@ class Networks:
         pictures = _pictures(told)
 
         def find() -> Sizes:
-            if latents[1:] == native[1:] and not pictures:
+            if self._native is None and latents[1:] == native[1:] and not pictures:
                 return self._measured(latents, told)
             places = sum(math.prod(picture[2:]) for picture in [latents, *pictures.values()])
             text = {name: told.tensors[name] for name in told.tensors if name not in pictures}
-            known = self.sizes(native, Conditioning(text))
+            known = self._sizes[self._native] if self._native else None
+            known = known or self._sizes_for(native, Conditioning(text))
             larger = places / math.prod(native[2:])
             return carry_over(self._probe(latents, told), known, larger, self._bounds)
 
@@ -153,6 +156,7 @@ class Networks:
                 (torch.Size((size, *latents[1:])), told.shape): count
                 for size, count in threads.items()
             }
+        self._native = _key(latents, told.shape)
         return sizes
 
     def _probe(self, latents: torch.Size, told: Conditioning) -> Call:

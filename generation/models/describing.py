@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import le
 from pathlib import Path
 from typing import Any, Final
 
-from ..catalog.configs import Config, Configs, is_size, is_within
+from ..catalog.configs import Config, Configs, is_size
 from ..catalog.files import INDEX
 from ..catalog.profile import Description
 from ..errors import ModelError
@@ -43,8 +44,14 @@ _MOST_TOKENS: Final = 1_024
 KLEIN_TEXT_LAYERS: Final = (9, 18, 27)
 """The layers of the text encoder after which the states are what FLUX.2 klein reads."""
 _KLEIN_PATCH: Final = 2
-_KLEIN_TOKENS: Final = 512
 _KLEIN_SIZE: Final = 1_024
+# What diffusers' pipelines read of a text, with the chat around it.
+_QWEN_TOKENS: Final = 512
+# Z-Image-Turbo says 3 and Z-Image 6.
+_TURBO_SHIFT: Final = 3.0
+_SHIFT_MOST: Final = 1_000.0
+# For each position there is a row of angles.
+_POSITIONS_MOST: Final = 16_384
 _PREDICTIONS: Final = frozenset({"epsilon", "v_prediction"})
 # A UNet that sets one of these needs more than latents, a timestep, a prompt and a size.
 _MORE_CONDITIONS: Final = (
@@ -179,8 +186,8 @@ def flux2_klein(configs: Configs) -> Description:
     return Description(
         native_size=size,
         size_multiple=pixels,
-        token_limit=_KLEIN_TOKENS,
-        prompt_limit=_KLEIN_TOKENS,
+        token_limit=_QWEN_TOKENS,
+        prompt_limit=_QWEN_TOKENS,
         prediction_type="flow",
         schedulers=fitting(configs.scheduler.values),
         default_scheduler="euler",
@@ -191,22 +198,74 @@ def flux2_klein(configs: Configs) -> Description:
     )
 
 
-def check_channels(network: Config, vae: Config) -> None:
+def z_image(configs: Configs) -> Description:
+    """Return what the configs of Z-Image or Z-Image-Turbo say.
+
+    The two have the same networks. The shift of the schedule tells which one it is; the numbers of
+    steps and the guidance scales are those of the model cards.
+
+    Raises:
+        ModelError: a value is wrong, or asks for what the engine does not have.
+    """
+    transformer, vae = configs.network("transformer"), configs.network("vae")
+    check_channels(transformer, vae, fallback=16)
+    vae.number("shift_factor", 0.0, -_SHIFT_MOST, _SHIFT_MOST)
+    # Patches of 2 x 2 latents.
+    edge = 2 * 2 ** (len(vae.sizes("block_out_channels")) - 1)
+    _check_z_image(transformer, configs.network("text_encoder"), edge)
+    size = vae.size("sample_size", 1024)
+    if not _NATIVE_LEAST <= size <= SIZE_MAX or size % edge:
+        raise vae.wrong("sample_size", f"a multiple of {edge} from {SIZE_MIN} to {SIZE_MAX} pixels")
+    is_turbo = configs.scheduler.number("shift", 1.0, 0.0, _SHIFT_MOST) == _TURBO_SHIFT
+    return Description(
+        native_size=size,
+        size_multiple=edge,
+        token_limit=_QWEN_TOKENS,
+        prompt_limit=_QWEN_TOKENS,
+        prediction_type="flow",
+        schedulers=fitting(configs.scheduler.values),
+        default_scheduler="euler",
+        default_steps=8 if is_turbo else _STEPS,
+        default_guidance_scale=1.0 if is_turbo else 5.0,
+    )
+
+
+def _check_z_image(transformer: Config, text_encoder: Config, edge: int) -> None:
+    for key, only in (("all_patch_size", [2]), ("all_f_patch_size", [1])):
+        if transformer.values.get(key, only) != only:
+            raise transformer.wrong(key, f"{only} (the patches of Z-Image)")
+    if transformer.values.get("siglip_feat_dim") is not None:
+        raise transformer.wrong("siglip_feat_dim", "null (this engine gives Z-Image only a prompt)")
+    width = text_encoder.size("hidden_size", 4096)
+    if transformer.size("cap_feat_dim", 2560) != width:
+        raise transformer.wrong("cap_feat_dim", f"the text encoder's {width}")
+    # The tokens of a text are counted from 1, and the picture has the number after them.
+    least = (_QWEN_TOKENS + 2, SIZE_MAX // edge, SIZE_MAX // edge)
+    lengths = transformer.sizes("axes_lens")
+    fits = len(lengths) == len(least) and all(map(le, least, lengths))
+    if not fits or max(lengths) > _POSITIONS_MOST:
+        raise transformer.wrong(
+            "axes_lens", f"from {', '.join(map(str, least))} to {_POSITIONS_MOST:,} positions"
+        )
+
+
+def check_channels(network: Config, vae: Config, fallback: int = 4) -> None:
     """Compare the channels of a network with those of the latents, and check their scale.
+
+    Where the network's config is silent the network takes and returns `fallback` channels.
 
     Raises:
         ModelError: the network is made for something else than text to image.
     """
     channels = vae.size("latent_channels", 4)
     # Latents are multiplied by it and divided.
-    if not is_within(vae.values.get("scaling_factor", 0.18215), *_SCALING):
-        raise vae.wrong("scaling_factor", f"a number from {_SCALING[0]:g} to {_SCALING[1]:g}")
-    if network.size("in_channels", 4) != channels:
+    vae.number("scaling_factor", 0.18215, *_SCALING)
+    if (taken := network.size("in_channels", fallback)) != channels:
         raise ModelError(
-            f"{network.path} takes {network.size('in_channels', 4)} channels where the latents "
-            f"have {channels}, as a model for inpainting does; choose a text-to-image model."
+            f"{network.path} takes {taken} channels where the latents have {channels}, as a model "
+            "for inpainting does; choose a text-to-image model."
         )
-    if network.size("out_channels", 4) != channels:
+    if network.size("out_channels", fallback) != channels:
         raise network.wrong("out_channels", f"the {channels} channels of the latents")
 
 

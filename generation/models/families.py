@@ -30,6 +30,12 @@ def _flux2_klein() -> Any:
     return Flux2Klein
 
 
+def _z_image() -> Any:
+    from .z_image import ZImage  # noqa: PLC0415 - it loads torch
+
+    return ZImage
+
+
 STABLE_DIFFUSION: Final = Family(
     name="Stable Diffusion 1 or 2",
     layout=Layout(
@@ -78,9 +84,33 @@ FLUX2_KLEIN: Final = Family(
     ),
     describe=describing.flux2_klein,
     load=_flux2_klein,
+    # Its networks were trained in it, and float16 is too small for some of their numbers.
+    half="bfloat16",
 )
 
-FAMILIES: Final[tuple[Family, ...]] = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, FLUX2_KLEIN)
+Z_IMAGE: Final = Family(
+    name="Z-Image",
+    layout=Layout(
+        pipelines=frozenset({"ZImagePipeline", "ZImageImg2ImgPipeline"}),
+        parts={
+            "tokenizer": tokenizer("Qwen2Tokenizer", "Qwen2TokenizerFast"),
+            "text_encoder": network("transformers", "Qwen3Model", "Qwen3ForCausalLM"),
+            "transformer": network("diffusers", "ZImageTransformer2DModel"),
+            "vae": network("diffusers", "AutoencoderKL"),
+        },
+    ),
+    describe=describing.z_image,
+    load=_z_image,
+    # In float16 its transformer overflows.
+    half="bfloat16",
+)
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    FLUX2_KLEIN,
+    Z_IMAGE,
+)
 
 
 def family_of(pipeline: str) -> Family:

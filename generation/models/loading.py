@@ -29,16 +29,16 @@ def load(
     """Return a model, ready to run; the global random state is left alone.
 
     Without a `device` accelerate chooses: the accelerator if there is one, else the CPU.
-    Without a `dtype` (`float16`, `bfloat16` or `float32`) it is float16 on CUDA and float32
-    elsewhere. The networks are prepared by `generation.models.networks.deterministic`, so that
-    rows of a batch do not depend on each other; with `compiled` the network's convolutions are left
-    to the compiler.
+    Without a `dtype` (`float16`, `bfloat16` or `float32`) it is the 16-bit type of the model's
+    family on CUDA, and float32 elsewhere. The networks are prepared by
+    `generation.models.networks.deterministic`, so that rows of a batch do not depend on each other;
+    with `compiled` the network's convolutions are left to the compiler.
 
     Raises:
         ModelError: a file is broken, the device is not there or its memory too small.
     """
     target = choose_device(device)
-    number = choose_dtype(dtype, target)
+    number = choose_dtype(dtype, target, profile.half)
     family = family_of(profile.pipeline)
     digest = weights_sha256(profile.folder, family.layout)
     names = list_folder(profile.folder)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from generation.models.flux2_klein import Flux2Klein
     from generation.models.stable_diffusion import StableDiffusion
     from generation.models.stable_diffusion_xl import StableDiffusionXL
+    from generation.models.z_image import ZImage
 
     from .flux2_klein import Flux2KleinPipelines
     from .pipelines import Pipelines
     from .sdxl import SDXLPipelines
+    from .z_image import ZImagePipelines
 
 # How long an example takes says nothing on a machine that others use as well.
 settings.register_profile("shared machine", deadline=None)
@@ -130,3 +132,30 @@ def klein_pipelines(klein_folder: Path) -> Flux2KleinPipelines:
     from .flux2_klein import Flux2KleinPipelines
 
     return Flux2KleinPipelines.load(klein_folder)
+
+
+@pytest.fixture(scope="session")
+def z_image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Z-Image."""
+    from .z_image import make_z_image
+
+    folder = tmp_path_factory.mktemp("models") / "small-z-image"
+    make_z_image(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def z_image(z_image_folder: Path) -> ZImage:
+    """The networks of that tiny Z-Image."""
+    from generation.models.loading import load
+    from generation.models.locate import locate
+
+    return load(locate(str(z_image_folder)), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def z_image_pipelines(z_image_folder: Path) -> ZImagePipelines:
+    """The pipelines of diffusers on that tiny Z-Image."""
+    from .z_image import reference_z_image
+
+    return reference_z_image(z_image_folder)

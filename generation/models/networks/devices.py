@@ -44,14 +44,14 @@ def _numbered(device: torch.device) -> torch.device:
     return device if ":" in str(device) else torch.device(device.type, 0)
 
 
-def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
-    """Return the type called `name`, or float16 on CUDA and float32 elsewhere.
+def choose_dtype(name: str | None, device: torch.device, half: str = "float16") -> torch.dtype:
+    """Return the type called `name`; without a name it is `half` on CUDA and float32 elsewhere.
 
     Raises:
         ModelError: there is no such type, or it is of no use on the device.
     """
     if name is None:
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return DTYPES[half if device.type == "cuda" else "float32"]
     if name not in DTYPES:
         raise ModelError(f"There is no dtype {name!r}; use one of {', '.join(DTYPES)}.")
     if device.type == "cpu" and name == "float16":
