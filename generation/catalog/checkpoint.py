@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,16 +15,17 @@ from .parts import Place, file_tensors
 
 UNET: Final = "model.diffusion_model."
 VAE: Final = "first_stage_model."
-TEXT_ENCODER: Final = "cond_stage_model."
-_TEXT: Final = f"{TEXT_ENCODER}transformer."
 # diffusers recognises the parts by these names too.
 _FIRST_OF_UNET: Final = f"{UNET}input_blocks.0.0.weight"
-_FIRSTS: Final = {
-    _FIRST_OF_UNET: "UNet",
-    f"{VAE}decoder.conv_in.weight": "VAE",
-    f"{_TEXT}text_model.embeddings.position_embedding.weight": "text encoder",
-}
-_OTHER_TEXT_ENCODERS: Final = ("conditioner.", "cond_stage_model.model.", "text_encoders.")
+_FIRSTS: Final = {_FIRST_OF_UNET: "UNet", f"{VAE}decoder.conv_in.weight": "VAE"}
+# The text encoders as in CLIP, and the projection as in OpenCLIP.
+_CLIP: Final = re.compile(
+    r"(.*[.]transformer[.])(text_model[.])?((?:embeddings|encoder|final)[._].+)"
+)
+_PROJECTION: Final = re.compile(r"(.*[.]model[.]text_projection)[.]weight")
+_TEXT_ENCODERS: Final = ("cond_stage_model.", "conditioner.", "text_encoders.")
+# Beside a text encoder of CLIP there may be numbers that nobody reads, but no other encoder.
+_FOREIGN: Final = ("cond_stage_model.model.", "conditioner.", "text_encoders.")
 _CHANNELS: Final = 4
 _DTYPES: Final = {"F16": "float16", "BF16": "bfloat16"}
 
@@ -71,14 +72,36 @@ _ZERO_SNR: Final[Mapping[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleFile:
+    """What a complete checkpoint in one file looks like, with the names of a first release.
+
+    `name` is for people. `encoders` holds, by the prefix of each text encoder's tensors, a tensor
+    that each encoder has. `pipeline` is the class of diffusers that reads such a file, and
+    `configs` the name of the folder in this package with the configs.
+    """
+
+    name: str
+    encoders: Mapping[str, str]
+    pipeline: str
+    configs: str
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """Return how the names of all tensors of such a checkpoint start."""
+        return (UNET, VAE, *self.encoders)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint of Stable Diffusion 1.
+    """A complete checkpoint, and what kind it is.
 
     `places` holds its tensors by the names of the first release, `scheduler` the settings that
     differ from that release, `dtype` the type of its UNet.
     """
 
+    file: Path
+    kind: SingleFile
     places: Mapping[str, Place]
     scheduler: Mapping[str, Any]
     dtype: str
@@ -98,45 +121,69 @@ class Checkpoint:
         return "".join(f"-{part}" for part in parts)
 
 
-def read_checkpoint(file: Path) -> Checkpoint:
-    """Return a checkpoint from its header and from the YAML file beside it.
+def read_checkpoint(file: Path, kinds: Sequence[SingleFile]) -> Checkpoint:
+    """Return a checkpoint of one of `kinds`, from its header and from the YAML file beside it.
 
     Raises:
-        ModelError: the file is broken or no complete checkpoint of Stable Diffusion 1.
+        ModelError: the file is broken or no complete checkpoint of these kinds.
     """
     header = read_header(file, what="it")
-    if any(name.startswith(_OTHER_TEXT_ENCODERS) for name in header.tensors):
-        raise ModelError(
-            f"{file} is no checkpoint of Stable Diffusion 1, the only kind that is read from a "
-            "single file; name a Stable Diffusion 2 model by its folder or hub id."
-        )
+    kind = _kind(file, header, kinds)
     places: dict[str, Place] = {}
     for name, place in file_tensors(file).items():
-        if name.startswith((UNET, VAE, TEXT_ENCODER)):
+        if name.startswith(kind.prefixes):
             if (known := _first_name(name)) in places:
                 raise ModelError(
                     f"{file} has the tensor {known[:120]!r} under two names; download it again."
                 )
             places[known] = place
-    _check_whole(file, places)
+    _check_whole(file, kind, places)
     dtype = _DTYPES.get(places[_FIRST_OF_UNET].info.dtype, "float32")
-    return Checkpoint(places, _scheduler(file, header), dtype)
+    return Checkpoint(file, kind, places, _scheduler(file, header), dtype)
+
+
+def _kind(file: Path, header: Header, kinds: Sequence[SingleFile]) -> SingleFile:
+    """Return the kind whose text encoders are all in the file, and no others."""
+    texts = [name for name in header.tensors if name.startswith(_TEXT_ENCODERS)]
+    found = {
+        prefix
+        for kind in kinds
+        for prefix in kind.encoders
+        if any(name.startswith(prefix) for name in texts)
+    }
+    for kind in kinds:
+        others = (name for name in texts if not name.startswith(kind.prefixes))
+        if found == set(kind.encoders) and not any(name.startswith(_FOREIGN) for name in others):
+            return kind
+    names = " or ".join(kind.name for kind in kinds)
+    if texts:
+        raise ModelError(
+            f"{file} is no checkpoint of {names}, the kinds that are read from a single file; "
+            "name another model by its folder or hub id."
+        )
+    raise ModelError(
+        f"{file} holds no text encoder of {names}, so it is no whole model (a LoRA or an "
+        "embedding is none); choose a full checkpoint."
+    )
 
 
 def _first_name(name: str) -> str:
     """Return the name that a tensor had in the first release."""
-    if name.startswith(_TEXT):
-        return f"{_TEXT}text_model.{name.removeprefix(_TEXT).removeprefix('text_model.')}"
+    if match := _CLIP.fullmatch(name):
+        return f"{match[1]}text_model.{match[3]}"
+    if match := _PROJECTION.fullmatch(name):
+        return match[1]
     if match := _ATTENTION.fullmatch(name):
         return match[1] + _ATTENTION_NAMES[match[2]] + match[3]
     return name
 
 
-def _check_whole(file: Path, places: Mapping[str, Place]) -> None:
-    for name, part in _FIRSTS.items():
+def _check_whole(file: Path, kind: SingleFile, places: Mapping[str, Place]) -> None:
+    texts = dict.fromkeys(kind.encoders.values(), "text encoder")
+    for name, part in {**_FIRSTS, **texts}.items():
         if name not in places:
             raise ModelError(
-                f"{file} holds no Stable Diffusion {part}, so it is no whole model (a LoRA or an "
+                f"{file} holds no {kind.name} {part}, so it is no whole model (a LoRA or an "
                 "embedding is none); choose a full checkpoint."
             )
     shape = places[_FIRST_OF_UNET].info.shape

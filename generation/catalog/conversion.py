@@ -1,47 +1,49 @@
-"""From the layout of Stable Diffusion's first release, one file, to the layout of diffusers.
+"""From the layout of a first release, one file, to the layout of diffusers.
 
-The diffusers pipeline only reads that layout here; it never makes a picture.
+The diffusers pipelines only read that layout here; they never make a picture.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import ModelError
 from ..libraries import quiet
-from .checkpoint import Checkpoint, read_checkpoint
+from .checkpoint import Checkpoint
 from .files import SCHEDULER_CONFIG, read_config
 from .tensors import DTYPES, read_tensor
 
 
-def convert(file: Path, configs: Path, folder: Path, *, dtype: str) -> None:
-    """Save the weights of `file` in `folder`, with the configs and the tokenizer from `configs`.
+def convert(checkpoint: Checkpoint, configs: Path, folder: Path) -> None:
+    """Save the weights of `checkpoint` in `folder`, with the configs and tokenizers from `configs`.
 
-    The weights are saved as `dtype`, which should be their type in the file. The marks of the file
-    go into the scheduler's config.
+    The weights are saved in the type of the checkpoint's UNet. The marks of the checkpoint go into
+    the scheduler's config.
 
     Raises:
         ModelError: the tensors do not fit the configs, or a number is not finite.
         OSError: the folder cannot be written.
     """
-    checkpoint = read_checkpoint(file)
     folder.mkdir(exist_ok=True)
-    with quiet(), torch.random.fork_rng(devices=[]), _plain(file, checkpoint, folder) as plain:
+    with quiet(), torch.random.fork_rng(devices=[]), _plain(checkpoint, folder) as plain:
         try:
-            _read(file, plain, configs, DTYPES[dtype]).save_pretrained(folder)
+            _read(checkpoint, plain, configs).save_pretrained(folder)
         except NotImplementedError as error:
             # A missing tensor stays on the meta device, from which nothing can be copied.
             raise ModelError(
-                f"{file} lacks tensors of Stable Diffusion 1; download it again or choose another."
+                f"{checkpoint.file} lacks tensors of {checkpoint.kind.name}; download it again or "
+                "choose another."
             ) from error
     if checkpoint.scheduler:
         settings = read_config(folder, SCHEDULER_CONFIG) | dict(checkpoint.scheduler)
@@ -50,12 +52,12 @@ def convert(file: Path, configs: Path, folder: Path, *, dtype: str) -> None:
 
 
 @contextmanager
-def _plain(file: Path, checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
+def _plain(checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
     """Yield a file with the names of the first release, in which every number is finite.
 
     Its name ends in .safetensors, since diffusers reads a file of any other name as a pickle.
     """
-    plain = folder / "checkpoint.safetensors"
+    file, plain = checkpoint.file, folder / "checkpoint.safetensors"
     tensors: dict[str, torch.Tensor] = {}
     try:
         with safe_open(file, framework="pt") as opened:
@@ -75,15 +77,18 @@ def _plain(file: Path, checkpoint: Checkpoint, folder: Path) -> Iterator[Path]:
         plain.unlink(missing_ok=True)
 
 
-def _read(file: Path, plain: Path, configs: Path, dtype: torch.dtype) -> StableDiffusionPipeline:
+def _read(checkpoint: Checkpoint, plain: Path, configs: Path) -> Any:
+    kind = checkpoint.kind
+    # This engine neither checks nor marks pictures in the way of these pipelines.
+    options = {"safety_checker": None} if _takes(kind.pipeline, "safety_checker") else {}
     try:
-        return StableDiffusionPipeline.from_single_file(
+        return getattr(diffusers, kind.pipeline).from_single_file(
             str(plain),
             config=str(configs),
-            dtype=dtype,
+            dtype=DTYPES[checkpoint.dtype],
             local_files_only=True,
-            safety_checker=None,
             feature_extractor=None,
+            **options,
         )
     except NotImplementedError:
         raise
@@ -91,6 +96,10 @@ def _read(file: Path, plain: Path, configs: Path, dtype: torch.dtype) -> StableD
     except Exception as error:
         reason = textwrap.shorten(str(error), 100, placeholder=" ...")
         raise ModelError(
-            f"{file} is no Stable Diffusion 1 checkpoint that can be read ({reason}); choose "
+            f"{checkpoint.file} is no {kind.name} checkpoint that can be read ({reason}); choose "
             "another one."
         ) from error
+
+
+def _takes(pipeline: str, option: str) -> bool:
+    return option in inspect.signature(getattr(diffusers, pipeline).__init__).parameters

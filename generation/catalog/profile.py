@@ -19,6 +19,7 @@ from ..values.request import (
     SchedulerName,
 )
 from ..values.spelling import NAME_LENGTH
+from .checkpoint import SingleFile
 from .configs import Config, Configs
 from .files import DEFAULTS, EMOJI, INDEX, list_folder, require_index, select_files
 from .layout import Layout, shown
@@ -66,7 +67,7 @@ class Family:
     `name` is for people. `describe` reads the configs of a model, checks that the family's class
     can run the model, and raises ModelError if not. `load` imports and returns that class, which
     has the methods of `generation.models.family.Model`. `half` is the type of the weights on a GPU,
-    if nobody chose one.
+    if nobody chose one. `single_files` are the kinds of checkpoints in one file that are read.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Family:
     describe: Callable[[Configs], Description]
     load: Callable[[], Any]
     half: Half = "float16"
+    single_files: tuple[SingleFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

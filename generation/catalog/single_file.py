@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -18,26 +18,26 @@ from huggingface_hub.constants import HF_ASSETS_CACHE
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # has no __all__
 
 from ..errors import ModelError, ModelNotHere
-from .checkpoint import Checkpoint, read_checkpoint
+from .checkpoint import Checkpoint, SingleFile, read_checkpoint
 from .hashing import file_sha256
 
 _UNFINISHED: Final = "unfinished-"
-# A single file holds no configs; all models of Stable Diffusion 1 share these.
-CONFIGS: Final = "stable-diffusion-v1-5"
+# CLIP's vocabulary is in the package once, among these configs.
+_VOCABULARY: Final = ("stable-diffusion-v1-5/tokenizer", ("vocab.json", "merges.txt"))
 # The library, namespace and folder of `cached_assets_path`.
 _NAMES: Final = ("imagine-bot", "single-files", "default")
 _SHELF: Final = Path(HF_ASSETS_CACHE).expanduser().resolve().joinpath(*_NAMES)
 
 
-def open_single_file(file: Path, *, only_look: bool = False) -> Path:
+def open_single_file(file: Path, kinds: Sequence[SingleFile], *, only_look: bool = False) -> Path:
     """Return the folder of the checkpoint `file`, which is converted now if it was not before.
 
-    The marks of a checkpoint, for example that it predicts v, are in the folder's configs. With
-    `only_look` nothing is converted, and no file is written.
+    The checkpoint is one of `kinds`. Its marks, for example that it predicts v, are in the folder's
+    configs. With `only_look` nothing is converted, and no file is written.
 
     Raises:
         ModelNotHere: with `only_look`, the checkpoint was not converted before.
-        ModelError: the file does not exist, or is no complete Stable Diffusion 1 checkpoint.
+        ModelError: the file does not exist, or is no complete checkpoint of these kinds.
     """
     try:
         is_there = file.is_file()
@@ -46,7 +46,7 @@ def open_single_file(file: Path, *, only_look: bool = False) -> Path:
         is_there = False
     if not is_there:
         raise ModelError(f"There is no file {file}; check the spelling of the model.")
-    checkpoint = read_checkpoint(file)
+    checkpoint = read_checkpoint(file, kinds)
     digest = file_sha256(file)
     try:
         # `cached_assets_path` makes the folder.
@@ -57,11 +57,10 @@ def open_single_file(file: Path, *, only_look: bool = False) -> Path:
                 f"The model {file} is a whole checkpoint; the bot converts it when it first starts."
             )
         if not folder.is_dir():
-            configs = download_configs(CONFIGS)
             with _alone(shelf):
                 # Another process may have converted the file meanwhile.
                 if not folder.is_dir():
-                    _convert(file, checkpoint, configs, folder)
+                    _convert(checkpoint, folder)
     except OSError as error:
         raise ModelError(
             f"The model {file} cannot be converted ({error.strerror or error}); it takes as much "
@@ -70,9 +69,22 @@ def open_single_file(file: Path, *, only_look: bool = False) -> Path:
     return folder
 
 
-def download_configs(name: str) -> Path:
-    """Return the folder in this package with the configs and the tokenizer of `name`."""
+def bundled_configs(name: str) -> Path:
+    """Return the folder in this package with the configs and the tokenizers of `name`."""
     return Path(__file__).parents[1] / "configs" / name
+
+
+@contextmanager
+def whole_configs(name: str) -> Iterator[Path]:
+    """Yield a folder with the configs of `name`, each tokenizer with CLIP's vocabulary."""
+    home, files = _VOCABULARY
+    with tempfile.TemporaryDirectory(prefix="imagine-bot-configs-") as made:
+        folder = Path(shutil.copytree(bundled_configs(name), made, dirs_exist_ok=True))
+        for tokenizer in folder.glob("tokenizer*"):
+            for file in files:
+                if not (tokenizer / "tokenizer.json").exists() and not (tokenizer / file).exists():
+                    shutil.copyfile(bundled_configs(home) / file, tokenizer / file)
+        yield folder
 
 
 @contextmanager
@@ -88,13 +100,14 @@ def _alone(shelf: Path) -> Iterator[None]:
         yield
 
 
-def _convert(file: Path, checkpoint: Checkpoint, configs: Path, folder: Path) -> None:
+def _convert(checkpoint: Checkpoint, folder: Path) -> None:
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=folder.parent))
     try:
         # This loads torch, which a converted file does not need.
         from .conversion import convert  # noqa: PLC0415
 
-        convert(file, configs, unfinished, dtype=checkpoint.dtype)
+        with whole_configs(checkpoint.kind.configs) as configs:
+            convert(checkpoint, configs, unfinished)
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..catalog.checkpoint import SingleFile
 from ..catalog.layout import Layout, network, tokenizer
 from ..catalog.profile import Family, family_for
 from . import describing
@@ -49,6 +50,17 @@ STABLE_DIFFUSION: Final = Family(
     ),
     describe=describing.stable_diffusion,
     load=_stable_diffusion,
+    single_files=(
+        SingleFile(
+            name="Stable Diffusion 1",
+            encoders={
+                "cond_stage_model.transformer.": "cond_stage_model.transformer.text_model."
+                "embeddings.position_embedding.weight"
+            },
+            pipeline="StableDiffusionPipeline",
+            configs="stable-diffusion-v1-5",
+        ),
+    ),
 )
 
 STABLE_DIFFUSION_XL: Final = Family(
@@ -69,6 +81,19 @@ STABLE_DIFFUSION_XL: Final = Family(
     ),
     describe=describing.stable_diffusion_xl,
     load=_stable_diffusion_xl,
+    single_files=(
+        SingleFile(
+            name="Stable Diffusion XL",
+            encoders={
+                "conditioner.embedders.0.transformer.": "conditioner.embedders.0.transformer."
+                "text_model.embeddings.position_embedding.weight",
+                "conditioner.embedders.1.model.": "conditioner.embedders.1.model."
+                "positional_embedding",
+            },
+            pipeline="StableDiffusionXLPipeline",
+            configs="stable-diffusion-xl-base-1.0",
+        ),
+    ),
 )
 
 FLUX2_KLEIN: Final = Family(

@@ -39,12 +39,12 @@ def locate(
 ) -> ModelProfile:
     """Return the model called `name`: `starter`, a folder, a file or a hub id as in `owner/name`.
 
-    A file is a checkpoint of Stable Diffusion 1 in one .safetensors or .sft file; the first time it
-    is converted to a folder in the cache. A hub model that is not in the cache is downloaded;
-    `on_download` is called from other threads, one call at a time. `token` is a token of the hub;
-    without one the hub's own settings count (`HF_TOKEN`, or a login). `HF_ENDPOINT` and `HF_HOME`
-    always count. `prediction_type` (`epsilon` or `v_prediction`) overrules the model's own. With
-    `only_look` nothing is downloaded or converted, and no file is written.
+    A file is a checkpoint in one .safetensors or .sft file, of a kind that a family lists; the
+    first time it is converted to a folder in the cache. A hub model that is not in the cache is
+    downloaded; `on_download` is called from other threads, one call at a time. `token` is a token
+    of the hub; without one the hub's own settings count (`HF_TOKEN`, or a login). `HF_ENDPOINT` and
+    `HF_HOME` always count. `prediction_type` (`epsilon` or `v_prediction`) overrules the model's
+    own. With `only_look` nothing is downloaded or converted, and no file is written.
 
     Raises:
         ModelNotHere: with `only_look`, the model has to be downloaded or converted first.
@@ -61,7 +61,8 @@ def locate(
         # The hub's client takes a good part of a second to load, so it is loaded only if needed.
         from ..catalog.single_file import open_single_file  # noqa: PLC0415
 
-        folder = open_single_file(path, only_look=only_look)
+        kinds = [kind for family in FAMILIES for kind in family.single_files]
+        folder = open_single_file(path, kinds, only_look=only_look)
         return profile_of(folder, path.stem, prediction_type)
     _refuse_other_files(name, path)
     if not _HUB_ID.fullmatch(name):

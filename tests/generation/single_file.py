@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 
 RESNET = {
@@ -19,6 +19,8 @@ RESNET = {
     "conv_shortcut": "skip_connection",
 }
 UNET_ENDS = {
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_in": "input_blocks.0.0",
@@ -47,8 +49,55 @@ VAE = {
 }
 
 
+OPEN_CLIP = {
+    "text_model.embeddings.token_embedding": "token_embedding",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm": "ln_final",
+    "text_model.encoder.layers": "transformer.resblocks",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "fc1": "c_fc",
+    "fc2": "c_proj",
+    "self_attn": "attn",
+}
+
+
 def write_single_file(pipeline: StableDiffusionPipeline, file: Path) -> None:
     """Write the pipeline's weights under the names of Stable Diffusion's first release."""
+    tensors = _networks(pipeline)
+    for name, tensor in pipeline.text_encoder.state_dict().items():
+        tensors[f"cond_stage_model.transformer.text_model.{name}"] = tensor
+    save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
+
+
+def write_sdxl_file(pipeline: StableDiffusionXLPipeline, file: Path) -> None:
+    """Write the pipeline's weights under the names of Stable Diffusion XL's first release."""
+    tensors = _networks(pipeline)
+    for name, tensor in pipeline.text_encoder.state_dict().items():
+        tensors[f"conditioner.embedders.0.transformer.text_model.{name}"] = tensor
+    for name, tensor in open_clip(pipeline.text_encoder_2.state_dict()).items():
+        tensors[f"conditioner.embedders.1.model.{name}"] = tensor
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, file)
+
+
+def open_clip(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a text encoder under the names of OpenCLIP."""
+    tensors = {"logit_scale": torch.tensor(4.6)}
+    for name, tensor in state.items():
+        if name == "text_projection.weight":
+            tensors["text_projection"] = tensor.T
+        elif match := re.fullmatch(r"(.*self_attn[.])q_proj[.](weight|bias)", name):
+            three = (state[f"{match[1]}{part}_proj.{match[2]}"] for part in "qkv")
+            tensors[f"{renamed(match[1], OPEN_CLIP)}in_proj_{match[2]}"] = torch.cat([*three])
+        elif not re.search(r"[kv]_proj", name):
+            tensors[renamed(name, OPEN_CLIP)] = tensor
+    return tensors
+
+
+def _networks(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of the UNet and the autoencoder."""
     tensors: dict[str, torch.Tensor] = {}
     layers = pipeline.unet.config.layers_per_block
     for name, tensor in pipeline.unet.state_dict().items():
@@ -56,9 +105,7 @@ def write_single_file(pipeline: StableDiffusionPipeline, file: Path) -> None:
     ups = len(pipeline.vae.config.up_block_types)
     for name, tensor in pipeline.vae.state_dict().items():
         tensors[f"first_stage_model.{vae_name(name, ups)}"] = tensor
-    for name, tensor in pipeline.text_encoder.state_dict().items():
-        tensors[f"cond_stage_model.transformer.text_model.{name}"] = tensor
-    save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
+    return tensors
 
 
 def unet_name(name: str, layers: int) -> str:

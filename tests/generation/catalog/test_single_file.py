@@ -10,9 +10,10 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from generation.catalog import single_file
+from generation.catalog.checkpoint import read_checkpoint
 from generation.catalog.conversion import convert
 from generation.catalog.files import list_folder, read_config, select_configs
-from generation.catalog.single_file import CONFIGS, download_configs
+from generation.catalog.single_file import bundled_configs
 from generation.errors import ModelError
 from generation.models.families import STABLE_DIFFUSION
 from generation.models.loading import load
@@ -24,6 +25,8 @@ from generation.models.text.tokenizing import load_tokenizer
 from ..hub import Client, Hub
 from ..single_file import write_single_file
 from ..tiny import tiny_pipeline
+
+KINDS = STABLE_DIFFUSION.single_files
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def with_configs(configs: Path) -> str:
     """Code that has a small model's configs stand for those of Stable Diffusion 1."""
     return (
         "import pathlib, generation.catalog.single_file as s;"
-        f"s.download_configs = lambda name: pathlib.Path({str(configs)!r})\n"
+        f"s.bundled_configs = lambda name: pathlib.Path({str(configs)!r})\n"
     )
 
 
@@ -61,7 +64,7 @@ def with_configs(configs: Path) -> str:
 def shelf(configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where files are converted to in this process, with a small model's configs."""
     (tmp_path / "shelf").mkdir()
-    monkeypatch.setattr(single_file, "download_configs", lambda name: configs)
+    monkeypatch.setattr(single_file, "bundled_configs", lambda name: configs)
     monkeypatch.setattr(single_file, "cached_assets_path", lambda *_, **__: tmp_path / "shelf")
     return tmp_path / "shelf"
 
@@ -99,7 +102,7 @@ def test_half_precision_stays_half_precision(
     tiny: StableDiffusionPipeline, file: Path, configs: Path, tmp_path: Path
 ) -> None:
     save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file)
-    convert(file, configs, tmp_path / "out", dtype="float16")
+    convert(read_checkpoint(file, KINDS), configs, tmp_path / "out")
     unet = load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in unet.values()} == {torch.float16}
 
@@ -119,7 +122,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(
     del tensors[name]
     save_file(tensors, file)
     with pytest.raises(ModelError, match="lacks tensors"):
-        convert(file, configs, tmp_path / "out", dtype="float32")
+        convert(read_checkpoint(file, KINDS), configs, tmp_path / "out")
 
 
 def test_a_file_of_other_shapes_is_refused(file: Path, configs: Path, tmp_path: Path) -> None:
@@ -127,15 +130,15 @@ def test_a_file_of_other_shapes_is_refused(file: Path, configs: Path, tmp_path: 
     tensors["model.diffusion_model.out.2.bias"] = torch.zeros(7)
     save_file(tensors, file)
     with pytest.raises(ModelError, match="no Stable Diffusion 1 checkpoint that can be read"):
-        convert(file, configs, tmp_path / "out", dtype="float32")
+        convert(read_checkpoint(file, KINDS), configs, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("gone", "said"),
     [
-        ("model.diffusion_model.", "no Stable Diffusion UNet"),
-        ("first_stage_model.", "no Stable Diffusion VAE"),
-        ("cond_stage_model.", "no Stable Diffusion text encoder"),
+        ("model.diffusion_model.", "no Stable Diffusion 1 UNet"),
+        ("first_stage_model.", "no Stable Diffusion 1 VAE"),
+        ("cond_stage_model.", "no text encoder of Stable Diffusion 1 or"),
     ],
 )
 def test_a_file_without_one_of_the_parts_is_refused(file: Path, gone: str, said: str) -> None:
@@ -302,7 +305,7 @@ def test_gguf_is_said_to_be_not_supported(name: str) -> None:
 
 
 def test_the_configs_that_come_with_the_package_are_those_of_stable_diffusion_1() -> None:
-    folder = download_configs(CONFIGS)
+    folder = bundled_configs(KINDS[0].configs)
     for part, first, count in (
         ("unet", (320, 4, 3, 3), 859_520_964),
         ("vae", (128, 3, 3, 3), 83_653_863),
