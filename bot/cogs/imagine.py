@@ -96,7 +96,7 @@ class Imagine(commands.Cog):
         """Suggest the schedulers that fit the model, as far as it is chosen."""
         models, requester = self._services.models, requester_of(interaction)
         builder = models.named_or_default(getattr(interaction.namespace, "model", None), requester)
-        names = builder.schedulers(typed)[:_CHOICES_MAX]
+        names = builder.schedulers.suggest(typed)[:_CHOICES_MAX]
         return [app_commands.Choice(name=REGISTRY[name].label, value=name) for name in names]
 
     async def _new_job(

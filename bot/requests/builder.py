@@ -13,20 +13,18 @@ from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
 from generation.images.files import Fit
 from generation.images.pillow import fitted_size, reference_pixels, to_pixels
-from generation.schedulers import fitting
-from generation.schedulers.names import Named, matches, read
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import (
     SEED_MAX,
     SIZE_MULTIPLE,
     GenerationRequest,
-    SchedulerName,
 )
 from generation.values.spelling import spell_emoji
 
 from .limits import Limits, LimitsSource
 from .options import RequestOptions
+from .schedulers import SchedulerChoices
 
 T = TypeVar("T")
 
@@ -50,24 +48,27 @@ class RequestBuilder:
         self._limits = limits
         self._profile = profile
         self._model = model
+        self.schedulers = SchedulerChoices(profile)
 
     def imagine(self, options: RequestOptions, *, guild_id: int | None) -> GenerationRequest:
         """Return the request for new pictures."""
         limits = self._limits.limits_for(guild_id)
         prompt, negative = _or(options.prompt, ""), _or(options.negative_prompt, "")
-        scheduler, spacing = self._scheduler(options.scheduler, limits)
+        scheduler, spacing = self.schedulers.choose(
+            options.scheduler, options.spacing, default=limits.default_scheduler
+        )
         request = GenerationRequest(
             prompt=prompt,
             negative_prompt=negative,
             read_prompt=self._read("prompt", prompt),
             read_negative_prompt=self._read("negative prompt", negative),
             seed=new_seed() if options.seed is None else options.seed,
-            steps=_or(options.steps, limits.default_steps),
+            steps=_or(options.steps, self.schedulers.steps(scheduler, limits.default_steps)),
             guidance_scale=_or(options.guidance_scale, limits.default_guidance_scale),
             width=_or(options.width, limits.default_size),
             height=_or(options.height, limits.default_size),
             scheduler=scheduler,
-            spacing=_or(options.spacing, spacing),
+            spacing=spacing,
             count=_or(options.count, 1),
             model=self._model,
         )
@@ -121,10 +122,15 @@ class RequestBuilder:
     ) -> GenerationRequest:
         """Return the request for a variation of one of the bot's pictures, by its own recipe."""
         limits = self._limits.limits_for(guild_id)
+        scheduler, spacing = self.schedulers.keep(
+            recipe.scheduler, recipe.spacing, default=limits.default_scheduler
+        )
         return self.similar(
             picture,
             dataclasses.replace(
                 options,
+                scheduler=_or(options.scheduler, scheduler),
+                spacing=_or(options.spacing, spacing),
                 prompt=_or(options.prompt, recipe.prompt),
                 negative_prompt=_or(options.negative_prompt, recipe.negative_prompt),
                 # The limit may be lower now; the person did not ask for more.
@@ -139,13 +145,18 @@ class RequestBuilder:
     def rerun(self, request: GenerationRequest, *, guild_id: int | None) -> GenerationRequest:
         """Return the same request with a random seed."""
         limits = self._limits.limits_for(guild_id)
+        scheduler, spacing = self.schedulers.keep(
+            request.scheduler, request.spacing, default=limits.default_scheduler
+        )
         again = dataclasses.replace(
             request,
             seed=new_seed(),
             # The limit may be lower now, as for a variation.
             steps=min(request.steps, limits.max_steps),
             model=self._model,
-            # The model may be another now, and know other emoji.
+            # The model may be another now, with other schedulers and other emoji.
+            scheduler=scheduler,
+            spacing=spacing,
             read_prompt=self._read("prompt", request.prompt),
             read_negative_prompt=self._read("negative prompt", request.negative_prompt),
         )
@@ -190,22 +201,6 @@ class RequestBuilder:
         default = self._limits.limits_for(guild_id).default_strength
         return dataclasses.replace(plain, source=source, strength=_or(options.strength, default))
 
-    def schedulers(self, typed: str = "") -> tuple[SchedulerName, ...]:
-        """Return the schedulers that fit the model and whose names hold what was typed."""
-        return tuple(name for name in self._profile.schedulers if matches(name, typed))
-
-    def _scheduler(self, typed: str | None, limits: Limits) -> Named:
-        """Return the scheduler that a person named, and a spacing if the name holds one."""
-        if typed is None:
-            return limits.default_scheduler, None
-        named = read(typed)
-        if named is None:
-            raise InvalidRequest(
-                "scheduler",
-                f"There is no scheduler {typed!r}; choose one of {', '.join(self.schedulers())}.",
-            )
-        return named
-
     def _read(self, name: str, typed: str) -> str:
         """Return the text that the model reads for a prompt: emoji are spelled out."""
         read = spell_emoji(typed, self._profile.emoji)
@@ -220,7 +215,7 @@ class RequestBuilder:
                 f"At most {limits.max_steps} steps are allowed here; you asked for "
                 f"{request.steps}.",
             )
-        fitting.check(request, self._profile.scheduler_config)
+        self.schedulers.check(request)
         for name, value in (("width", request.width), ("height", request.height)):
             if value > limits.max_size:
                 raise InvalidRequest(

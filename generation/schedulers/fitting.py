@@ -34,6 +34,12 @@ def fitting(config: Mapping[str, Any]) -> tuple[SchedulerName, ...]:
     )
 
 
+def spacings_of(name: SchedulerName, config: Mapping[str, Any]) -> tuple[Spacing, ...]:
+    """Return the spacings that a scheduler knows for a model; none if it does not fit."""
+    method = REGISTRY[name].methods.get(kind_of(config))
+    return () if method is None else method.spacings
+
+
 def _is_zero_snr(config: Mapping[str, Any]) -> bool:
     if config.get("rescale_betas_zero_snr"):
         return True

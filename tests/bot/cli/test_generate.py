@@ -60,14 +60,16 @@ def test_generate_takes_every_option(shell: Shell, tmp_path: Path) -> None:
     Image.new("RGB", (80, 60), "orange").save(tmp_path / "start.jpg")
     result = shell(
         *("generate", "red apple", "--negative", "blue", "--seed", "5", "--steps", "4"),
-        *("--guidance", "3.5", "--width", "96", "--height", "64", "--scheduler", "lms"),
+        *("--guidance", "3.5", "--width", "96", "--height", "64"),
+        *("--scheduler", "dpmpp_2m_sde", "--spacing", "karras"),
         *("--count", "2", "--image", "start.jpg", "--strength", "0.7", "--out", "made"),
     )
     names = result.stdout.split()
     assert len(names) == 2, result.stderr
     recipe = read_png((tmp_path / names[1]).read_bytes())[1]
     assert (recipe.prompt, recipe.negative_prompt, recipe.seed) == ("red apple", "blue", 6)
-    assert (recipe.guidance_scale, recipe.scheduler, recipe.strength) == (3.5, "lms", 0.7)
+    assert (recipe.guidance_scale, recipe.strength) == (3.5, 0.7)
+    assert (recipe.scheduler, recipe.spacing) == ("dpmpp_2m_sde", "karras")
     assert (recipe.width, recipe.height) == (96, 64)
     assert shell("replay", names[1], "--image", "start.jpg").exit_code == 0
     assert "name that one with --image" in sentence(shell("replay", names[1]))

@@ -21,14 +21,19 @@ from generation.engine.calibration import Bounds
 from generation.engine.denoising import Denoising
 from generation.engine.engine import Engine
 from generation.models.stable_diffusion import StableDiffusion
+from generation.schedulers.registry import REGISTRY
 from generation.values.recipe import GeneratedImage
-from generation.values.request import SEED_MAX, GenerationRequest, SchedulerName
+from generation.values.request import SEED_MAX, GenerationRequest
 
 from ..examples import a_request, gradient
 
 MIXES = int(os.environ.get("MIXES", "5"))
 SIZES = ((64, 64), (64, 64), (96, 64), (64, 96), (40, 104))
-SCHEDULERS: tuple[SchedulerName, ...] = ("ddim", "lms")
+SCHEDULES = [
+    (name, spacing)
+    for name, row in REGISTRY.items()
+    for spacing in (None, *row.methods["diffusion"].spacings)
+]
 
 
 @st.composite
@@ -38,13 +43,15 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
     if draw(st.integers(0, 3)) == 0:
         strength = draw(st.sampled_from([0.05, 0.5, 1.0]))
         source = {"source": gradient(width, height), "strength": strength}
+    scheduler, spacing = draw(st.sampled_from(SCHEDULES))
     return a_request(
         prompt=draw(st.sampled_from(["a cat", "red apple", "a cat, " * 60, "Ёж 🦔"])),
         negative_prompt=draw(st.sampled_from(["", "dark", "a cat"])),
-        steps=draw(st.integers(1, 4)),
+        steps=draw(st.integers(1, 3)),
         guidance_scale=draw(st.sampled_from([1.0, 1.01, 4.0, 7.5, 20.0])),
         seed=draw(st.sampled_from([0, 1, 2, SEED_MAX])),
-        scheduler=draw(st.sampled_from(SCHEDULERS)),
+        scheduler=scheduler,
+        spacing=spacing,
         width=width,
         height=height,
         count=draw(st.sampled_from([1, 1, 2, 3])),

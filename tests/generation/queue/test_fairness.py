@@ -39,6 +39,11 @@ def test_the_cost_is_steps_times_rows_times_pixels() -> None:
     assert cost(similar) == pytest.approx(cost(plain) / 2)
 
 
+def test_a_step_of_two_calls_costs_twice_as_much() -> None:
+    costs = {name: cost(a_request(scheduler=name)) for name in ("euler", "heun", "dpmpp_sde")}
+    assert costs["heun"] == costs["dpmpp_sde"] == 2 * costs["euler"]
+
+
 def test_a_weight_of_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="above 0"):
         Share(weight=0.0)
