@@ -195,6 +195,54 @@ def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
     raise typer.Exit(examine(config, data=data))
 
 
+models_app = typer.Typer(
+    help="The models of the operator's list: which are here, and bringing and removing them.",
+    no_args_is_help=True,
+)
+app.add_typer(models_app, name="models")
+_NAMES_HELP: Final = "Names in the list; without any, all."
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help=_NAMES_HELP, show_default=False)
+]
+
+
+@models_app.command("list")
+def list_models(config: ConfigOption = None) -> None:
+    """Print the family, licence and size of each model, and whether it is here."""
+    from . import models  # noqa: PLC0415
+
+    raise typer.Exit(models.list_models(config))
+
+
+@models_app.command("pull")
+def pull_models(names: NamesArgument = None, config: ConfigOption = None) -> None:
+    """Show the licence, then download; an interrupted download goes on where it stopped."""
+    from . import models  # noqa: PLC0415
+
+    raise typer.Exit(models.pull_models(names or (), config))
+
+
+@models_app.command("check")
+def check_models(names: NamesArgument = None, config: ConfigOption = None) -> None:
+    """Compare the files with the hub's hashes and with their own headers."""
+    from . import models  # noqa: PLC0415
+
+    raise typer.Exit(models.check_models(names or (), config))
+
+
+@models_app.command("remove")
+def remove_models(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names in the list.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    data: DataOption = None,
+) -> None:
+    """Remove what was downloaded or converted, after a question."""
+    from . import models  # noqa: PLC0415
+
+    raise typer.Exit(models.remove_models(names, config, data=data, yes=yes))
+
+
 @app.command()
 def backup(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, or a backup.")],

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import discord
 
-from generation.catalog.profile import Half, ModelProfile
+from generation.catalog.profile import Half
 from generation.errors import GenerationError, ModelNotHere
-from generation.models.locate import locate
 from generation.values.request import SIZE_MIN
 from storage.errors import StorageError
 from storage.folder.permissions import others_may_enter
@@ -25,8 +25,11 @@ from ..config import Reading, Settings, read_settings
 from ..delivery.codes import FAULTS, parsed
 from ..engines import load_engine
 from ..errors import ConfigError
+from ..listing import ListedModel
+from ..permissions.models import needs_missing_filter
 from ..requests.builder import RequestBuilder
 from ..requests.limits import OperatorLimits
+from ..requests.models import look_at
 from ..requests.options import RequestOptions
 from ..terminal import shows
 from ..token import PORTAL, NoToken, find_token, readable_by_others
@@ -61,18 +64,14 @@ def _findings(reading: Reading) -> Iterator[Finding]:
     if not reading.faults:
         yield Finding("config", "can be read")
     # The settings are without the wrong values, so the other parts can be checked.
-    checks: tuple[Callable[[Settings], Finding], ...] = (
-        lambda settings: _token(settings, reading.token_in),
-        _intents,
-        _model,
-        _device,
-        _weights,
-        _data,
-        _rights,
-        _space,
-    )
-    for check in checks:
-        yield check(reading.settings)
+    settings = reading.settings
+    yield _token(settings, reading.token_in)
+    yield _intents(settings)
+    yield from _models(settings)
+    yield _device(settings)
+    yield from _weights(settings)
+    for check in (_data, _rights, _space):
+        yield check(settings)
 
 
 def _print(finding: Finding) -> None:
@@ -120,23 +119,34 @@ def _intents(_: Settings) -> Finding:
     return Finding("intents", f"{names}: none is privileged, so none has to be switched on")
 
 
-def _model(settings: Settings) -> Finding:
-    try:
-        profile = _look_at(settings)
-    except ModelNotHere as error:
-        return Finding("model", str(error))
-    except GenerationError as error:
-        return Finding("model", f"{settings.model} cannot be used", str(error))
-    return Finding(
-        "model",
-        f"{profile.name}, {profile.native_size}x{profile.native_size} pixels, "
-        f"{profile.prompt_limit} tokens",
-    )
+def _models(settings: Settings) -> Iterator[Finding]:
+    for listed in settings.listed:
+        yield _model(settings, listed)
 
 
-def _look_at(settings: Settings) -> ModelProfile:
+def _model(settings: Settings, listed: ListedModel) -> Finding:
     # A file that doctor downloads or converts would belong to the user who runs doctor.
-    return locate(settings.model, prediction_type=settings.prediction_type, only_look=True)
+    name = listed.name if settings.models else listed.location
+    try:
+        profile = look_at(listed)
+    except ModelNotHere as error:
+        if listed.name == settings.default_model.name:
+            return Finding("model", str(error))
+        fix = f"run imagine-bot models pull {listed.name!r}"
+        return Finding("model", f"{name} is not on this machine, so nobody can choose it", fix)
+    except GenerationError as error:
+        return Finding("model", f"{name} cannot be used", str(error))
+    if listed.scheduler is not None and listed.scheduler not in profile.schedulers:
+        fix = f"set the scheduler to one of {', '.join(profile.schedulers)}"
+        return Finding("model", f"{name} does not work with {listed.scheduler}", fix)
+    shown = name if settings.models else profile.name
+    text = (
+        f"{shown}, {profile.native_size}x{profile.native_size} pixels, "
+        f"{profile.prompt_limit} tokens"
+    )
+    if needs_missing_filter(listed):
+        text += "; its licence demands a content filter, so it works on the command line only"
+    return Finding("model", text)
 
 
 def _device(settings: Settings) -> Finding:
@@ -158,23 +168,33 @@ def _device(settings: Settings) -> Finding:
 
 
 def _half(settings: Settings) -> Half:
-    """Return the 16-bit type of the model, or of most models if this one cannot be looked at."""
+    """Return the 16-bit type of the default model; if it cannot be looked at, of most models."""
     try:
-        return _look_at(settings).half
+        return look_at(settings.default_model).half
     except GenerationError:
         return "float16"
 
 
-def _weights(settings: Settings) -> Finding:
-    """Load the model and take one step with it, as the bot does before it connects."""
+def _weights(settings: Settings) -> Iterator[Finding]:
+    for listed in settings.listed:
+        finding = _weights_of(settings, listed)
+        if settings.models:
+            finding = replace(finding, text=f"of {listed.name}: {finding.text}")
+        yield finding
+        # The networks refer to each other in circles, and the next model needs their memory.
+        gc.collect()
+
+
+def _weights_of(settings: Settings, listed: ListedModel) -> Finding:
+    """Load a model and take one step with it, as the bot does before it connects."""
     if data_folder.is_in_use(settings.data):
         return Finding("weights", "not tried, because the running bot has loaded them")
     try:
-        profile = _look_at(settings)
+        profile = look_at(listed)
         # Compiling takes minutes and does not check the weights.
         engine = load_engine(settings.model_copy(update={"compile": False}), profile, shared=False)
         options = RequestOptions(prompt="a test", steps=1, width=SIZE_MIN, height=SIZE_MIN)
-        builder = RequestBuilder(OperatorLimits(settings, profile), profile)
+        builder = RequestBuilder(OperatorLimits(settings, profile, listed), profile)
         engine.generate(builder.imagine(options, guild_id=None))
     except ModelNotHere:
         return Finding("weights", "not tried, because the model has to be brought here first")

@@ -67,7 +67,7 @@ def expected_bytes(profile: ModelProfile, *, device: str | None, dtype: str | No
     """
     layout = family_of(profile.pipeline).layout
     files = select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
-    number = choose_dtype(dtype, choose_device(device))
+    number = choose_dtype(dtype, choose_device(device), profile.half)
     return weight_count(profile.folder, files) * number.itemsize
 
 

@@ -84,6 +84,17 @@ def locate(
     return profile_of(folder, name, prediction_type)
 
 
+def is_on_hub(name: str) -> bool:
+    """Return whether `locate` looks for the model `name` on the hub, not on the disk.
+
+    Raises:
+        ModelError: the bot's user may not look at the path.
+    """
+    path = _path(name)
+    is_file = path.suffix.lower() in _SINGLE_FILES | PICKLES
+    return not is_file and not _is(Path.is_dir, path) and _HUB_ID.fullmatch(name) is not None
+
+
 def layout_of(folder: Path) -> Layout:
     """Return the layout of the model in `folder`, of which only `model_index.json` is read.
 

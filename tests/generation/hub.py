@@ -42,6 +42,8 @@ class Hub:
     models: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
     # The newest version of all the models.
     commit: str = "0123456789abcdef0123456789abcdef01234567"
+    # The licence that the card of a model states.
+    licences: dict[str, str] = field(default_factory=dict)
     gated: dict[str, str] = field(default_factory=dict)
     # A file's name to the number of bytes after which its next transfer breaks off.
     cuts: dict[str, int] = field(default_factory=dict)
@@ -126,7 +128,16 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": file, "size": sizes[file], "blobId": _oid(data), "lfs": _lfs(file, data)}
             for file, data in files
         ]
-        self._json({"id": name, "sha": self.hub.commit, "siblings": siblings, "tags": []})
+        card = {"license": self.hub.licences[name]} if name in self.hub.licences else {}
+        self._json(
+            {
+                "id": name,
+                "sha": self.hub.commit,
+                "siblings": siblings,
+                "tags": [],
+                "cardData": card,
+            }
+        )
 
     def _tree(self, name: str) -> None:
         files = self.hub.models[name].items()
@@ -196,7 +207,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _oid(data: bytes) -> str:
-    return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+    """Return the id that git gives to a file."""
+    blob = b"blob %d\0" % len(data) + data
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest()
 
 
 def _lfs(file: str, data: bytes) -> dict[str, Any] | None:

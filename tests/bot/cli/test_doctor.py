@@ -116,11 +116,12 @@ def test_doctor_finds_a_database_that_is_none_and_a_device_that_is_not_there(
 LOOK_AT_MODELS = """
 import sys
 from pathlib import Path
-from bot.cli.doctor import _model, _weights
+from bot.cli.doctor import _models, _weights
 from bot.config import Settings
 for model in sys.argv[1:]:
     settings = Settings(model=model, data=Path("data"))
-    print(_model(settings).text, "|", _weights(settings).text)
+    (model,), (weights,) = _models(settings), _weights(settings)
+    print(model.text, "|", weights.text)
 """
 
 
@@ -153,3 +154,29 @@ def test_doctor_downloads_and_converts_no_model(tmp_path: Path) -> None:
 
 def test_doctor_names_a_folder_that_cannot_be_one(doctor: Callable[..., str]) -> None:
     assert f"{'d' * 300} cannot be a folder" in doctor("--data", "d" * 300)
+
+
+def test_doctor_checks_each_model_of_the_list(doctor: Callable[..., str], tmp_path: Path) -> None:
+    shutil.copytree(starter_folder(), tmp_path / "broken")
+    weights = tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1000)
+    (tmp_path / "config.toml").write_text(
+        """
+        [[models]]
+        name = "Emoji"
+        source = "starter"
+        [[models]]
+        name = "Filtered"
+        source = "starter"
+        needs_filter = true
+        [[models]]
+        name = "Broken"
+        source = "broken"
+        """
+    )
+    lines = doctor().splitlines()
+    assert f"✓ model: Emoji, {EDGE}x{EDGE} pixels, {STARTER.prompt_limit} tokens" in lines
+    needs = "its licence demands a content filter, so it works on the command line only"
+    assert any(line.startswith("✓ model: Filtered, ") and line.endswith(needs) for line in lines)
+    assert "✓ weights: of Emoji: loaded, and one step was taken with them" in lines
+    assert "✗ weights: of Broken: cannot be used" in lines

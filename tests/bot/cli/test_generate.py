@@ -203,3 +203,29 @@ def test_replay_of_altered_pixels_says_so(shell: Shell, rabbit: Path) -> None:
     result = shell("replay", painted)
     assert result.exit_code == 1
     assert "1 of 16,384 pixels differ" in result.stdout
+
+
+def test_generate_takes_a_listed_model_with_its_defaults_and_replay_finds_it(
+    shell: Shell, tmp_path: Path
+) -> None:
+    shutil.copytree(starter_folder(), tmp_path / "mine")
+    (tmp_path / "config.toml").write_text(
+        """
+        [[models]]
+        name = "Emoji"
+        source = "starter"
+        [[models]]
+        name = "Own"
+        source = "mine"
+        steps = 2
+        guidance_scale = 3.0
+        size = 64
+        scheduler = "lms"
+        needs_filter = true
+        """
+    )
+    [name] = shell("generate", "owl", "--model", "own").stdout.split()
+    recipe = read_png((tmp_path / name).read_bytes())[1]
+    assert (recipe.model, recipe.steps, recipe.guidance_scale) == ("mine", 2, 3.0)
+    assert (recipe.width, recipe.scheduler) == (64, "lms")
+    assert shell("replay", name).exit_code == 0
