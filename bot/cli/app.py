@@ -15,6 +15,7 @@ from generation.values.request import (
     GUIDANCE_MAX,
     GUIDANCE_MIN,
     REFERENCES_MAX,
+    RESCALE_MAX,
     SCHEDULERS,
     SEED_MAX,
     SIZE_MAX,
@@ -105,6 +106,10 @@ def generate(
             help=f"How closely to follow the prompt, {GUIDANCE_MIN:g} to {GUIDANCE_MAX:g}."
         ),
     ] = None,
+    guidance_rescale: Annotated[
+        float | None,
+        typer.Option(help=f"Less contrast from guidance, 0 to {RESCALE_MAX:g}."),
+    ] = None,
     width: Annotated[int | None, typer.Option(help=_SIZES)] = None,
     height: Annotated[int | None, typer.Option(help=_SIZES)] = None,
     scheduler: Annotated[str | None, typer.Option(help=f"{', '.join(SCHEDULERS)}.")] = None,
@@ -143,6 +148,7 @@ def generate(
         width=width,
         height=height,
         scheduler=scheduler,
+        guidance_rescale=guidance_rescale,
         spacing=spacing,  # type: ignore[arg-type]  # the request checks the name
         count=count,
         strength=strength,

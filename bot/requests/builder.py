@@ -69,6 +69,7 @@ class RequestBuilder:
             height=_or(options.height, limits.default_size),
             scheduler=scheduler,
             spacing=spacing,
+            guidance_rescale=_or(options.guidance_rescale, self._profile.default_guidance_rescale),
             count=_or(options.count, 1),
             model=self._model,
         )
@@ -136,6 +137,7 @@ class RequestBuilder:
                 # The limit may be lower now; the person did not ask for more.
                 steps=_or(options.steps, min(recipe.steps, limits.max_steps)),
                 guidance_scale=_or(options.guidance_scale, recipe.guidance_scale),
+                guidance_rescale=_or(options.guidance_rescale, recipe.guidance_rescale),
                 width=recipe.width,
                 height=recipe.height,
             ),

@@ -24,6 +24,7 @@ class RequestOptions:
     height: int | None = None
     scheduler: str | None = None
     spacing: Spacing | None = None
+    guidance_rescale: float | None = None
     count: int | None = None
     strength: float | None = None
     model: str | None = None

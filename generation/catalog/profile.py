@@ -11,6 +11,7 @@ from ..errors import InvalidRequest, ModelError
 from ..values.request import (
     GUIDANCE_MAX,
     GUIDANCE_MIN,
+    RESCALE_MAX,
     SIZE_MAX,
     SIZE_MIN,
     STEPS_MAX,
@@ -94,6 +95,7 @@ class ModelProfile(Description):
     folder: Path
     default_strength: float
     default_max_size: int
+    default_guidance_rescale: float | None = None
     half: Half = "float16"
     scheduler_config: Mapping[str, Any] = field(repr=False)
     emoji: Mapping[str, str] = field(repr=False)
@@ -180,39 +182,41 @@ def read_configs(
     index = Config(folder, INDEX).values
     configs = Configs(folder, prediction_type)
     found = family.describe(configs)
-    steps, guidance_scale, strength, max_size = _defaults(folder, found)
     facts = {key.name: getattr(found, key.name) for key in fields(found)}
-    facts |= {"default_steps": steps, "default_guidance_scale": guidance_scale}
     return ModelProfile(
         name=name,
         family=family.name,
         pipeline=str(index["_class_name"]),
         folder=folder,
-        default_strength=strength,
-        default_max_size=max_size,
         half=family.half,
         scheduler_config=configs.scheduler.values,
         emoji=_emoji(folder),
-        **facts,
+        **{**facts, **_defaults(folder, found)},
     )
 
 
-def _defaults(folder: Path, found: Description) -> tuple[int, float, float, int]:
-    """Return the steps, guidance scale, strength of variations and largest edge for the model."""
-    steps, guidance_scale = found.default_steps, found.default_guidance_scale
+def _defaults(folder: Path, found: Description) -> dict[str, Any]:
+    """Return the defaults for the model's pictures, by the names in `ModelProfile`."""
     max_size = _NATIVE_TIMES * found.native_size
     if not (folder / DEFAULTS).is_file():
-        return steps, guidance_scale, DEFAULT_STRENGTH, max_size
+        return {"default_strength": DEFAULT_STRENGTH, "default_max_size": max_size}
     config = Config(folder, DEFAULTS)
-    guidance_scale = config.number("guidance_scale", guidance_scale, GUIDANCE_MIN, GUIDANCE_MAX)
-    strength = config.number("strength", DEFAULT_STRENGTH, STRENGTH_MIN, STRENGTH_MAX)
     max_size = config.size("max_size", max_size)
     if "max_size" in config.values and not SIZE_MIN <= max_size <= SIZE_MAX:
         raise config.wrong("max_size", f"a whole number from {SIZE_MIN} to {SIZE_MAX}")
-    steps = config.size("steps", steps)
+    steps = config.size("steps", found.default_steps)
     if steps > STEPS_MAX:
         raise config.wrong("steps", f"a whole number from 1 to {STEPS_MAX}")
-    return steps, guidance_scale, strength, max_size
+    rescale = config.number("guidance_rescale", 0.0, 0.0, RESCALE_MAX)
+    return {
+        "default_steps": steps,
+        "default_guidance_scale": config.number(
+            "guidance_scale", found.default_guidance_scale, GUIDANCE_MIN, GUIDANCE_MAX
+        ),
+        "default_guidance_rescale": rescale or None,
+        "default_strength": config.number("strength", DEFAULT_STRENGTH, STRENGTH_MIN, STRENGTH_MAX),
+        "default_max_size": max_size,
+    }
 
 
 def _emoji(folder: Path) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ import torch
 from ..catalog.profile import ModelProfile
 from ..errors import GenerationError
 from ..models.family import Conditioning, Posterior
+from ..models.guidance import rescale
 from ..schedulers.sampler import Sampler
 from ..values.events import Progress
 from ..values.request import GenerationRequest, Told
@@ -186,11 +187,19 @@ def predict(batch: Batch[Denoising]) -> list[torch.Tensor]:
         unconditional, conditional = rows[: len(guided)], rows[len(guided) :]
     pushed = iter(unconditional)
     return [
-        prediction
-        if image.unconditional is None
-        else image.networks.model.guide(next(pushed), prediction, image.request.guidance_scale)
+        prediction if image.unconditional is None else _guided(image, next(pushed), prediction)
         for image, prediction in zip(images, conditional, strict=True)
     ]
+
+
+def _guided(
+    image: Denoising, unconditional: torch.Tensor, conditional: torch.Tensor
+) -> torch.Tensor:
+    request = image.request
+    guided = image.networks.model.guide(unconditional, conditional, request.guidance_scale)
+    if not request.guidance_rescale:
+        return guided
+    return rescale(guided, conditional, request.guidance_rescale)
 
 
 def _call(rows: Sequence[Denoising], told: Sequence[Conditioning], size: int) -> list[torch.Tensor]:

@@ -35,6 +35,7 @@ def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str])
         guidance_scale=request.guidance_scale,
         scheduler=request.scheduler,
         spacing=request.spacing,
+        guidance_rescale=request.guidance_rescale,
         scheduler_settings=image.sampler.settings,
         model=model.profile.name,
         model_sha256=model.weights_sha256,

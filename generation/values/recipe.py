@@ -59,6 +59,7 @@ class Recipe:
     read_negative_prompt: str | None = None
     reference_sha256: Sequence[str] | None = None
     spacing: _AnySpacing | None = None
+    guidance_rescale: float | None = None
 
     def request(
         self, source: Pixels | None, references: Sequence[Pixels] = ()
@@ -83,6 +84,7 @@ class Recipe:
             read_negative_prompt=self.read_negative_prompt,
             references=tuple(references),
             spacing=self.spacing,
+            guidance_rescale=self.guidance_rescale,
         )
 
     def to_json(self) -> str:

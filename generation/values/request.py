@@ -36,6 +36,7 @@ STEPS_MIN: Final = 1
 STEPS_MAX: Final = 150
 GUIDANCE_MIN: Final = 1.0
 GUIDANCE_MAX: Final = 30.0
+RESCALE_MAX: Final = 1.0
 SIZE_MIN: Final = 32
 SIZE_MAX: Final = 2_048
 SIZE_MULTIPLE: Final = 8
@@ -83,8 +84,10 @@ class GenerationRequest:
     of its own. While the request waits its pictures may be StoredPixels; an engine needs the
     pixels.
 
-    `spacing` says how the noise levels of the steps are spaced; None leaves that to the model.
-    Which schedulers and spacings fit which model is checked in `generation.schedulers.fitting`.
+    `guidance_rescale`, from 0 to 1, says how much of the contrast that guidance adds is taken away
+    again (`generation.models.guidance.rescale`); None means nothing. `spacing` says how the noise
+    levels of the steps are spaced; None leaves that to the model. Which schedulers and spacings fit
+    which model is checked in `generation.schedulers.fitting`.
 
     `prompt` and `negative_prompt` are the texts that the person typed. `read_prompt` and
     `read_negative_prompt` are the texts that the model reads instead: in plain letters, with the
@@ -112,6 +115,7 @@ class GenerationRequest:
     read_negative_prompt: str | None = None
     references: tuple[Pixels | StoredPixels, ...] = ()
     spacing: Spacing | None = None
+    guidance_rescale: float | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
@@ -126,6 +130,8 @@ class GenerationRequest:
         _check_size("width", self.width)
         _check_size("height", self.height)
         _check_name("scheduler", self.scheduler, SCHEDULERS)
+        if self.guidance_rescale is not None:
+            _check_range("guidance rescale", self.guidance_rescale, 0.0, RESCALE_MAX)
         if self.spacing is not None:
             _check_name("spacing", self.spacing, SPACINGS)
         self._check_source()

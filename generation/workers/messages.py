@@ -156,6 +156,7 @@ class NewJob(_Value, frozen=True, kw_only=True):
     read_negative_prompt: str | None
     references: tuple[Pixels, ...]
     spacing: Spacing | None
+    guidance_rescale: int | float | None
     model: str | None
 
     @classmethod

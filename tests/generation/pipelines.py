@@ -100,6 +100,9 @@ class Pipelines:
             options: dict[str, Any] = {"height": request.height, "width": request.width}
         else:
             options = {"image": to_image(request.source), "strength": request.strength}
+        # diffusers has it in each pipeline but that of Stable Diffusion for image to image.
+        if request.guidance_rescale is not None:
+            options["guidance_rescale"] = request.guidance_rescale
         try:
             made = pipeline(
                 request.prompt,

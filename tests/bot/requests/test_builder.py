@@ -62,6 +62,16 @@ def test_the_operator_s_defaults_come_before_the_model_s() -> None:
     assert (request.steps, request.guidance_scale) == (9, 3.5)
 
 
+def test_guidance_is_rescaled_as_the_model_says_unless_a_person_says_otherwise() -> None:
+    profile = dataclasses.replace(locate("starter"), default_guidance_rescale=0.7)
+    builder = RequestBuilder(OperatorLimits(Settings(), profile), profile)
+    for chosen, rescale in ((None, 0.7), (0.0, 0.0), (1.0, 1.0)):
+        options = RequestOptions(prompt="owl", guidance_rescale=chosen)
+        assert builder.imagine(options, guild_id=None).guidance_rescale == rescale
+    plain = builder_for(Settings()).imagine(RequestOptions(prompt="owl"), guild_id=None)
+    assert plain.guidance_rescale is None
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -58,6 +58,7 @@ def test_a_model_without_defaults_gets_the_usual_ones(folder: Path) -> None:
     (folder / "defaults.json").unlink()
     found = locate(str(folder))
     assert (found.default_steps, found.default_guidance_scale) == (30, 7.5)
+    assert found.default_guidance_rescale is None
     assert found.default_strength == 0.6
 
 
@@ -188,6 +189,7 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "v_prediction"),
         ("defaults.json", {"steps": 0}, "steps = 0"),
         ("defaults.json", {"guidance_scale": 0.5}, "guidance_scale = 0.5"),
+        ("defaults.json", {"guidance_rescale": 1.5}, "guidance_rescale = 1.5"),
         ("defaults.json", {"max_size": "large"}, "max_size = 'large'"),
         ("defaults.json", {"max_size": 4}, "a whole number from 32 to 2048"),
         ("defaults.json", {"max_size": 10_000}, "max_size = 10000"),

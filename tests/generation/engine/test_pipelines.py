@@ -84,6 +84,7 @@ class TestTextToImage:
             {"guidance_scale": 1.0, "negative_prompt": "a grinning face", "steps": 7},
             {"width": 104, "height": 40, "negative_prompt": "blurry"},
             {"steps": 1, "guidance_scale": 1.5},
+            {"guidance_scale": 9.0, "guidance_rescale": 0.7},
             {"prompt": "Ёж  🦔\n<|endoftext|> café", "steps": 3},
         ],
         ids=str,

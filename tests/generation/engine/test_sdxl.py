@@ -30,6 +30,7 @@ ZERO_SNR: dict[str, Any] = {
 TEXTS: dict[str, dict[str, Any]] = {
     "no negative prompt": {"guidance_scale": 7.5},
     "a negative prompt": {"guidance_scale": 5.0, "negative_prompt": "dark"},
+    "rescaled": {"guidance_scale": 9.0, "guidance_rescale": 0.7, "negative_prompt": "dark"},
     "unguided": {"guidance_scale": 1.0, "negative_prompt": "dark", "steps": 4},
     "lms": {"scheduler": "lms", "steps": 5},
     "wide": {"width": 104, "guidance_scale": 3.0, "negative_prompt": "dark"},
@@ -40,6 +41,7 @@ TEXTS: dict[str, dict[str, Any]] = {
 IMAGES: dict[str, dict[str, Any]] = {
     "weak": {"strength": 0.3, "steps": 10},
     "whole": {"strength": 1.0},
+    "rescaled": {"strength": 0.5, "steps": 6, "guidance_rescale": 0.3},
     "guided": {"strength": 0.58, "steps": 5, "guidance_scale": 7.5, "negative_prompt": "dark"},
     "wide": {"strength": 0.6, "steps": 5, "width": 104, "guidance_scale": 1.0},
 }
@@ -121,6 +123,19 @@ class TestTextToImage:
         expected = sdxl_pipelines.picture(request, **settings)
         assert_same(own.generate(request)[0], expected)
         assert not np.array_equal(expected, sdxl_pipelines.picture(request))
+
+    def test_guidance_can_be_rescaled_with_a_schedule_that_ends_in_noise_alone(
+        self, sdxl: StableDiffusionXL, sdxl_pipelines: SDXLPipelines
+    ) -> None:
+        config = {**sdxl.scheduler_config, **ZERO_SNR}
+        own = Engine(dataclasses.replace(sdxl, scheduler_config=config), shared=False)
+        request = a_request(guidance_scale=9.0, guidance_rescale=0.7, steps=5)
+        made = own.generate(request)[0]
+        assert_same(made, sdxl_pipelines.picture(request, **ZERO_SNR))
+        plain = dataclasses.replace(request, guidance_rescale=None)
+        assert made.pixels != own.generate(plain)[0].pixels
+        assert made.recipe.guidance_rescale == 0.7
+        assert own.generate(made.recipe.request(None))[0].pixels == made.pixels
 
     def test_an_empty_negative_prompt_is_read_where_the_model_says_so(
         self, sdxl: StableDiffusionXL, sdxl_pipelines: SDXLPipelines

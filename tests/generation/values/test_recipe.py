@@ -24,7 +24,8 @@ class TestRecipe:
     def test_it_comes_back_from_json_as_it_was(
         self, request: GenerationRequest, unread: str
     ) -> None:
-        wanted = {name: getattr(request, name) for name in (*VALUES, "negative_prompt")}
+        names = (*VALUES, "negative_prompt", "guidance_rescale")
+        wanted = {name: getattr(request, name) for name in names}
         recipe = a_recipe(**wanted, unread_prompt=unread)
         again = Recipe.from_json(recipe.to_json())
         assert again == recipe
