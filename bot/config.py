@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,7 +22,7 @@ from pydantic_settings import (
 from generation.values.request import STEPS_MAX
 
 from .errors import BotError, ConfigError
-from .listing import Guidance, ListedModel, PredictionType, Size, Steps, short_name
+from .listing import Guidance, ListedLora, ListedModel, PredictionType, Size, Steps, short_name
 from .token import looks_like_token, take_token
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def _without_nul(path: Path) -> Path:
 
 
 _Path = Annotated[Path, AfterValidator(_without_nul)]
+
+
+_LISTS: Final[Mapping[str, type[BaseModel]]] = {"models": ListedModel, "loras": ListedLora}
 
 
 class UnknownModel(BotError):
@@ -75,6 +78,8 @@ class Settings(BaseSettings):
     compile: bool = False
     step_timeout: Annotated[float, Field(ge=5, le=86_400, allow_inf_nan=False)] = 120.0
     load_timeout: Annotated[float, Field(ge=30, le=86_400, allow_inf_nan=False)] = 1_800.0
+    lora_folder: _Path | None = None
+    loras: tuple[ListedLora, ...] = ()
     steps: Steps | None = None
     guidance_scale: Guidance | None = None
     max_steps: Steps = STEPS_MAX
@@ -313,14 +318,15 @@ def _explain(fault: ErrorDetails, where: str) -> str:
     if fault["loc"][-1:] == ("[key]",):
         return f"{where} sets {fault['loc'][0]} for {fault['input']!r}; use ids, which are numbers."
     key = ".".join(str(part) for part in fault["loc"]) or "?"
-    if fault["loc"][:1] == ("models",) and len(fault["loc"]) > 1:
-        _, place, *rest = fault["loc"]
-        key = ".".join(map(str, rest)) or "a model"
-        where = f"{where}, in number {int(place) + 1} of [[models]],"
+    listed = _LISTS.get(str(fault["loc"][0])) if fault["loc"] else None
+    if listed is not None and len(fault["loc"]) > 1:
+        name, place, *rest = fault["loc"]
+        key = ".".join(map(str, rest)) or "an entry"
+        where = f"{where}, in number {int(place) + 1} of [[{name}]],"
         if fault["type"] == "missing":
             return f"{where} has no {key}; add one."
         if fault["type"] == "extra_forbidden":
-            return _unknown(where, key, ListedModel.model_fields)
+            return _unknown(where, key, listed.model_fields)
     if fault["type"] == "extra_forbidden":
         return _unknown(where, key, Settings.model_fields)
     said = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

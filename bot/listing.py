@@ -1,4 +1,4 @@
-"""A model in the operator's list."""
+"""What the operator lists: models, and LoRAs for them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from generation.values.lora import LORA_NAME_LENGTH, LORA_WEIGHT_MAX
 from generation.values.request import (
     GUIDANCE_MAX,
     GUIDANCE_MIN,
@@ -69,6 +70,25 @@ class ListedModel(BaseModel):
     def is_for_everybody(self) -> bool:
         """Return whether neither roles nor servers restrict who may use the model."""
         return not self.roles and not self.servers
+
+
+_LoraName = Annotated[
+    str, Field(min_length=1, max_length=LORA_NAME_LENGTH), AfterValidator(_printable)
+]
+
+
+class ListedLora(BaseModel):
+    """A LoRA with what the operator says of it; `config.example.toml` explains each key.
+
+    Without a `source` it is the file `name` in `lora_folder`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: _LoraName
+    source: Path | None = None
+    triggers: tuple[_LoraName, ...] = ()
+    weight: Annotated[float, Field(ge=-LORA_WEIGHT_MAX, le=LORA_WEIGHT_MAX)] = 1.0
 
 
 def short_name(source: str) -> str:

@@ -2,7 +2,8 @@
 
     GenerationError
     ├── InvalidRequest       a value of the request is out of range or makes no sense
-    │   └── InvalidSource    the image to start from cannot be used
+    │   ├── InvalidSource    the image to start from cannot be used
+    │   └── LoraError        a LoRA cannot be found, read or used with the model
     ├── QueueFull            the queue takes no more jobs at the moment
     │   ├── MemberQueueFull  it takes no more of this person's
     │   └── GroupQueueFull   it takes no more of this server's
@@ -55,6 +56,13 @@ class InvalidSource(InvalidRequest):
 
     def __init__(self, sentence: str) -> None:
         super().__init__("image", sentence)
+
+
+class LoraError(InvalidRequest):
+    """A LoRA that cannot be found, read or used with the model; the sentence names the LoRA."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("loras", sentence)
 
 
 class QueueFull(GenerationError):

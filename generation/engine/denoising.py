@@ -23,6 +23,7 @@ from ..schedulers.sampler import Sampler
 from ..values.events import Progress
 from ..values.request import GenerationRequest, Told
 from . import noise
+from .adaptation import Adaptation
 from .batching import Batch
 from .embeddings import Embedding
 from .networks import EncodedPictures, Networks
@@ -55,6 +56,7 @@ class Denoising:
     conditional: Conditioning
     unconditional: Conditioning | None
     unread_prompt: str
+    adaptation: Adaptation | None = None
     decoder_tile: int | None = None
     failure: GenerationError | None = None
 
@@ -89,7 +91,8 @@ class Denoising:
     def batch_key(self) -> Hashable:
         """Return what has to agree within one call of the network."""
         model, shape = self.networks.model, self.latents.shape
-        return tuple(model.batch_key(shape, told) for told in self.told)
+        loras = None if self.adaptation is None else self.adaptation.key
+        return loras, *(model.batch_key(shape, told) for told in self.told)
 
     def suspend(self, usual: Networks) -> SuspendedImage:
         """Let go of the networks; they were other ones than `usual` after an overflow."""
@@ -99,9 +102,12 @@ class Denoising:
 
     def restart(self, networks: Networks) -> None:
         """Go back to the first step, on other networks."""
-        embedded = networks.text.embed(texts(self.request, networks.model.profile))
+        told = texts(self.request, networks.model.profile)
+        embedded = networks.text.embed(told, self.adaptation)
         pictures = networks.encode_pictures(self.request)
-        first = begin(self.request, self.index, networks, embedded, pictures)
+        first = begin(
+            self.request, self.index, networks, embedded, pictures, adaptation=self.adaptation
+        )
         self.networks, self.sampler, self.latents = networks, first.sampler, first.latents
         self.conditional, self.unconditional = first.conditional, first.unconditional
 
@@ -119,8 +125,13 @@ def begin(
     networks: Networks,
     embedded: Mapping[Told, Embedding],
     pictures: EncodedPictures,
+    *,
+    adaptation: Adaptation | None = None,
 ) -> Denoising:
-    """Return image `index` of a job at its first step; `request` asks for this image alone."""
+    """Return image `index` of a job at its first step; `request` asks for this image alone.
+
+    `adaptation` are the LoRAs that `embedded` was made with.
+    """
     model = networks.model
     # All draws of an image come from one generator: the schedule's follow those made here.
     draws = noise.generator(request.seed)
@@ -146,6 +157,7 @@ def begin(
         conditional=positive.conditioning.beside(seen),
         unconditional=None if negative is None else negative.conditioning.beside(seen),
         unread_prompt=positive.unread,
+        adaptation=adaptation,
     )
 
 
@@ -215,5 +227,6 @@ def _call(rows: Sequence[Denoising], told: Sequence[Conditioning], size: int) ->
         torch.cat([*scaled, *scaled[-1:] * missing]),
         torch.stack([*timesteps, *timesteps[-1:] * missing]).float(),
         Conditioning.stack([*told, *[told[-1]] * missing]),
+        rows[0].adaptation,
     )
     return [predictions[row : row + 1] for row in range(len(rows))]

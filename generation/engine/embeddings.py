@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ import torch
 from ..models.family import Conditioning, Model
 from ..timing import Sizes
 from ..values.request import Told
+from .adaptation import Adaptation, AdaptedModels
 from .calibration import Bounds, measure
 
 # At Stable Diffusion's size an embedding takes 118 KB in float16.
@@ -35,9 +36,10 @@ class TextEmbedder:
     than the one that was measured.
     """
 
-    def __init__(self, model: Model, *, exact: bool, shared: bool) -> None:
-        self._model = model
-        self._cache: OrderedDict[Told, Embedding] = OrderedDict()
+    def __init__(self, adapted: AdaptedModels, *, exact: bool, shared: bool) -> None:
+        self._adapted = adapted
+        self._cache: OrderedDict[tuple[Told, Hashable], Embedding] = OrderedDict()
+        model = adapted.model(None)
         tokens = model.sample_tokens()
         self._measured = len(tokens)
         self._sizes: Sizes = measure(
@@ -46,31 +48,35 @@ class TextEmbedder:
             model.device,
         )
 
-    def embed(self, texts: Iterable[Told]) -> dict[Told, Embedding]:
-        """Return the embedding of each text."""
+    def embed(
+        self, texts: Iterable[Told], adaptation: Adaptation | None = None
+    ) -> dict[Told, Embedding]:
+        """Return the embedding of each text, by text encoders with the LoRAs of `adaptation`."""
+        key = None if adaptation is None else adaptation.text_key
+        model = self._adapted.model(None if key is None else adaptation)
         wanted = dict.fromkeys(texts)
-        found = {text: self._cache[text] for text in wanted if text in self._cache}
+        found = {text: self._cache[text, key] for text in wanted if (text, key) in self._cache}
         new = [text for text in wanted if text not in found]
-        prompts = [self._model.tokenize(text) for text in new]
-        encoded = self._encode([prompt.ids for prompt in prompts])
+        prompts = [model.tokenize(text) for text in new]
+        encoded = self._encode(model, [prompt.ids for prompt in prompts])
         for text, prompt, conditioning in zip(new, prompts, encoded, strict=True):
             found[text] = Embedding(conditioning, prompt.unread)
         for text in wanted:
-            self._cache[text] = found[text]
-            self._cache.move_to_end(text)
+            self._cache[text, key] = found[text]
+            self._cache.move_to_end((text, key))
         while len(self._cache) > _CACHED:
             self._cache.popitem(last=False)
         return found
 
-    def _encode(self, prompts: Sequence[tuple[int, ...]]) -> list[Conditioning]:
+    def _encode(self, model: Model, prompts: Sequence[tuple[int, ...]]) -> list[Conditioning]:
         """Return the conditioning of each prompt, from calls of the measured sizes."""
         encoded: dict[tuple[int, ...], Conditioning] = {}
         waiting = [prompt for prompt in prompts if len(prompt) == self._measured]
         for size in self._sizes.split(len(waiting)):
             group, waiting = waiting[:size], waiting[size:]
-            rows = self._model.encode([*group, *[group[-1]] * (size - len(group))])
+            rows = model.encode([*group, *[group[-1]] * (size - len(group))])
             encoded |= zip(group, rows, strict=False)
         for prompt in prompts:
             if prompt not in encoded:
-                [encoded[prompt]] = self._model.encode([prompt])
+                [encoded[prompt]] = model.encode([prompt])
         return [encoded[prompt] for prompt in prompts]

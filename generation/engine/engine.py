@@ -17,6 +17,7 @@ from functools import partial
 
 import torch
 
+from ..catalog.loras import NO_LORAS, LoraLibrary
 from ..errors import GenerationError, InvalidRequest, OutOfMemory, PictureRefused
 from ..models.family import Model
 from ..postprocess import stages as postprocess
@@ -29,6 +30,7 @@ from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest, Told
 from ..workers.protocol import OnSign
 from . import denoising, recovery
+from .adaptation import Adaptation
 from .autoencoder import rounded
 from .denoising import Denoising, SuspendedImage
 from .embeddings import Embedding
@@ -45,8 +47,8 @@ class Engine:
     is always so. With `compiled` the network is compiled at the start. Without `shared` each image
     has calls of its own: slower for many images, but nothing has to be measured. `load_in_float32`
     loads the model again in float32, for pictures that overflow. Each picture passes through
-    `stages` in order. `on_sign` is called after each call of a network, and before a model is
-    loaded.
+    `stages` in order. `library` has the LoRAs that requests name. `on_sign` is called after each
+    call of a network, and before a model is loaded.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Engine:
         shared: bool = True,
         load_in_float32: Callable[[], Model] | None = None,
         stages: Sequence[Stage] = (),
+        library: LoraLibrary = NO_LORAS,
         on_sign: OnSign = lambda _: None,
     ) -> None:
         exact = deterministic or model.device.type == "cpu"
@@ -66,7 +69,9 @@ class Engine:
         self._stages = stages
         self._on_sign = on_sign
         with torch.inference_mode():
-            self._networks = Networks(model, exact=exact, compiled=compiled, shared=shared)
+            self._networks = Networks(
+                model, exact=exact, compiled=compiled, shared=shared, library=library
+            )
         self._second_attempt = recovery.SecondAttempt(
             self._networks, load_in_float32, exact=exact, on_sign=on_sign
         )
@@ -231,30 +236,43 @@ class Engine:
                 )
 
     def _embed_together(self, requests: Sequence[GenerationRequest]) -> None:
-        """Embed and cache the texts of all requests, in as few calls as possible.
+        """Embed and cache the texts of all requests without LoRAs, in as few calls as possible.
 
         If memory runs out, nothing is cached, and the texts of each request are embedded alone.
         """
-        texts = [text for request in requests for text in denoising.texts(request, self._profile)]
+        plain = [request for request in requests if not request.loras]
+        texts = [text for request in plain for text in denoising.texts(request, self._profile)]
         attempt(lambda: self._networks.text.embed(texts), self._device)
 
     def _begin(self, request: GenerationRequest) -> list[Denoising] | GenerationError:
         try:
-            embedded = self._networks.text.embed(denoising.texts(request, self._profile))
             self._check_size(request)
             self._check_references(request)
             fitting.check(request, self._profile.scheduler_config)
-            return self._begin_images(request, embedded)
+            adaptation = self._networks.adapted.find(request.loras)
+            told = denoising.texts(request, self._profile)
+            embedded = self._networks.text.embed(told, adaptation)
+            return self._begin_images(request, embedded, adaptation)
         except GenerationError as error:
             return error.with_traceback(None)
 
     def _begin_images(
-        self, request: GenerationRequest, embedded: Mapping[Told, Embedding]
+        self,
+        request: GenerationRequest,
+        embedded: Mapping[Told, Embedding],
+        adaptation: Adaptation | None,
     ) -> list[Denoising]:
         # The pictures of the request are encoded once for all of its images.
         pictures = self._networks.encode_pictures(request)
         return [
-            denoising.begin(request.alone(index), index, self._networks, embedded, pictures)
+            denoising.begin(
+                request.alone(index),
+                index,
+                self._networks,
+                embedded,
+                pictures,
+                adaptation=adaptation,
+            )
             for index in range(request.count)
         ]
 

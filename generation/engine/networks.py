@@ -11,11 +11,13 @@ from typing import Final
 
 import torch
 
+from ..catalog.loras import NO_LORAS, LoraLibrary
 from ..errors import OutOfMemory
 from ..models.family import Conditioning, Model, Posterior, Predict, Shapes
 from ..timing import Sizes
 from ..values.request import GenerationRequest
 from . import noise
+from .adaptation import Adaptation, AdaptedModels
 from .autoencoder import Autoencoder
 from .calibration import LADDER, Bounds, Call, carry_over, computing_on, fewer_threads, measure
 from .embeddings import TextEmbedder
@@ -50,12 +52,21 @@ class Networks:
     With `exact` only calls are made whose rows are the same to the last bit. With `compiled` the
     network is compiled for pictures of the model's own size alone: each further shape would take
     minutes, in which no picture is made. Without `shared` nothing is measured, and each image has
-    calls of its own.
+    calls of its own. `library` has the LoRAs; with LoRAs nothing is compiled.
     """
 
-    def __init__(self, model: Model, *, exact: bool, compiled: bool, shared: bool = True) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        exact: bool,
+        compiled: bool,
+        shared: bool = True,
+        library: LoraLibrary = NO_LORAS,
+    ) -> None:
         self.model = model
-        self.text = TextEmbedder(model, exact=exact, shared=shared)
+        self.adapted = AdaptedModels(model, library)
+        self.text = TextEmbedder(self.adapted, exact=exact, shared=shared)
         self.autoencoder = Autoencoder(model, exact=exact, shared=shared)
         self._compiled: Predict | None = model.compiled() if compiled else None
         self._shared = shared
@@ -68,20 +79,27 @@ class Networks:
         self._tunes_threads = not compiled and model.device.type == "cpu"
         self._threads: dict[tuple[torch.Size, Shapes], int] = {}
 
-    def is_compiled_for(self, latents: torch.Size, told: Conditioning) -> bool:
+    def is_compiled_for(
+        self, latents: torch.Size, told: Conditioning, adaptation: Adaptation | None
+    ) -> bool:
         """Return whether the network is compiled for latents [n, ...] and texts like those given.
 
-        It is not for references: these come in any number of shapes.
+        It is not for references: these come in any number of shapes. Nor is it for LoRAs.
         """
-        is_native = latents[1:] == self.autoencoder.native_shape[1:]
-        return self._compiled is not None and is_native and not _pictures(told)
+        is_native = latents[1:] == self.autoencoder.native_shape[1:] and not _pictures(told)
+        return self._compiled is not None and is_native and adaptation is None
 
     def predict(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        conditioning: Conditioning,
+        adaptation: Adaptation | None = None,
     ) -> torch.Tensor:
-        """Return the network's prediction for each row."""
-        is_compiled = self.is_compiled_for(latents.shape, conditioning)
-        predict = self._compiled if is_compiled and self._compiled else self.model.predict
+        """Return the prediction for each row, by the network with the LoRAs of `adaptation`."""
+        is_compiled = self.is_compiled_for(latents.shape, conditioning, adaptation)
+        plain = self.adapted.model(adaptation).predict
+        predict = self._compiled if is_compiled and self._compiled else plain
         with computing_on(self._threads.get((latents.shape, conditioning.shape))):
             return predict(latents, timesteps, conditioning)
 

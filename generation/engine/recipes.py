@@ -21,8 +21,10 @@ def library_versions() -> dict[str, str]:
 
 def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str]) -> Recipe:
     """Return everything that the picture of `image` depends on, and the hash of its pixels."""
-    request, model = image.request, image.networks.model
-    is_compiled = image.networks.is_compiled_for(image.latents.shape, image.conditional)
+    request, model, adaptation = image.request, image.networks.model, image.adaptation
+    is_compiled = image.networks.is_compiled_for(
+        image.latents.shape, image.conditional, adaptation
+    )
     return Recipe(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -50,4 +52,5 @@ def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str])
         decoder_tile=image.decoder_tile,
         reference_sha256=[picture.sha256 for picture in request.reference_pixels] or None,
         compiled=True if is_compiled else None,
+        loras=None if adaptation is None else adaptation.used,
     )

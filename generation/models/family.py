@@ -171,6 +171,20 @@ class Model(Protocol):
     def compiled(self) -> Predict:
         """Return `predict`, compiled for each shape at its first call."""
 
+    @property
+    def adaptable(self) -> Mapping[str, torch.nn.Module]:
+        """Return the networks that a LoRA may change, by the names of their parts."""
+
+    def adapted(self, networks: Mapping[str, torch.nn.Module]) -> Self:
+        """Return the model with other networks in place of those parts; the rest is shared."""
+
+    def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return a LoRA's tensors by the names of diffusers' layers; see `adapters.conversion`.
+
+        Raises:
+            Exception: the names are unknown.
+        """
+
     def posterior(self, picture: torch.Tensor) -> Posterior:
         """Return the encoder's view of a picture [1, 3, height, width] from -1 to 1."""
 

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Final, Self, TypeAlias, get_type_hints
 
 from pydantic import ConfigDict, Field, GetPydanticSchema, ValidationError, create_model
 from pydantic_core import ErrorDetails
+from typing_extensions import TypedDict
 
+from .lora import Lora
 from .pixels import Pixels
 from .request import SIZE_MAX, GenerationRequest, SchedulerName, Spacing
 
@@ -19,6 +21,14 @@ _THREADS_MAX: Final = 1_024
 # A recipe is readable with the name of a scheduler that is gone; a request is not.
 _AnyScheduler: TypeAlias = Annotated[SchedulerName, GetPydanticSchema(lambda _, ask: ask(str))]
 _AnySpacing: TypeAlias = Annotated[Spacing, GetPydanticSchema(lambda _, ask: ask(str))]
+
+
+class UsedLora(TypedDict):
+    """A LoRA that a picture was made with: its name, its weight, and the hash of its file."""
+
+    name: str
+    weight: float
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +42,7 @@ class Recipe:
     the edge in pixels of the decoder's tiles, if memory was short. `compiled` is True if the
     network was compiled, which also decides the last bits. `reference_sha256` holds the hashes of
     the references in their order; None without references, and in recipes older than this field.
+    `loras` are the LoRAs in the order in which they were merged, each with the hash of its file.
     """
 
     prompt: str
@@ -60,6 +71,7 @@ class Recipe:
     reference_sha256: Sequence[str] | None = None
     spacing: _AnySpacing | None = None
     guidance_rescale: float | None = None
+    loras: Sequence[UsedLora] | None = None
 
     def request(
         self, source: Pixels | None, references: Sequence[Pixels] = ()
@@ -83,6 +95,7 @@ class Recipe:
             read_prompt=self.read_prompt,
             read_negative_prompt=self.read_negative_prompt,
             references=tuple(references),
+            loras=tuple(Lora(**used) for used in self.loras or ()),
             spacing=self.spacing,
             guidance_rescale=self.guidance_rescale,
         )

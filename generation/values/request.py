@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Self, get_args
 
 from ..errors import InvalidRequest
+from .lora import Lora, check_loras
 from .pixels import Pixels, StoredPixels
 
 SchedulerName = Literal[
@@ -92,7 +93,8 @@ class GenerationRequest:
     `prompt` and `negative_prompt` are the texts that the person typed. `read_prompt` and
     `read_negative_prompt` are the texts that the model reads instead: in plain letters, with the
     names of emoji (`generation.values.spelling`). In requests from before version 0.2 these are
-    None, and the model reads what was typed.
+    None, and the model reads what was typed. `loras` change the weights of the model; where the
+    prompt names some, `read_prompt` no longer does.
 
     `model` is the name of the model in the operator's list; None means the default model.
 
@@ -117,6 +119,7 @@ class GenerationRequest:
     spacing: Spacing | None = None
     guidance_rescale: float | None = None
     model: str | None = None
+    loras: tuple[Lora, ...] = ()
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt, required=True)
@@ -136,6 +139,7 @@ class GenerationRequest:
             _check_name("spacing", self.spacing, SPACINGS)
         self._check_source()
         _check_references(self.references)
+        check_loras(self.loras)
 
     def _check_source(self) -> None:
         if self.source is None:

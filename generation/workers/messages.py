@@ -18,6 +18,7 @@ from ..errors import (
     GenerationError,
     InvalidRequest,
     InvalidSource,
+    LoraError,
     MetadataError,
     ModelError,
     ModelNotHere,
@@ -28,6 +29,7 @@ from ..errors import (
     SetAside,
 )
 from ..timing import Measured
+from ..values.lora import Lora
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage, Recipe
 from ..values.request import GenerationRequest, SchedulerName, Spacing
@@ -38,6 +40,7 @@ _FAILURES: Final[Mapping[str, Callable[[Failure], GenerationError]]] = {
     "GenerationError": lambda failure: GenerationError(failure.sentence),
     "InvalidRequest": lambda failure: InvalidRequest(failure.field, failure.sentence),
     "InvalidSource": lambda failure: InvalidSource(failure.sentence),
+    "LoraError": lambda failure: LoraError(failure.sentence),
     "ModelError": lambda failure: ModelError(failure.sentence),
     "ModelNotHere": lambda failure: ModelNotHere(failure.sentence),
     "ModelTooLarge": lambda failure: ModelTooLarge(failure.sentence),
@@ -53,6 +56,7 @@ FailureKind = Literal[
     "GenerationError",
     "InvalidRequest",
     "InvalidSource",
+    "LoraError",
     "ModelError",
     "ModelNotHere",
     "ModelTooLarge",
@@ -158,6 +162,7 @@ class NewJob(_Value, frozen=True, kw_only=True):
     spacing: Spacing | None
     guidance_rescale: int | float | None
     model: str | None
+    loras: tuple[Lora, ...]
 
     @classmethod
     def of(cls, request: GenerationRequest, images: tuple[int, ...]) -> Self:

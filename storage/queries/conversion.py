@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from generation.errors import GenerationError
+from generation.values.lora import Lora
 from generation.values.pixels import Pixels, StoredPixels
 from generation.values.recipe import Recipe
 from generation.values.request import SIZE_MIN, GenerationRequest
@@ -64,10 +65,12 @@ def request_to_json(request: GenerationRequest) -> str:
     values = {
         field.name: getattr(request, field.name)
         for field in dataclasses.fields(request)
-        if field.name not in ("source", "references")
+        if field.name not in ("source", "references", "loras")
     }
     if request.references:
         values["references"] = [[picture.width, picture.height] for picture in request.references]
+    if request.loras:
+        values["loras"] = [dataclasses.asdict(lora) for lora in request.loras]
     return json.dumps(values, sort_keys=True)
 
 
@@ -84,7 +87,10 @@ def request_from_json(
     if source is None:
         values["strength"] = None
     sizes = [StoredPixels(width, height) for width, height in values.pop("references", ())]
-    return GenerationRequest(**values, source=source, references=(*(references or sizes),))
+    loras = tuple(Lora(**lora) for lora in values.pop("loras", ()))
+    return GenerationRequest(
+        **values, source=source, references=(*(references or sizes),), loras=loras
+    )
 
 
 def recipe_to_json(recipe: Recipe) -> str:

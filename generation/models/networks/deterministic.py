@@ -16,6 +16,7 @@ every call, which at two rows is a good part of the call.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Collection
 from typing import Any, Final
@@ -55,6 +56,11 @@ class PackedConv2d(nn.Module):
         # These are no parameters: a packed tensor can be neither saved nor moved.
         self._packed: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
         # Holds the weight too, so that no other weight can get its id.
+        self._packed_from = _state(self.weight), [self.weight]
+
+    def forget_packed(self) -> None:
+        """Share no packed weights with the layer of which this one is a copy."""
+        self._packed = OrderedDict()
         self._packed_from = _state(self.weight), [self.weight]
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -174,3 +180,23 @@ def _is_packable(module: Any) -> bool:
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(parent), leaf, module)
+
+
+def is_weighted(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer or a convolution, prepared or not."""
+    return isinstance(module, nn.Linear | nn.Conv2d | RowwiseLinear | PackedConv2d)
+
+
+def with_weight(layer: nn.Module, weight: torch.Tensor) -> nn.Module:
+    """Return a copy of a layer, prepared or not, with another weight and everything else shared.
+
+    The layer is a linear layer or a convolution, in the form that `prepare` leaves it in.
+    """
+    copied: Any = copy.copy(layer)
+    copied._parameters = dict(layer._parameters)
+    if isinstance(layer, RowwiseLinear):
+        weight = weight.t().contiguous().t()
+    copied.weight = nn.Parameter(weight, requires_grad=False)
+    if isinstance(layer, PackedConv2d):
+        copied.forget_packed()
+    return copied  # type: ignore[no-any-return]  # what a copy of a module is
