@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from generation.catalog.loras import ListedLora, LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError
 from generation.workers.process import EngineProcess
@@ -29,6 +30,8 @@ _SENT: Final = (
     "compile",
     "deterministic",
     "log_level",
+    "lora_folder",
+    "loras",
     "model_memory_gb",
 )
 
@@ -67,8 +70,26 @@ def load_engine(
         deterministic=settings.deterministic,
         compiled=settings.compile,
         shared=shared,
+        library=lora_library(settings),
         on_sign=on_sign,
         load_in_float32=partial(load, profile, device=settings.device, dtype="float32"),
+    )
+
+
+def lora_library(settings: Settings) -> LoraLibrary:
+    """Return the LoRAs of the operator: the files in a folder, and what the settings list."""
+    folder = settings.lora_folder
+    return LoraLibrary(
+        folder,
+        tuple(
+            ListedLora(
+                name=lora.name,
+                path=lora.source or (folder or Path()) / f"{lora.name}.safetensors",
+                triggers=lora.triggers,
+                weight=lora.weight,
+            )
+            for lora in settings.loras
+        ),
     )
 
 

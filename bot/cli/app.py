@@ -131,6 +131,13 @@ def generate(
             f"{REFERENCES_MAX} times."
         ),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:WEIGHT]",
+            help="A LoRA by its name or file; give the option again for another.",
+        ),
+    ] = None,
     model: ModelOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
     config: ConfigOption = None,
@@ -158,6 +165,7 @@ def generate(
             options,
             image=image,
             references=reference or [],
+            loras=lora or [],
             model=model,
             out=out,
             config=config,
@@ -174,6 +182,10 @@ def replay(
     reference: Annotated[
         list[Path] | None, typer.Option(help="A picture that it was edited from, if it was.")
     ] = None,
+    lora: Annotated[
+        list[Path] | None,
+        typer.Option(help="The file of a LoRA that it was made with; once for each."),
+    ] = None,
     model: ModelOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
@@ -186,6 +198,7 @@ def replay(
             picture,
             image=image,
             references=reference or [],
+            loras=lora or [],
             model=model,
             data=data,
             config=config,

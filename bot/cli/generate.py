@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from generation.catalog.files import PICKLES
+from generation.catalog.loras import SUFFIXES, check_source
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
 from generation.images.files import check_bytes, read_source
 from generation.images.limits import SOURCE_BYTES_MAX
 from generation.images.png import write_png
+from generation.values.lora import LoraTag
 from generation.values.recipe import GeneratedImage, Recipe
 from generation.values.request import SIZE_MAX, STEPS_MAX, GenerationRequest
 
 from .. import console
 from ..config import Settings, load_settings
-from ..engines import load_engine
+from ..engines import load_engine, lora_library
 from ..errors import MissingInput
+from ..listing import ListedLora
 from ..requests.builder import RequestBuilder
 from ..requests.limits import OperatorLimits
 from ..requests.options import RequestOptions
@@ -42,13 +47,18 @@ def generate_files(
     model: str | None,
     out: Path,
     config: Path | None,
+    loras: Sequence[str] = (),
 ) -> int:
     """Make pictures, write them into `out` and print their names; return the exit code."""
     # The configured limits are for people on Discord, not for the operator.
     settings = load_settings(config, max_size=SIZE_MAX, max_steps=STEPS_MAX)
     listed = settings.named(model)
     profile = console.locate_model(listed.location, listed.prediction_type)
-    builder = RequestBuilder(OperatorLimits(settings, profile, listed), profile)
+    settings, chosen = with_loras(settings, loras)
+    options = dataclasses.replace(options, loras=chosen)
+    builder = RequestBuilder(
+        OperatorLimits(settings, profile, listed), profile, library=lora_library(settings)
+    )
     request = _request(builder, options, image, references)
     with open_folder(out) as folder:
         if max(request.width, request.height) > profile.default_max_size:
@@ -82,6 +92,26 @@ def _request(
         pictures = [read_source(read_file(path)) for path in references]
         return builder.edit(pictures, options, guild_id=None)
     return builder.imagine(options, guild_id=None)
+
+
+def with_loras(settings: Settings, given: Sequence[str]) -> tuple[Settings, tuple[LoraTag, ...]]:
+    """Return the settings with the LoRA files among those `given`, and all that are given.
+
+    Each is `name`, `name:weight`, or the same with the path of a file in place of the name.
+
+    Raises:
+        LoraError: a path is not that of a .safetensors file.
+    """
+    listed, tags = list(settings.loras), list[LoraTag]()
+    for text in given:
+        tag = LoraTag.of(text)
+        path = Path(tag.name)
+        if path.suffix.lower() in SUFFIXES or path.suffix.lower() in PICKLES:
+            check_source(path)
+            tag = LoraTag(path.stem, tag.weight)
+            listed.append(ListedLora(name=tag.name, source=path))
+        tags.append(tag)
+    return settings.model_copy(update={"loras": tuple(listed)}), tuple(tags)
 
 
 def read_file(path: Path) -> bytes:

@@ -25,7 +25,7 @@ from .. import console
 from ..config import Settings, load_settings
 from ..errors import BotError, MissingInput
 from ..requests.models import look_at
-from .generate import compute_like, make, open_engine, read_file
+from .generate import compute_like, make, open_engine, read_file, with_loras
 
 # These may differ between two machines although nobody altered the recipe.
 _CIRCUMSTANCES = (
@@ -61,9 +61,11 @@ def replay_picture(
     model: str | None,
     data: Path | None,
     config: Path | None,
+    loras: Sequence[Path] = (),
 ) -> int:
     """Make a picture or the pictures of a job again; return 0 only if every pixel is the same."""
     settings = load_settings(config, data=data)
+    settings, _ = with_loras(settings, [str(path.resolve()) for path in loras])
     originals = _originals(picture, settings)
     profile = _model_of(originals[0].recipe, settings, model)
     requests = [

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from PIL import Image
 
+from generation.catalog.loras import NO_LORAS, LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
 from generation.images.files import Fit
@@ -23,6 +24,7 @@ from generation.values.request import (
 from generation.values.spelling import spell_emoji
 
 from .limits import Limits, LimitsSource
+from .loras import LoraOptions, chosen_for, without_tags
 from .options import RequestOptions
 from .schedulers import SchedulerChoices
 
@@ -43,24 +45,31 @@ class RequestBuilder:
     """
 
     def __init__(
-        self, limits: LimitsSource, profile: ModelProfile, model: str | None = None
+        self,
+        limits: LimitsSource,
+        profile: ModelProfile,
+        model: str | None = None,
+        *,
+        library: LoraLibrary = NO_LORAS,
     ) -> None:
         self._limits = limits
         self._profile = profile
         self._model = model
+        self._loras = LoraOptions(library)
         self.schedulers = SchedulerChoices(profile)
 
     def imagine(self, options: RequestOptions, *, guild_id: int | None) -> GenerationRequest:
         """Return the request for new pictures."""
         limits = self._limits.limits_for(guild_id)
         prompt, negative = _or(options.prompt, ""), _or(options.negative_prompt, "")
+        text, loras = self._loras.read(prompt, options.loras or ())
         scheduler, spacing = self.schedulers.choose(
             options.scheduler, options.spacing, default=limits.default_scheduler
         )
         request = GenerationRequest(
             prompt=prompt,
             negative_prompt=negative,
-            read_prompt=self._read("prompt", prompt),
+            read_prompt=self._read("prompt", text),
             read_negative_prompt=self._read("negative prompt", negative),
             seed=new_seed() if options.seed is None else options.seed,
             steps=_or(options.steps, self.schedulers.steps(scheduler, limits.default_steps)),
@@ -72,6 +81,7 @@ class RequestBuilder:
             guidance_rescale=_or(options.guidance_rescale, self._profile.default_guidance_rescale),
             count=_or(options.count, 1),
             model=self._model,
+            loras=loras,
         )
         return self._checked(request, limits)
 
@@ -134,6 +144,7 @@ class RequestBuilder:
                 spacing=_or(options.spacing, spacing),
                 prompt=_or(options.prompt, recipe.prompt),
                 negative_prompt=_or(options.negative_prompt, recipe.negative_prompt),
+                loras=_or(options.loras, chosen_for(recipe)),
                 # The limit may be lower now; the person did not ask for more.
                 steps=_or(options.steps, min(recipe.steps, limits.max_steps)),
                 guidance_scale=_or(options.guidance_scale, recipe.guidance_scale),
@@ -159,7 +170,7 @@ class RequestBuilder:
             # The model may be another now, with other schedulers and other emoji.
             scheduler=scheduler,
             spacing=spacing,
-            read_prompt=self._read("prompt", request.prompt),
+            read_prompt=self._read("prompt", without_tags(request.prompt, request.loras)),
             read_negative_prompt=self._read("negative prompt", request.negative_prompt),
         )
         return self._checked(again, limits)

@@ -12,6 +12,7 @@ from generation.models.locate import locate
 from generation.values.recipe import Recipe
 
 from ..config import Settings
+from ..engines import lora_library
 from ..errors import BotError
 from ..listing import ListedModel
 from .builder import RequestBuilder
@@ -141,8 +142,8 @@ def offered(settings: Settings, listed: ListedModel, profile: ModelProfile) -> O
     Requests name their model only if the operator lists several: whoever lists one may replace it.
     """
     limits = OperatorLimits(settings, profile, listed)
-    name = listed.name if settings.models else None
-    return OfferedModel(listed, profile, RequestBuilder(limits, profile, name))
+    name, library = listed.name if settings.models else None, lora_library(settings)
+    return OfferedModel(listed, profile, RequestBuilder(limits, profile, name, library=library))
 
 
 def look_at(listed: ListedModel) -> ModelProfile:

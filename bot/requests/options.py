@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from generation.values.lora import Lora
+from generation.values.lora import LoraTag
 from generation.values.request import Spacing
 
 
@@ -29,4 +29,4 @@ class RequestOptions:
     count: int | None = None
     strength: float | None = None
     model: str | None = None
-    loras: tuple[Lora, ...] = ()
+    loras: tuple[LoraTag, ...] | None = None

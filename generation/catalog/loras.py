@@ -17,7 +17,7 @@ from ..values.lora import LORA_NAME_LENGTH, Lora
 from .files import PICKLES
 from .hashing import file_sha256
 
-_SUFFIXES: Final = frozenset({".safetensors", ".sft"})
+SUFFIXES: Final = frozenset({".safetensors", ".sft"})
 _FILES_MOST: Final = 10_000
 _NAMED: Final = 5
 
@@ -102,7 +102,7 @@ class LoraLibrary:
             return
         try:
             paths = [path for way in ("*/*", "*") for path in sorted(self.folder.glob(way))]
-            found = [path for path in paths if path.suffix.lower() in _SUFFIXES and path.is_file()]
+            found = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
         except OSError as error:
             raise LoraError(
                 f"The folder {self.folder} of the LoRAs cannot be read ({error.strerror}); let the "
@@ -126,7 +126,7 @@ def check_source(path: Path) -> None:
             f"{path} is a pickle: loading one can run code that somebody hid in it, so it is "
             "refused; use a .safetensors file."
         )
-    if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
         raise LoraError(f"There is no .safetensors file {path}; correct its path.")
 
 

@@ -11,7 +11,7 @@ import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import nn
@@ -30,8 +30,9 @@ from .memory import attempt, release
 
 log = logging.getLogger(__name__)
 
-# More combinations than this are seldom under way at once.
-_MERGED_MOST: Final = 4
+_MERGED_MOST: Final = 16
+# The merged layers of all combinations take at most as much memory as the networks themselves.
+_SHARE: Final = 1.0
 _READ_MOST: Final = 8
 _TEXT_PARTS: Final = "text_encoder"
 
@@ -74,6 +75,13 @@ class Adaptation:
         return found
 
 
+class _Merged(NamedTuple):
+    """A model with LoRAs merged in, and the bytes of the merged weights."""
+
+    model: Model
+    size: int
+
+
 class AdaptedModels:
     """A model with the LoRAs of `library`; the latest combinations stay in memory."""
 
@@ -81,7 +89,7 @@ class AdaptedModels:
         self._model = model
         self._library = library
         self._read: OrderedDict[str, Adapter] = OrderedDict()
-        self._merged: OrderedDict[Hashable, Model] = OrderedDict()
+        self._merged: OrderedDict[Hashable, _Merged] = OrderedDict()
 
     def find(self, loras: Sequence[Lora]) -> Adaptation | None:
         """Return the LoRAs of a request, read and checked; None for none.
@@ -106,10 +114,18 @@ class AdaptedModels:
         key = adaptation.key
         if key not in self._merged:
             self._merged[key] = self._fitting(adaptation)
-            while len(self._merged) > _MERGED_MOST:
-                self._merged.popitem(last=False)
+            self._drop_surplus()
         self._merged.move_to_end(key)
-        return self._merged[key]
+        return self._merged[key].model
+
+    def _drop_surplus(self) -> None:
+        """Drop the combinations that were not used for longest; the latest one always stays."""
+        own = sum(_bytes(network) for network in self._model.adaptable.values())
+        while len(self._merged) > 1 and (
+            len(self._merged) > _MERGED_MOST
+            or sum(merged.size for merged in self._merged.values()) > _SHARE * own
+        ):
+            self._merged.popitem(last=False)
 
     def _find(self, lora: Lora) -> tuple[Lora, Adapter]:
         path, digest = self._library.file(lora)
@@ -131,7 +147,7 @@ class AdaptedModels:
         self._read.move_to_end(digest)
         return replace(lora, sha256=digest), self._read[digest]
 
-    def _fitting(self, adaptation: Adaptation) -> Model:
+    def _fitting(self, adaptation: Adaptation) -> _Merged:
         device = self._model.device
         merged = attempt(lambda: self._merge(adaptation), device)
         if merged is None:
@@ -143,16 +159,20 @@ class AdaptedModels:
             raise OutOfMemory
         return merged
 
-    def _merge(self, adaptation: Adaptation) -> Model:
+    def _merge(self, adaptation: Adaptation) -> _Merged:
         layers: dict[str, dict[str, nn.Module]] = defaultdict(dict)
-        networks = self._model.adaptable
+        networks, size = self._model.adaptable, 0
         for (part, name), changes in adaptation.changes().items():
             layer = networks[part].get_submodule(name)
             weight = merge(_weight(layer), changes)
             layers[part][name] = with_weight(layer, weight)
-        return self._model.adapted(
-            {part: with_layers(networks[part], changed) for part, changed in layers.items()}
-        )
+            size += weight.numel() * weight.element_size()
+        changed = {part: with_layers(networks[part], own) for part, own in layers.items()}
+        return _Merged(self._model.adapted(changed), size)
+
+
+def _bytes(network: nn.Module) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in network.parameters())
 
 
 def _weight(layer: nn.Module) -> torch.Tensor:

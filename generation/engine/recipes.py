@@ -22,9 +22,7 @@ def library_versions() -> dict[str, str]:
 def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str]) -> Recipe:
     """Return everything that the picture of `image` depends on, and the hash of its pixels."""
     request, model, adaptation = image.request, image.networks.model, image.adaptation
-    is_compiled = image.networks.is_compiled_for(
-        image.latents.shape, image.conditional, adaptation
-    )
+    is_compiled = image.networks.is_compiled_for(image.latents.shape, image.conditional, adaptation)
     return Recipe(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,

@@ -19,6 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from ..errors import InvalidRequest, InvalidSource, MetadataError
 from ..schedulers.registry import REGISTRY, SPACINGS
+from ..values.lora import Lora
 from ..values.pixels import Pixels
 from ..values.recipe import Recipe
 from ..values.request import REFERENCES_MAX
@@ -48,7 +49,9 @@ def parameters(recipe: Recipe) -> str:
     settings["Version"] = f"imagine-bot {recipe.versions.get('imagine-bot', '')}".strip()
     # Other programs do not know our names of emoji.
     negative = recipe.read_negative_prompt or recipe.negative_prompt
-    lines = [recipe.read_prompt or recipe.prompt]
+    # They do know LoRAs, by the names of their files.
+    loras = [str(Lora(used["name"], used["weight"])) for used in recipe.loras or ()]
+    lines = [" ".join([recipe.read_prompt or recipe.prompt, *loras])]
     if negative:
         lines.append(f"Negative prompt: {negative}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items()))

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import numpy as np
 import torch
 from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
+from diffusers.loaders.lora_pipeline import Flux2LoraLoaderMixin
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen2Tokenizer, Qwen3Model
@@ -21,6 +22,8 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 from ..catalog.files import ModelFiles
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
+from .adapters.adaptable import Adaptable
+from .adapters.conversion import convert_transformer
 from .describing import KLEIN_TEXT_LAYERS
 from .family import Conditioning, Posterior, Predict
 from .guidance import guide
@@ -76,13 +79,15 @@ VECTOR_LAYERS: Final = ("time_guidance_embed.", "stream_modulation", "norm_out."
 
 
 @dataclass(frozen=True)
-class Flux2Klein:
+class Flux2Klein(Adaptable):
     """A loaded FLUX.2 klein; see `generation.models.family.Model`.
 
     Latents are patches of 2 x 2 latents of the autoencoder, at the scale of its batch
     normalisation. All texts have 512 tokens. The transformer is told of a text by the states after
     three of the encoder's layers, side by side, and of references by their latents.
     """
+
+    ADAPTABLE = ("transformer",)
 
     tokenizer: Qwen2Tokenizer = field(repr=False)
     text_encoder: Qwen3Model = field(repr=False)
@@ -200,6 +205,10 @@ class Flux2Klein:
     ) -> torch.Tensor:
         """Return the velocity from picture to noise for each row."""
         return self._predict(self.transformer, latents, timesteps, conditioning)
+
+    def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return a LoRA's tensors by the names of diffusers' layers."""
+        return convert_transformer(tensors, Flux2LoraLoaderMixin)
 
     def guide(
         self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float

@@ -37,6 +37,8 @@ class StableDiffusion(WithUNet):
     The text encoder's last hidden states are all that the UNet is told of a text.
     """
 
+    ADAPTABLE = ("unet", "text_encoder")
+
     tokenizer: CLIPTokenizer = field(repr=False)
     text_encoder: CLIPTextModel = field(repr=False)
     unet: UNet2DConditionModel = field(repr=False)

@@ -49,6 +49,8 @@ class StableDiffusionXL(WithUNet):
     `zeros_for_nothing` an empty text is all zeros.
     """
 
+    ADAPTABLE = ("unet", "text_encoder", "text_encoder_2")
+
     tokenizers: tuple[CLIPTokenizer, CLIPTokenizer] = field(repr=False)
     text_encoder: CLIPTextModel = field(repr=False)
     text_encoder_2: CLIPTextModelWithProjection = field(repr=False)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from ..catalog.files import ModelFiles
 from ..catalog.profile import ModelProfile
+from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_unet
 from .autoencoder_kl import WithAutoencoderKL
 from .family import Conditioning, Predict
@@ -23,7 +23,7 @@ from .networks.compiling import compile_network
 from .networks.placement import place
 
 
-class WithUNet(WithAutoencoderKL):
+class WithUNet(WithAutoencoderKL, Adaptable):
     """The part of `generation.models.family.Model` that a UNet does."""
 
     unet: UNet2DConditionModel
@@ -55,16 +55,6 @@ class WithUNet(WithAutoencoderKL):
     ) -> torch.Tensor:
         """Return the UNet's prediction for each row."""
         return self._predict(self.unet, latents, timesteps, conditioning)
-
-    @property
-    def adaptable(self) -> Mapping[str, torch.nn.Module]:
-        """Return the UNet and the text encoders."""
-        names = ("unet", "text_encoder", "text_encoder_2")
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
-
-    def adapted(self, networks: Mapping[str, torch.nn.Module]) -> Self:
-        """Return the model with other networks in place of those parts; the rest is shared."""
-        return replace(self, **networks)  # type: ignore[type-var]  # each family is a dataclass
 
     def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Return a LoRA's tensors by the names of diffusers' layers."""

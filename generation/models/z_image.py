@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
+from diffusers.loaders.lora_pipeline import ZImageLoraLoaderMixin
 from torch import nn
 from torch.nn import functional
 from transformers import Qwen2Tokenizer, Qwen3Model
@@ -20,6 +21,8 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 from ..catalog.files import ModelFiles
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
+from .adapters.adaptable import Adaptable
+from .adapters.conversion import convert_transformer
 from .autoencoder_kl import WithAutoencoderKL
 from .family import Conditioning, Predict
 from .networks import deterministic
@@ -58,13 +61,15 @@ VECTOR_LAYERS: Final = ("t_embedder.", "adaLN_modulation.")
 
 
 @dataclass(frozen=True)
-class ZImage(WithAutoencoderKL):
+class ZImage(WithAutoencoderKL, Adaptable):
     """A loaded Z-Image; see `generation.models.family.Model`.
 
     The transformer is told of a text by the states before the encoder's last layer. A text has the
     number of tokens that it has: `encode` pads its states to a multiple of 32, and gives the number
     beside them. The transformer puts a learned token where the text is padded.
     """
+
+    ADAPTABLE = ("transformer",)
 
     tokenizer: Qwen2Tokenizer = field(repr=False)
     text_encoder: Qwen3Model = field(repr=False)
@@ -163,6 +168,10 @@ class ZImage(WithAutoencoderKL):
         """Return nothing: the family reads no references, and the engine refuses them."""
         del pictures
         return {}
+
+    def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return a LoRA's tensors by the names of diffusers' layers."""
+        return convert_transformer(tensors, ZImageLoraLoaderMixin)
 
     def guide(
         self, unconditional: torch.Tensor, conditional: torch.Tensor, scale: float

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from ..errors import InvalidRequest
 
@@ -15,6 +15,9 @@ LORA_NAME_LENGTH: Final = 100
 # Nearly all are made for a weight of 1; those that move one feature go up to 5 or 8, both ways.
 LORA_WEIGHT_MAX: Final = 10.0
 
+# The places of tags, with the spaces around them.
+_GAP: Final = re.compile(r" *\0(?: *\0)* *")
+_CLOSING: Final = frozenset(",.;:!?)")
 _TAG: Final = re.compile(r"<lora:(?P<name>[^<>:]*)(?::(?P<weight>[^<>]*))?>", re.IGNORECASE)
 
 
@@ -57,6 +60,16 @@ class LoraTag:
     name: str
     weight: str | None
 
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Return the LoRA in `name` or `name:weight`; a colon before no number is in the name."""
+        name, _, weight = text.rpartition(":")
+        try:
+            float(weight)
+        except ValueError:
+            return cls(text.strip(), None)
+        return cls(name.strip(), weight.strip()) if name.strip() else cls(text.strip(), None)
+
     def lora(self, default_weight: float = 1.0) -> Lora:
         """Return the LoRA that is meant; without a weight in the prompt it has the default one.
 
@@ -82,7 +95,7 @@ def split_tags(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
     """Return a prompt without its `<lora:name:weight>`, and these in their order.
 
     This is the syntax of AUTOMATIC1111's web UI. A prompt without a tag comes back as it is. Where
-    a tag was cut out, no second space stays.
+    a tag was cut out, no second space stays, and none before a comma.
     """
     tags = tuple(
         LoraTag(match["name"].strip(), None if match["weight"] is None else match["weight"].strip())
@@ -92,8 +105,13 @@ def split_tags(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
     if not tags:
         return prompt, ()
     pieces = _TAG.sub(lambda match: "\0" if match["name"].strip() else match[0], prompt)
-    kept = re.sub(r" *\0(?: *\0)* *", lambda match: " " if " " in match[0] else "", pieces)
-    return kept.strip(), tags
+    return _GAP.sub(_space, pieces).strip(), tags
+
+
+def _space(gap: re.Match[str]) -> str:
+    """Return what stands in the place of tags: a space, if there was one between two words."""
+    following = gap.string[gap.end() : gap.end() + 1]
+    return " " if " " in gap[0] and following not in _CLOSING else ""
 
 
 def merged(loras: Iterable[Lora]) -> tuple[Lora, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from bot.config import Settings, load_settings
 from bot.errors import ConfigError
-from bot.listing import ListedModel
+from bot.listing import ListedLora, ListedModel
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +16,8 @@ def test_the_example_holds_every_key_with_its_default() -> None:
     file = ROOT / "config.example.toml"
     assert load_settings(file) == Settings()
     keys = set(re.findall(r"^(?:# )?(\w+) = ", file.read_text("utf-8"), re.MULTILINE))
-    assert keys | {"models"} == {*Settings.model_fields, *ListedModel.model_fields}
+    listed = {*ListedModel.model_fields, *ListedLora.model_fields}
+    assert keys | {"models", "loras"} == {*Settings.model_fields, *listed}
 
 
 def test_the_readme_lists_every_key() -> None:

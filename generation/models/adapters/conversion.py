@@ -17,6 +17,7 @@ from diffusers.utils.state_dict_utils import (
     convert_unet_state_dict_to_peft,
 )
 
+from ...errors import LoraError
 from .layouts import split_name
 
 Convert: TypeAlias = Callable[[Mapping[str, torch.Tensor]], Mapping[str, torch.Tensor]]
@@ -26,6 +27,7 @@ _KOHYA: Final = "lora_unet_"
 _COMFY: Final = "diffusion_model."
 _DOWN: Final = ".lora_down.weight"
 _UP: Final = ".lora_up.weight"
+_DORA: Final = ".dora_scale"
 _PEFT: Final = ".lora_A"
 _UNET: Final = "unet."
 _TEXT: Final = ("text_encoder.", "text_encoder_2.")
@@ -54,6 +56,26 @@ def convert_unet(
         else:
             renamed[name] = tensor
     return renamed
+
+
+def convert_transformer(
+    tensors: Mapping[str, torch.Tensor], loader: Any
+) -> Mapping[str, torch.Tensor]:
+    """Return the tensors of a LoRA for a transformer by the names of its layers.
+
+    `loader` is the class of diffusers that loads LoRAs into the pipeline of the family.
+
+    Raises:
+        LoraError: the LoRA is a DoRA, of which the class would drop a part.
+        Exception: the class knows a name as little.
+    """
+    if any(name.endswith(_DORA) for name in tensors):
+        raise LoraError(
+            "A DoRA with names of this kind cannot be used with this model; choose a plain LoRA, "
+            "or one that was saved with diffusers."
+        )
+    converted: Mapping[str, torch.Tensor] = loader.lora_state_dict(dict(tensors))
+    return converted
 
 
 def _unet_layers(written: Collection[str], config: Mapping[str, Any]) -> dict[str, str]:

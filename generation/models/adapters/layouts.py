@@ -33,6 +33,8 @@ _ENDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
 _LYCORIS: Final = re.compile(
     r"(?P<layer>.+)[.](?P<role>hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?|lokr_t2)", re.DOTALL
 )
+# What diffusers wrote for layers of attention until version 0.26.
+_OLD: Final = re.compile(r".+[.]to_(?:q|k|v|out)_lora[.](?:down|up)[.]weight", re.DOTALL)
 _DENOISER: Final = ("lora_unet_", "lora_transformer_", "lycoris_")
 _DENOISER_DOTTED: Final = ("diffusion_model.", "base_model.model.", "")
 # By part: prefixes of names with underscores for dots, and prefixes of names with dots.
@@ -81,7 +83,15 @@ def split_name(name: str) -> Name | None:
 
 def is_adapter(names: Iterable[str]) -> bool:
     """Return whether tensors with these names may be a LoRA or its like."""
-    return any(found is not None and found.role != ALPHA for found in map(split_name, names))
+    return any(
+        _OLD.fullmatch(name) or ((found := split_name(name)) and found.role != ALPHA)
+        for name in names
+    )
+
+
+def first_unusable(names: Iterable[str]) -> str | None:
+    """Return the first name that is not of a kind of change that can be merged; None if all are."""
+    return next((n for n in names if split_name(n) is None and not _OLD.fullmatch(n)), None)
 
 
 class LayerIndex:

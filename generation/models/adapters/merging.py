@@ -6,7 +6,9 @@ subtraction, which would leave other last bits.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final
 
 import torch
@@ -33,14 +35,20 @@ def merge(weight: torch.Tensor, changes: Sequence[tuple[Change, float]]) -> torc
     Raises:
         LoraError: a number overflows.
     """
-    base = _carrier(weight)
-    with torch.random.fork_rng(devices=[]):
-        for change, strength in changes:
-            layer = _layer(base, change, strength)
-            try:
-                layer.merge(safe_merge=True, adapter_names=[_NAME])
-            except ValueError as error:
-                raise _overflow() from error
+    is_matrix = weight.ndim == _MATRIX
+    base = _with_weight(_plain(is_matrix), weight.detach().to(torch.float32, copy=True))
+    for change, strength in changes:
+        layer = _layer(change.kind, is_matrix=is_matrix, is_dora=MAGNITUDE in change.tensors)
+        _set_tensors(layer, change, base.weight.device)
+        layer.scaling[_NAME] = strength * change.scale
+        layer.base_layer = base
+        layer.merged_adapters.clear()
+        try:
+            layer.merge(safe_merge=True, adapter_names=[_NAME])
+        except ValueError as error:
+            raise _overflow() from error
+        finally:
+            layer.base_layer = _plain(is_matrix)
     merged: torch.Tensor = base.weight.data.to(weight.dtype)
     if not bool(torch.isfinite(merged).all()):
         raise _overflow()
@@ -51,51 +59,42 @@ def _overflow() -> LoraError:
     return LoraError("The numbers overflow with these LoRAs; use smaller weights for them.")
 
 
-def _carrier(weight: torch.Tensor) -> Any:
-    """Return a layer with a copy of `weight` in float32; strides and bias do not matter here."""
-    rows, columns, *kernel = weight.shape
-    with torch.device("meta"):
-        base: Any = (
-            nn.Conv2d(columns, rows, (kernel[0], kernel[1]), bias=False)
-            if kernel
-            else nn.Linear(columns, rows, bias=False)
-        )
-    copied = weight.detach().to(torch.float32, copy=True)
-    base.weight = nn.Parameter(copied, requires_grad=False)
-    return base
+@cache
+def _plain(is_matrix: bool) -> Any:
+    """Return the smallest layer of a kind; making one for each weight would take longest of all."""
+    with torch.random.fork_rng(devices=[]):
+        return nn.Linear(1, 1, bias=False) if is_matrix else nn.Conv2d(1, 1, 1, bias=False)
 
 
-def _layer(base: Any, change: Change, strength: float) -> Any:
-    """Return the layer of peft over `base`; its tensors are those of the change.
+def _with_weight(plain: Any, weight: torch.Tensor) -> Any:
+    copied = copy.copy(plain)
+    copied._parameters = {"weight": nn.Parameter(weight, requires_grad=False)}
+    return copied
 
-    The layer is made with rank 1, since its own tensors are replaced.
-    """
-    is_matrix = base.weight.ndim == _MATRIX
-    tensors = {
-        name: tensor.to(base.weight.device, torch.float32)
-        for name, tensor in change.tensors.items()
-    }
-    if change.kind == "lora":
-        layer = _lora(base, tensors, is_matrix=is_matrix)
-    else:
-        kind, config = (loha, LoHaConfig) if change.kind == "loha" else (lokr, LoKrConfig)
-        make = kind.Linear if is_matrix else kind.Conv2d
-        layer = make(base, _NAME, config(r=1, alpha=1), r=1, alpha=1)
+
+@cache
+def _layer(kind: str, *, is_matrix: bool, is_dora: bool) -> Any:
+    """Return a layer of peft, in which tensors and the layer below are replaced for each merge."""
+    base = _plain(is_matrix)
+    with torch.random.fork_rng(devices=[]):
+        if kind == "lora":
+            make = lora.Linear if is_matrix else lora.Conv2d
+            config = LoraConfig(r=1, use_dora=is_dora)
+            return make(base, _NAME, config=config, r=1, lora_alpha=1)
+        if kind == "loha":
+            make_loha = loha.Linear if is_matrix else loha.Conv2d
+            return make_loha(base, _NAME, LoHaConfig(r=1, alpha=1), r=1, alpha=1)
+        make_lokr = lokr.Linear if is_matrix else lokr.Conv2d
+        return make_lokr(base, _NAME, LoKrConfig(r=1, alpha=1), r=1, alpha=1)
+
+
+def _set_tensors(layer: Any, change: Change, device: torch.device) -> None:
+    if change.kind != "lora":
         for name in layer.adapter_layer_names:
-            getattr(layer, name).pop(_NAME, None)
-        for name, tensor in tensors.items():
-            getattr(layer, name)[_NAME] = nn.Parameter(tensor, requires_grad=False)
-    layer.scaling[_NAME] = strength * change.scale
-    return layer
-
-
-def _lora(base: Any, tensors: dict[str, torch.Tensor], *, is_matrix: bool) -> Any:
-    config = LoraConfig(r=1, use_dora=MAGNITUDE in tensors)
-    make = lora.Linear if is_matrix else lora.Conv2d
-    layer = make(base, _NAME, config=config, r=1, lora_alpha=1)
-    for name, tensor in tensors.items():
-        if name == MAGNITUDE:
-            layer.lora_magnitude_vector[_NAME].weight = nn.Parameter(tensor, requires_grad=False)
-        elif name in (DOWN, UP):
-            getattr(layer, name)[_NAME].weight = nn.Parameter(tensor, requires_grad=False)
-    return layer
+            getattr(layer, name).clear()
+    for name, tensor in change.tensors.items():
+        placed = nn.Parameter(tensor.to(device, torch.float32), requires_grad=False)
+        if name in (DOWN, UP, MAGNITUDE):
+            getattr(layer, name)[_NAME].weight = placed
+        else:
+            getattr(layer, name)[_NAME] = placed

@@ -17,7 +17,7 @@ from ...errors import LoraError, ModelError, first_sentence
 from .adapter import ALPHA, Adapter, Change
 from .conversion import Convert
 from .fitting import fitted
-from .layouts import LayerIndex, Target, is_adapter
+from .layouts import LayerIndex, Target, first_unusable, is_adapter
 
 Shapes = Mapping[str, Mapping[str, torch.Size]]
 """The shapes of the weights of a model's layers: by part, and in it by layer."""
@@ -38,6 +38,11 @@ def read_adapter(path: Path, name: str, shapes: Shapes, convert: Convert, model:
         LoraError: the file is broken, is no LoRA, or is made for another kind of model.
     """
     header = _header(path, name)
+    if unusable := first_unusable(header.tensors):
+        raise LoraError(
+            f"The LoRA {name} holds the tensor {unusable[:120]!r}, which is of a kind that cannot "
+            "be used; choose a LoRA, DoRA, LoHa or LoKr."
+        )
     tensors = _tensors(path, name, header)
     targets = _targets(tensors, shapes, convert)
     if targets is None:
@@ -113,6 +118,8 @@ def _targets(
         return [target for target in found if target is not None]
     try:
         converted = convert(tensors)
+    except LoraError:
+        raise
     # The converters of diffusers check nothing, so a wrong name may cause any error.
     except Exception:
         return None

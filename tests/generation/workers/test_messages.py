@@ -18,6 +18,7 @@ from generation.errors import (
     GenerationError,
     InvalidRequest,
     InvalidSource,
+    LoraError,
     MetadataError,
     ModelError,
     ModelNotHere,
@@ -28,6 +29,7 @@ from generation.errors import (
     QueueFull,
     SetAside,
 )
+from generation.values.lora import Lora
 from generation.values.pixels import Pixels, StoredPixels
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
@@ -71,7 +73,9 @@ from ..process_engines import MEASURED
 STATE = ImageState(1, 3, done=False, failure=None)
 FAILED = ImageState(3, 3, done=True, failure=Failure.of(OutOfMemory()))
 PICTURE = FinishedImage.of(GeneratedImage(index=1, pixels=gradient(), recipe=a_recipe()))
-AN_EDIT = a_request(references=(gradient(), gradient(96, 64)))
+AN_EDIT = a_request(
+    references=(gradient(), gradient(96, 64)), loras=(Lora("ink", 0.8), Lora("b", 1, "0" * 64))
+)
 REQUESTS: tuple[Request, ...] = (
     Start(spec='{"model": "starter"}'),
     Measure(),
@@ -177,6 +181,7 @@ FAILURES: tuple[GenerationError, ...] = (
     GenerationError("Something is wrong."),
     InvalidRequest("width", "The width is 72; use 64."),
     InvalidSource("The file is no picture."),
+    LoraError("There is no such LoRA."),
     ModelError("There is no model."),
     ModelNotHere("The model is not here yet."),
     ModelTooLarge("The model does not fit."),

@@ -1,0 +1,75 @@
+"""The operator's LoRAs: files in a folder, and a list."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from generation.catalog.loras import NO_LORAS, ListedLora, LoraLibrary, check_source
+from generation.errors import LoraError
+from generation.values.lora import Lora
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("Ink.safetensors", "sub/wash.SFT", "notes.txt", "old.ckpt", "ünicode.sft"):
+        file = tmp_path / "loras" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode())
+    return tmp_path / "loras"
+
+
+def test_files_are_found_by_their_stems_in_capitals_or_not(folder: Path) -> None:
+    library = LoraLibrary(folder)
+    assert list(library.all()) == ["ink", "wash", "ünicode"]
+    assert library.named(" INK ").path == folder / "Ink.safetensors"
+
+
+def test_what_is_listed_comes_before_a_file(folder: Path) -> None:
+    listed = ListedLora(name="ink", path=folder / "sub/wash.SFT", triggers=("inky",), weight=0.7)
+    library = LoraLibrary(folder, (listed,))
+    assert library.named("Ink") == listed
+    assert list(library.all()) == ["ink", "wash", "ünicode"]
+
+
+def test_an_unknown_name_is_answered_with_near_ones(folder: Path) -> None:
+    with pytest.raises(LoraError, match=r"There is no LoRA 'inc'; use Ink\."):
+        LoraLibrary(folder).named("inc")
+    with pytest.raises(LoraError, match="no other one"):
+        NO_LORAS.named("ink")
+
+
+@pytest.mark.parametrize("name", ["../Ink", "/etc/passwd", "sub/wash", "", "\0", "Ink.safetensors"])
+def test_a_name_is_never_a_path(folder: Path, name: str) -> None:
+    with pytest.raises(LoraError, match="There is no LoRA"):
+        LoraLibrary(folder).named(name)
+
+
+def test_a_hash_finds_the_file_under_any_name(folder: Path) -> None:
+    digest = hashlib.sha256(b"sub/wash.SFT").hexdigest()
+    path, found = LoraLibrary(folder).file(Lora("Ink", 1.0, digest))
+    assert (path.name, found) == ("wash.SFT", digest)
+
+
+def test_a_folder_that_cannot_be_read_is_one_sentence(folder: Path) -> None:
+    library = LoraLibrary(folder / "none")
+    assert not library.all()
+    listed = LoraLibrary(None, (ListedLora(name="gone", path=folder / "gone.safetensors"),))
+    with pytest.raises(LoraError, match="cannot be read"):
+        listed.file(Lora("gone"))
+
+
+def test_a_pickle_and_another_file_are_refused(folder: Path) -> None:
+    with pytest.raises(LoraError, match="pickle"):
+        check_source(folder / "old.ckpt")
+    with pytest.raises(LoraError, match=r"no \.safetensors file"):
+        check_source(folder / "notes.txt")
+
+
+def test_the_catalog_of_loras_loads_no_torch() -> None:
+    code = "import sys, generation.catalog.loras; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
