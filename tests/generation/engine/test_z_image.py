@@ -16,7 +16,7 @@ from generation.models.loading import load
 from generation.models.locate import locate
 from generation.models.z_image import ZImage
 from generation.values.recipe import GeneratedImage
-from generation.values.request import SEED_MAX, GenerationRequest
+from generation.values.request import SEED_MAX, GenerationRequest, SchedulerName, Spacing
 
 from ..examples import a_request, gradient
 from ..pipelines import pixels
@@ -126,6 +126,26 @@ class TestTextToImage:
         assert_same(own.generate(asked)[0], expected)
         assert not np.array_equal(expected, z_image_pipelines.picture(asked))
 
+    @pytest.mark.parametrize("spacing", [None, "karras", "exponential", "beta"])
+    @pytest.mark.parametrize("scheduler", ["euler", "heun"])
+    def test_each_scheduler_and_spacing_gives_the_pipelines_picture(
+        self,
+        engine: Engine,
+        z_image_pipelines: ZImagePipelines,
+        scheduler: SchedulerName,
+        spacing: Spacing | None,
+    ) -> None:
+        # From a middle step of Heun's method the pipeline starts elsewhere: it takes the number of
+        # calls for the number of steps.
+        strength = 0.5 if scheduler == "euler" else 1.0
+        for changes in ({"guidance_scale": 3.0}, {"source": gradient(), "strength": strength}):
+            asked = request(scheduler=scheduler, spacing=spacing, steps=4, **changes)
+            assert_same(engine.generate(asked)[0], z_image_pipelines.picture(asked))
+
+    def test_a_scheduler_of_diffusion_is_refused_in_a_sentence(self, engine: Engine) -> None:
+        with pytest.raises(InvalidRequest, match="choose one of euler, heun"):
+            engine.generate(request(scheduler="ddim"))
+
     @pytest.mark.parametrize(("width", "height"), [(72, 64), (64, 104)])
     def test_a_size_that_is_no_multiple_of_16_is_refused_in_a_sentence(
         self, engine: Engine, width: int, height: int
@@ -158,7 +178,7 @@ class TestImageToImage:
 
 MANY: tuple[dict[str, Any], ...] = (
     {"steps": 5, "guidance_scale": 5.0},
-    {"steps": 3, "guidance_scale": 1.0, "prompt": LONG},
+    {"steps": 3, "guidance_scale": 1.0, "prompt": LONG, "scheduler": "heun"},
     {"steps": 4, "guidance_scale": 4.0, "prompt": LONG, "negative_prompt": "dark"},
     {"steps": 2, "guidance_scale": 1.0, "prompt": "an apple tree", "seed": 3},
     {"steps": 6, "guidance_scale": 1.5, "source": gradient(), "strength": 0.5},
