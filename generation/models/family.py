@@ -50,7 +50,14 @@ class Conditioning:
 
     def flat(self) -> torch.Tensor:
         """Return the numbers of each text in one row, [texts, numbers], to compare texts."""
-        return torch.cat([tensor.flatten(1) for tensor in self.tensors.values()], dim=1)
+        # What says how long a text is may lie on the CPU, beside the text on a GPU.
+        first, *others = self.tensors.values()
+        return torch.cat([first.flatten(1), *(row.flatten(1).to(first) for row in others)], dim=1)
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes of memory the tensors take."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True, slots=True)

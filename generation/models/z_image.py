@@ -15,7 +15,6 @@ import torch
 from diffusers import AutoencoderKL, ZImageTransformer2DModel
 from diffusers.loaders.lora_pipeline import ZImageLoraLoaderMixin
 from torch import nn
-from torch.nn import functional
 from transformers import Qwen2Tokenizer, Qwen3Model
 
 from ..catalog.files import ModelFiles
@@ -212,7 +211,11 @@ class ZImage(WithAutoencoderKL, Adaptable):
 
 def _padded(states: torch.Tensor) -> torch.Tensor:
     """Return the states [1, tokens, width] of a text with zeros up to a multiple of 32 tokens."""
-    return functional.pad(states, (0, 0, 0, -states.shape[1] % _BUCKET))
+    # A tensor of its own: a part of the encoder's result would keep all of the result in memory.
+    _, count, width = states.shape
+    padded = states.new_zeros((1, count + -count % _BUCKET, width))
+    padded[:, :count] = states
+    return padded
 
 
 def _compiled(transformer: Any) -> Any:

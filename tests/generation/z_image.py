@@ -174,12 +174,14 @@ class ZImagePipelines:
         return np.asarray(made.images[0])
 
 
-def reference_z_image(folder: Path, *, stock: bool = False) -> ZImagePipelines:
-    """Return both pipelines on the model in a folder, in float32.
+def reference_z_image(
+    folder: Path, *, stock: bool = False, dtype: torch.dtype = torch.float32
+) -> ZImagePipelines:
+    """Return both pipelines on the model in a folder.
 
     Unless `stock`, their networks sum in the order of the engine's.
     """
-    text = ZImagePipeline.from_pretrained(folder, dtype=torch.float32)
+    text = ZImagePipeline.from_pretrained(folder, dtype=dtype)
     if not stock:
         deterministic.prepare(text.transformer, vector_layers=VECTOR_LAYERS)
         deterministic.prepare(text.vae)

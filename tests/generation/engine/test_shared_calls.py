@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from generation.engine import embeddings
 from generation.engine.denoising import Denoising
 from generation.engine.engine import Engine
 from generation.errors import InvalidRequest
@@ -172,6 +173,24 @@ class TestWhatIsRemembered:
         # "rabbit face", "dark", nothing and "a cat".
         assert len(seen) == 4
         assert set(seen.values()) == {1}
+
+    def test_embeddings_that_take_too_much_memory_are_forgotten_the_oldest_first(
+        self, starter: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = Engine(starter)
+        [image] = begin(engine, a_request(guidance_scale=1.0, prompt="first"))
+        monkeypatch.setattr(embeddings, "_CACHED_BYTES", 2 * image.conditional.nbytes)
+        calls: list[int] = []
+        hook = starter.text_encoder.register_forward_pre_hook(
+            lambda _, inputs: calls.append(len(inputs[0]))
+        )
+        try:
+            for prompt in ("second", "third", "second", "third", "first"):
+                begin(engine, a_request(guidance_scale=1.0, prompt=prompt))
+        finally:
+            hook.remove()
+        # The third text took the place of the first one, which is encoded again.
+        assert sum(calls) == 3
 
     def test_an_unguided_request_has_only_its_prompt_encoded(
         self, starter: StableDiffusion

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from generation.engine.engine import Engine
 from generation.errors import InvalidRequest
@@ -145,6 +146,12 @@ class TestTextToImage:
     def test_a_scheduler_of_diffusion_is_refused_in_a_sentence(self, engine: Engine) -> None:
         with pytest.raises(InvalidRequest, match="choose one of euler, heun"):
             engine.generate(request(scheduler="ddim"))
+
+    def test_in_bfloat16_it_is_the_pipelines_picture_too(self, z_image_folder: Path) -> None:
+        parts = load(locate(str(z_image_folder)), device="cpu", dtype="bfloat16")
+        asked = request(guidance_scale=4.0, prompt=LONG)
+        expected = reference_z_image(z_image_folder, dtype=torch.bfloat16).picture(asked)
+        assert_same(Engine(parts, shared=False).generate(asked)[0], expected)
 
     @pytest.mark.parametrize(("width", "height"), [(72, 64), (64, 104)])
     def test_a_size_that_is_no_multiple_of_16_is_refused_in_a_sentence(
