@@ -48,7 +48,7 @@ def kohya(found: list[Layer]) -> Tensors:
     }
     tensors: Tensors = {}
     for layer in found:
-        name = prefixes[layer.part] + layer.name.replace(".", "_")
+        name = prefixes[layer.part] + layer.name.removeprefix("text_model.").replace(".", "_")
         tensors[f"{name}.lora_down.weight"] = layer.down
         tensors[f"{name}.lora_up.weight"] = layer.up
         tensors[f"{name}.alpha"] = torch.tensor(ALPHA)

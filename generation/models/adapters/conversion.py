@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
@@ -74,6 +75,14 @@ def convert_transformer(
             "A DoRA with names of this kind cannot be used with this model; choose a plain LoRA, "
             "or one that was saved with diffusers."
         )
+    by_layer: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in tensors.items():
+        split = split_name(name)
+        by_layer[name if split is None else split.layer][name] = tensor
+    for layer, own in by_layer.items():
+        # Some converters leave out what they do not know, and only log it.
+        if not loader.lora_state_dict(own):
+            raise ValueError(layer)
     converted: Mapping[str, torch.Tensor] = loader.lora_state_dict(dict(tensors))
     return converted
 
