@@ -11,6 +11,7 @@ from typing import Any, Final
 from ..errors import ModelError
 from .headers import Header, read_header
 from .json_reader import read_bytes
+from .layout import any_of
 from .parts import Place, file_tensors
 
 UNET: Final = "model.diffusion_model."
@@ -78,13 +79,15 @@ class SingleFile:
 
     `name` is for people. `encoders` holds, by the prefix of each text encoder's tensors, a tensor
     that each encoder has. `pipeline` is the class of diffusers that reads such a file, and
-    `configs` the name of the folder in this package with the configs.
+    `configs` the name of the folder in this package with the configs. Models that predict v have
+    other configs, if `v_configs` is not None.
     """
 
     name: str
     encoders: Mapping[str, str]
     pipeline: str
     configs: str
+    v_configs: str | None = None
 
     @property
     def prefixes(self) -> tuple[str, ...]:
@@ -105,6 +108,12 @@ class Checkpoint:
     places: Mapping[str, Place]
     scheduler: Mapping[str, Any]
     dtype: str
+
+    @property
+    def configs(self) -> str:
+        """Return the name of the folder in this package with the configs."""
+        predicts_v = self.scheduler.get("prediction_type") == "v_prediction"
+        return (self.kind.v_configs if predicts_v else None) or self.kind.configs
 
     @property
     def is_plain(self) -> bool:
@@ -155,7 +164,7 @@ def _kind(file: Path, header: Header, kinds: Sequence[SingleFile]) -> SingleFile
         others = (name for name in texts if not name.startswith(kind.prefixes))
         if found == set(kind.encoders) and not any(name.startswith(_FOREIGN) for name in others):
             return kind
-    names = " or ".join(kind.name for kind in kinds)
+    names = any_of([kind.name for kind in kinds])
     if texts:
         raise ModelError(
             f"{file} is no checkpoint of {names}, the kinds that are read from a single file; "

@@ -5,7 +5,7 @@ The families themselves are listed in `generation.models.families`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -95,6 +95,11 @@ class Layout:
                     f"The model in {folder} takes its {name} from {shown(library) or 'nowhere'} "
                     f"instead of {part.library}; choose a plain {family} model."
                 )
+
+
+def any_of(names: Sequence[str]) -> str:
+    """Return names as a list for a sentence: `A, B or C`."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def shown(value: object) -> str:

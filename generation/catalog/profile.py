@@ -23,7 +23,7 @@ from ..values.spelling import NAME_LENGTH
 from .checkpoint import SingleFile
 from .configs import Config, Configs
 from .files import DEFAULTS, EMOJI, INDEX, list_folder, require_index, select_files
-from .layout import Layout, shown
+from .layout import Layout, any_of, shown
 
 Half: TypeAlias = Literal["float16", "bfloat16"]
 """A type of 16 bits: one with more digits, or one with larger numbers."""
@@ -156,7 +156,7 @@ def recognise(folder: Path, families: Collection[Family]) -> Family:
     if family is None:
         raise ModelError(
             f"The model in {folder} is made for {shown(kind) or 'an unnamed pipeline'}, which this "
-            f"engine cannot run; choose a model of {names_of(families)}."
+            f"engine cannot run; choose a model of {any_of([family.name for family in families])}."
         )
     family.layout.check_index(folder, index, family.name)
     return family
@@ -166,12 +166,6 @@ def family_for(pipeline: object, families: Iterable[Family]) -> Family | None:
     """Return the family whose models say `pipeline` in `_class_name`, if there is one."""
     claims = (family for family in families if pipeline in family.layout.pipelines)
     return next(claims, None) if isinstance(pipeline, str) else None
-
-
-def names_of(families: Collection[Family]) -> str:
-    """Return the names of families as a list for a sentence: `A, B or C`."""
-    names = [family.name for family in families]
-    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def read_configs(

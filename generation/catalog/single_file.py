@@ -106,7 +106,7 @@ def _convert(checkpoint: Checkpoint, folder: Path) -> None:
         # This loads torch, which a converted file does not need.
         from .conversion import convert  # noqa: PLC0415
 
-        with whole_configs(checkpoint.kind.configs) as configs:
+        with whole_configs(checkpoint.configs) as configs:
             convert(checkpoint, configs, unfinished)
         unfinished.replace(folder)
     finally:

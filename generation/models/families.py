@@ -60,6 +60,13 @@ STABLE_DIFFUSION: Final = Family(
             pipeline="StableDiffusionPipeline",
             configs="stable-diffusion-v1-5",
         ),
+        SingleFile(
+            name="Stable Diffusion 2",
+            encoders={"cond_stage_model.model.": "cond_stage_model.model.positional_embedding"},
+            pipeline="StableDiffusionPipeline",
+            configs="stable-diffusion-2-1-base",
+            v_configs="stable-diffusion-2-1",
+        ),
     ),
 )
 

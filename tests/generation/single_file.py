@@ -70,6 +70,21 @@ def write_single_file(pipeline: StableDiffusionPipeline, file: Path) -> None:
     save_file({name: tensor.clone() for name, tensor in tensors.items()}, file)
 
 
+def write_sd2_file(pipeline: StableDiffusionPipeline, file: Path) -> None:
+    """Write the pipeline's weights under the names of Stable Diffusion 2's first release.
+
+    The file has a last layer of the text encoder that nobody reads, as the release has.
+    """
+    tensors = _networks(pipeline)
+    state = pipeline.text_encoder.state_dict().items()
+    for name, tensor in open_clip({f"text_model.{key}": value for key, value in state}).items():
+        tensors[f"cond_stage_model.model.{name}"] = tensor
+    width = pipeline.text_encoder.config.hidden_size
+    tensors["cond_stage_model.model.text_projection"] = torch.zeros(width, width)
+    tensors["cond_stage_model.model.transformer.resblocks.23.ln_1.bias"] = torch.zeros(width)
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, file)
+
+
 def write_sdxl_file(pipeline: StableDiffusionXLPipeline, file: Path) -> None:
     """Write the pipeline's weights under the names of Stable Diffusion XL's first release."""
     tensors = _networks(pipeline)

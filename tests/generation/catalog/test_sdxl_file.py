@@ -94,8 +94,8 @@ def test_tensors_without_a_value_mark_v_and_zero_terminal_snr(file: Path) -> Non
     [
         ("model.diffusion_model.", "no Stable Diffusion XL UNet"),
         ("first_stage_model.", "no Stable Diffusion XL VAE"),
-        ("conditioner.", "no text encoder of Stable Diffusion 1 or"),
-        ("conditioner.embedders.0.", "is no checkpoint of Stable Diffusion 1 or"),
+        ("conditioner.", "no text encoder of Stable Diffusion 1, "),
+        ("conditioner.embedders.0.", "is no checkpoint of Stable Diffusion 1, "),
     ],
 )
 def test_a_file_without_one_of_the_parts_is_refused(file: Path, gone: str, said: str) -> None:

@@ -138,7 +138,7 @@ def test_a_file_of_other_shapes_is_refused(file: Path, configs: Path, tmp_path: 
     [
         ("model.diffusion_model.", "no Stable Diffusion 1 UNet"),
         ("first_stage_model.", "no Stable Diffusion 1 VAE"),
-        ("cond_stage_model.", "no text encoder of Stable Diffusion 1 or"),
+        ("cond_stage_model.", "no text encoder of Stable Diffusion 1, "),
     ],
 )
 def test_a_file_without_one_of_the_parts_is_refused(file: Path, gone: str, said: str) -> None:

@@ -10,11 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from generation.catalog.files import list_folder, select_files
+from generation.engine.engine import Engine
 from generation.errors import ModelError
+from generation.models.families import STABLE_DIFFUSION_XL
 from generation.models.loading import load
 from generation.models.locate import locate
 from generation.models.stable_diffusion_xl import StableDiffusionXL
 from generation.values.request import Told
+
+from ..examples import a_request, gradient
 
 SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 TRAILING = {"timestep_spacing": "trailing"}
@@ -150,3 +155,32 @@ def test_of_a_prompt_without_a_known_letter_the_network_is_told_an_empty_text(
     with torch.inference_mode():
         [told] = sdxl.encode([unknown.ids])
     assert told.tensors["pooled"].any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "upcasts", "expected"),
+    [
+        (torch.float16, True, torch.float32),
+        (torch.float16, False, torch.float16),
+        (torch.bfloat16, True, torch.bfloat16),
+    ],
+)
+def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(
+    folder: Path, dtype: torch.dtype, upcasts: bool, expected: torch.dtype
+) -> None:
+    edit(folder, "vae/config.json", force_upcast=upcasts)
+    found = locate(str(folder))
+    # A CPU is refused float16, which is slow there; here it stands for a GPU.
+    model = StableDiffusionXL.load(
+        found,
+        select_files(list_folder(folder), STABLE_DIFFUSION_XL.layout, "x"),
+        device=torch.device("cpu"),
+        dtype=dtype,
+        compiled=False,
+        weights_sha256="",
+    )
+    assert (model.vae.dtype, model.unet.dtype, model.latents_dtype) == (expected, dtype, dtype)
+    picture = Engine(model, shared=False).generate(a_request(steps=1))[0]
+    assert picture.recipe.dtype == str(dtype).removeprefix("torch.")
+    source = a_request(source=gradient(), strength=1.0, steps=1)
+    assert Engine(model, shared=False).generate(source)[0].pixels != picture.pixels
