@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ class FlowHeunScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc] 
     step = FlowMatchHeunDiscreteScheduler.step
     state_in_first_order = FlowMatchHeunDiscreteScheduler.state_in_first_order
 
+    # diffusers' pipelines look for the names of the arguments.
+    @functools.wraps(FlowMatchEulerDiscreteScheduler.set_timesteps)
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Make the Euler schedule, then list each noise level but the first and last twice."""
         super().set_timesteps(*args, **kwargs)

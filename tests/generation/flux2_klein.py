@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKLFlux2,
-    FlowMatchEulerDiscreteScheduler,
     Flux2KleinInpaintPipeline,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
@@ -24,6 +23,7 @@ from generation.models.flux2_klein import VECTOR_LAYERS
 from generation.models.networks import deterministic
 from generation.values.request import GenerationRequest
 
+from .pipelines import scheduler_of
 from .qwen3 import save_tokenizer, small_qwen3
 
 _WIDTH: Final = 32
@@ -176,12 +176,7 @@ class Flux2KleinPipelines:
         if request.negative_prompt:
             options["negative_prompt_embeds"] = self.text.encode_prompt(request.negative_prompt)[0]
         kept = pipeline.scheduler
-        config = {**kept.config, **settings}
-        # What diffusers filled in by itself it would fill in again, over the settings.
-        config["_use_default_values"] = [
-            key for key in config.get("_use_default_values", ()) if key not in settings
-        ]
-        pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        pipeline.scheduler = scheduler_of(request, kept, settings)
         try:
             made = pipeline(
                 prompt=request.prompt,

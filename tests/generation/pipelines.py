@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +17,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     LMSDiscreteScheduler,
@@ -33,6 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from generation.images.pillow import to_image
 from generation.models.networks import deterministic
 from generation.schedulers.dpmpp_sde import DPMSolverSDE
+from generation.schedulers.flow_heun import FlowHeunScheduler
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 
@@ -52,6 +55,11 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {}),
     "tcd": (TCDScheduler, {}),
 }
+# Heun is diffusers' step on diffusers' schedule of Euler; test_flow.py compares both.
+FLOW_SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "euler": (FlowMatchEulerDiscreteScheduler, {}),
+    "heun": (FlowHeunScheduler, {}),
+}
 SPACINGS: dict[str | None, dict[str, Any]] = {
     None: {},
     "karras": {"use_karras_sigmas": True},
@@ -59,6 +67,19 @@ SPACINGS: dict[str | None, dict[str, Any]] = {
     "beta": {"use_beta_sigmas": True},
     "trailing": {"timestep_spacing": "trailing"},
 }
+
+
+def scheduler_of(request: GenerationRequest, kept: Any, settings: Mapping[str, Any]) -> Any:
+    """Return the scheduler of a request, with `settings` over the config of a pipeline's own."""
+    is_flow = isinstance(kept, FlowMatchEulerDiscreteScheduler)
+    scheduler, own = (FLOW_SCHEDULERS if is_flow else SCHEDULERS)[request.scheduler]
+    over = {**own, **SPACINGS[request.spacing], **settings}
+    config = {**kept.config, **over}
+    # What diffusers filled in by itself it would fill in again, over the settings.
+    config["_use_default_values"] = [
+        key for key in config.get("_use_default_values", ()) if key not in over
+    ]
+    return scheduler.from_config(config)
 
 
 @dataclass(frozen=True)
@@ -88,14 +109,7 @@ class Pipelines:
         """Return the first image of `request` with `settings` of the scheduler, [h, w, 3]."""
         pipeline = self.text if request.source is None else self.image
         kept = pipeline.scheduler
-        scheduler, own = SCHEDULERS[request.scheduler]
-        settings = {**own, **SPACINGS[request.spacing], **settings}
-        config = {**kept.config, **settings}
-        # What diffusers filled in by itself it would fill in again, over the settings.
-        config["_use_default_values"] = [
-            key for key in config.get("_use_default_values", ()) if key not in settings
-        ]
-        pipeline.scheduler = scheduler.from_config(config)
+        pipeline.scheduler = scheduler_of(request, kept, settings)
         if request.source is None:
             options: dict[str, Any] = {"height": request.height, "width": request.width}
         else:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
     ZImageImg2ImgPipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
@@ -20,38 +19,14 @@ from diffusers import (
 from generation.images.pillow import to_image
 from generation.models.networks import deterministic
 from generation.models.z_image import VECTOR_LAYERS
-from generation.schedulers.flow_heun import FlowHeunScheduler
 from generation.values.request import GenerationRequest
 
+from .pipelines import scheduler_of
 from .qwen3 import save_tokenizer, small_qwen3
 
 # Z-Image says this; Z-Image-Turbo says 3.
 BASE_SHIFT: Final = 6.0
 TURBO_SHIFT: Final = 3.0
-
-
-class _Heun(FlowHeunScheduler):
-    """The engine's own scheduler, with the parameters by name, for which the pipeline looks.
-
-    diffusers' scheduler does not take the noise levels that the pipeline gives.
-    """
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        sigmas: list[float] | None = None,
-        mu: float | None = None,
-    ) -> None:
-        super().set_timesteps(num_inference_steps, device=device, sigmas=sigmas, mu=mu)
-
-
-SCHEDULERS: Final = {"euler": FlowMatchEulerDiscreteScheduler, "heun": _Heun}
-SPACINGS: Final = {
-    "karras": {"use_karras_sigmas": True},
-    "exponential": {"use_exponential_sigmas": True},
-    "beta": {"use_beta_sigmas": True},
-}
 _WIDTH: Final = 32
 _INDEX: Final = {
     "_class_name": "ZImagePipeline",
@@ -149,13 +124,7 @@ class ZImagePipelines:
         """Return the first image of `request` with `settings` of the scheduler, [h, w, 3]."""
         pipeline = self.text if request.source is None else self.image
         kept = pipeline.scheduler
-        settings |= SPACINGS[request.spacing] if request.spacing else {}
-        config = {**kept.config, **settings}
-        # What diffusers filled in by itself it would fill in again, over the settings.
-        config["_use_default_values"] = [
-            key for key in config.get("_use_default_values", ()) if key not in settings
-        ]
-        pipeline.scheduler = SCHEDULERS[request.scheduler].from_config(config)
+        pipeline.scheduler = scheduler_of(request, kept, settings)
         options: dict[str, Any] = {"height": request.height, "width": request.width}
         if request.source is not None:
             options |= {"image": to_image(request.source), "strength": request.strength}

@@ -12,13 +12,17 @@ import pytest
 from generation.engine.calibration import Bounds
 from generation.engine.engine import Engine
 from generation.errors import InvalidRequest
+from generation.models.family import Model
+from generation.models.flux2_klein import Flux2Klein
 from generation.models.stable_diffusion import StableDiffusion
+from generation.models.z_image import ZImage
 from generation.schedulers.registry import REGISTRY
 from generation.values.events import Progress
 from generation.values.recipe import Recipe
-from generation.values.request import SchedulerName, Spacing
+from generation.values.request import GenerationRequest, SchedulerName, Spacing
 
 from ..examples import a_request, gradient
+from ..flux2_klein import Flux2KleinPipelines
 from ..pipelines import Pipelines, pixels
 
 CELLS: list[tuple[SchedulerName, Spacing | None]] = [
@@ -69,6 +73,30 @@ class TestPipeline:
         np.testing.assert_array_equal(made, sd15_pipelines.picture(request))
 
 
+FLOW: list[tuple[SchedulerName, Spacing | None]] = [
+    ("euler", "karras"),
+    ("euler", "exponential"),
+    ("euler", "beta"),
+    ("heun", None),
+    ("heun", "beta"),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "spacing"), FLOW)
+def test_klein_whose_schedule_depends_on_the_size_makes_the_pipelines_picture(
+    klein: Flux2Klein,
+    klein_pipelines: Flux2KleinPipelines,
+    scheduler: SchedulerName,
+    spacing: Spacing | None,
+) -> None:
+    request = a_request(
+        prompt="a cat", scheduler=scheduler, spacing=spacing, steps=4, guidance_scale=1.0
+    )
+    made = pixels(Engine(klein, shared=False).generate(request)[0])
+    assert made.std() > 10
+    np.testing.assert_array_equal(made, klein_pipelines.picture(request))
+
+
 @pytest.mark.parametrize("scheduler", REGISTRY)
 def test_a_model_that_predicts_v_gets_the_pipelines_picture(
     sd15: StableDiffusion, sd15_pipelines: Pipelines, scheduler: SchedulerName
@@ -84,24 +112,35 @@ def test_a_model_that_predicts_v_gets_the_pipelines_picture(
     np.testing.assert_array_equal(made, sd15_pipelines.picture(request, **settings))
 
 
-def test_pictures_do_not_depend_on_what_other_schedulers_make_beside_them(
-    sd15: StableDiffusion,
-) -> None:
-    engine = Engine(sd15)
+def assert_the_same_as_alone(model: Model, requests: list[GenerationRequest]) -> None:
+    engine, single = Engine(model), Engine(model, shared=False)
+    # To measure larger calls takes longer than to make these pictures.
     engine._networks._bounds = Bounds(ladder=(1, 2, 4, 8))
-    requests = [
-        a_request(scheduler=name, spacing=spacing, seed=number, steps=3 + number % 3, **source)
-        for number, ((name, spacing), source) in enumerate(
-            zip(SOME, itertools.cycle([{}, {"source": gradient(), "strength": 0.7}, {}]))
-        )
-    ]
-    single = Engine(sd15, shared=False)
     alone = [single.generate(request)[0] for request in requests]
     running = [images for images in engine.begin(requests) if isinstance(images, list)]
     images = [image for (image,) in running]
     while not all(image.done for image in images):
         engine.step(images)
     assert engine.finish(images) == alone
+
+
+def mixed(cells: list[tuple[SchedulerName, Spacing | None]]) -> list[GenerationRequest]:
+    """Return a request for each cell, each third one from an image."""
+    sources: tuple[dict[str, Any], ...] = ({}, {"source": gradient(), "strength": 0.7}, {})
+    return [
+        a_request(scheduler=name, spacing=spacing, seed=number, steps=3 + number % 3, **source)
+        for number, ((name, spacing), source) in enumerate(zip(cells, itertools.cycle(sources)))
+    ]
+
+
+def test_pictures_do_not_depend_on_what_other_schedulers_make_beside_them(
+    sd15: StableDiffusion,
+) -> None:
+    assert_the_same_as_alone(sd15, mixed(SOME))
+
+
+def test_nor_do_those_of_flow_matching(z_image: ZImage) -> None:
+    assert_the_same_as_alone(z_image, mixed([("euler", None), *FLOW]))
 
 
 @pytest.mark.parametrize("scheduler", REGISTRY)

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,19 @@ def test_the_last_step_leaves_the_picture(name: SchedulerName, steps: int) -> No
     # steps do not divide 1000: it takes each for 1000 // steps timesteps long.
     loss = 0.4 if name == "ddim" else 1e-4
     torch.testing.assert_close(finished(sampler, latents, noise), picture, atol=loss, rtol=0)
+
+
+def test_no_step_is_left_out_where_the_first_timesteps_are_equal() -> None:
+    theirs = DPMSolverMultistepScheduler.from_config(CONFIG, use_beta_sigmas=True)
+    theirs.set_timesteps(50)
+    assert theirs.timesteps[0] == theirs.timesteps[1]
+    assert theirs.index_for_timestep(theirs.timesteps[0]) == 1
+    theirs.set_begin_index(0)
+    draws = torch.Generator().manual_seed(5)
+    latents, prediction = (torch.randn(SHAPE, generator=draws) for _ in range(2))
+    ours = Sampler("dpmpp_2m", CONFIG, steps=50, spacing="beta")
+    expected = theirs.step(prediction, theirs.timesteps[0], latents).prev_sample
+    assert torch.equal(ours.step(prediction, latents), expected)
 
 
 @pytest.mark.parametrize("strength", [None, 0.8, 0.58, 0.1])
