@@ -29,6 +29,7 @@ from ..interactions.requester import requester_of
 from ..interactions.services import Services
 from ..requests.mentions import resolve_mentions
 from ..requests.options import RequestOptions
+from .loras import LORAS_LENGTH, chosen, suggest_loras
 from .models import MODEL_NAME, suggest_models
 
 _NAME_LENGTH: Final = 40
@@ -55,8 +56,9 @@ class Imagine(commands.Cog):
         spacing="How the noise levels of the steps are spaced",
         count="How many pictures",
         model="The model that makes the pictures; /models says more",
+        lora="A LoRA and perhaps its weight, such as ink:0.8; several with commas",
     )
-    @app_commands.autocomplete(model=suggest_models)
+    @app_commands.autocomplete(model=suggest_models, lora=suggest_loras)
     async def imagine(
         self,
         interaction: discord.Interaction[Any],
@@ -71,6 +73,7 @@ class Imagine(commands.Cog):
         spacing: Spacing | None = None,
         count: app_commands.Range[int, 1, COUNT_MAX] | None = None,
         model: app_commands.Range[str, 1, MODEL_NAME] | None = None,
+        lora: app_commands.Range[str, 1, LORAS_LENGTH] | None = None,
     ) -> None:
         """Make pictures from a prompt."""
         async with answering(interaction):
@@ -86,6 +89,7 @@ class Imagine(commands.Cog):
                 spacing=spacing,
                 count=count,
                 model=model,
+                loras=chosen(lora),
             )
             await self._services.intake.accept(interaction, self._new_job(interaction, options))
 

@@ -22,6 +22,7 @@ from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..requests.uploads import Uploads
 from ..ui.messages import choice_name
+from .loras import LORAS_LENGTH, chosen, suggest_loras
 from .models import MODEL_NAME, suggest_models
 
 _CHOICES = 25
@@ -45,8 +46,9 @@ class Vary(commands.Cog):
         negative_prompt="What you do not want to see",
         seed="The same seed and settings give the same picture",
         model="The model; left out, the one that made the picture",
+        lora="A LoRA and perhaps its weight, such as ink:0.8; left out, those of the picture",
     )
-    @app_commands.autocomplete(model=suggest_models)
+    @app_commands.autocomplete(model=suggest_models, lora=suggest_loras)
     async def vary(
         self,
         interaction: discord.Interaction[Any],
@@ -57,6 +59,7 @@ class Vary(commands.Cog):
         negative_prompt: app_commands.Range[str, 0, PROMPT_LENGTH] | None = None,
         seed: app_commands.Range[int, 0, SEED_MAX] | None = None,
         model: app_commands.Range[str, 1, MODEL_NAME] | None = None,
+        lora: app_commands.Range[str, 1, LORAS_LENGTH] | None = None,
     ) -> None:
         """Make a picture similar to another."""
         async with answering(interaction):
@@ -66,6 +69,7 @@ class Vary(commands.Cog):
                 strength=strength,
                 seed=seed,
                 model=model,
+                loras=chosen(lora),
             )
 
             async def new_job() -> NewJob:

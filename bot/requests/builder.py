@@ -55,14 +55,14 @@ class RequestBuilder:
         self._limits = limits
         self._profile = profile
         self._model = model
-        self._loras = LoraOptions(library)
+        self.loras = LoraOptions(library, profile)
         self.schedulers = SchedulerChoices(profile)
 
     def imagine(self, options: RequestOptions, *, guild_id: int | None) -> GenerationRequest:
         """Return the request for new pictures."""
         limits = self._limits.limits_for(guild_id)
         prompt, negative = _or(options.prompt, ""), _or(options.negative_prompt, "")
-        text, loras = self._loras.read(prompt, options.loras or ())
+        text, loras = self.loras.read(prompt, options.loras or ())
         scheduler, spacing = self.schedulers.choose(
             options.scheduler, options.spacing, default=limits.default_scheduler
         )

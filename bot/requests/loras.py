@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from generation.catalog.loras import LoraLibrary
-from generation.values.lora import Lora, LoraTag, merged, split_tags
+from generation.catalog.profile import ModelProfile
+from generation.errors import LoraError, ModelError
+from generation.models.adapters.offering import Size, may_fit, weight_sizes
+from generation.models.families import family_of
+from generation.values.lora import Lora, LoraTag, listed_tags, merged, split_tags
 from generation.values.recipe import Recipe
 
 
@@ -17,11 +21,56 @@ class Reading(NamedTuple):
     loras: tuple[Lora, ...]
 
 
+class Suggestion(NamedTuple):
+    """What may be put into the option, and the trigger words of the last LoRA in it."""
+
+    text: str
+    triggers: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Return the text for people, with the trigger words."""
+        return f"{self.text} ({', '.join(self.triggers)})" if self.triggers else self.text
+
+
 class LoraOptions:
     """Finds the LoRAs of requests in the operator's library."""
 
-    def __init__(self, library: LoraLibrary) -> None:
+    def __init__(self, library: LoraLibrary, profile: ModelProfile) -> None:
         self._library = library
+        self._profile = profile
+        self._sizes: frozenset[Size] | None = None
+
+    def suggest(self, typed: str, limit: int) -> list[Suggestion]:
+        """Return at most `limit` LoRAs that may fit the model, for what is typed of an option.
+
+        The option may name several; the last one is looked for in names and trigger words. Headers
+        of files are read, so this belongs on a thread.
+        """
+        before, comma, last = typed.rpartition(",")
+        wanted = LoraTag.of(last).name.casefold()
+        taken = {tag.name.casefold() for tag in listed_tags(before)}
+        try:
+            known = self._library.all()
+            sizes = self._weight_sizes()
+        except (LoraError, ModelError):
+            return []
+        found = [
+            lora
+            for name, lora in known.items()
+            if name not in taken
+            and wanted in " ".join((name, *lora.triggers)).casefold()
+            and may_fit(lora.path, sizes)
+        ]
+        found.sort(key=lambda lora: not lora.name.casefold().startswith(wanted))
+        start = f"{before.strip()}{comma} " if comma else ""
+        return [Suggestion(start + lora.name, lora.triggers) for lora in found[:limit]]
+
+    def _weight_sizes(self) -> frozenset[Size]:
+        if self._sizes is None:
+            layout = family_of(self._profile.pipeline).layout
+            self._sizes = weight_sizes(self._profile.folder, layout)
+        return self._sizes
 
     def read(self, prompt: str, chosen: Sequence[LoraTag]) -> Reading:
         """Return a prompt as the model reads it, and the LoRAs that it names and that are chosen.

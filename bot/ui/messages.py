@@ -84,6 +84,7 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
     ]
     if job.request.model is not None:
         facts.insert(0, plain(job.request.model))
+    facts += [f"LoRA {plain(used['name'])} {used['weight']:g}" for used in recipe.loras or ()]
     if recipe.strength is not None:
         source = "" if parent is None else f" of {parent.job_id}-{parent.index + 1}"
         facts.append(f"variation{source} at strength {recipe.strength:g}")

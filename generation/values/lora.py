@@ -91,6 +91,11 @@ class LoraTag:
         return Lora(self.name, weight)
 
 
+def listed_tags(text: str) -> tuple[LoraTag, ...]:
+    """Return the LoRAs in an option such as `ink:0.8, wash`."""
+    return tuple(LoraTag.of(piece) for piece in text.split(",") if piece.strip())
+
+
 def split_tags(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
     """Return a prompt without its `<lora:name:weight>`, and these in their order.
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
-DOWN: Final = "lora_A"
-UP: Final = "lora_B"
-MAGNITUDE: Final = "lora_magnitude_vector"
-ALPHA: Final = "alpha"
+from .layouts import DOWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)

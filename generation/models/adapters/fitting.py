@@ -8,7 +8,8 @@ from typing import Final
 
 import torch
 
-from .adapter import DOWN, MAGNITUDE, UP, Change
+from .adapter import Change
+from .layouts import DOWN, MAGNITUDE, UP
 
 _LORA: Final = frozenset({DOWN, UP})
 _LOHA: Final = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})

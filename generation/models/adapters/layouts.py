@@ -4,7 +4,7 @@ Trainers name tensors in many ways: kohya and A1111 (`lora_unet_..._to_q.lora_do
 and diffusers (`unet....to_q.lora_A.weight`, `....to_q.lora.down.weight`), LyCORIS (`....hada_w1_a`)
 and ComfyUI (`diffusion_model....`). Where a name is that of a layer, with a prefix and perhaps with
 underscores for dots, the layer is looked up here. For all other names there are the converters of
-diffusers, see `generation.models.adapters.conversion`.
+diffusers, see `generation.models.adapters.conversion`. Importing this module loads no torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from .adapter import ALPHA, DOWN, MAGNITUDE, UP
+DOWN: Final = "lora_A"
+UP: Final = "lora_B"
+MAGNITUDE: Final = "lora_magnitude_vector"
+ALPHA: Final = "alpha"
 
 # The ends of a tensor's name, and the names that peft gives to the same tensors.
 _ENDS: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(

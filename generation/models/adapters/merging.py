@@ -19,7 +19,8 @@ from peft.tuners.lora import layer as lora
 from torch import nn
 
 from ...errors import LoraError
-from .adapter import DOWN, MAGNITUDE, UP, Change
+from .adapter import Change
+from .layouts import DOWN, MAGNITUDE, UP
 
 _NAME: Final = "lora"
 _MATRIX: Final = 2

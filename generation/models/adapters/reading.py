@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from ...catalog.headers import FLOATS, Header, read_header
 from ...errors import LoraError, ModelError, first_sentence
-from .adapter import ALPHA, Adapter, Change
+from .adapter import Adapter, Change
 from .conversion import Convert
 from .fitting import fitted
-from .layouts import LayerIndex, Target, first_unusable, is_adapter
+from .layouts import ALPHA, LayerIndex, Target, first_unusable, is_adapter
 
 Shapes = Mapping[str, Mapping[str, torch.Size]]
 """The shapes of the weights of a model's layers: by part, and in it by layer."""
