@@ -176,7 +176,7 @@ class Dispatcher:
         if self._refresh.age >= _ESTIMATE_SECONDS:
             self._refresh.request()
         for ticket, progress in step.progress:
-            ticket.taken = progress.step
+            ticket.advance(progress.step)
             if not ticket.images.done() and not ticket.cancelled.is_set():
                 self._updates.tell_progress(ticket, progress)
             if self._turns.is_running(ticket) and self._turns.end_turn(ticket):

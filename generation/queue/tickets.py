@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import GenerationError
-from ..values.events import Event, Interruption
+from ..schedulers.registry import REGISTRY
+from ..values.events import Event, Interruption, Progress
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest, start_step
 from .estimates import RemainingWork
@@ -51,6 +52,9 @@ class Ticket:
     `on_engine` means that the engine thread holds the job. `last_event` is the last event that the
     listener was given, `last_estimate` the last finish time, and `nearest` the nearest place in the
     queue. `after` says why the job waits again, if it does.
+
+    `steps` and `taken` count steps of the engine, each a call of the network with `load`. A step of
+    the person takes `calls` of them with some schedulers.
     """
 
     job_id: int
@@ -69,6 +73,7 @@ class Ticket:
     last_event: Event | None = None
     last_estimate: float | None = None
     nearest: int | None = None
+    calls: int = field(init=False)
     steps: int = field(init=False)
     load: float = field(init=False)
     taken: int = 0
@@ -76,7 +81,8 @@ class Ticket:
 
     def __post_init__(self) -> None:
         request = self.request
-        self.steps = request.steps - start_step(request.steps, request.strength)
+        self.calls = REGISTRY[request.scheduler].calls
+        self.steps = self.calls * (request.steps - start_step(request.steps, request.strength))
         self.load = cost(request) / self.steps
         if self.read_request is not None:
             self.request = request.without_pixels()
@@ -98,6 +104,15 @@ class Ticket:
         pixels = request.width * request.height / 1e6
         turn = self.turn_ends - self.taken if self.active else None
         return RemainingWork(self.steps - self.taken, self.load, request.count, pixels, turn)
+
+    def advance(self, steps: int) -> None:
+        """Note that so many of the person's steps are done."""
+        self.taken = steps * self.calls
+
+    @property
+    def progress(self) -> Progress:
+        """Return how many of the person's steps are done."""
+        return Progress(self.taken // self.calls, self.steps // self.calls)
 
     def tell(self, event: Event) -> None:
         """Give the listener an event."""

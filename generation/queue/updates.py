@@ -150,7 +150,7 @@ class JobUpdates:
         The last event of such a job is a place in the queue, which it has no longer.
         """
         if self._is_silent and not isinstance(ticket.last_event, Progress):
-            ticket.tell(Progress(ticket.taken, ticket.steps, late=True))
+            ticket.tell(dataclasses.replace(ticket.progress, late=True))
 
     def _tell_silence(self, ticket: Ticket) -> None:
         """Tell a started job that it is late, or no longer late."""

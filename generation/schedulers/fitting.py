@@ -16,7 +16,7 @@ def kind_of(config: Mapping[str, Any]) -> Kind:
         str(config.get("_class_name", "")).startswith("FlowMatch")
         or config.get("prediction_type") == "flow_prediction"
         # The settings of a flow matching scheduler say so themselves: no other has a shift.
-        or "shift" in config
+        or ("shift" in config and "beta_start" not in config)
     )
     return "flow" if flow else "diffusion"
 

@@ -143,7 +143,10 @@ def test_nor_do_those_of_flow_matching(z_image: ZImage) -> None:
     assert_the_same_as_alone(z_image, mixed([("euler", None), *FLOW]))
 
 
-@pytest.mark.parametrize("scheduler", REGISTRY)
+@pytest.mark.parametrize(
+    "scheduler",
+    [name for name, row in REGISTRY.items() if row.draws_noise or name in ("dpmpp_2m", "unipc")],
+)
 def test_an_image_that_is_begun_again_is_the_same(
     sd15_engine: Engine, scheduler: SchedulerName
 ) -> None:
@@ -178,7 +181,7 @@ def test_the_steps_of_a_picture_are_the_persons_steps_whatever_they_cost(
     assert made.recipe.steps == 5
 
 
-@pytest.mark.parametrize(("scheduler", "spacing"), SOME)
+@pytest.mark.parametrize(("scheduler", "spacing"), SOME[::3])
 def test_a_recipe_makes_the_picture_again(
     sd15_engine: Engine, scheduler: SchedulerName, spacing: Spacing | None
 ) -> None:
