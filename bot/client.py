@@ -22,6 +22,7 @@ from storage.opening import Storage, open_storage
 from storage.records import Job
 
 from .cogs.buttons import DYNAMIC_ITEMS
+from .cogs.edit import Edit
 from .cogs.history import History
 from .cogs.imagine import Imagine
 from .cogs.models import Models
@@ -194,6 +195,7 @@ class ImagineBot(commands.Bot):
             Vary(self.services, uploads),
             History(self.services),
             Models(self.services),
+            *([Edit(self.services, uploads)] if self.offer.can_edit else []),
             Reactions(self, self.services),
             DiscordDeletions(self.service, partial(is_channel_gone, self, self.courier.retry)),
         )

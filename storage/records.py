@@ -47,6 +47,7 @@ class JobKind(enum.StrEnum):
 
     IMAGINE = "imagine"
     VARY = "vary"
+    EDIT = "edit"
     RERUN = "rerun"
 
 

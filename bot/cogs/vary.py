@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import discord
 from discord import app_commands
 from discord.ext import commands
 
-from generation.images.limits import SOURCE_BYTES_MAX
 from generation.values.request import PROMPT_LENGTH, SEED_MAX, STRENGTH_MAX, STRENGTH_MIN
 from storage.records import JobKind, NewJob
 
 from ..errors import MissingInput
 from ..interactions.answers import answering
 from ..interactions.requester import Requester, requester_of
-from ..interactions.services import Services
-from ..requests.downloading import download
+from ..interactions.services import Services, services_of
+from ..requests.downloading import download_source
 from ..requests.mentions import resolve_mentions
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
@@ -25,9 +24,24 @@ from ..ui.messages import choice_name
 from .loras import LORAS_LENGTH, chosen, suggest_loras
 from .models import MODEL_NAME, suggest_models
 
-_CHOICES = 25
+_CHOICES: Final = 25
 # Until a person chooses a suggestion, the option holds words to search for.
-_REFERENCE_LENGTH = 100
+REFERENCE_LENGTH: Final = 100
+
+
+async def suggest_pictures(
+    interaction: discord.Interaction[Any], current: str
+) -> list[app_commands.Choice[str]]:
+    """Suggest the person's own pictures, first those whose number starts with the text."""
+    lookup = services_of(interaction).lookup
+    entries = await lookup.suggestions(requester_of(interaction), current, _CHOICES)
+    choices = [
+        app_commands.Choice(name=choice_name(entry, number), value=f"{entry.job_id}-{number}")
+        for entry in entries
+        for number in range(1, entry.count + 1)
+    ]
+    choices.sort(key=lambda choice: not choice.value.startswith(current.strip()))
+    return choices[:_CHOICES]
 
 
 class Vary(commands.Cog):
@@ -48,11 +62,11 @@ class Vary(commands.Cog):
         model="The model; left out, the one that made the picture",
         lora="A LoRA and perhaps its weight, such as ink:0.8; left out, those of the picture",
     )
-    @app_commands.autocomplete(model=suggest_models, lora=suggest_loras)
+    @app_commands.autocomplete(model=suggest_models, lora=suggest_loras, image=suggest_pictures)
     async def vary(
         self,
         interaction: discord.Interaction[Any],
-        image: app_commands.Range[str, 1, _REFERENCE_LENGTH] | None = None,
+        image: app_commands.Range[str, 1, REFERENCE_LENGTH] | None = None,
         attachment: discord.Attachment | None = None,
         strength: app_commands.Range[float, STRENGTH_MIN, STRENGTH_MAX] | None = None,
         prompt: app_commands.Range[str, 1, PROMPT_LENGTH] | None = None,
@@ -103,28 +117,8 @@ class Vary(commands.Cog):
             requester.person.id,
             attachment,
             options,
-            _download,
+            download_source,
             builder=self._services.models.named(options.model, requester),
             guild_id=requester.guild_id,
         )
         return requester.new_job(JobKind.VARY, request)
-
-    @vary.autocomplete("image")
-    async def suggest_image(
-        self, interaction: discord.Interaction[Any], current: str
-    ) -> list[app_commands.Choice[str]]:
-        """Suggest the person's own pictures, first those whose number starts with the text."""
-        entries = await self._services.lookup.suggestions(
-            requester_of(interaction), current, _CHOICES
-        )
-        choices = [
-            app_commands.Choice(name=choice_name(entry, number), value=f"{entry.job_id}-{number}")
-            for entry in entries
-            for number in range(1, entry.count + 1)
-        ]
-        choices.sort(key=lambda choice: not choice.value.startswith(current.strip()))
-        return choices[:_CHOICES]
-
-
-async def _download(attachment: discord.Attachment) -> bytes | bytearray:
-    return await download(attachment, most=SOURCE_BYTES_MAX)

@@ -9,10 +9,13 @@ from typing import Final
 
 from PIL import Image
 
+from generation.images.pillow import reference_pixels
+from generation.values.pixels import Pixels
 from storage.jobs import JobStore
-from storage.records import JobKind, NewJob
+from storage.records import JobKind, NewJob, StoredImage
 
 from ..memory import PictureMemory
+from ..requests.builder import RequestBuilder
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..ui.actions import Action
@@ -85,6 +88,19 @@ class Actions:
                 guild_id=requester.guild_id,
             )
         return requester.new_job(JobKind.VARY, request, parent_image_id=stored.id)
+
+    async def reference(
+        self, requester: Requester, picture: ImageReference, builder: RequestBuilder
+    ) -> tuple[StoredImage, Pixels]:
+        """Return one of the bot's pictures, as a reference for the model of `builder` too."""
+        _, stored = await self._lookup.find_image(picture, requester)
+        multiple = builder.reference_fit.multiple
+        # The file, the decoded picture, and the reference.
+        held = 3 * (3 * stored.recipe.width * stored.recipe.height)
+        async with self._memory.hold(held, requester.person.id):
+            data = await self._store.read(stored)
+            read = await asyncio.to_thread(lambda: reference_pixels(_open(data), multiple))
+        return stored, read
 
 
 def _open(data: bytes) -> Image.Image:

@@ -52,6 +52,22 @@ class ModelChoice:
             return usable[0].builder
         return self._checked(self._offer.find(name), requester)
 
+    def editor(self, name: str | None, requester: Requester) -> RequestBuilder:
+        """Return the builder for the model called `name`, to edit pictures.
+
+        None stands for the first that can edit, of those that the requester may use here.
+
+        Raises:
+            NoSuchModel: there is no such model on this machine.
+            NotAllowed: the requester may not use it here, or may use none that can edit.
+        """
+        if name is not None:
+            return self.named(name, requester)
+        for model in self.usable(requester):
+            if model.profile.most_references:
+                return model.builder
+        raise NotAllowed("You may use none of the models here that can edit; ask the operator.")
+
     def named_or_default(self, name: str | None, requester: Requester) -> RequestBuilder:
         """Return the builder for the model called `name`; the default one's for a wrong name.
 

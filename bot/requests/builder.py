@@ -12,11 +12,12 @@ from PIL import Image
 from generation.catalog.loras import NO_LORAS, LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
-from generation.images.files import Fit
+from generation.images.files import Fit, ReferenceFit
 from generation.images.pillow import fitted_size, reference_pixels, to_pixels
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
 from generation.values.request import (
+    GUIDANCE_MIN,
     SEED_MAX,
     SIZE_MULTIPLE,
     GenerationRequest,
@@ -73,7 +74,9 @@ class RequestBuilder:
             read_negative_prompt=self._read("negative prompt", negative),
             seed=new_seed() if options.seed is None else options.seed,
             steps=_or(options.steps, self.schedulers.steps(scheduler, limits.default_steps)),
-            guidance_scale=_or(options.guidance_scale, limits.default_guidance_scale),
+            guidance_scale=self._guidance(
+                _or(options.guidance_scale, limits.default_guidance_scale)
+            ),
             width=_or(options.width, limits.default_size),
             height=_or(options.height, limits.default_size),
             scheduler=scheduler,
@@ -157,6 +160,8 @@ class RequestBuilder:
 
     def rerun(self, request: GenerationRequest, *, guild_id: int | None) -> GenerationRequest:
         """Return the same request with a random seed."""
+        # The model may be another now, which cannot edit.
+        self.check_references(len(request.references))
         limits = self._limits.limits_for(guild_id)
         scheduler, spacing = self.schedulers.keep(
             request.scheduler, request.spacing, default=limits.default_scheduler
@@ -167,6 +172,7 @@ class RequestBuilder:
             # The limit may be lower now, as for a variation.
             steps=min(request.steps, limits.max_steps),
             model=self._model,
+            guidance_scale=self._guidance(request.guidance_scale),
             # The model may be another now, with other schedulers and other emoji.
             scheduler=scheduler,
             spacing=spacing,
@@ -184,8 +190,15 @@ class RequestBuilder:
             InvalidSource: an image has a shape that no reference may have.
         """
         self.check_references(len(images))
-        multiple = self._profile.size_multiple
+        multiple = self.reference_fit.multiple
         references = [reference_pixels(image, multiple) for image in images]
+        return self.edit_of(references, options, guild_id=guild_id)
+
+    def edit_of(
+        self, references: Sequence[Pixels], options: RequestOptions, *, guild_id: int | None
+    ) -> GenerationRequest:
+        """Do the same as `edit` for pixels that have the size of `reference_fit` already."""
+        self.check_references(len(references))
         fit = self.fit(options, guild_id=guild_id)
         width, height = fitted_size(
             references[0].width,
@@ -200,9 +213,14 @@ class RequestBuilder:
         plain = self.imagine(sized, guild_id=guild_id)
         return dataclasses.replace(plain, references=tuple(references))
 
+    @property
+    def reference_fit(self) -> ReferenceFit:
+        """Return the size to which an uploaded reference is scaled."""
+        return ReferenceFit(multiple=self._profile.size_multiple)
+
     def check_references(self, count: int) -> None:
         """Refuse more references than the model reads, before a file is read."""
-        self._profile.check_references(count)
+        self._profile.check_references(count, self._model)
 
     def _from_source(
         self,
@@ -213,6 +231,10 @@ class RequestBuilder:
     ) -> GenerationRequest:
         default = self._limits.limits_for(guild_id).default_strength
         return dataclasses.replace(plain, source=source, strength=_or(options.strength, default))
+
+    def _guidance(self, scale: float) -> float:
+        """Return the guidance scale that counts: a distilled model ignores the wanted one."""
+        return scale if self._profile.is_guided else GUIDANCE_MIN
 
     def _read(self, name: str, typed: str) -> str:
         """Return the text that the model reads for a prompt: emoji are spelled out."""

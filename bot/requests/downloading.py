@@ -12,6 +12,7 @@ from discord.http import HTTPClient
 from yarl import URL
 
 from generation.errors import InvalidSource
+from generation.images.limits import SOURCE_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,11 @@ _OK: Final = 200
 # Without compression, few downloaded bytes cannot become many bytes in memory.
 _PLAIN: Final = {"Accept-Encoding": "identity"}
 _NOT_FETCHED: Final = "That file could not be fetched from Discord; please attach it again."
+
+
+async def download_source(attachment: discord.Attachment) -> bytes | bytearray:
+    """Return the bytes of an attached picture, as `download` does."""
+    return await download(attachment, most=SOURCE_BYTES_MAX)
 
 
 async def download(

@@ -92,6 +92,11 @@ class ModelOffer:
         """Return the profile of each model by its name, the default first."""
         return {name: model.profile for name, model in self._models.items()}
 
+    @property
+    def can_edit(self) -> bool:
+        """Return whether a model can edit pictures by instruction."""
+        return any(model.profile.most_references for model in self)
+
     def find(self, name: str) -> OfferedModel:
         """Return the model called `name`, in capitals or not.
 

@@ -1,17 +1,18 @@
-"""From an attachment to a request for similar pictures, in fair turns among members."""
+"""From attachments to pictures for requests, in fair turns among members."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import discord
 
-from generation.images.files import Fit, Source, SourceReading, check_bytes
+from generation.images.files import Fit, ReferenceFit, Source, SourceReading, check_bytes
 from generation.images.limits import SOURCE_BYTES_MAX
-from generation.values.request import GenerationRequest
+from generation.values.pixels import Pixels
+from generation.values.request import REFERENCE_AREA_MAX, GenerationRequest
 
 from ..errors import MissingInput
 from ..memory import PictureMemory
@@ -68,11 +69,37 @@ class Uploads:
             )
         return builder.similar_to(source.pixels, options, guild_id=guild_id)
 
+    async def references(
+        self,
+        owner: int,
+        attachments: Sequence[discord.Attachment],
+        download: Download,
+        *,
+        builder: RequestBuilder,
+    ) -> list[Pixels]:
+        """Return attachments as references for the model of `builder`.
+
+        Raises:
+            InvalidSource: a file cannot be fetched or read, or its shape does not do.
+        """
+        for attachment in attachments:
+            check_bytes(attachment.size)
+        fit = builder.reference_fit
+        return [
+            (await self._source(owner, attachment, download, fit)).pixels
+            for attachment in attachments
+        ]
+
     async def _source(
-        self, owner: int, attachment: discord.Attachment, download: Download, fit: Fit
+        self,
+        owner: int,
+        attachment: discord.Attachment,
+        download: Download,
+        fit: Fit | ReferenceFit,
     ) -> Source:
         # The file, and its decoded pixels.
-        held = min(attachment.size, SOURCE_BYTES_MAX) + 3 * fit.most**2
+        area = fit.most**2 if isinstance(fit, Fit) else REFERENCE_AREA_MAX
+        held = min(attachment.size, SOURCE_BYTES_MAX) + 3 * area
         async with self._memory.hold(held, owner):
             # The file is in no local variable: an error keeps the frames until it is answered.
             reading = SourceReading(await download(attachment), fit)

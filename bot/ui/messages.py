@@ -21,6 +21,7 @@ _MESSAGE_LENGTH: Final = 2_000
 ALT_LENGTH: Final = 1_024
 _CHOICE_LENGTH: Final = 100
 _LISTED_PROMPT: Final = 80
+_MADE: Final = {JobKind.VARY: "varied from another", JobKind.EDIT: "edited from others"}
 
 
 def quoted(prompt: str, length: int = _PROMPT_SHOWN) -> str:
@@ -88,6 +89,8 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
     if recipe.strength is not None:
         source = "" if parent is None else f" of {parent.job_id}-{parent.index + 1}"
         facts.append(f"variation{source} at strength {recipe.strength:g}")
+    if recipe.reference_sha256:
+        facts.append(_edited(recipe.reference_sha256, parent))
     facts.append(f"job {job.id}")
     lines = [headline(job), " · ".join(facts)]
     if recipe.negative_prompt:
@@ -95,6 +98,16 @@ def finished(job: Job, recipe: Recipe, parent: StoredImage | None = None) -> str
     if recipe.unread_prompt:
         lines.append(f"-# The model did not read: “{quoted(recipe.unread_prompt, 120)}”")
     return "\n".join(lines)
+
+
+def _edited(references: Sequence[str], parent: StoredImage | None) -> str:
+    """Return what a picture is an edit of; `parent` is the first of the pictures, if known."""
+    others = len(references) - (parent is not None)
+    pictures = "a picture" if others == 1 else f"{others} pictures"
+    if parent is None:
+        return f"edit of {pictures}"
+    first = f"edit of {parent.job_id}-{parent.index + 1}"
+    return f"{first} and {pictures}" if others else first
 
 
 def jump(entry: HistoryEntry) -> str:
@@ -160,7 +173,7 @@ def choice_name(entry: HistoryEntry, number: int | None = None) -> str:
 def alt_text(job: Job, recipe: Recipe, number: int, count: int) -> str:
     """Return the description of a picture for people who cannot see it."""
     which = "A picture" if count == 1 else f"Picture {number} of {count}"
-    kind = "varied from another" if job.kind is JobKind.VARY else "generated"
+    kind = _MADE.get(job.kind, "generated")
     text = f"{which}, {kind}: {' '.join(plain(recipe.prompt).split())} (seed {recipe.seed})"
     return cut(text, ALT_LENGTH)
 

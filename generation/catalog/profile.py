@@ -100,23 +100,24 @@ class ModelProfile(Description):
     scheduler_config: Mapping[str, Any] = field(repr=False)
     emoji: Mapping[str, str] = field(repr=False)
 
-    def check_references(self, count: int) -> None:
-        """Refuse more references than the model reads.
+    def check_references(self, count: int, called: str | None = None) -> None:
+        """Refuse more references than the model reads; `called` is another name for the model.
 
         Raises:
             InvalidRequest: `count` is above `most_references`.
         """
         if count <= self.most_references:
             return
+        name = called or self.name
         if not self.most_references:
             raise InvalidRequest(
                 "references",
-                f"The model {self.name} cannot edit by instruction; use a model that can, or a "
+                f"The model {name} cannot edit by instruction; use a model that can, or a "
                 "picture to start from, with a strength.",
             )
         raise InvalidRequest(
             "references",
-            f"The model {self.name} reads at most {self.most_references} reference pictures; you "
+            f"The model {name} reads at most {self.most_references} reference pictures; you "
             f"gave {count}.",
         )
 

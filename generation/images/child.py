@@ -27,7 +27,7 @@ from ..errors import GenerationError
 from .container import Format, format_of
 from .decode import decode, open_file
 from .limits import CPU_SECONDS, MEMORY_BYTES, WALL_SECONDS
-from .pillow import fitted, read_recipe_png, to_image
+from .pillow import as_reference, fitted, read_recipe_png, to_image
 from .texts import TEXTS, prompts_of, recipe_of
 
 _STRIP_PIXELS: Final = 2**20
@@ -136,9 +136,18 @@ def _fitted(data: bytes, head: Mapping[str, Any]) -> tuple[dict[str, Any], Image
     return {**said, "recipe": recipe_of(container)}, fitted(decoded.image, **head["fit"])
 
 
+def _reference(data: bytes, head: Mapping[str, Any]) -> tuple[dict[str, Any], Image.Image]:
+    return {}, as_reference(decode(open_file(data)).image, head["multiple"])
+
+
 def _recipe(data: bytes, _: Mapping[str, Any]) -> tuple[dict[str, Any], Image.Image]:
     pixels, recipe, parameters = read_recipe_png(data)
     return {"recipe": recipe, "parameters": parameters}, to_image(pixels)
 
 
-_TASKS: Final = {"whole": _whole, "fitted": _fitted, "recipe": _recipe}
+_TASKS: Final = {
+    "whole": _whole,
+    "fitted": _fitted,
+    "reference": _reference,
+    "recipe": _recipe,
+}

@@ -33,7 +33,7 @@ from .limits import SOURCE_BYTES_MAX, SOURCE_PIXELS_MAX, TEXT_BYTES_MAX, WALL_SE
 
 log = logging.getLogger(__name__)
 
-Task = Literal["whole", "fitted", "recipe"]
+Task = Literal["whole", "fitted", "reference", "recipe"]
 
 # The arguments are the folders of this package and of the libraries.
 _START: Final = (
@@ -58,6 +58,13 @@ class Fit:
     most: int
     width: int | None = None
     height: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceFit:
+    """The sides of a reference are multiples of `multiple`, see `as_reference`."""
+
+    multiple: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +211,13 @@ def read_recipe(data: bytes) -> tuple[Pixels, str, str]:
 
 
 class SourceReading:
-    """Reads a file from outside and scales the picture to the size of the pictures to make.
+    """Reads a file from outside and scales the picture: to start from, or to look at.
 
     Raises:
         InvalidSource: the file has too many bytes.
     """
 
-    def __init__(self, data: bytes | bytearray, fit: Fit) -> None:
+    def __init__(self, data: bytes | bytearray, fit: Fit | ReferenceFit) -> None:
         check_bytes(len(data))
         self._data = data
         self._fit = fit
@@ -223,7 +230,10 @@ class SourceReading:
         Raises:
             InvalidSource: as for `read_source`.
         """
-        self._reader = Reader(self._data, "fitted", fit=dataclasses.asdict(self._fit))
+        if isinstance(self._fit, Fit):
+            self._reader = Reader(self._data, "fitted", fit=dataclasses.asdict(self._fit))
+        else:
+            self._reader = Reader(self._data, "reference", multiple=self._fit.multiple)
         self._data = b""
         with self._reader as reader:
             if self._given_up:

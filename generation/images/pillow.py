@@ -107,7 +107,17 @@ def to_pixels(image: Image.Image, width: int, height: int) -> Pixels:
 
 
 def reference_pixels(image: Image.Image, multiple: int) -> Pixels:
-    """Return `image` as a reference for a model that edits.
+    """Return `image` as a reference for a model that edits: see `as_reference`.
+
+    Raises:
+        InvalidSource: the image is too small, or much longer than wide.
+    """
+    cropped = as_reference(image, multiple)
+    return Pixels(cropped.width, cropped.height, cropped.convert("RGB").tobytes())
+
+
+def as_reference(image: Image.Image, multiple: int) -> Image.Image:
+    """Return `image` in the size in which a model that edits looks at it.
 
     A larger image than REFERENCE_AREA_MAX is scaled down to that area with Lanczos. Its sides are
     cropped to multiples of `multiple`, equally on both sides. Flux2KleinPipeline of diffusers does
@@ -133,8 +143,7 @@ def reference_pixels(image: Image.Image, multiple: int) -> Pixels:
         image = image.resize((width, height), Image.Resampling.LANCZOS)
     wide, high = width // multiple * multiple, height // multiple * multiple
     left, top = (width - wide) // 2, (height - high) // 2
-    cropped = image.crop((left, top, left + wide, top + high))
-    return Pixels(wide, high, cropped.convert("RGB").tobytes())
+    return image.crop((left, top, left + wide, top + high))
 
 
 def _filling(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -173,6 +173,19 @@ def test_more_references_than_the_model_reads_are_refused(builder: RequestBuilde
         editor().edit(pictures, options, guild_id=None)
     with pytest.raises(InvalidRequest, match="starter cannot edit by instruction; use a model"):
         builder.edit(pictures[:1], options, guild_id=None)
+    edit = editor().edit(pictures[:1], options, guild_id=None)
+    assert editor().rerun(edit, guild_id=None).references == edit.references
+    with pytest.raises(InvalidRequest, match="starter cannot edit by instruction"):
+        builder.rerun(edit, guild_id=None)
+
+
+def test_a_distilled_model_is_asked_for_the_guidance_scale_that_counts() -> None:
+    profile = dataclasses.replace(locate("starter"), is_guided=False)
+    builder = RequestBuilder(OperatorLimits(Settings(guidance_scale=9.0), profile), profile)
+    request = builder.imagine(RequestOptions(prompt="owl", guidance_scale=5.0), guild_id=None)
+    assert request.guidance_scale == 1.0
+    guided = dataclasses.replace(request, guidance_scale=5.0)
+    assert builder.rerun(guided, guild_id=None).guidance_scale == 1.0
 
 
 def test_seeds_that_nobody_chose_differ_and_fit(builder: RequestBuilder) -> None:
