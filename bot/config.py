@@ -19,10 +19,20 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from generation.catalog.memory.savings import Offload
 from generation.values.request import STEPS_MAX
 
 from .errors import BotError, ConfigError
-from .listing import Guidance, ListedLora, ListedModel, PredictionType, Size, Steps, short_name
+from .listing import (
+    Guidance,
+    ListedLora,
+    ListedModel,
+    PredictionType,
+    Size,
+    Steps,
+    Tile,
+    short_name,
+)
 from .token import looks_like_token, take_token
 
 if TYPE_CHECKING:
@@ -31,6 +41,8 @@ if TYPE_CHECKING:
 DEFAULT_FILE: Final = Path("config.toml")
 _ENV_PREFIX: Final = "IMAGINE_BOT_"
 _ENVIRONMENT: Final = "the environment"
+# These may be set for all models, and for a single one.
+_OF_MEMORY: Final = ("offload", "vae_tile", "vae_slicing")
 _TOKEN_KEYS: Final = frozenset({"token", "token_file"})
 _SHOWN: Final = 100
 _FILE_BYTES: Final = 2**20
@@ -74,6 +86,10 @@ class Settings(BaseSettings):
     device: str | None = None
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     prediction_type: PredictionType | None = None
+    base: Annotated[str, Field(min_length=1)] | None = None
+    offload: Offload = "none"
+    vae_tile: Tile | None = None
+    vae_slicing: bool = False
     deterministic: bool = False
     compile: bool = False
     step_timeout: Annotated[float, Field(ge=5, le=86_400, allow_inf_nan=False)] = 120.0
@@ -107,17 +123,19 @@ class Settings(BaseSettings):
     @property
     def listed(self) -> tuple[ListedModel, ...]:
         """Return the models of the operator: `models`, or else the one that `model` names."""
-        return self.models or (self._single(self.model),)
+        if not self.models:
+            return (self._single(self.model, self.base),)
+        return tuple(model.model_copy(update=self._memory_of(model)) for model in self.models)
 
     @property
     def default_model(self) -> ListedModel:
         """Return the model of requests that name none: `model`, or else the first of `models`."""
         return self._find(self.model) or self.listed[0]
 
-    def named(self, name: str | None) -> ListedModel:
+    def named(self, name: str | None, base: str | None = None) -> ListedModel:
         """Return the listed model called `name`, or else one that is not listed, at that place.
 
-        None stands for the default model.
+        None stands for the default model. `base` is that of a model that is not listed.
 
         Raises:
             UnknownModel: the name is empty.
@@ -126,7 +144,7 @@ class Settings(BaseSettings):
             return self.default_model
         if not name:
             raise UnknownModel(name, (listed.name for listed in self.listed))
-        return self._find(name) or self._single(name)
+        return self._find(name) or self._single(name, base)
 
     def of_one(self, name: str | None) -> Settings:
         """Return these settings with one model alone, and with its own defaults; as `named`."""
@@ -135,6 +153,8 @@ class Settings(BaseSettings):
             "model": listed.location,
             "models": (),
             "prediction_type": listed.prediction_type,
+            "base": listed.base,
+            **self._memory_of(listed),
             "steps": listed.steps or self.steps,
             "guidance_scale": listed.guidance_scale or self.guidance_scale,
         }
@@ -156,10 +176,19 @@ class Settings(BaseSettings):
         folded = name.casefold()
         return next((listed for listed in self.listed if listed.name.casefold() == folded), None)
 
-    def _single(self, source: str) -> ListedModel:
+    def _single(self, source: str, base: str | None) -> ListedModel:
         return ListedModel(
-            name=short_name(source), source=source, prediction_type=self.prediction_type
+            name=short_name(source),
+            source=source,
+            prediction_type=self.prediction_type,
+            base=base,
+            **{key: getattr(self, key) for key in _OF_MEMORY},
         )
+
+    def _memory_of(self, model: ListedModel) -> dict[str, Any]:
+        """Return the settings of memory for a listed model: its own, or else those for all."""
+        own = model.model_fields_set
+        return {key: getattr(model if key in own else self, key) for key in _OF_MEMORY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +280,8 @@ def _contradictions_of_models(settings: Settings) -> Iterator[str]:
         )
     if settings.prediction_type is not None:
         yield "prediction_type is set beside [[models]]; set it in the model that needs it."
+    if settings.base is not None:
+        yield "base is set beside [[models]]; set it in the model that needs it."
     for name, count in Counter(name.casefold() for name in names).items():
         if count > 1:
             yield f"{count} of [[models]] are called {name!r}; give each a name of its own."

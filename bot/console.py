@@ -20,9 +20,9 @@ from rich.progress import (
 
 from generation.catalog.files import DownloadProgress
 from generation.catalog.profile import ModelProfile
-from generation.models.locate import locate
 
 from .errors import USER_ERRORS
+from .listing import ListedModel, locate_listed
 from .terminal import SafeConsole, harmless, log_handler, shows
 
 P = ParamSpec("P")
@@ -111,10 +111,8 @@ def status(text: str) -> Iterator[None]:
         yield
 
 
-def locate_model(name: str, prediction_type: str | None = None) -> ModelProfile:
-    """Return the model `name`, showing progress if it has to be downloaded.
-
-    `prediction_type` overrides what the model says about its UNet.
+def locate_model(listed: ListedModel) -> ModelProfile:
+    """Return the profile of a model, showing progress if the model has to be downloaded.
 
     Raises:
         ModelError: the model cannot be found or used.
@@ -125,7 +123,7 @@ def locate_model(name: str, prediction_type: str | None = None) -> ModelProfile:
         def on_download(state: DownloadProgress) -> None:
             nonlocal task
             if task is None:
-                task = bar.add_task(escape(harmless(f"Downloading {name}")))
+                task = bar.add_task(escape(harmless(f"Downloading {state.model}")))
             bar.update(task, completed=state.done, total=state.total)
 
-        return locate(name, on_download=on_download, prediction_type=prediction_type)
+        return locate_listed(listed, on_download=on_download)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from generation.catalog.files import DownloadProgress
+from generation.catalog.memory.savings import Offload, Savings
+from generation.catalog.profile import ModelProfile
+from generation.models.locate import locate
 from generation.values.lora import LORA_NAME_LENGTH, LORA_WEIGHT_MAX
 from generation.values.request import (
     GUIDANCE_MAX,
@@ -27,6 +32,8 @@ PredictionType = Literal["epsilon", "v_prediction"]
 Steps = Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)]
 Guidance = Annotated[float, Field(ge=GUIDANCE_MIN, le=GUIDANCE_MAX)]
 Size = Annotated[int, Field(ge=SIZE_MIN, le=SIZE_MAX)]
+# A tile of fewer pixels shows seams, and a multiple of 64 fits the autoencoder of every family.
+Tile = Annotated[int, Field(ge=256, le=SIZE_MAX, multiple_of=64)]
 
 
 def _printable(text: str) -> str:
@@ -39,7 +46,7 @@ class ListedModel(BaseModel):
     """One of the operator's models; `config.example.toml` explains each key.
 
     `name` is what people choose. `source` is a name as `generation.models.locate` takes it; without
-    a `source` it is `name`.
+    a `source` it is `name`. With a `base` the source is a file with only the denoiser.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +62,19 @@ class ListedModel(BaseModel):
     needs_filter: bool = False
     roles: frozenset[int] = frozenset()
     servers: frozenset[int] = frozenset()
+    base: Annotated[str, Field(min_length=1)] | None = None
+    offload: Offload = "none"
+    vae_tile: Tile | None = None
+    vae_slicing: bool = False
+
+    @property
+    def savings(self) -> Savings:
+        """Return how the model takes less memory."""
+        return Savings(
+            offload=self.offload,
+            decoder_tile=self.vae_tile,
+            decoder_slicing=self.vae_slicing,
+        )
 
     @property
     def location(self) -> str:
@@ -89,6 +109,28 @@ class ListedLora(BaseModel):
     source: Path | None = None
     triggers: tuple[_LoraName, ...] = ()
     weight: Annotated[float, Field(ge=-LORA_WEIGHT_MAX, le=LORA_WEIGHT_MAX)] = 1.0
+
+
+def locate_listed(
+    listed: ListedModel,
+    *,
+    on_download: Callable[[DownloadProgress], None] | None = None,
+    only_look: bool = False,
+) -> ModelProfile:
+    """Return the profile of a listed model; the arguments are as in `locate`.
+
+    Raises:
+        ModelNotHere: with `only_look`, the model has to be downloaded or converted first.
+        ModelError: there is no such model, or it cannot be downloaded, used or trusted.
+    """
+    return locate(
+        listed.location,
+        on_download=on_download,
+        prediction_type=listed.prediction_type,
+        base=listed.base,
+        savings=listed.savings,
+        only_look=only_look,
+    )
 
 
 def short_name(source: str) -> str:

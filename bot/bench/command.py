@@ -99,7 +99,7 @@ class Figures:
 def bench(config: Any, *, model: str | None, as_json: bool, quick: bool) -> int:
     """Measure and print; return the exit code, which does not depend on the figures."""
     settings = load_settings(config).of_one(model)
-    profile = console.locate_model(settings.model, settings.prediction_type)
+    profile = console.locate_model(settings.default_model)
     with console.status("Measuring; nothing else should run now"):
         figures = _measure(settings, profile, _QUICK if quick else _FULL)
     if as_json:

@@ -26,11 +26,11 @@ import numpy.typing as npt
 import psutil
 
 from generation.catalog.profile import ModelProfile
-from generation.models.locate import locate
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 
 from ..config import Settings
+from ..listing import locate_listed
 from .requests import requests
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def carry_out(
     given = json.loads((folder / "assignment.json").read_text("utf-8"))
     assignment = Assignment(**{**given, "steps": tuple(given["steps"])})
     settings = Settings(**assignment.settings)
-    profile = locate(settings.model, prediction_type=settings.prediction_type)
+    profile = locate_listed(settings.default_model)
     contender = open_one(assignment.contender, settings, profile)
     try:
         report, together, alone = measure(contender, assignment, profile, threads=_threads())

@@ -51,6 +51,14 @@ ModelOption = Annotated[
         "--model", help="starter, a folder, a .safetensors file, or an id on the Hugging Face hub."
     ),
 ]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="If --model is a file with only the UNet or transformer (.gguf, .safetensors): the "
+        "folder or hub id of the other parts.",
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -139,6 +147,7 @@ def generate(
         ),
     ] = None,
     model: ModelOption = None,
+    base: BaseOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path(),
     config: ConfigOption = None,
 ) -> None:
@@ -167,6 +176,7 @@ def generate(
             references=reference or [],
             loras=lora or [],
             model=model,
+            base=base,
             out=out,
             config=config,
         )
@@ -187,6 +197,7 @@ def replay(
         typer.Option(help="The file of a LoRA that it was made with; once for each."),
     ] = None,
     model: ModelOption = None,
+    base: BaseOption = None,
     data: DataOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -200,6 +211,7 @@ def replay(
             references=reference or [],
             loras=lora or [],
             model=model,
+            base=base,
             data=data,
             config=config,
         )

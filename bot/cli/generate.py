@@ -45,6 +45,7 @@ def generate_files(
     image: Path | None,
     references: Sequence[Path],
     model: str | None,
+    base: str | None,
     out: Path,
     config: Path | None,
     loras: Sequence[str] = (),
@@ -52,8 +53,8 @@ def generate_files(
     """Make pictures, write them into `out` and print their names; return the exit code."""
     # The configured limits are for people on Discord, not for the operator.
     settings = load_settings(config, max_size=SIZE_MAX, max_steps=STEPS_MAX)
-    listed = settings.named(model)
-    profile = console.locate_model(listed.location, listed.prediction_type)
+    listed = settings.named(model, base)
+    profile = console.locate_model(listed)
     settings, chosen = with_loras(settings, loras)
     options = dataclasses.replace(options, loras=chosen)
     builder = RequestBuilder(
@@ -154,7 +155,7 @@ def make(
 ) -> list[GeneratedImage]:
     """Return the pictures of `request`, and show progress on standard error.
 
-    `decoder_tile` is the size of the tiles in which they are decoded, in pixels, from a recipe.
+    `decoder_tile` is as in `Engine.generate`, from a recipe.
     """
     with console.progress() as bar:
         task = bar.add_task("Denoising", total=request.steps)

@@ -11,7 +11,7 @@ from generation.catalog.cache.sizes import disk_bytes
 from generation.catalog.files import ModelFiles, list_folder, select_files
 from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError, ModelError, ModelNotHere
-from generation.models.locate import STARTER, is_on_hub, layout_of
+from generation.models.locate import STARTER, is_on_hub, layout_for, layout_of
 
 from .. import console
 from ..config import load_settings
@@ -43,7 +43,7 @@ def _state(listed: ListedModel, *, is_default: bool) -> tuple[str, str, str, str
     """Return the family, licence, size and state of a model."""
     try:
         profile = look_at(listed)
-        size = _megabytes(disk_bytes(profile.folder, _files_of(profile)))
+        size = _size(profile)
     except ModelNotHere:
         return _NONE, listed.licence_name, _NONE, "not here: imagine-bot models pull brings it"
     except GenerationError as error:
@@ -63,8 +63,8 @@ def pull_models(names: Sequence[str], config: Path | None) -> int:
 
 def _pull(listed: ListedModel) -> str:
     console.say(f"{listed.name}: licence {_licence(listed)}")
-    profile = console.locate_model(listed.location, listed.prediction_type)
-    size = _megabytes(disk_bytes(profile.folder, _files_of(profile)))
+    profile = console.locate_model(listed)
+    size = _size(profile)
     return f"here, {size} in {profile.folder}"
 
 
@@ -169,7 +169,13 @@ def _for_each(names: Sequence[str], config: Path | None, act: _Check) -> int:
 
 def _files_of(profile: ModelProfile) -> ModelFiles:
     where = f"The model in {profile.folder}"
-    return select_files(list_folder(profile.folder), layout_of(profile.folder), where)
+    layout = layout_for(layout_of(profile.folder), profile.denoiser)
+    return select_files(list_folder(profile.folder), layout, where)
+
+
+def _size(profile: ModelProfile) -> str:
+    size = disk_bytes(profile.folder, _files_of(profile))
+    return _megabytes(size + (profile.denoiser.path.stat().st_size if profile.denoiser else 0))
 
 
 def _megabytes(size: int) -> str:

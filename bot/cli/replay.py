@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from generation.catalog.memory.savings import Quantize
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource, ModelError
 from generation.images.files import read_source
@@ -30,6 +31,8 @@ from .generate import compute_like, make, open_engine, read_file, with_loras
 # These may differ between two machines although nobody altered the recipe.
 _CIRCUMSTANCES = (
     "model_sha256",
+    "base_sha256",
+    "quantization",
     "dtype",
     "device",
     "threads",
@@ -59,6 +62,7 @@ def replay_picture(
     image: Path | None,
     references: Sequence[Path],
     model: str | None,
+    base: str | None,
     data: Path | None,
     config: Path | None,
     loras: Sequence[Path] = (),
@@ -67,7 +71,7 @@ def replay_picture(
     settings = load_settings(config, data=data)
     settings, _ = with_loras(settings, [str(path.resolve()) for path in loras])
     originals = _originals(picture, settings)
-    profile = _model_of(originals[0].recipe, settings, model)
+    profile = _like(originals[0].recipe, _model_of(originals[0].recipe, settings, model, base))
     requests = [
         original.recipe.request(
             _source_of(original.recipe, settings, image),
@@ -80,7 +84,7 @@ def replay_picture(
     same = True
     for original, request in zip(originals, requests, strict=True):
         compute_like(original.recipe)
-        made = make(engine, request, decoder_tile=original.recipe.decoder_tile)[0]
+        made = make(engine, request, decoder_tile=original.recipe.decoder_tile or 0)[0]
         differences = list(_differences(original, made.pixels, made.recipe))
         if differences:
             same = False
@@ -115,7 +119,9 @@ def _originals(picture: str, settings: Settings) -> list[Original]:
         return originals
 
 
-def _model_of(recipe: Recipe, settings: Settings, named: str | None) -> ModelProfile:
+def _model_of(
+    recipe: Recipe, settings: Settings, named: str | None, base: str | None
+) -> ModelProfile:
     """Return the model named on the command line, or else a listed or the bundled one if it fits.
 
     The recipe may come from a stranger, so no model is searched or downloaded by its name there.
@@ -124,19 +130,35 @@ def _model_of(recipe: Recipe, settings: Settings, named: str | None) -> ModelPro
         MissingInput: the picture was made by another model.
     """
     if named is not None:
-        listed = settings.named(named)
-        return console.locate_model(listed.location, listed.prediction_type)
+        return console.locate_model(settings.named(named, base))
     for listed in settings.listed:
         with suppress(ModelError):
             profile = look_at(listed)
             if profile.name == recipe.model:
                 return profile
     if recipe.model == STARTER:
-        return console.locate_model(STARTER)
+        return console.locate_model(settings.named(STARTER))
     raise MissingInput(
         f"This picture was made by a model called {recipe.model!r}; name that one with --model, as "
         "a folder, a .safetensors file or a hub id."
     )
+
+
+def _like(recipe: Recipe, profile: ModelProfile) -> ModelProfile:
+    """Return the profile with the weights stored as those were that made the picture.
+
+    Raises:
+        MissingInput: these weights are in a file of their own, which was not named.
+    """
+    kinds = recipe.quantization.split(" + ") if recipe.quantization else []
+    in_file = [kind for kind in kinds if kind != "int8"]
+    if in_file and profile.denoiser is None:
+        raise MissingInput(
+            f"This picture was made with weights in {in_file[0]}; name that .gguf file with "
+            "--model, and the folder or hub id of the other parts with --base."
+        )
+    quantize: Quantize | None = "int8" if "int8" in kinds else None
+    return replace(profile, savings=replace(profile.savings, quantize=quantize))
 
 
 def _source_of(recipe: Recipe, settings: Settings, image: Path | None) -> Pixels | None:

@@ -53,9 +53,7 @@ def _start(config: Path | None, *, data: Path | None) -> int:
     if readable_by_others(token_in):
         log.warning("Other users may read the token in %s; chmod 600 keeps them out", token_in)
     _keep_private(settings.data)
-    offer = ModelOffer.locate(
-        settings, lambda listed: console.locate_model(listed.location, listed.prediction_type)
-    )
+    offer = ModelOffer.locate(settings, console.locate_model)
     for name, error in offer.missing.items():
         log.warning("The model %s is not offered. %s", name, error)
     forget_secrets()

@@ -8,13 +8,12 @@ from typing import Self
 
 from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError, ModelNotHere
-from generation.models.locate import locate
 from generation.values.recipe import Recipe
 
 from ..config import Settings
 from ..engines import lora_library
 from ..errors import BotError
-from ..listing import ListedModel
+from ..listing import ListedModel, locate_listed
 from .builder import RequestBuilder
 from .limits import OperatorLimits
 
@@ -158,8 +157,8 @@ def look_at(listed: ListedModel) -> ModelProfile:
         ModelNotHere: it has to be downloaded or converted first.
         ModelError: it cannot be used.
     """
-    return locate(listed.location, prediction_type=listed.prediction_type, only_look=True)
+    return locate_listed(listed, only_look=True)
 
 
 def _download(listed: ListedModel) -> ModelProfile:
-    return locate(listed.location, prediction_type=listed.prediction_type)
+    return locate_listed(listed)

@@ -137,6 +137,7 @@ def select_files(names: Collection[str], layout: Layout, where: str) -> ModelFil
     weights = {
         part: _part_weights(names, part, layout.parts[part].stem, where)
         for part in _networks(names, layout)
+        if not layout.parts[part].is_config_only
     }
     return ModelFiles(configs, weights)
 

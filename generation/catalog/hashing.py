@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,17 +13,19 @@ from .files import DEFAULTS, EMOJI, ModelFiles, list_folder, select_files
 from .layout import Layout
 
 
-def weights_sha256(folder: Path, layout: Layout) -> str:
+def weights_sha256(folder: Path, layout: Layout, *, also: Sequence[str] = ()) -> str:
     """Return one SHA-256 over a model's weights, tokenizers and configs, as hex digits.
 
     The hash depends on the names and contents of the files that are loaded, and on no other file
-    in the folder. An unchanged file is read only once in a process.
+    in the folder. An unchanged file is read only once in a process. `also` holds what else the
+    weights depend on, a line each.
 
     Raises:
         ModelError: the model is not complete or cannot be read.
     """
     files = select_files(list_folder(folder), layout, f"The model in {folder}")
-    return hashlib.sha256("".join(_digest_lines(folder, files)).encode()).hexdigest()
+    lines = [*_digest_lines(folder, files), *(f"{line}\n" for line in also)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _digest_lines(folder: Path, files: ModelFiles) -> Iterator[str]:

@@ -6,12 +6,14 @@ The families themselves are listed in `generation.models.families`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import ModelError
 
+# What diffusers calls the part that denoises.
+_DENOISERS: Final = ("transformer", "unet")
 # The file names that the two libraries save weights under.
 _STEMS: Final = {"transformers": "model", "diffusers": "diffusion_pytorch_model"}
 
@@ -21,13 +23,15 @@ class Part:
     """One part of a model: a folder, and an entry in `model_index.json`.
 
     `classes` holds the classes of `library` that the part may have. A part with `has_weights` is a
-    network; a tokenizer has none. A model may lack a part that `is_optional`.
+    network; a tokenizer has none. A model may lack a part that `is_optional`. The weights of a part
+    that `is_config_only` are not in the model's folder.
     """
 
     library: str
     classes: frozenset[str]
     has_weights: bool = True
     is_optional: bool = False
+    is_config_only: bool = False
 
     @property
     def stem(self) -> str:
@@ -67,6 +71,17 @@ class Layout:
     def tokenizers(self) -> Mapping[str, Part]:
         """Return the parts that turn text into tokens."""
         return {name: part for name, part in self.parts.items() if not part.has_weights}
+
+    @property
+    def denoiser(self) -> str:
+        """Return the part that denoises."""
+        return next(name for name in _DENOISERS if name in self.parts)
+
+    def without_denoiser(self) -> Layout:
+        """Return the layout of a folder whose denoiser needs no weights, only its config."""
+        name = self.denoiser
+        part = replace(self.parts[name], is_config_only=True)
+        return replace(self, parts={**self.parts, name: part})
 
     def check_index(self, folder: Path, index: Mapping[str, Any], family: str) -> None:
         """Compare the entries of `model_index.json` with the parts of the family.

@@ -24,6 +24,8 @@ from .checkpoint import SingleFile
 from .configs import Config, Configs
 from .files import DEFAULTS, EMOJI, INDEX, list_folder, require_index, select_files
 from .layout import Layout, any_of, shown
+from .memory.denoiser import DenoiserFile
+from .memory.savings import NO_SAVINGS, Savings
 
 Half: TypeAlias = Literal["float16", "bfloat16"]
 """A type of 16 bits: one with more digits, or one with larger numbers."""
@@ -86,7 +88,8 @@ class ModelProfile(Description):
     `family` is the family's name for people. `pipeline` is the class in model_index.json that the
     model is made for. Pictures of more than `default_max_size` pixels in width or height are seldom
     good. `half` is the type of the weights on a GPU, if nobody chose one. `emoji` holds the names
-    of the emoji that the model knows.
+    of the emoji that the model knows. `denoiser` is the file with the weights of the denoiser, if
+    these are not in `folder`. `savings` are the settings by which the model takes less memory.
     """
 
     name: str
@@ -99,6 +102,14 @@ class ModelProfile(Description):
     half: Half = "float16"
     scheduler_config: Mapping[str, Any] = field(repr=False)
     emoji: Mapping[str, str] = field(repr=False)
+    denoiser: DenoiserFile | None = None
+    savings: Savings = NO_SAVINGS
+
+    @property
+    def quantization(self) -> str | None:
+        """Return how the weights are stored in fewer bits; None for plain weights."""
+        of_file = None if self.denoiser is None else self.denoiser.quantization
+        return " + ".join(filter(None, (of_file, self.savings.quantize))) or None
 
     def check_references(self, count: int, called: str | None = None) -> None:
         """Refuse more references than the model reads; `called` is another name for the model.

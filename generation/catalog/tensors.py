@@ -67,11 +67,16 @@ def read_tensor(opened: Any, place: Place) -> torch.Tensor:
         # The scales of rows belong to the first dimension of a weight.
         tensor = tensor.float() * scale.reshape(-1, *[1] * max(0, tensor.ndim - 1))
     if place.info.dtype in FLOATS:
-        _check_finite(tensor, place.file, place.name)
+        check_finite(tensor, place.file, place.name)
     return tensor
 
 
-def _check_finite(tensor: torch.Tensor, file: Path, name: str) -> None:
+def check_finite(tensor: torch.Tensor, file: Path, name: str) -> None:
+    """Refuse a tensor of `file` with a number that is not finite.
+
+    Raises:
+        ModelError: there is such a number.
+    """
     if not tensor.numel():
         return
     # NaN shows in both results, and no second tensor of this size is made.

@@ -130,6 +130,12 @@ class AdaptedModels:
     def _find(self, lora: Lora) -> tuple[Lora, Adapter]:
         path, digest = self._library.file(lora)
         if digest not in self._read:
+            profile = self._model.profile
+            if profile.quantization is not None:
+                raise LoraError(
+                    f"LoRAs cannot be merged into the model {profile.name}, whose weights are "
+                    "quantised; choose another model, or leave the LoRA out."
+                )
             shapes = {part: dict(_weights(net)) for part, net in self._model.adaptable.items()}
             if not shapes:
                 raise LoraError(

@@ -32,7 +32,9 @@ class Autoencoder:
 
     def __init__(self, model: Model, *, exact: bool, shared: bool) -> None:
         self._model = model
-        self._shared = shared
+        savings = model.profile.savings
+        self._shared = shared and not savings.decoder_slicing
+        self._tile = savings.decoder_tile
         self._bounds = Bounds(base=1, ladder=_LADDER, seconds=_SECONDS, exact=exact)
         self._sizes: dict[tuple[int, ...], Sizes] = {}
         self._colours = self._fit_colours()
@@ -110,6 +112,10 @@ class Autoencoder:
         decoded whole.
         """
         return self._model.decode_in_tiles(latents, tile)[0]
+
+    def tile_by_settings(self, width: int, height: int) -> int | None:
+        """Return the tile, in pixels, that the settings ask for; None to decode a picture whole."""
+        return None if self._tile is None or max(width, height) <= self._tile else self._tile
 
     def tile_for(self, latents: torch.Tensor) -> int | None:
         """Return the largest tile, in pixels, that is worth trying; None if there is none."""

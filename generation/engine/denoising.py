@@ -158,6 +158,7 @@ def begin(
         unconditional=None if negative is None else negative.conditioning.beside(seen),
         unread_prompt=positive.unread,
         adaptation=adaptation,
+        decoder_tile=networks.autoencoder.tile_by_settings(request.width, request.height),
     )
 
 

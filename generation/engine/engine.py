@@ -180,7 +180,8 @@ class Engine:
     ) -> list[GeneratedImage]:
         """Return all images of `request`, calling `on_progress` after each step.
 
-        With `decoder_tile` they are decoded in tiles of so many pixels.
+        With `decoder_tile` they are decoded in tiles of so many pixels, or whole if it is 0.
+        Otherwise the settings of the model count.
 
         Raises:
             InvalidRequest: the size, or the tile, does not fit the model.
@@ -191,8 +192,9 @@ class Engine:
         (images,) = self.begin([request])
         if isinstance(images, GenerationError):
             raise images
-        for image in images:
-            image.decoder_tile = decoder_tile
+        if decoder_tile is not None:
+            for image in images:
+                image.decoder_tile = decoder_tile or None
         pictures: dict[int, GeneratedImage] = {}
         while len(pictures) < len(images):
             left = [image for image in images if image.index not in pictures]
@@ -208,7 +210,7 @@ class Engine:
 
     def _check_tile(self, tile: int | None) -> None:
         multiple = self._networks.model.tile_multiple
-        if tile is not None and (tile < multiple or tile % multiple):
+        if tile and (tile < multiple or tile % multiple):
             raise InvalidRequest(
                 "decoder_tile",
                 f"The decoder tile is {tile}; this model needs a multiple of {multiple}.",

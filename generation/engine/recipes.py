@@ -22,6 +22,7 @@ def library_versions() -> dict[str, str]:
 def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str]) -> Recipe:
     """Return everything that the picture of `image` depends on, and the hash of its pixels."""
     request, model, adaptation = image.request, image.networks.model, image.adaptation
+    denoiser = model.profile.denoiser
     is_compiled = image.networks.is_compiled_for(image.latents.shape, image.conditional, adaptation)
     return Recipe(
         prompt=request.prompt,
@@ -48,6 +49,8 @@ def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str])
         pixels_sha256=pixels_sha256,
         threads=torch.get_num_threads() if model.device.type == "cpu" else None,
         decoder_tile=image.decoder_tile,
+        quantization=model.profile.quantization,
+        base_sha256=None if denoiser is None else denoiser.base_sha256,
         reference_sha256=[picture.sha256 for picture in request.reference_pixels] or None,
         compiled=True if is_compiled else None,
         loras=None if adaptation is None else adaptation.used,

@@ -27,10 +27,9 @@ from .adapters.conversion import convert_transformer
 from .describing import KLEIN_TEXT_LAYERS
 from .family import Conditioning, Posterior, Predict
 from .guidance import guide
-from .networks import deterministic
-from .networks.building import Make, load_network, made_from, of_diffusers
+from .networks.building import Make, load_network, of_diffusers
 from .networks.compiling import compile_network
-from .networks.placement import place
+from .networks.placement import settle
 from .text import qwen3
 from .text.tokenizing import QWEN, load_tokenizer
 from .text.tokens import TokenizedPrompt
@@ -117,15 +116,12 @@ class Flux2Klein(Adaptable):
         """
         del compiled
         networks = {
-            part: load_network(profile.folder, part, make, files, dtype)
-            for part, make in NETWORKS.items()
+            part: load_network(profile, part, make, files, dtype) for part, make in NETWORKS.items()
         }
         vocab_size = networks["text_encoder"].config.vocab_size
         tokenizer = load_tokenizer(profile.folder, files.configs, vocab_size, kind=QWEN)
-        place(networks, device)
-        for part in ("transformer", "vae"):
-            with made_from(part, profile.folder / part / "config.json"):
-                deterministic.prepare(networks[part], vector_layers=VECTOR_LAYERS)
+        prepared = dict.fromkeys(("transformer", "vae"), VECTOR_LAYERS)
+        settle(networks, profile, device, vector_layers=prepared)
         return cls(
             tokenizer=tokenizer,
             **networks,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ..catalog.cache.sizes import weight_count
 from ..catalog.files import SCHEDULER_CONFIG, list_folder, select_files
-from ..catalog.hashing import weights_sha256
+from ..catalog.hashing import file_sha256, weights_sha256
+from ..catalog.layout import Layout
 from ..catalog.profile import ModelProfile
 from ..errors import ModelError, first_sentence
 from ..libraries import quiet
@@ -16,6 +19,7 @@ from ..values.request import SchedulerName
 from .describing import noise_alone
 from .families import family_of
 from .family import Model
+from .locate import layout_for
 from .networks.devices import choose_device, choose_dtype
 
 
@@ -32,24 +36,29 @@ def load(
     Without a `dtype` (`float16`, `bfloat16` or `float32`) it is the 16-bit type of the model's
     family on CUDA, and float32 elsewhere. The networks are prepared by
     `generation.models.networks.deterministic`, so that rows of a batch do not depend on each other;
-    with `compiled` the network's convolutions are left to the compiler.
+    with `compiled` the network's convolutions are left to the compiler. The profile says what the
+    weights are read from, and how memory is saved.
 
     Raises:
         ModelError: a file is broken, the device is not there or its memory too small.
     """
+    _check_compiled(profile, compiled=compiled)
     target = choose_device(device)
     number = choose_dtype(dtype, target, profile.half)
     family = family_of(profile.pipeline)
-    digest = weights_sha256(profile.folder, family.layout)
-    names = list_folder(profile.folder)
-    files = select_files(names, family.layout, f"The model in {profile.folder}")
+    layout = layout_for(family.layout, profile.denoiser)
+    digest = _digest(profile, layout)
+    if profile.denoiser is not None:
+        base = weights_sha256(profile.folder, layout)
+        profile = replace(profile, denoiser=replace(profile.denoiser, base_sha256=base))
+    files = select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
     with quiet(), torch.random.fork_rng(devices=[]):
         kind: type[Model] = family.load()
         model = kind.load(
             profile, files, device=target, dtype=number, compiled=compiled, weights_sha256=digest
         )
         _check_schedulers(model)
-    if weights_sha256(profile.folder, family.layout) != digest:
+    if _digest(profile, layout) != digest:
         raise ModelError(
             f"The files in {profile.folder} changed while they were read; start again when they "
             "are complete."
@@ -69,6 +78,24 @@ def expected_bytes(profile: ModelProfile, *, device: str | None, dtype: str | No
     files = select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
     number = choose_dtype(dtype, choose_device(device), profile.half)
     return weight_count(profile.folder, files) * number.itemsize
+
+
+def _digest(profile: ModelProfile, layout: Layout) -> str:
+    """Return one hash over all that the model's numbers depend on."""
+    also = []
+    if profile.denoiser is not None:
+        also.append(f"{layout.denoiser}\0{file_sha256(profile.denoiser.path)}")
+    if profile.savings.quantize is not None:
+        also.append(f"quantize\0{profile.savings.quantize}")
+    return weights_sha256(profile.folder, layout, also=also)
+
+
+def _check_compiled(profile: ModelProfile, *, compiled: bool) -> None:
+    if compiled and (profile.quantization or profile.savings.offload != "none"):
+        raise ModelError(
+            f"The model {profile.name} is quantised or offloaded, which cannot be compiled; set "
+            "compile = false, or leave out quantize and offload."
+        )
 
 
 def _check_schedulers(model: Model) -> None:

@@ -17,7 +17,6 @@ from ..catalog.files import INDEX, ModelFiles, read_config
 from ..catalog.profile import ModelProfile
 from ..values.request import Told
 from .family import Conditioning
-from .networks import deterministic
 from .networks.building import Make, of_diffusers
 from .text.clip import projected_text_encoder, text_encoder
 from .text.tokenizing import load_tokenizer
@@ -85,9 +84,14 @@ class StableDiffusionXL(WithUNet):
         if dtype == torch.float16 and read_config(folder, "vae/config.json").get("force_upcast", 1):
             dtypes["vae"] = torch.float32
         networks = load_networks(
-            profile, files, NETWORKS, device=device, dtypes=dtypes, compiled=compiled
+            profile,
+            files,
+            NETWORKS,
+            device=device,
+            dtypes=dtypes,
+            compiled=compiled,
+            vector_layers={"text_encoder_2": ("text_projection",)},
         )
-        deterministic.prepare(networks["text_encoder_2"], vector_layers=("text_projection",))
         first, second = (
             load_tokenizer(folder, files.configs, networks[encoder].config.vocab_size, part=part)
             for part, encoder in zip(_TOKENIZERS, _ENCODERS, strict=True)

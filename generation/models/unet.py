@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -17,10 +18,12 @@ from .adapters.conversion import convert_unet
 from .autoencoder_kl import WithAutoencoderKL
 from .family import Conditioning, Predict
 from .guidance import guide
-from .networks import deterministic
-from .networks.building import Make, load_network, made_from
+from .networks.building import Make, load_network
 from .networks.compiling import compile_network
-from .networks.placement import place
+from .networks.deterministic import UNET_VECTOR_LAYERS
+from .networks.placement import settle
+
+_CONVOLUTIONAL: Final = ("unet", "vae")
 
 
 class WithUNet(WithAutoencoderKL, Adaptable):
@@ -98,25 +101,24 @@ def load_networks(
     device: torch.device,
     dtypes: Mapping[str, torch.dtype],
     compiled: bool,
+    vector_layers: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Return the networks that `makes` makes, each of its type in `dtypes`, on `device`.
+    """Return the networks that `makes` makes, each of its type in `dtypes`, for `device`.
 
-    If the UNet will be compiled, it keeps plain convolutions.
+    If the UNet will be compiled, it keeps plain convolutions. `vector_layers` are those of parts
+    beside the UNet and the autoencoder, by part.
 
     Raises:
         ModelError: a file is broken, or the memory of the device is too small.
     """
     networks = {
-        part: load_network(profile.folder, part, make, files, dtypes[part])
-        for part, make in makes.items()
+        part: load_network(profile, part, make, files, dtypes[part]) for part, make in makes.items()
     }
-    place(networks, device)
-    for part in ("unet", "vae"):
-        # A constructor of torch accepts a padding or stride that is no number; this does not.
-        with made_from(part, profile.folder / part / "config.json"):
-            deterministic.prepare(
-                networks[part],
-                vector_layers=deterministic.UNET_VECTOR_LAYERS,
-                pack=part == "vae" or not compiled,
-            )
+    settle(
+        networks,
+        profile,
+        device,
+        vector_layers={**dict.fromkeys(_CONVOLUTIONAL, UNET_VECTOR_LAYERS), **vector_layers},
+        unpacked=("unet",) if compiled else (),
+    )
     return networks

@@ -24,9 +24,8 @@ from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_transformer
 from .autoencoder_kl import WithAutoencoderKL
 from .family import Conditioning, Predict
-from .networks import deterministic
-from .networks.building import Make, load_network, made_from, of_diffusers
-from .networks.placement import place
+from .networks.building import Make, load_network, of_diffusers
+from .networks.placement import settle
 from .text import qwen3
 from .text.tokenizing import QWEN, load_tokenizer
 from .text.tokens import TokenizedPrompt
@@ -98,15 +97,12 @@ class ZImage(WithAutoencoderKL, Adaptable):
         """
         del compiled
         networks = {
-            part: load_network(profile.folder, part, make, files, dtype)
-            for part, make in NETWORKS.items()
+            part: load_network(profile, part, make, files, dtype) for part, make in NETWORKS.items()
         }
         vocab_size = networks["text_encoder"].config.vocab_size
         tokenizer = load_tokenizer(profile.folder, files.configs, vocab_size, kind=QWEN)
-        place(networks, device)
-        for part in ("transformer", "vae"):
-            with made_from(part, profile.folder / part / "config.json"):
-                deterministic.prepare(networks[part], vector_layers=VECTOR_LAYERS)
+        prepared = dict.fromkeys(("transformer", "vae"), VECTOR_LAYERS)
+        settle(networks, profile, device, vector_layers=prepared)
         return cls(
             tokenizer=tokenizer,
             **networks,

@@ -43,6 +43,9 @@ class Recipe:
     network was compiled, which also decides the last bits. `reference_sha256` holds the hashes of
     the references in their order; None without references, and in recipes older than this field.
     `loras` are the LoRAs in the order in which they were merged, each with the hash of its file.
+    `quantization` says how the weights were stored in fewer bits, as in `Q4_K` or `int8`; None for
+    plain weights. `base_sha256` is the hash of the other parts of a model whose denoiser is a file
+    of its own.
     """
 
     prompt: str
@@ -69,6 +72,8 @@ class Recipe:
     read_prompt: str | None = None
     read_negative_prompt: str | None = None
     reference_sha256: Sequence[str] | None = None
+    quantization: str | None = None
+    base_sha256: str | None = None
     spacing: _AnySpacing | None = None
     guidance_rescale: float | None = None
     loras: Sequence[UsedLora] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from accelerate import init_empty_weights
 
 from ...catalog.files import ModelFiles, read_config
 from ...catalog.parts import Place, find_tensors
+from ...catalog.profile import ModelProfile
 from ...catalog.tensors import read_tensors
 from ...errors import ModelError
 
@@ -30,15 +32,24 @@ def of_diffusers(kind: Any) -> Make:
     return lambda config: kind.from_config({k: v for k, v in config.items() if k in known})
 
 
-def load_network(folder: Path, part: str, make: Make, files: ModelFiles, dtype: torch.dtype) -> Any:
-    """Return the network that is a part of the model in `folder`, with weights of type `dtype`.
+def load_network(
+    profile: ModelProfile, part: str, make: Make, files: ModelFiles, dtype: torch.dtype
+) -> Any:
+    """Return the network that is a part of a model, with weights of type `dtype`.
 
     Raises:
         ModelError: a file is broken, or the config and the weights do not fit each other.
     """
+    folder = profile.folder
+    config = read_config(folder, f"{part}/config.json")
+    if part not in files.weights and profile.denoiser is not None:
+        # It needs the converters of diffusers, which take a second to load.
+        from .denoiser import load_denoiser  # noqa: PLC0415
+
+        shapes = expected_shapes(make, part, config, folder / part / "config.json")
+        return load_denoiser(profile.denoiser, partial(make, config), shapes, config, dtype)
     weights = files.weights[part]
     places = find_tensors(folder, part, weights)
-    config = read_config(folder, f"{part}/config.json")
     return build(make, part, config, places, folder / weights.names[0], dtype)
 
 

@@ -24,6 +24,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from .quantized import dequantized
+
 UNET_VECTOR_LAYERS: Final = ("time_embedding.", "add_embedding.", "time_emb_proj")
 """Parts of the names of the layers of diffusers' UNets that get one vector a row."""
 
@@ -95,13 +97,17 @@ def _state(weight: torch.Tensor) -> tuple[int, int, int]:
 
 
 class RowwiseLinear(nn.Module):
-    """A linear layer on `[rows, channels]` that multiplies each row separately."""
+    """A linear layer on `[rows, channels]` that multiplies each row separately.
 
-    def __init__(self, plain: nn.Linear) -> None:
+    It computes in `dtype`. A quantised weight is stored as plain numbers.
+    """
+
+    def __init__(self, plain: nn.Linear, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.in_features, self.out_features = plain.in_features, plain.out_features
         # The weight has the same values and shape as before, laid out for the product below.
-        laid_out = plain.weight.detach().t().contiguous().t()
+        weight = dequantized(plain.weight.detach()).to(dtype)
+        laid_out = weight.t().contiguous().t()
         self.weight = nn.Parameter(laid_out, requires_grad=False)
         self.bias: torch.Tensor | None = plain.bias
 
@@ -138,15 +144,22 @@ class WholeGroupNorm(nn.GroupNorm):
         return super().forward(rows.contiguous())
 
 
-def prepare(network: nn.Module, *, vector_layers: Collection[str] = (), pack: bool = True) -> None:
+def prepare(
+    network: nn.Module,
+    device: torch.device | None = None,
+    *,
+    vector_layers: Collection[str] = (),
+    pack: bool = True,
+) -> None:
     """Replace modules of a network on a CPU in float32; elsewhere choose the best memory layout.
 
-    `network` is changed in place. `vector_layers` are parts of the names of its linear layers that
-    get one vector a row, such as those that read the timestep. Without `pack`, or without oneDNN,
-    convolutions stay as they are.
+    `network` is changed in place. It computes on `device`, or else where its weights are.
+    `vector_layers` are parts of the names of its linear layers that get one vector a row, such as
+    those that read the timestep. Without `pack`, or without oneDNN, convolutions stay as they are.
     """
-    device = next(network.parameters()).device
-    dtype = next(network.parameters()).dtype
+    device = device or next(network.parameters()).device
+    # Quantised weights are bytes, which are computed with in the type of the others.
+    dtype = next(weight.dtype for weight in network.parameters() if weight.is_floating_point())
     if device.type == "cuda":
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     if device.type != "cpu" or dtype != torch.float32:

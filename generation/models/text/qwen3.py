@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from transformers import Qwen3Config, Qwen3Model
 
+from ..networks.placement import computing_device
 from .tokens import TokenizedPrompt
 
 PADDING: Final = -1
@@ -117,7 +118,7 @@ def hidden_states(
     """
     ids = torch.tensor(prompts)
     is_read = ids != PADDING
-    device = encoder.device
+    device = computing_device(encoder)
     states = encoder(
         input_ids=ids.masked_fill(~is_read, padding_id).to(device),
         attention_mask=is_read.to(device),

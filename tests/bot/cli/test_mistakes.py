@@ -10,7 +10,7 @@ from PIL import Image
 
 from bot.cli import generate
 from bot.config import Settings, load_settings
-from bot.listing import ListedModel
+from bot.listing import ListedLora, ListedModel
 from generation.models.locate import starter_folder
 
 from .shell import Shell, sentence
@@ -116,13 +116,17 @@ def test_every_key_of_the_example_config_is_right(shell: Shell, tmp_path: Path) 
         for line in example.read_text().splitlines()
     ]
     text = "\n".join(lines).replace('device = "cuda"', 'device = "cpu"')
-    single, _, model = text.partition("# [[models]]\n")
+    single, first, tables = text.partition("# [[models]]\n")
     (tmp_path / "config.toml").write_text(single)
     settings = load_settings(tmp_path / "config.toml")
-    assert settings.model_fields_set == {*Settings.model_fields} - {"models"}
-    (tmp_path / "config.toml").write_text(f"[[models]]\n{model}")
-    (listed,) = load_settings(tmp_path / "config.toml").models
-    assert listed.model_fields_set == {*ListedModel.model_fields}
+    assert settings.model_fields_set == {*Settings.model_fields} - {"models", "loras"}
+    (tmp_path / "config.toml").write_text((first + tables).replace("# [[", "[["))
+    settings = load_settings(tmp_path / "config.toml")
+    models = {key for listed in settings.models for key in listed.model_fields_set}
+    assert models == {*ListedModel.model_fields}
+    assert {key for lora in settings.loras for key in lora.model_fields_set} == {
+        *ListedLora.model_fields
+    }
 
 
 def test_a_broken_model_gets_one_sentence(shell: Shell, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_sft_is_another_name_of_safetensors(
 
 @pytest.mark.parametrize("name", ["x.gguf", "some/X.GGUF"])
 def test_gguf_is_said_to_be_not_supported(name: str) -> None:
-    with pytest.raises(ModelError, match="is a GGUF file, which is not supported yet"):
+    with pytest.raises(ModelError, match="is a GGUF file, which holds only the denoiser"):
         locate(name)
 
 

@@ -1,0 +1,1 @@
+"""How a model takes less memory, and how much memory its parts take."""
