@@ -21,7 +21,7 @@ from ..requests.mentions import resolve_mentions
 from ..requests.options import RequestOptions
 from ..requests.reference import ImageReference
 from ..requests.uploads import Uploads
-from .models import MODEL_NAME, suggest_models
+from .models import MODEL_NAME, suggest_editors
 from .vary import REFERENCE_LENGTH, suggest_pictures
 
 
@@ -44,7 +44,7 @@ class Edit(commands.Cog):
         seed="The same seed and settings give the same picture",
         model="The model; left out, the first that can edit",
     )
-    @app_commands.autocomplete(model=suggest_models, picture=suggest_pictures)
+    @app_commands.autocomplete(model=suggest_editors, picture=suggest_pictures)
     async def edit(
         self,
         interaction: discord.Interaction[Any],

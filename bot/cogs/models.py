@@ -37,7 +37,20 @@ async def suggest_models(
     interaction: discord.Interaction[Any], current: str
 ) -> list[app_commands.Choice[str]]:
     """Suggest the models that the person may use here and whose names have the typed text."""
+    return _choices(interaction, current, that_edit=False)
+
+
+async def suggest_editors(
+    interaction: discord.Interaction[Any], current: str
+) -> list[app_commands.Choice[str]]:
+    """Suggest what `suggest_models` does, without models that cannot edit pictures."""
+    return _choices(interaction, current, that_edit=True)
+
+
+def _choices(
+    interaction: discord.Interaction[Any], typed: str, *, that_edit: bool
+) -> list[app_commands.Choice[str]]:
     found = services_of(interaction).models.suggestions(
-        requester_of(interaction), current, _CHOICES
+        requester_of(interaction), typed, _CHOICES, that_edit=that_edit
     )
     return [app_commands.Choice(name=model.name, value=model.name) for model in found]

@@ -12,7 +12,7 @@ from generation.values.recipe import Recipe
 from storage.errors import PictureMissing
 from storage.history import History
 from storage.jobs import JobStore
-from storage.records import HistoryEntry, Job, StoredImage
+from storage.records import HistoryEntry, Job, JobKind, StoredImage
 from storage.states import UNFINISHED, JobStatus
 
 from ..delivery.presence import is_gone
@@ -79,7 +79,7 @@ class Lookup:
         """Return a job that the requester may run again.
 
         Raises:
-            MissingInput: the upload that the job started from was not kept.
+            MissingInput: the uploads that the job needs were not kept.
         """
         try:
             return await self.find_job(job_id, requester)
@@ -87,9 +87,10 @@ class Lookup:
             job = await self._store.record(job_id)
             if job is None or job.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
                 raise
+            command = "edit" if job.kind is JobKind.EDIT else "vary"
             raise MissingInput(
                 f"The picture that job {job_id} started from was not kept, since the job made no "
-                "pictures; send it again with /vary."
+                f"pictures; send it again with /{command}."
             ) from error
 
     async def find_image(

@@ -28,10 +28,19 @@ class ModelChoice:
             if may_use(model.listed, requester.person, requester.guild_id)
         ]
 
-    def suggestions(self, requester: Requester, typed: str, limit: int) -> Sequence[OfferedModel]:
-        """Return at most `limit` usable models whose names have `typed` in them."""
+    def suggestions(
+        self, requester: Requester, typed: str, limit: int, *, that_edit: bool = False
+    ) -> Sequence[OfferedModel]:
+        """Return at most `limit` usable models whose names have `typed` in them.
+
+        With `that_edit` they can edit pictures by instruction.
+        """
         folded = typed.strip().casefold()
-        found = [model for model in self.usable(requester) if folded in model.name.casefold()]
+        found = [
+            model
+            for model in self.usable(requester)
+            if folded in model.name.casefold() and (model.profile.most_references or not that_edit)
+        ]
         found.sort(key=lambda model: not model.name.casefold().startswith(folded))
         return found[:limit]
 

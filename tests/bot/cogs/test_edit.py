@@ -196,6 +196,11 @@ async def test_a_mistake_gets_one_sentence(stage: Stage) -> None:
         assert said in await refusal(stage, **options)
 
 
+async def test_only_models_that_can_edit_are_suggested(stage: Stage) -> None:
+    choices = await stage.alice.autocomplete(stage.channel, "edit", "model", "")
+    assert choices == [{"name": "Klein", "value": "Klein"}]
+
+
 def test_a_bot_whose_models_cannot_edit_has_no_such_command(tmp_path: Path, engine: Engine) -> None:
     bot = create_bot(Settings(data=tmp_path / "data"), make_engine=lambda: engine)
     assert not bot.offer.can_edit

@@ -71,6 +71,7 @@ def test_no_prompt_makes_a_message_longer_than_discord_takes(prompt: str) -> Non
         negative_prompt=prompt,
         unread_prompt=prompt,
         strength=0.123456,
+        reference_sha256=["0" * 64] * 4,
         seed=SEED_MAX,
     )
     for text in (

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import Flux2KleinPipeline
 from PIL import Image
 
+from generation.engine import noise
 from generation.engine.engine import Engine
 from generation.errors import InvalidRequest
 from generation.images.pillow import reference_pixels, to_image, to_pixels
@@ -136,6 +139,25 @@ class TestTextToImageAndEditing:
         expected = klein_pipelines.picture(asked, **settings)
         assert_same(own.generate(asked)[0], expected)
         assert not np.array_equal(expected, klein_pipelines.picture(asked))
+
+
+def test_in_bfloat16_it_is_the_pipelines_picture_to_the_last_bit(klein_folder: Path) -> None:
+    """As on a GPU. The pipeline would draw other noise in this type, so it gets the engine's."""
+    model = load(locate(str(klein_folder)), device="cpu", dtype="bfloat16")
+    pipeline = Flux2KleinPipeline.from_pretrained(klein_folder, dtype=torch.bfloat16)
+    pipeline.set_progress_bar_config(disable=True)
+    asked = request(references=(GRADIENT, WIDE), width=96, height=80)
+    drawn = noise.draw(noise.generator(asked.seed), model.latent_shape(96, 80))
+    expected = pipeline(
+        prompt=asked.prompt,
+        image=[to_image(one) for one in asked.reference_pixels],
+        width=96,
+        height=80,
+        num_inference_steps=asked.steps,
+        guidance_scale=1.0,
+        latents=drawn.bfloat16(),
+    ).images[0]
+    assert_same(Engine(model, shared=False).generate(asked)[0], np.asarray(expected))
 
 
 class TestBaseModel:

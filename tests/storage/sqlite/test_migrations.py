@@ -109,6 +109,9 @@ ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
             },
         ),
     ],
+    "m012_references": [
+        ("job_references", {"job_id": 3, "position": 0, "sha256": "a" * 64}),
+    ],
 }
 NAMES = [step.__name__ for step in migrations.STEPS]
 # The schema after each step, as SHA-256. A new step adds a line; the other lines never change.
