@@ -147,7 +147,7 @@ def begin(
     is_guided = request.is_guided and model.profile.is_guided
     positive = embedded[request.told]
     negative = embedded[request.told_negative] if is_guided else None
-    seen = pictures.references
+    seen = {**pictures.references, **model.embed_guidance(request.guidance_scale)}
     return Denoising(
         index=index,
         request=request,

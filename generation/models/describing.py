@@ -18,6 +18,9 @@ from ..values.request import REFERENCES_MAX, SIZE_MAX, SIZE_MIN, SchedulerName
 _STEPS: Final = 30
 _GUIDANCE_SCALE: Final = 7.5
 _XL_GUIDANCE_SCALE: Final = 5.0
+# What diffusers' pipeline for latent consistency models takes.
+_LCM_GUIDANCE_SCALE: Final = 8.5
+_SCALE_WIDTH_LEAST: Final = 4
 _FEW_STEPS: Final = 4
 _FEW_STEPS_KINDS: Final = frozenset({"LCMScheduler", "TCDScheduler"})
 # The names of the classes of diffusers for which a model may have been made.
@@ -57,7 +60,6 @@ _PREDICTIONS: Final = frozenset({"epsilon", "v_prediction"})
 _MORE_CONDITIONS: Final = (
     "class_embed_type",
     "encoder_hid_dim_type",
-    "time_cond_proj_dim",
 )
 
 
@@ -123,7 +125,13 @@ def _unet(
             "download it again or choose another one."
         )
     token_limit, prompt_limit = limits[0]
-    is_fast = makes_pictures_in_few_steps(configs.scheduler.values)
+    # The UNet of a latent consistency model reads the guidance scale, and is not guided besides.
+    reads_scale = unet.values.get("time_cond_proj_dim") is not None
+    if reads_scale and unet.size("time_cond_proj_dim") < _SCALE_WIDTH_LEAST:
+        raise unet.wrong("time_cond_proj_dim", f"at least {_SCALE_WIDTH_LEAST}")
+    is_fast = reads_scale or makes_pictures_in_few_steps(configs.scheduler.values)
+    if is_fast:
+        guidance_scale = _LCM_GUIDANCE_SCALE if reads_scale else 1.0
     return Description(
         native_size=size,
         size_multiple=max(8, pixels),
@@ -133,7 +141,8 @@ def _unet(
         schedulers=fitting(configs.scheduler.values),
         default_scheduler=_own_scheduler(configs.scheduler.values) if is_fast else "ddim",
         default_steps=_FEW_STEPS if is_fast else _STEPS,
-        default_guidance_scale=1.0 if is_fast else guidance_scale,
+        default_guidance_scale=guidance_scale,
+        is_guided=not reads_scale,
     )
 
 

@@ -40,7 +40,13 @@ def _z_image() -> Any:
 STABLE_DIFFUSION: Final = Family(
     name="Stable Diffusion 1 or 2",
     layout=Layout(
-        pipelines=frozenset({"StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"}),
+        pipelines=frozenset(
+            {
+                "StableDiffusionPipeline",
+                "StableDiffusionImg2ImgPipeline",
+                "LatentConsistencyModelPipeline",
+            }
+        ),
         parts={
             "tokenizer": tokenizer("CLIPTokenizer", "CLIPTokenizerFast"),
             "text_encoder": network("transformers", "CLIPTextModel"),

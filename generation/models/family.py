@@ -165,6 +165,12 @@ class Model(Protocol):
         dimensions are latents. There are at most `profile.most_references` references.
         """
 
+    def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:
+        """Return what the network is told of a guidance scale, if the network reads one.
+
+        These are named tensors of one row, to be `beside` the tensors of a text.
+        """
+
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:

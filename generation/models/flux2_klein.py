@@ -196,6 +196,11 @@ class Flux2Klein(Adaptable):
             for number, picture in enumerate(pictures)
         }
 
+    def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:
+        """Return nothing: the transformer reads no guidance scale."""
+        del scale
+        return {}
+
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:

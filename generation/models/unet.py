@@ -17,13 +17,15 @@ from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_unet
 from .autoencoder_kl import WithAutoencoderKL
 from .family import Conditioning, Predict
-from .guidance import guide
+from .guidance import embed_scale, guide
 from .networks.building import Make, load_network
 from .networks.compiling import compile_network
 from .networks.deterministic import UNET_VECTOR_LAYERS
 from .networks.placement import settle
 
 _CONVOLUTIONAL: Final = ("unet", "vae")
+
+_GUIDANCE: Final = "guidance"
 
 
 class WithUNet(WithAutoencoderKL, Adaptable):
@@ -52,6 +54,15 @@ class WithUNet(WithAutoencoderKL, Adaptable):
         """Return nothing: the family reads no references, and the engine refuses them."""
         del pictures
         return {}
+
+    def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:
+        """Return the embedding of a guidance scale for a UNet that is distilled with guidance."""
+        width = self.unet.config.time_cond_proj_dim
+        if width is None:
+            return {}
+        # The pipelines of diffusers count from 0, as the paper on latent consistency models does.
+        embedding = embed_scale(torch.tensor([scale - 1.0]), width)
+        return {_GUIDANCE: embedding.to(device=self.device, dtype=self.dtype)}
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
@@ -83,6 +94,7 @@ class WithUNet(WithAutoencoderKL, Adaptable):
         prediction: torch.Tensor = unet(
             latents,
             timesteps.to(self.device),
+            timestep_cond=conditioning.tensors.get(_GUIDANCE),
             **self._conditions(latents, conditioning),
             return_dict=False,
         )[0]

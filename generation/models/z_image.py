@@ -177,6 +177,11 @@ class ZImage(WithAutoencoderKL, Adaptable):
         """
         return conditional + (scale - 1.0) * (conditional - unconditional)
 
+    def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:
+        """Return nothing: the transformer reads no guidance scale."""
+        del scale
+        return {}
+
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:

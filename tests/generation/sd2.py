@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -30,16 +31,19 @@ SCHEDULER: Final = {
 """The config of the first release for 768 pixels."""
 
 
-def make_sd2(folder: Path) -> None:
-    """Save an untrained Stable Diffusion 2 for pictures of 64 pixels, always the same."""
+def make_sd2(folder: Path, **unet: Any) -> None:
+    """Save an untrained Stable Diffusion 2 for pictures of 64 pixels, always the same.
+
+    `unet` are further values for the config of the UNet.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        _pipeline().save_pretrained(folder)
+        _pipeline(unet).save_pretrained(folder)
     file = folder / "scheduler/scheduler_config.json"
     file.write_text(json.dumps(SCHEDULER, indent=2), encoding="utf-8")
 
 
-def _pipeline() -> StableDiffusionPipeline:
+def _pipeline(unet_values: Mapping[str, Any]) -> StableDiffusionPipeline:
     plain = byte_tokenizer()
     tokenizer = CLIPTokenizer(
         vocab=plain.get_vocab(), merges=[("r", "a")], model_max_length=77, pad_token="!"
@@ -67,6 +71,7 @@ def _pipeline() -> StableDiffusionPipeline:
         cross_attention_dim=_WIDTH,
         use_linear_projection=True,
         upcast_attention=True,
+        **unet_values,
     )
     vae = AutoencoderKL(
         block_out_channels=(8, 8, 16, 16),

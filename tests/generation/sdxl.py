@@ -50,20 +50,25 @@ SCHEDULER: Final = {
 """The config of the first release."""
 
 
-def make_sdxl(folder: Path, *, vae: Mapping[str, Any] | None = None) -> None:
+def make_sdxl(
+    folder: Path,
+    *,
+    vae: Mapping[str, Any] | None = None,
+    unet: Mapping[str, Any] | None = None,
+) -> None:
     """Save an untrained Stable Diffusion XL for pictures of 64 pixels, always the same.
 
-    `vae` are further values for the config of the autoencoder.
+    `vae` and `unet` are further values for the configs of these networks.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(10)
-        pipeline = _pipeline(vae or {})
+        pipeline = _pipeline(vae or {}, unet or {})
     pipeline.save_pretrained(folder)
     file = folder / "scheduler/scheduler_config.json"
     file.write_text(json.dumps(SCHEDULER, indent=2), encoding="utf-8")
 
 
-def _pipeline(vae: Mapping[str, Any]) -> StableDiffusionXLPipeline:
+def _pipeline(vae: Mapping[str, Any], unet: Mapping[str, Any]) -> StableDiffusionXLPipeline:
     first = byte_tokenizer()
     # The second tokenizer pads with "!", as in the release.
     second = CLIPTokenizer(
@@ -97,6 +102,7 @@ def _pipeline(vae: Mapping[str, Any]) -> StableDiffusionXLPipeline:
             addition_embed_type="text_time",
             addition_time_embed_dim=_SIZE_WIDTH,
             projection_class_embeddings_input_dim=6 * _SIZE_WIDTH + _PROJECTION,
+            **unet,
         ),
         scheduler=EulerDiscreteScheduler(),
         add_watermarker=False,

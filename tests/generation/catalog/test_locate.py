@@ -178,7 +178,7 @@ def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipel
         ("unet/config.json", {"out_channels": 7}, "out_channels = 7"),
         ("unet/config.json", {"sample_size": None}, "sample_size = None"),
         ("unet/config.json", {"cross_attention_dim": 768}, "the text encoder's 192"),
-        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim = 256"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type = 'timestep'"),
         ("vae/config.json", {"block_out_channels": []}, "block_out_channels"),
         ("vae/config.json", {"block_out_channels": "many"}, "block_out_channels"),
         ("text_encoder/config.json", {"max_position_embeddings": -1}, "max_position_embeddings"),

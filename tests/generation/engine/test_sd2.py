@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import StableDiffusionPipeline
+import torch
+from diffusers import (
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    StableDiffusionPipeline,
+)
 
 from generation.catalog import single_file
 from generation.catalog.files import list_folder, read_config, select_configs
@@ -22,7 +29,7 @@ from generation.models.text.tokenizing import load_tokenizer
 
 from ..examples import a_request, gradient
 from ..pipelines import Pipelines, pixels
-from ..sd2 import make_sd2, reference_sd2
+from ..sd2 import SCHEDULER, make_sd2, reference_sd2
 from ..single_file import write_sd2_file
 
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -31,6 +38,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "rescaled": {"guidance_scale": 9.0, "guidance_rescale": 0.7},
     "wide": {"width": 104, "scheduler": "euler", "negative_prompt": "dark"},
     "similar": {"source": gradient(), "strength": 0.6, "steps": 5},
+}
+LCM = {
+    key: value
+    for key, value in SCHEDULER.items()
+    if not key.startswith("_") and key != "skip_prk_steps"
 }
 KIND = STABLE_DIFFUSION.single_files[1]
 
@@ -127,3 +139,40 @@ def test_the_configs_that_come_with_the_package_are_those_of_the_release(
         tokenizer = load_tokenizer(folder, names, 49_408)
     ids = tokenizer("a photo of a cat", padding="max_length", max_length=9).input_ids
     assert ids == [49_406, 320, 1_125, 539, 320, 2_368, 49_407, 0, 0]
+
+
+def test_a_latent_consistency_model_makes_the_pictures_of_its_own_pipeline(tmp_path: Path) -> None:
+    folder = tmp_path / "lcm"
+    make_sd2(folder, time_cond_proj_dim=16)
+    edit(folder / "model_index.json", _class_name="LatentConsistencyModelPipeline")
+    edit(
+        folder / "scheduler/scheduler_config.json",
+        _class_name="LCMScheduler",
+        original_inference_steps=50,
+    )
+    found = locate(str(folder))
+    assert (found.default_scheduler, found.default_steps, found.is_guided) == ("lcm", 4, False)
+    engine, pipelines = Engine(load(found, device="cpu"), shared=False), reference_sd2(folder)
+    own = LatentConsistencyModelPipeline(
+        **{**pipelines.text.components, "scheduler": LCMScheduler(**LCM)},
+        requires_safety_checker=False,
+    )
+    own.set_progress_bar_config(disable=True)
+    request = a_request(scheduler="lcm", steps=4, guidance_scale=8.5)
+    expected = own(
+        request.prompt,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+    ).images[0]
+    np.testing.assert_array_equal(pixels(engine.generate(request)[0]), np.asarray(expected))
+    # Its pipeline for image to image takes other steps; this is Stable Diffusion's.
+    similar = dataclasses.replace(request, source=gradient(), strength=0.5)
+    made = pixels(engine.generate(similar)[0])
+    np.testing.assert_array_equal(made, pipelines.picture(similar))
+
+
+def edit(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))

@@ -27,6 +27,7 @@ ZERO_SNR: dict[str, Any] = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
+LCM = {"_class_name": "LCMScheduler", "original_inference_steps": 50}
 TEXTS: dict[str, dict[str, Any]] = {
     "no negative prompt": {"guidance_scale": 7.5},
     "a negative prompt": {"guidance_scale": 5.0, "negative_prompt": "dark"},
@@ -178,6 +179,56 @@ def test_latents_with_a_mean_and_a_deviation_are_scaled_as_in_the_pipeline(tmp_p
     pipelines = reference_sdxl(folder)
     for request in (a_request(), a_request(source=gradient(), strength=0.6, steps=5)):
         assert_same(engine.generate(request)[0], pipelines.picture(request))
+
+
+@pytest.fixture(scope="module")
+def lcm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("models") / "lcm-sdxl"
+    make_sdxl(made, unet={"time_cond_proj_dim": 15})
+    file = made / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | LCM))
+    return made
+
+
+@pytest.fixture(scope="module")
+def lcm(lcm_folder: Path) -> Engine:
+    return Engine(load(locate(str(lcm_folder)), device="cpu"))
+
+
+class TestLatentConsistency:
+    """A UNet that reads the guidance scale, and takes no second row for it."""
+
+    def test_its_configs_say_so(self, lcm_folder: Path) -> None:
+        found = locate(str(lcm_folder))
+        assert (found.default_steps, found.default_guidance_scale) == (4, 8.5)
+        assert found.default_scheduler == "lcm"
+        assert not found.is_guided
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"guidance_scale": 8.5, "negative_prompt": "unread"},
+            {"guidance_scale": 1.0},
+            {"guidance_scale": 3.0, "source": gradient(), "strength": 0.5},
+        ],
+        ids=["guided", "plain", "similar"],
+    )
+    def test_it_is_the_pipelines_picture_to_the_last_bit(
+        self, lcm_folder: Path, lcm: Engine, changes: dict[str, Any]
+    ) -> None:
+        request = a_request(scheduler="lcm", steps=4, **changes)
+        assert_same(lcm.generate(request)[0], reference_sdxl(lcm_folder).picture(request))
+
+    def test_pictures_of_different_guidance_scales_share_a_call(self, lcm: Engine) -> None:
+        requests = [a_request(scheduler="lcm", guidance_scale=scale) for scale in (1.0, 4.0, 8.5)]
+        images = [image for request in requests for image in begin(lcm, request)]
+        assert len({image.batch_key for image in images}) == 1
+        assert [image.rows for image in images] == [1, 1, 1]
+        alone = [lcm.generate(request)[0].pixels for request in requests]
+        assert len({picture.rgb for picture in alone}) == 3
+        while not all(image.done for image in images):
+            lcm.step(images)
+        assert [found(image).pixels for image in lcm.finish(images)] == alone
 
 
 class TestSharedCalls:

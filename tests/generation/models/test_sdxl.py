@@ -109,7 +109,7 @@ def test_a_refiner_is_refused_as_what_it_is(folder: Path) -> None:
         ("unet/config.json", {"addition_time_embed_dim": 16}, "instead of 116 (text and sizes)"),
         ("unet/config.json", {"cross_attention_dim": 16}, "the text encoder's 40"),
         ("unet/config.json", {"in_channels": 9}, "inpainting"),
-        ("unet/config.json", {"time_cond_proj_dim": 256}, "time_cond_proj_dim = 256"),
+        ("unet/config.json", {"time_cond_proj_dim": 3}, "time_cond_proj_dim = 3"),
         ("text_encoder_2/config.json", {"projection_dim": 21}, "instead of 69 (text and sizes)"),
         ("tokenizer_2/tokenizer_config.json", {"model_max_length": 20}, "different lengths"),
         ("vae/config.json", {"scaling_factor": 0}, "scaling_factor = 0"),
