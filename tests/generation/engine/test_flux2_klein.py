@@ -13,7 +13,7 @@ import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 
-from generation.engine import noise
+from generation.engine import networks, noise
 from generation.engine.engine import Engine
 from generation.errors import InvalidRequest
 from generation.images.pillow import reference_pixels, to_image, to_pixels
@@ -229,7 +229,8 @@ class TestBesideOthers:
     ) -> None:
         requests = [request(**changes) for changes in MANY]
         together = step_by_step(engine, requests)
-        again = Engine(load(locate(str(klein_folder)), device="cpu", dtype="float32"))
+        model = load(locate(str(klein_folder)), device="cpu", dtype="float32")
+        again = Engine(model, shared=False)
         for asked, made in zip(requests, together, strict=True):
             [alone] = again.generate(asked)
             assert alone == made
@@ -241,6 +242,23 @@ class TestBesideOthers:
         assert keys[1] == keys[2] == keys[3]
         others = [keys[0], keys[1], keys[4], keys[5], keys[6]]
         assert len(set(others)) == len(others)
+
+    def test_calls_with_references_are_estimated_from_those_without(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Measuring each new shape would keep all others waiting."""
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("measured again")
+
+        measured = engine.measured().step_seconds
+        monkeypatch.setattr(networks, "measure", refuse)
+        # Its rows have 52 places where others have 16.
+        [image] = begin(engine, request(references=(BLUE, RED), steps=1))
+        sizes = engine._networks.sizes(image.latents.shape, image.conditional)
+        assert sizes.most <= max(2, max(measured) * 16 // 52)
+        engine.step([image])
+        assert image.done
 
 
 def step_by_step(engine: Engine, requests: list[GenerationRequest]) -> list[GeneratedImage]:
