@@ -169,7 +169,7 @@ class ImagineBot(commands.Bot):
             ages=ages,
             http=self.http,
         )
-        models = ModelChoice(self.offer)
+        models = ModelChoice(self.offer, queue.weights_sha256)
         self.services = Services(
             rate_limit=RateLimit(),
             jobs=self.service,

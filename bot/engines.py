@@ -20,6 +20,7 @@ from . import console
 from .config import Settings
 
 if TYPE_CHECKING:
+    from generation.engine.calibration import Learned
     from generation.engine.engine import Engine
     from generation.engine.pool import EnginePool
 
@@ -52,11 +53,13 @@ def load_engine(
     *,
     shared: bool,
     on_sign: OnSign = lambda _: None,
+    learned: Learned | None = None,
 ) -> Engine:
     """Return an engine in this process, with the model loaded.
 
     With `shared` the engine makes pictures of several requests at once. `on_sign` is called after
-    each network call, and before a model is loaded.
+    each network call, and before a model is loaded. `learned` is what an engine with the same model
+    measured before.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -72,6 +75,8 @@ def load_engine(
         shared=shared,
         library=lora_library(settings),
         on_sign=on_sign,
+        # Measuring is what compiles a model.
+        learned=None if settings.compile else learned,
         load_in_float32=partial(load, profile, device=settings.device, dtype="float32"),
     )
 
@@ -149,7 +154,7 @@ def open_pool(
 
     models = {
         name: Loadable(
-            partial(load_engine, settings, profile, shared=True, on_sign=on_sign),
+            partial(_reload, settings, profile, on_sign),
             _expected_bytes(settings, profile),
         )
         for name, profile in profiles.items()
@@ -157,6 +162,12 @@ def open_pool(
     gigabytes = settings.model_memory_gb
     budget = None if gigabytes is None else int(gigabytes * 1e9)
     return EnginePool(models, budget=budget, on_sign=on_sign)
+
+
+def _reload(
+    settings: Settings, profile: ModelProfile, on_sign: OnSign, learned: Learned | None
+) -> Engine:
+    return load_engine(settings, profile, shared=True, on_sign=on_sign, learned=learned)
 
 
 def _expected_bytes(settings: Settings, profile: ModelProfile) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from generation.values.recipe import Recipe
@@ -15,10 +15,14 @@ from .requester import Requester
 
 
 class ModelChoice:
-    """Chooses the model of a request, among those that the requester may use here."""
+    """Chooses the model of a request, among those that the requester may use here.
 
-    def __init__(self, offer: ModelOffer) -> None:
+    `sha256_of` returns the hash of a model by its name, if it is known.
+    """
+
+    def __init__(self, offer: ModelOffer, sha256_of: Callable[[str], str | None]) -> None:
         self._offer = offer
+        self._sha256_of = sha256_of
 
     def usable(self, requester: Requester) -> list[OfferedModel]:
         """Return the models that the requester may use here, the default first."""
@@ -100,7 +104,7 @@ class ModelChoice:
             NoSuchModel: the model is not here any more.
             NotAllowed: the requester may not use it here.
         """
-        return self._checked(self._offer.maker_of(model, recipe), requester)
+        return self._checked(self._offer.maker_of(model, recipe, self._sha256_of), requester)
 
     def _checked(self, model: OfferedModel, requester: Requester) -> RequestBuilder:
         check_may_use(model.listed, requester.person, requester.guild_id)

@@ -117,17 +117,29 @@ class ModelOffer:
                 )
         raise NoSuchModel(f"There is no model {name[:80]!r} here; /models lists those that are.")
 
-    def maker_of(self, model: str | None, recipe: Recipe | None = None) -> OfferedModel:
+    def maker_of(
+        self,
+        model: str | None,
+        recipe: Recipe | None = None,
+        sha256_of: Callable[[str], str | None] = lambda _: None,
+    ) -> OfferedModel:
         """Return the model that made a picture, or that a job asked for.
 
-        `model` is the name in the job; None, in older jobs, stands for the default model. If the
-        operator gave the model another name, the `recipe` of the picture tells which one it is.
+        `model` is the name in the job; None, in older jobs, stands for the default model. The
+        operator may have given the name to other weights, or the weights another name: then the
+        `recipe` tells which model it is. `sha256_of` returns the hash of a model, if it is known.
 
         Raises:
             NoSuchModel: the model is not here any more.
         """
         if model is None:
             return self.default
+        if recipe is not None:
+            same = {
+                offer.name: offer for offer in self if sha256_of(offer.name) == recipe.model_sha256
+            }
+            if same:
+                return same.get(model) or next(iter(same.values()))
         try:
             return self.find(model)
         except NoSuchModel:

@@ -27,17 +27,30 @@ class Autoencoder:
     """The autoencoder of a model.
 
     With `exact` a picture is the same to the last bit whatever is decoded beside it. Without
-    `shared` each picture is decoded alone.
+    `shared` each picture is decoded alone. `known` are sizes that were measured of the same model
+    before.
     """
 
-    def __init__(self, model: Model, *, exact: bool, shared: bool) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        exact: bool,
+        shared: bool,
+        known: Mapping[tuple[int, ...], Sizes] | None = None,
+    ) -> None:
         self._model = model
         savings = model.profile.savings
         self._shared = shared and not savings.decoder_slicing
         self._tile = savings.decoder_tile
         self._bounds = Bounds(base=1, ladder=_LADDER, seconds=_SECONDS, exact=exact)
-        self._sizes: dict[tuple[int, ...], Sizes] = {}
+        self._sizes = dict(known or {})
         self._colours = self._fit_colours()
+
+    @property
+    def known_sizes(self) -> Mapping[tuple[int, ...], Sizes]:
+        """Return the sizes of calls that were measured, by the shape of one row."""
+        return self._sizes
 
     @property
     def native_shape(self) -> tuple[int, int, int, int]:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -43,6 +43,22 @@ class Bounds:
     ladder: tuple[int, ...] = LADDER
     seconds: float = 0.5
     exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """What was measured of a model on this device: the sizes of its calls.
+
+    The same model can use it when it is loaded again. `steps` and `decoding` are by the shapes of
+    one row, `threads` by the shapes of whole calls. `native` is the shape in `steps` that was
+    measured; the others were estimated from it.
+    """
+
+    text: Sizes
+    decoding: Mapping[tuple[int, ...], Sizes]
+    steps: Mapping[Any, Sizes]
+    threads: Mapping[Any, int]
+    native: Any
 
 
 def measure(call: Call, bounds: Bounds, device: torch.device) -> Sizes:

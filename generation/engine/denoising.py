@@ -162,6 +162,20 @@ def begin(
     )
 
 
+def begin_all(
+    request: GenerationRequest,
+    networks: Networks,
+    embedded: Mapping[Told, Embedding],
+    adaptation: Adaptation | None,
+) -> list[Denoising]:
+    """Return all images of a job at their first step; its pictures are encoded once for all."""
+    pictures = networks.encode_pictures(request)
+    return [
+        begin(request.alone(index), index, networks, embedded, pictures, adaptation=adaptation)
+        for index in range(request.count)
+    ]
+
+
 def first_latents(
     request: GenerationRequest,
     sampler: Sampler,

@@ -34,16 +34,18 @@ class TextEmbedder:
 
     With `exact` an embedding is the same to the last bit whatever is embedded beside it.
     Without `shared` each text is embedded alone, and so is a text that has another number of tokens
-    than the one that was measured.
+    than the one that was measured. `sizes` are those that were measured of the same model before.
     """
 
-    def __init__(self, adapted: AdaptedModels, *, exact: bool, shared: bool) -> None:
+    def __init__(
+        self, adapted: AdaptedModels, *, exact: bool, shared: bool, sizes: Sizes | None = None
+    ) -> None:
         self._adapted = adapted
         self._cache: OrderedDict[tuple[Told, Hashable], Embedding] = OrderedDict()
         model = adapted.model(None)
         tokens = model.sample_tokens()
         self._measured = len(tokens)
-        self._sizes: Sizes = measure(
+        self.sizes = sizes or measure(
             lambda rows: torch.cat([row.flat() for row in model.encode([tokens] * rows)]),
             Bounds(base=1, ladder=_LADDER if shared else (), exact=exact),
             model.device,
@@ -79,7 +81,7 @@ class TextEmbedder:
         """Return the conditioning of each prompt, from calls of the measured sizes."""
         encoded: dict[tuple[int, ...], Conditioning] = {}
         waiting = [prompt for prompt in prompts if len(prompt) == self._measured]
-        for size in self._sizes.split(len(waiting)):
+        for size in self.sizes.split(len(waiting)):
             group, waiting = waiting[:size], waiting[size:]
             rows = model.encode([*group, *[group[-1]] * (size - len(group))])
             encoded |= zip(group, rows, strict=False)

@@ -12,12 +12,13 @@ all networks.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 
 from ..catalog.loras import NO_LORAS, LoraLibrary
+from ..catalog.profile import ModelProfile
 from ..errors import GenerationError, InvalidRequest, OutOfMemory, PictureRefused
 from ..models.family import Model
 from ..postprocess import stages as postprocess
@@ -30,10 +31,9 @@ from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest, Told
 from ..workers.protocol import OnSign
 from . import denoising, recovery
-from .adaptation import Adaptation
 from .autoencoder import rounded
+from .calibration import Learned
 from .denoising import Denoising, SuspendedImage
-from .embeddings import Embedding
 from .memory import attempt
 from .networks import Networks
 from .recipes import library_versions, recipe_of
@@ -62,6 +62,7 @@ class Engine:
         stages: Sequence[Stage] = (),
         library: LoraLibrary = NO_LORAS,
         on_sign: OnSign = lambda _: None,
+        learned: Learned | None = None,
     ) -> None:
         exact = deterministic or model.device.type == "cpu"
         self._profile = model.profile
@@ -70,13 +71,28 @@ class Engine:
         self._on_sign = on_sign
         with torch.inference_mode():
             self._networks = Networks(
-                model, exact=exact, compiled=compiled, shared=shared, library=library
+                model,
+                exact=exact,
+                compiled=compiled,
+                shared=shared,
+                library=library,
+                learned=learned,
             )
         self._second_attempt = recovery.SecondAttempt(
             self._networks, load_in_float32, exact=exact, on_sign=on_sign
         )
         self._versions = library_versions()
         self._images: weakref.WeakSet[Denoising] = weakref.WeakSet()
+
+    @property
+    def learned(self) -> Learned:
+        """Return what was measured, for an engine with the same model on the same device."""
+        return self._networks.learned
+
+    @property
+    def weights_sha256(self) -> str:
+        """Return the hash of the model's files."""
+        return self._networks.model.weights_sha256
 
     @torch.inference_mode()
     def measured(self) -> Measured:
@@ -190,7 +206,7 @@ class Engine:
             OutOfMemory: the request does not fit into the memory.
             NotFinite: the numbers overflow, even in float32.
         """
-        self._check_tile(decoder_tile)
+        _check_tile(self._networks.model.tile_multiple, decoder_tile)
         (images,) = self.begin([request])
         if isinstance(images, GenerationError):
             raise images
@@ -210,35 +226,6 @@ class Engine:
                     pictures[image.index] = picture
         return [pictures[image.index] for image in images]
 
-    def _check_tile(self, tile: int | None) -> None:
-        multiple = self._networks.model.tile_multiple
-        if tile and (tile < multiple or tile % multiple):
-            raise InvalidRequest(
-                "decoder_tile",
-                f"The decoder tile is {tile}; this model needs a multiple of {multiple}.",
-            )
-
-    def _check_size(self, request: GenerationRequest) -> None:
-        multiple = self._profile.size_multiple
-        for name, value in (("width", request.width), ("height", request.height)):
-            if value % multiple:
-                raise InvalidRequest(
-                    name,
-                    f"The {name} is {value}; the model {self._profile.name} needs a "
-                    f"multiple of {multiple}.",
-                )
-
-    def _check_references(self, request: GenerationRequest) -> None:
-        self._profile.check_references(len(request.references))
-        multiple = self._profile.size_multiple
-        for number, picture in enumerate(request.references, 1):
-            if picture.width % multiple or picture.height % multiple:
-                raise InvalidRequest(
-                    "references",
-                    f"Reference picture {number} is {picture.width}x{picture.height}; the model "
-                    f"{self._profile.name} needs multiples of {multiple}.",
-                )
-
     def _embed_together(self, requests: Sequence[GenerationRequest]) -> None:
         """Embed and cache the texts of all requests without LoRAs, in as few calls as possible.
 
@@ -250,35 +237,15 @@ class Engine:
 
     def _begin(self, request: GenerationRequest) -> list[Denoising] | GenerationError:
         try:
-            self._check_size(request)
-            self._check_references(request)
+            _check_size(self._profile, request)
+            _check_references(self._profile, request)
             fitting.check(request, self._profile.scheduler_config)
             adaptation = self._networks.adapted.find(request.loras)
             told = denoising.texts(request, self._profile)
             embedded = self._networks.text.embed(told, adaptation)
-            return self._begin_images(request, embedded, adaptation)
+            return denoising.begin_all(request, self._networks, embedded, adaptation)
         except GenerationError as error:
             return error.with_traceback(None)
-
-    def _begin_images(
-        self,
-        request: GenerationRequest,
-        embedded: Mapping[Told, Embedding],
-        adaptation: Adaptation | None,
-    ) -> list[Denoising]:
-        # The pictures of the request are encoded once for all of its images.
-        pictures = self._networks.encode_pictures(request)
-        return [
-            denoising.begin(
-                request.alone(index),
-                index,
-                self._networks,
-                embedded,
-                pictures,
-                adaptation=adaptation,
-            )
-            for index in range(request.count)
-        ]
 
     def _synchronize(self) -> None:
         """Wait until the device has done what this step launched.
@@ -309,3 +276,33 @@ class Engine:
             return
         recipe = recipe_of(image, pixels.sha256, self._versions)
         finished[image] = GeneratedImage(index=image.index, pixels=pixels, recipe=recipe)
+
+
+def _check_tile(multiple: int, tile: int | None) -> None:
+    if tile and (tile < multiple or tile % multiple):
+        raise InvalidRequest(
+            "decoder_tile",
+            f"The decoder tile is {tile}; this model needs a multiple of {multiple}.",
+        )
+
+
+def _check_size(profile: ModelProfile, request: GenerationRequest) -> None:
+    multiple = profile.size_multiple
+    for name, value in (("width", request.width), ("height", request.height)):
+        if value % multiple:
+            raise InvalidRequest(
+                name,
+                f"The {name} is {value}; the model {profile.name} needs a multiple of {multiple}.",
+            )
+
+
+def _check_references(profile: ModelProfile, request: GenerationRequest) -> None:
+    profile.check_references(len(request.references))
+    multiple = profile.size_multiple
+    for number, picture in enumerate(request.references, 1):
+        if picture.width % multiple or picture.height % multiple:
+            raise InvalidRequest(
+                "references",
+                f"Reference picture {number} is {picture.width}x{picture.height}; the model "
+                f"{profile.name} needs multiples of {multiple}.",
+            )

@@ -19,7 +19,16 @@ from ..values.request import GenerationRequest
 from . import noise
 from .adaptation import Adaptation, AdaptedModels
 from .autoencoder import Autoencoder
-from .calibration import LADDER, Bounds, Call, carry_over, computing_on, fewer_threads, measure
+from .calibration import (
+    LADDER,
+    Bounds,
+    Call,
+    Learned,
+    carry_over,
+    computing_on,
+    fewer_threads,
+    measure,
+)
 from .embeddings import TextEmbedder
 from .memory import attempt
 
@@ -52,7 +61,8 @@ class Networks:
     With `exact` only calls are made whose rows are the same to the last bit. With `compiled` the
     network is compiled for pictures of the model's own size alone: each further shape would take
     minutes, in which no picture is made. Without `shared` nothing is measured, and each image has
-    calls of its own. `library` has the LoRAs; with LoRAs nothing is compiled.
+    calls of its own. `library` has the LoRAs; with LoRAs nothing is compiled. What was `learned` of
+    the same model before is not measured again.
     """
 
     def __init__(
@@ -63,21 +73,37 @@ class Networks:
         compiled: bool,
         shared: bool = True,
         library: LoraLibrary = NO_LORAS,
+        learned: Learned | None = None,
     ) -> None:
         self.model = model
         self.adapted = AdaptedModels(model, library)
-        self.text = TextEmbedder(self.adapted, exact=exact, shared=shared)
-        self.autoencoder = Autoencoder(model, exact=exact, shared=shared)
+        sizes = None if learned is None else learned.text
+        self.text = TextEmbedder(self.adapted, exact=exact, shared=shared, sizes=sizes)
+        known = None if learned is None else learned.decoding
+        self.autoencoder = Autoencoder(model, exact=exact, shared=shared, known=known)
         self._compiled: Predict | None = model.compiled() if compiled else None
         self._shared = shared
         self._bounds = Bounds(base=_BASE, ladder=LADDER, exact=exact)
-        self._whole: dict[_Key, Sizes] = {}
-        self._sizes: dict[_Key, Sizes] = {}
+        self._whole: dict[_Key, Sizes] = {} if learned is None else dict(learned.steps)
+        self._sizes = self._whole.copy()
         # What was measured: the model's own size, with the text that came first.
-        self._native: _Key | None = None
+        self._native: _Key | None = None if learned is None else learned.native
         self._changed_at: float | None = None
         self._tunes_threads = not compiled and model.device.type == "cpu"
         self._threads: dict[tuple[torch.Size, Shapes], int] = {}
+        if learned is not None:
+            self._threads |= learned.threads
+
+    @property
+    def learned(self) -> Learned:
+        """Return what was measured, for the same model when it is loaded again."""
+        return Learned(
+            text=self.text.sizes,
+            decoding=dict(self.autoencoder.known_sizes),
+            steps=dict(self._whole),
+            threads=dict(self._threads),
+            native=self._native,
+        )
 
     def is_compiled_for(
         self, latents: torch.Size, told: Conditioning, adaptation: Adaptation | None

@@ -22,6 +22,7 @@ from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest
 from ..workers.protocol import ModelLoad, OnSign
+from .calibration import Learned
 from .denoising import Denoising, SuspendedImage
 from .engine import Engine
 
@@ -37,9 +38,12 @@ _RETRY_SECONDS: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Loadable:
-    """A model that may be loaded; its weights take about `size` bytes of memory."""
+    """A model that may be loaded; its weights take about `size` bytes of memory.
 
-    load: Callable[[], Engine]
+    `load` gets what was learned of the model when it was in memory before.
+    """
+
+    load: Callable[[Learned | None], Engine]
     size: int
 
 
@@ -64,6 +68,7 @@ class EnginePool:
         # The least recently used first.
         self._engines: dict[str, Engine] = {}
         self._sizes = {name: model.size for name, model in models.items()}
+        self._learned: dict[str, Learned] = {}
         self._suspended: dict[str, list[SuspendedImage]] = {}
         self._failed: dict[str, tuple[float, GenerationError]] = {}
 
@@ -78,10 +83,12 @@ class EnginePool:
     def load(self, model: str) -> ModelLoad:
         """Load a model, if it is not in memory, and return which models are."""
         measured: Measured | None = None
+        sha256: str | None = None
         failure = self._recent_failure(model)
         if failure is None:
             try:
-                measured = self._engine(model).measured()
+                engine = self._engine(model)
+                measured, sha256 = engine.measured(), engine.weights_sha256
             except GenerationError as error:
                 failure = error.with_traceback(None)
             if failure is not None:
@@ -92,6 +99,7 @@ class EnginePool:
             failure=failure,
             loaded=frozenset(self._engines),
             beside=frozenset(name for name in self._models if self._fits(name)),
+            weights_sha256=sha256,
         )
 
     def begin(
@@ -184,7 +192,7 @@ class EnginePool:
         log.info("Loading the model %s", model)
         before = _allocated()
         try:
-            engine = self._models[model].load()
+            engine = self._models[model].load(self._learned.get(model))
             engine.measured()
         except (ModelTooLarge, torch.OutOfMemoryError) as error:
             if not self._engines:
@@ -209,8 +217,10 @@ class EnginePool:
 
     def _drop(self, model: str) -> None:
         log.info("The model %s leaves the memory", model)
-        self._suspended.setdefault(model, []).extend(self._engines[model].suspend())
-        del self._engines[model]
+        engine = self._engines.pop(model)
+        self._learned[model] = engine.learned
+        self._suspended.setdefault(model, []).extend(engine.suspend())
+        del engine
         # The networks refer to each other in circles.
         gc.collect()
         if torch.cuda.is_available():

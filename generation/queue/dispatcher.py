@@ -37,6 +37,8 @@ class Dispatcher:
     ) -> None:
         self._turns = turns
         self._default_model = default_model
+        self.weights_sha256: dict[str, str] = {}
+        """The hashes of the models that were loaded since the start."""
         self._forget_models()
         self._inbox = inbox
         self._updates = JobUpdates()
@@ -159,6 +161,8 @@ class Dispatcher:
         if speed is not None:
             self._turns.speeds[model] = speed
         self._turns.ready = frozenset((*result.loaded, *result.beside))
+        if result.weights_sha256 is not None:
+            self.weights_sha256[model] = result.weights_sha256
         self._handle_answer()
         self._start_turns()
 

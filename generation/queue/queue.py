@@ -111,6 +111,10 @@ class GenerationQueue(Generic[I]):
         """Return whether the engine is lost for good."""
         return self._dispatcher.died.done()
 
+    def weights_sha256(self, model: str) -> str | None:
+        """Return the hash of a model's files, if the model was loaded since the start."""
+        return self._dispatcher.weights_sha256.get(model)
+
     @property
     def waiting(self) -> int:
         """Return how many jobs wait, with the places that are reserved."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
-from ..errors import GenerationError
+from ..errors import EngineLost, GenerationError
 from ..timing import Measured
+from ..values.events import Progress
 from ..values.recipe import GeneratedImage
-from ..workers.protocol import I
+from ..workers.protocol import EngineLike, I
 from .tickets import Ticket
 from .turns import FairSizes
+
+log = logging.getLogger(__name__)
 
 _Kind = tuple[str | None, int, int]
 
@@ -39,6 +44,28 @@ class RunningJob(Generic[I]):
         """Return whether all steps are taken, so that only decoding is left."""
         return all(image.done for image in self.unfinished.values())
 
+    def progress(
+        self, engine: EngineLike[I], preview_seconds: float | None, job_id: int
+    ) -> Progress:
+        """Return the progress, with a preview if the last one is so many seconds old.
+
+        Raises:
+            EngineLost: the engine is lost.
+        """
+        image = next(iter(self.unfinished.values()))
+        progress, now = image.progress, time.monotonic()
+        if preview_seconds is None or now - self.previewed < preview_seconds:
+            return progress
+        self.previewed = now
+        try:
+            return Progress(progress.step, progress.steps, preview=engine.preview(image))
+        except EngineLost:
+            raise
+        except Exception:
+            # The picture can still be made without a preview.
+            log.exception("There is no preview of job %s", job_id)
+            return progress
+
     @property
     def ordered_pictures(self) -> list[GeneratedImage]:
         """Return the pictures in the order of the images."""
@@ -59,6 +86,8 @@ class RunningJobs(Generic[I]):
 
     def __init__(self) -> None:
         self._jobs: dict[Ticket, RunningJob[I]] = {}
+        self.coming: list[Ticket] = []
+        """Jobs that the engine may not have begun yet."""
         self._sizes: FairSizes[_Kind] = FairSizes()
         # How many pixels share a decoder call.
         self._decoded_pixels = 0
@@ -91,8 +120,13 @@ class RunningJobs(Generic[I]):
         self._jobs.clear()
 
     def others(self, tickets: Sequence[Ticket]) -> list[Ticket]:
-        """Return the jobs that are not among `tickets`."""
-        return [ticket for ticket in self._jobs if ticket not in tickets]
+        """Return the jobs that are not among `tickets`, those that are coming included."""
+        coming = [ticket for ticket in self.coming if not ticket.images.done()]
+        return [t for t in dict.fromkeys((*self._jobs, *coming)) if t not in tickets]
+
+    def of_model(self, model: str | None) -> list[Ticket]:
+        """Return the jobs for one model."""
+        return [ticket for ticket in self._jobs if ticket.model == model]
 
     def next_step(self) -> list[Ticket]:
         """Return the active jobs of one model and size, which take the next step together."""
@@ -118,6 +152,14 @@ class RunningJobs(Generic[I]):
                 if len(ready) >= most:
                     break
         return ready[:most]
+
+
+def by_model(tickets: Sequence[Ticket]) -> list[list[Ticket]]:
+    """Return the jobs of each model, in the order of their first jobs."""
+    groups: dict[str | None, list[Ticket]] = {}
+    for ticket in tickets:
+        groups.setdefault(ticket.model, []).append(ticket)
+    return list(groups.values())
 
 
 def _kind(ticket: Ticket) -> _Kind:

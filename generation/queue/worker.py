@@ -20,7 +20,7 @@ from ..values.recipe import GeneratedImage
 from ..values.request import GenerationRequest
 from ..workers.protocol import EngineLike, I, ModelLoad
 from .engine_slot import EngineSlot, ModelLoading
-from .running import RunningJobs
+from .running import RunningJobs, by_model
 from .supervisor import Decision, EngineAction, Supervisor
 from .tickets import JobCancelled, Ticket
 
@@ -127,8 +127,6 @@ class Worker(Generic[I]):
         self._supervisor: Supervisor[Ticket] = Supervisor()
         # The jobs of the current call: the suspects if the engine is lost in it.
         self._in_call: list[Ticket] = []
-        # New jobs that the engine may not have begun.
-        self._new: list[Ticket] = []
 
     def stop(self) -> None:
         """End after the current step, or sooner if the engine can end in the middle of a call."""
@@ -171,28 +169,19 @@ class Worker(Generic[I]):
             if self._slot.is_stopping:
                 return
             self._end_cancelled(list(self._jobs))
-            self._new = self._end_cancelled(new)
-            for model in dict.fromkeys(ticket.model for ticket in self._new):
-                self._start(engine, [ticket for ticket in self._new if ticket.model == model])
-            self._new = []
+            self._jobs.coming = self._end_cancelled(new)
+            for tickets in by_model(self._jobs.coming):
+                self._start(engine, tickets)
+            self._jobs.coming = []
             self._step(engine, self._jobs.next_step())
             if not self._slot.is_stopping:
                 self._finish(engine)
         except EngineLost as error:
-            others = self._others(self._in_call)
+            others = self._jobs.others(self._in_call)
             self._replace(self._supervisor.engine_lost(self._in_call, others), str(error))
         except _EngineReplaced:
             pass
-        self._in_call, self._new = [], []
-
-    def _others(self, tickets: Sequence[Ticket]) -> list[Ticket]:
-        """Return the jobs on the engine, and those that are new, that are not among `tickets`."""
-        on_engine = self._jobs.others(tickets)
-        return on_engine + [
-            ticket
-            for ticket in self._new
-            if ticket not in tickets and ticket not in on_engine and not ticket.images.done()
-        ]
+        self._in_call, self._jobs.coming = [], []
 
     def _receive(self, engine: EngineLike[I]) -> list[Ticket]:
         """Return the new jobs; wait for one if there is nothing to do."""
@@ -225,8 +214,7 @@ class Worker(Generic[I]):
         failure = self._models.load(engine, model)
         if failure is None:
             return True
-        same = [ticket for ticket in self._jobs if ticket.model == model]
-        for ticket in dict.fromkeys((*tickets, *same)):
+        for ticket in dict.fromkeys((*tickets, *self._jobs.of_model(model))):
             self._end(ticket, failure)
         return False
 
@@ -272,26 +260,11 @@ class Worker(Generic[I]):
         except _CallFailed:
             return
         seconds = time.perf_counter() - start
-        progress = [(ticket, self._progress(engine, ticket)) for ticket in tickets]
+        progress = [
+            (ticket, self._jobs[ticket].progress(engine, self._preview_seconds, ticket.job_id))
+            for ticket in tickets
+        ]
         self._events.stepped(Stepped(progress, load, seconds, tickets[0].model))
-
-    def _progress(self, engine: EngineLike[I], ticket: Ticket) -> Progress:
-        """Return the progress of a job, with a preview if one is due."""
-        job = self._jobs[ticket]
-        image = next(iter(job.unfinished.values()))
-        progress = image.progress
-        now = time.monotonic()
-        if self._preview_seconds is None or now - job.previewed < self._preview_seconds:
-            return progress
-        job.previewed = now
-        try:
-            return Progress(progress.step, progress.steps, preview=engine.preview(image))
-        except EngineLost:
-            raise
-        except Exception:
-            # The picture can still be made without a preview.
-            log.exception("There is no preview of job %s", ticket.job_id)
-            return progress
 
     def _finish(self, engine: EngineLike[I]) -> None:
         """Decode images that are denoised, and end the jobs that are complete or failed.
@@ -308,9 +281,8 @@ class Worker(Generic[I]):
         tickets = list(dict.fromkeys(decoding.ticket for decoding in ready))
         if not self._use_model(engine, tickets):
             return
-        images = [decoding.image for decoding in ready]
         try:
-            pictures = self._call(tickets, lambda: engine.finish(images))
+            pictures = self._call(tickets, lambda: engine.finish([each.image for each in ready]))
         except _CallFailed:
             return
         for decoding, picture in zip(ready, pictures, strict=True):
@@ -354,7 +326,7 @@ class Worker(Generic[I]):
     def _handle_failure(self, tickets: list[Ticket], error: Exception) -> None:
         jobs = ", ".join(str(ticket.job_id) for ticket in tickets)
         log.error("The engine failed on job %s", jobs, exc_info=error)
-        decision = self._supervisor.call_failed(tickets, self._others(tickets))
+        decision = self._supervisor.call_failed(tickets, self._jobs.others(tickets))
         if decision.engine is not EngineAction.KEEP:
             self._replace(decision, "The engine failed on several pictures in a row.")
             raise _EngineReplaced
@@ -377,12 +349,7 @@ class Worker(Generic[I]):
             self._handle_load(self._slot.replace())
             return
         self._slot.close()
-        self._die(
-            EngineFailed(
-                "The engine broke several times in a row without making a picture; look at the "
-                "log, then run imagine-bot doctor."
-            )
-        )
+        self._die(_given_up())
 
     def _restart(self, decision: Decision[Ticket]) -> None:
         for tickets, alone in ((decision.run_alone, True), (decision.run_again, False)):
@@ -395,4 +362,11 @@ def _failed_by(error: Exception) -> EngineFailed:
     return EngineFailed(
         f"The engine failed on this picture ({brief(error)}); try other settings, or ask the "
         "operator to look at the log."
+    )
+
+
+def _given_up() -> EngineFailed:
+    return EngineFailed(
+        "The engine broke several times in a row without making a picture; look at the log, then "
+        "run imagine-bot doctor."
     )

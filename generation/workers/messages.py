@@ -256,12 +256,14 @@ class ModelLoaded(_Reply, frozen=True):
     failure: Failure | None
     loaded: tuple[str | None, ...]
     beside: tuple[str | None, ...]
+    weights_sha256: str | None = None
 
     @classmethod
     def of(cls, load: ModelLoad) -> Self:
         """Return `load` as plain data."""
         failure = None if load.failure is None else Failure.of(load.failure)
-        return cls(load.measured, failure, tuple(load.loaded), tuple(load.beside))
+        loaded, beside = tuple(load.loaded), tuple(load.beside)
+        return cls(load.measured, failure, loaded, beside, load.weights_sha256)
 
     def result(self) -> ModelLoad:
         """Return the result again."""
@@ -270,6 +272,7 @@ class ModelLoaded(_Reply, frozen=True):
             failure=None if self.failure is None else self.failure.error(),
             loaded=frozenset(self.loaded),
             beside=frozenset(self.beside),
+            weights_sha256=self.weights_sha256,
         )
 
 

@@ -23,12 +23,14 @@ class ModelLoad:
     """The result of loading a model: how long its calls take, or why it cannot be loaded.
 
     `loaded` are the models in memory now, and `beside` those that fit in beside them.
+    `weights_sha256` is the hash of the model's files.
     """
 
     measured: Measured | None
     failure: GenerationError | None
     loaded: Collection[str | None]
     beside: Collection[str | None] = ()
+    weights_sha256: str | None = None
 
 
 class ImageInProgress(Protocol):

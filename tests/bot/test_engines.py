@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bot.config import Settings
-from bot.engines import decode_spec, encode_spec
+from bot.engines import decode_spec, encode_spec, start_engine
 from generation.catalog.profile import ModelProfile
+from generation.errors import EngineLost
 from generation.models.locate import locate
+from generation.workers.process import EngineProcess
+
+from ..generation.examples import a_request
 
 TOKEN = "MTIz.secret.secret"
 SETTINGS = Settings(
@@ -76,3 +82,49 @@ def test_a_description_with_a_wrong_value_is_refused(
     text = json.dumps({**json.loads(encode_spec(SETTINGS, {"A": profile})), **changes})
     with pytest.raises(ValueError, match=wrong):
         decode_spec(text)
+
+
+@pytest.mark.rare
+class TestProcess:
+    """The real engine in its process, with two models of which one is in memory."""
+
+    @pytest.fixture
+    def process(self, profiles: dict[str, ModelProfile]) -> Iterator[EngineProcess]:
+        models = {"A": profiles["Z"], "B": dataclasses.replace(profiles["Z"], name="other")}
+        process = start_engine(Settings(device="cpu"), models)
+        yield process
+        process.close()
+        process.join()
+
+    def test_models_take_turns_in_memory_and_pictures_keep_their_bits(
+        self, process: EngineProcess
+    ) -> None:
+        assert process.measured().pixels
+        first = process.load("A")
+        assert (set(first.loaded), set(first.beside)) == ({"A"}, set())
+        assert first.weights_sha256 is not None
+        images = {}
+        for model in ("A", "B"):
+            assert process.load(model).failure is None
+            [images[model]] = process.begin([a_request(model=model, steps=2)])
+            assert isinstance(images[model], list)
+            process.step(images[model])
+        assert set(process.load("B").loaded) == {"B"}
+        made = {}
+        for model in ("A", "B"):
+            process.load(model)
+            process.step(images[model])
+            [made[model]] = process.finish(images[model])
+        assert made["A"].pixels == made["B"].pixels
+        assert {name: each.recipe.model for name, each in made.items()} == {
+            "A": "starter",
+            "B": "other",
+        }
+
+    def test_a_process_that_dies_while_it_loads_is_a_lost_engine(
+        self, process: EngineProcess
+    ) -> None:
+        process.measured()
+        threading.Timer(0.1, process.close).start()
+        with pytest.raises(EngineLost):
+            process.load("B")

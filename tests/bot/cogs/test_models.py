@@ -29,10 +29,12 @@ ROLE = 777
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another model, which has the starter's weights."""
+    """Another model, which has the starter's weights and another hash."""
     folder = tmp_path_factory.mktemp("models") / "second"
     shutil.copytree(starter_folder(), folder)
     (folder / "defaults.json").unlink()
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text() + "\n")
     return folder
 
 
@@ -59,8 +61,8 @@ def settings(tmp_path: Path, folder: Path) -> Settings:
 
 @pytest.fixture
 def make_engine(engine: Engine, second: Engine) -> MakeEngine:
-    models = {name: Loadable(lambda: second, 1) for name in ("Second", "For some", "Filtered")}
-    return lambda: EnginePool({"Emoji": Loadable(lambda: engine, 1), **models})
+    models = {name: Loadable(lambda _: second, 1) for name in ("Second", "For some", "Filtered")}
+    return lambda: EnginePool({"Emoji": Loadable(lambda _: engine, 1), **models})
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ async def test_a_waiting_job_of_a_model_that_is_gone_is_answered(
     )
     await stage.bot.close()
     left = settings.model_copy(update={"models": settings.models[:1]})
-    pool = EnginePool({"Emoji": Loadable(lambda: engine, 1)})
+    pool = EnginePool({"Emoji": Loadable(lambda _: engine, 1)})
     await stage.env.restart_bot(create_bot(left, make_engine=lambda: pool))
 
     async def has_failed() -> bool:

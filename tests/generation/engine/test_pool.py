@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
+from generation.engine import autoencoder, embeddings, networks
 from generation.engine import pool as pool_module
+from generation.engine.calibration import Learned
 from generation.engine.denoising import Denoising
 from generation.engine.engine import Engine
 from generation.engine.pool import EnginePool, Loadable
@@ -36,12 +38,12 @@ class Shelf:
             {name: Loadable(self._maker(name), size) for name in self.models}, budget=budget
         )
 
-    def _maker(self, name: str) -> Callable[[], Engine]:
-        def make() -> Engine:
+    def _maker(self, name: str) -> Callable[[Learned | None], Engine]:
+        def make(learned: Learned | None) -> Engine:
             self.loads.append(name)
             if failure := self.failures.pop(name, None):
                 raise failure
-            engine = Engine(self.models[name], shared=False)
+            engine = Engine(self.models[name], shared=False, learned=learned)
             self.alive[name] = weakref.ref(engine)
             return engine
 
@@ -105,10 +107,27 @@ class TestOneModelAtATime:
         assert [picture.recipe.seed for picture in made] == [7, 3, 9]
         assert made == expected
 
+    def test_a_model_that_comes_back_is_not_measured_again(
+        self, sd15: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pool = EnginePool(
+            {
+                "a": Loadable(lambda learned: small_calls(Engine(sd15, learned=learned)), 1),
+                "b": Loadable(lambda _: Engine(sd15, shared=False), 1),
+            }
+        )
+        before = pool.measured()
+        pool.load("b")
+        monkeypatch.setattr(networks, "measure", None)
+        monkeypatch.setattr(networks, "fewer_threads", None)
+        monkeypatch.setattr(autoencoder, "measure", None)
+        monkeypatch.setattr(embeddings, "measure", None)
+        assert pool.measured() == before
+
     def test_the_weights_of_a_model_that_leaves_are_freed(self, starter: StableDiffusion) -> None:
         weights = []
 
-        def load_anew() -> Engine:
+        def load_anew(_: Learned | None) -> Engine:
             model = load(starter.profile, device="cpu", dtype="float32")
             weights.append(weakref.ref(model.unet.conv_in.weight))
             return Engine(model, shared=False)
@@ -142,11 +161,11 @@ class TestOneModelAtATime:
     ) -> None:
         half = load(starter.profile, device="cpu", dtype="bfloat16")
 
-        def cautious() -> Engine:
+        def cautious(_: Learned | None) -> Engine:
             return small_calls(Engine(half, shared=False, load_in_float32=lambda: starter))
 
         pool = EnginePool(
-            {"a": Loadable(cautious, 1), "b": Loadable(lambda: Engine(sd15, shared=False), 1)}
+            {"a": Loadable(cautious, 1), "b": Loadable(lambda _: Engine(sd15, shared=False), 1)}
         )
         short = a_request(model="a", steps=1)
         images = begin(pool, short)

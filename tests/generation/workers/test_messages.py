@@ -88,7 +88,7 @@ REQUESTS: tuple[Request, ...] = (
 )
 REPLIES: tuple[Reply, ...] = (
     Loaded(MEASURED),
-    ModelLoaded(MEASURED, None, ("starter", None), ("SDXL",)),
+    ModelLoaded(MEASURED, None, ("starter", None), ("SDXL",), "ab" * 32),
     ModelLoaded(None, Failure.of(ModelError("There is no model.")), (), ()),
     Begun(((STATE, STATE), Failure.of(InvalidRequest("width", "The width is 72; use 64.")))),
     Stepped((STATE, FAILED)),
