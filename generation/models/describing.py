@@ -52,7 +52,8 @@ _KLEIN_SIZE: Final = 1_024
 _QWEN_TOKENS: Final = 512
 # Z-Image-Turbo says 3 and Z-Image 6.
 _TURBO_SHIFT: Final = 3.0
-_SHIFT_MOST: Final = 1_000.0
+_SHIFTS: Final = (1e-3, 1e3)
+_NUMBER_MOST: Final = 1e6
 # For each position there is a row of angles.
 _POSITIONS_MOST: Final = 16_384
 _PREDICTIONS: Final = frozenset({"epsilon", "v_prediction"})
@@ -172,6 +173,7 @@ def flux2_klein(configs: Configs) -> Description:
     """
     transformer, vae = configs.network("transformer"), configs.network("vae")
     text_encoder = configs.network("text_encoder")
+    _check_qwen3(text_encoder)
     pixels = _KLEIN_PATCH * 2 ** (len(vae.sizes("block_out_channels")) - 1)
     channels = _KLEIN_PATCH**2 * vae.size("latent_channels", 32)
     if vae.values.get("patch_size", [_KLEIN_PATCH] * 2) != [_KLEIN_PATCH] * 2:
@@ -218,14 +220,14 @@ def z_image(configs: Configs) -> Description:
     """
     transformer, vae = configs.network("transformer"), configs.network("vae")
     check_channels(transformer, vae, fallback=16)
-    vae.number("shift_factor", 0.0, -_SHIFT_MOST, _SHIFT_MOST)
+    vae.number("shift_factor", 0.0, -_NUMBER_MOST, _NUMBER_MOST)
     # Patches of 2 x 2 latents.
     edge = 2 * 2 ** (len(vae.sizes("block_out_channels")) - 1)
     _check_z_image(transformer, configs.network("text_encoder"), edge)
     size = vae.size("sample_size", 1024)
     if not _NATIVE_LEAST <= size <= SIZE_MAX or size % edge:
         raise vae.wrong("sample_size", f"a multiple of {edge} from {SIZE_MIN} to {SIZE_MAX} pixels")
-    is_turbo = configs.scheduler.number("shift", 1.0, 0.0, _SHIFT_MOST) == _TURBO_SHIFT
+    is_turbo = configs.scheduler.number("shift", 1.0, *_SHIFTS) == _TURBO_SHIFT
     return Description(
         native_size=size,
         size_multiple=edge,
@@ -239,7 +241,16 @@ def z_image(configs: Configs) -> Description:
     )
 
 
+def _check_qwen3(text_encoder: Config) -> None:
+    text_encoder.size("num_hidden_layers", 32)
+    text_encoder.number("rms_norm_eps", 1e-6, 0.0, 1.0)
+
+
 def _check_z_image(transformer: Config, text_encoder: Config, edge: int) -> None:
+    _check_qwen3(text_encoder)
+    transformer.number("norm_eps", 1e-5, 0.0, 1.0)
+    for key, usual in (("rope_theta", 256.0), ("t_scale", 1000.0)):
+        transformer.number(key, usual, 1.0, _NUMBER_MOST)
     for key, only in (("all_patch_size", [2]), ("all_f_patch_size", [1])):
         if transformer.values.get(key, only) != only:
             raise transformer.wrong(key, f"{only} (the patches of Z-Image)")

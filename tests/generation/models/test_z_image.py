@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from generation.values.request import Told
 from ..z_image import TURBO_SHIFT, ZImagePipelines, edit
 
 TRANSFORMER = "transformer/config.json"
+TEXT_ENCODER = "text_encoder/config.json"
 VAE = "vae/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
-Change = Callable[[str, dict[str, Any]], str]
 
 
 @pytest.fixture
@@ -80,10 +79,16 @@ class TestRefusals:
             (TRANSFORMER, {"axes_lens": None}, "axes_lens"),
             (TRANSFORMER, {"n_layers": 100_000}, "n_layers"),
             (TRANSFORMER, {"n_refiner_layers": 4_000}, "n_refiner_layers"),
+            (TRANSFORMER, {"norm_eps": None}, "norm_eps"),
+            (TRANSFORMER, {"rope_theta": []}, "rope_theta"),
+            (TRANSFORMER, {"t_scale": "1000"}, "t_scale"),
+            (TEXT_ENCODER, {"num_hidden_layers": 0}, "num_hidden_layers"),
+            (TEXT_ENCODER, {"rms_norm_eps": "x"}, "rms_norm_eps"),
             (VAE, {"shift_factor": "0.1"}, "shift_factor"),
             (VAE, {"scaling_factor": 0}, "scaling_factor"),
             (VAE, {"sample_size": 72}, "sample_size"),
             (SCHEDULER, {"shift": "3"}, "shift"),
+            (SCHEDULER, {"shift": 0.0}, "shift"),
         ],
         ids=str,
     )
