@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     step_timeout: Annotated[float, Field(ge=5, le=86_400, allow_inf_nan=False)] = 120.0
     load_timeout: Annotated[float, Field(ge=30, le=86_400, allow_inf_nan=False)] = 1_800.0
     lora_folder: _Path | None = None
+    embedding_folder: _Path | None = None
     loras: tuple[ListedLora, ...] = ()
     steps: Steps | None = None
     guidance_scale: Guidance | None = None

@@ -32,6 +32,7 @@ _SENT: Final = (
     "deterministic",
     "log_level",
     "lora_folder",
+    "embedding_folder",
     "loras",
     "model_memory_gb",
 )
@@ -74,6 +75,7 @@ def load_engine(
         compiled=settings.compile,
         shared=shared,
         library=lora_library(settings),
+        inversions=inversion_library(settings),
         on_sign=on_sign,
         # Measuring is what compiles a model.
         learned=None if settings.compile else learned,
@@ -96,6 +98,11 @@ def lora_library(settings: Settings) -> LoraLibrary:
             for lora in settings.loras
         ),
     )
+
+
+def inversion_library(settings: Settings) -> LoraLibrary:
+    """Return the textual inversions of the operator."""
+    return LoraLibrary(settings.embedding_folder, kind="embedding")
 
 
 def start_engine(settings: Settings, profiles: Mapping[str, ModelProfile]) -> EngineProcess:

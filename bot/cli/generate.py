@@ -22,7 +22,7 @@ from generation.values.request import SIZE_MAX, STEPS_MAX, GenerationRequest
 
 from .. import console
 from ..config import Settings, load_settings
-from ..engines import load_engine, lora_library
+from ..engines import inversion_library, load_engine, lora_library
 from ..errors import MissingInput
 from ..listing import ListedLora
 from ..requests.builder import RequestBuilder
@@ -58,7 +58,10 @@ def generate_files(
     settings, chosen = with_loras(settings, loras)
     options = dataclasses.replace(options, loras=chosen)
     builder = RequestBuilder(
-        OperatorLimits(settings, profile, listed), profile, library=lora_library(settings)
+        OperatorLimits(settings, profile, listed),
+        profile,
+        library=lora_library(settings),
+        inversions=inversion_library(settings),
     )
     request = _request(builder, options, image, references)
     with open_folder(out) as folder:

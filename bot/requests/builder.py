@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from generation.catalog.loras import NO_LORAS, LoraLibrary
+from generation.catalog.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
 from generation.images.files import Fit, ReferenceFit
@@ -25,7 +25,7 @@ from generation.values.request import (
 from generation.values.spelling import spell_emoji
 
 from .limits import Limits, LimitsSource
-from .loras import LoraOptions, chosen_for, without_tags
+from .loras import LoraOptions, chosen_for, find_inversions, without_tags
 from .options import RequestOptions
 from .schedulers import SchedulerChoices
 
@@ -52,11 +52,13 @@ class RequestBuilder:
         model: str | None = None,
         *,
         library: LoraLibrary = NO_LORAS,
+        inversions: LoraLibrary = NO_INVERSIONS,
     ) -> None:
         self._limits = limits
         self._profile = profile
         self._model = model
         self.loras = LoraOptions(library, profile)
+        self._inversions = inversions
         self.schedulers = SchedulerChoices(profile)
 
     def imagine(self, options: RequestOptions, *, guild_id: int | None) -> GenerationRequest:
@@ -85,6 +87,7 @@ class RequestBuilder:
             count=_or(options.count, 1),
             model=self._model,
             loras=loras,
+            inversions=find_inversions(self._inversions, text, negative),
         )
         return self._checked(request, limits)
 

@@ -10,6 +10,7 @@ from generation.catalog.profile import ModelProfile
 from generation.errors import LoraError, ModelError
 from generation.models.adapters.offering import Size, may_fit, weight_sizes
 from generation.models.families import family_of
+from generation.values.inversion import Inversion, named_in
 from generation.values.lora import Lora, LoraTag, listed_tags, merged, split_tags
 from generation.values.recipe import Recipe
 
@@ -88,6 +89,16 @@ class LoraOptions:
     def _known(self, tag: LoraTag) -> Lora:
         listed = self._library.named(tag.name)
         return LoraTag(listed.name, tag.weight).lora(listed.weight)
+
+
+def find_inversions(library: LoraLibrary, *texts: str) -> tuple[Inversion, ...]:
+    """Return the textual inversions that texts name as words.
+
+    Raises:
+        LoraError: the folder cannot be read.
+    """
+    names = [each.name for each in library.all().values()]
+    return tuple(Inversion(name) for name in named_in(texts, names))
 
 
 def without_tags(prompt: str, loras: Sequence[Lora]) -> str:

@@ -11,7 +11,7 @@ from generation.errors import GenerationError, ModelNotHere
 from generation.values.recipe import Recipe
 
 from ..config import Settings
-from ..engines import lora_library
+from ..engines import inversion_library, lora_library
 from ..errors import BotError
 from ..listing import ListedModel, locate_listed
 from .builder import RequestBuilder
@@ -158,8 +158,14 @@ def offered(settings: Settings, listed: ListedModel, profile: ModelProfile) -> O
     Requests name their model only if the operator lists several: whoever lists one may replace it.
     """
     limits = OperatorLimits(settings, profile, listed)
-    name, library = listed.name if settings.models else None, lora_library(settings)
-    return OfferedModel(listed, profile, RequestBuilder(limits, profile, name, library=library))
+    builder = RequestBuilder(
+        limits,
+        profile,
+        listed.name if settings.models else None,
+        library=lora_library(settings),
+        inversions=inversion_library(settings),
+    )
+    return OfferedModel(listed, profile, builder)
 
 
 def look_at(listed: ListedModel) -> ModelProfile:

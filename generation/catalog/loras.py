@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import LoraError, ModelError
+from ..values.inversion import Inversion
 from ..values.lora import LORA_NAME_LENGTH, Lora
 from .files import PICKLES
 from .hashing import file_sha256
@@ -41,11 +42,13 @@ class LoraLibrary:
     """The LoRAs in a folder and those that are listed; a listed one comes before a file.
 
     The folder is read at each call, so a file that was put there can be used at once. The name of a
-    file is its name without the suffix; capital letters do not matter.
+    file is its name without the suffix; capital letters do not matter. `kind` is what the files are
+    called in sentences: LoRA, or embedding.
     """
 
     folder: Path | None = None
     listed: tuple[ListedLora, ...] = ()
+    kind: str = "LoRA"
 
     def all(self) -> Mapping[str, ListedLora]:
         """Return the LoRAs by their names in small letters, sorted.
@@ -66,10 +69,10 @@ class LoraLibrary:
         known = self.all()
         found = known.get(name.strip().casefold())
         if found is None:
-            raise LoraError(_unknown(name, known, self.folder))
+            raise LoraError(_unknown(name, known, self))
         return found
 
-    def file(self, lora: Lora) -> tuple[Path, str]:
+    def file(self, lora: Lora | Inversion) -> tuple[Path, str]:
         """Return the file of a LoRA, and the hash of the file.
 
         A LoRA with a hash is looked for by its name first, and then in all files.
@@ -88,12 +91,12 @@ class LoraLibrary:
                 return path, lora.sha256
         if first is None:
             raise LoraError(
-                f"The LoRA {lora.name} of this picture is gone; put its file back, the one with "
-                f"the SHA-256 {lora.sha256[:12]}…."
+                f"The {self.kind} {lora.name} of this picture is gone; put its file back, the one "
+                f"with the SHA-256 {lora.sha256[:12]}…."
             )
         raise LoraError(
-            f"The LoRA {lora.name} has changed since this picture was made; put the file back that "
-            f"has the SHA-256 {lora.sha256[:12]}…."
+            f"The {self.kind} {lora.name} has changed since this picture was made; put the file "
+            f"back that has the SHA-256 {lora.sha256[:12]}…."
         )
 
     def _files(self) -> Iterator[Path]:
@@ -105,14 +108,16 @@ class LoraLibrary:
             found = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
         except OSError as error:
             raise LoraError(
-                f"The folder {self.folder} of the LoRAs cannot be read ({error.strerror}); let the "
-                "bot's user read it."
+                f"The folder {self.folder} cannot be read ({error.strerror}); let the bot's user "
+                "read it."
             ) from error
         yield from found[:_FILES_MOST]
 
 
 NO_LORAS: Final = LoraLibrary()
 """The library of an operator without LoRAs."""
+NO_INVERSIONS: Final = LoraLibrary(kind="embedding")
+"""The library of an operator without textual inversions."""
 
 
 def check_source(path: Path) -> None:
@@ -137,14 +142,14 @@ def _hash(path: Path) -> str:
         raise LoraError(str(error)) from error
 
 
-def _unknown(name: str, known: Mapping[str, ListedLora], folder: Path | None) -> str:
-    shown = name.strip()[:LORA_NAME_LENGTH]
+def _unknown(name: str, known: Mapping[str, ListedLora], library: LoraLibrary) -> str:
+    shown, kind, folder = name.strip()[:LORA_NAME_LENGTH], library.kind, library.folder
     if not known:
-        where = "in lora_folder" if folder is None else f"into {folder}"
-        return f"There is no LoRA {shown!r}, and no other one; the operator can put one {where}."
+        where = f"in {kind.lower()}_folder" if folder is None else f"into {folder}"
+        return f"There is no {kind} {shown!r}, and no other one; the operator can put one {where}."
     near = difflib.get_close_matches(shown.casefold(), known, n=_NAMED)
     names = [known[key].name for key in near or list(known)[:_NAMED]]
-    return f"There is no LoRA {shown!r}; use {_or(names)}."
+    return f"There is no {kind} {shown!r}; use {_or(names)}."
 
 
 def _or(names: Sequence[str]) -> str:

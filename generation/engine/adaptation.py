@@ -8,15 +8,16 @@ leave is merged again when the next step needs it, from the same numbers to the 
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import torch
 from torch import nn
 
-from ..catalog.loras import LoraLibrary
+from ..catalog.loras import NO_INVERSIONS, LoraLibrary
 from ..errors import LoraError, OutOfMemory
 from ..models.adapters.adapter import Adapter, Change
 from ..models.adapters.grafting import with_layers
@@ -24,8 +25,10 @@ from ..models.adapters.merging import merge
 from ..models.adapters.reading import read_adapter
 from ..models.family import Model
 from ..models.networks.deterministic import is_weighted, with_weight
+from ..models.text.inversions import read_inversion, words
+from ..values.inversion import Inversion, replaced
 from ..values.lora import Lora
-from ..values.recipe import UsedLora
+from ..values.recipe import UsedInversion, UsedLora
 from .memory import attempt, release
 
 log = logging.getLogger(__name__)
@@ -34,37 +37,69 @@ _MERGED_MOST: Final = 16
 # The merged layers of all combinations take at most as much memory as the networks themselves.
 _SHARE: Final = 1.0
 _READ_MOST: Final = 8
+# What stands for one vector; the text of an inversion may be cut behind any of them.
+_WORDS: Final = re.compile(r"<\|inversion-(?P<number>\d+)-(?:0|(?P<more>\d+))\|>")
 _TEXT_PARTS: Final = "text_encoder"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adaptation:
-    """The LoRAs of a picture, with their hashes, and what their files change.
+    """The LoRAs and the textual inversions of a picture, with their hashes, and what they hold.
 
-    They are merged in the order of their hashes, whatever order they were asked for in.
+    LoRAs are merged in the order of their hashes, whatever order they were asked for in. `vectors`
+    are those of each inversion by text encoder.
     """
 
-    loras: tuple[Lora, ...]
-    adapters: tuple[Adapter, ...]
+    loras: tuple[Lora, ...] = ()
+    adapters: tuple[Adapter, ...] = ()
+    inversions: tuple[Inversion, ...] = ()
+    vectors: tuple[Mapping[str, torch.Tensor], ...] = ()
 
     @property
     def key(self) -> Hashable:
-        """Return what has to agree within one call of the network."""
-        return tuple((lora.sha256, lora.weight) for lora in self.loras)
+        """Return what has to agree within one call of the network; None without LoRAs."""
+        return tuple((lora.sha256, lora.weight) for lora in self.loras) or None
 
     @property
-    def used(self) -> list[UsedLora]:
+    def used_loras(self) -> list[UsedLora] | None:
         """Return the LoRAs as they stand in a recipe."""
         return [
             UsedLora(name=lora.name, weight=lora.weight, sha256=str(lora.sha256))
             for lora in self.loras
-        ]
+        ] or None
+
+    @property
+    def used_inversions(self) -> list[UsedInversion] | None:
+        """Return the textual inversions as they stand in a recipe."""
+        return [
+            UsedInversion(name=each.name, sha256=str(each.sha256)) for each in self.inversions
+        ] or None
+
+    @property
+    def changes_texts(self) -> bool:
+        """Return whether a LoRA changes a text encoder."""
+        return any(part.startswith(_TEXT_PARTS) for a in self.adapters for part in a.parts)
 
     @property
     def text_key(self) -> Hashable:
-        """Return the same for a call of the text encoders; None where these do not change."""
-        reads = any(part.startswith(_TEXT_PARTS) for a in self.adapters for part in a.parts)
-        return self.key if reads else None
+        """Return what a text's embedding depends on beside the text; None for the model alone."""
+        names = tuple((each.name.casefold(), each.sha256) for each in self.inversions)
+        key = self.key if self.changes_texts else None
+        return None if key is None and not names else (key, names)
+
+    def written(self, text: str) -> str:
+        """Return a text with the words for vectors in place of the names of inversions."""
+        by_name = {
+            each.name: words(number, len(next(iter(self.vectors[number].values()))))
+            for number, each in enumerate(self.inversions)
+        }
+        return replaced(text, by_name, by_name.__getitem__)
+
+    def unwritten(self, text: str) -> str:
+        """Return a text, or its end, as it was before `written`."""
+        return _WORDS.sub(
+            lambda match: "" if match["more"] else self.inversions[int(match["number"])].name, text
+        )
 
     def changes(self) -> dict[tuple[str, str], list[tuple[Change, float]]]:
         """Return the changes of each layer of each part, each with its weight."""
@@ -83,24 +118,54 @@ class _Merged(NamedTuple):
 
 
 class AdaptedModels:
-    """A model with the LoRAs of `library`; the latest combinations stay in memory."""
+    """A model with LoRAs of `library` and textual inversions; the latest ones stay in memory."""
 
-    def __init__(self, model: Model, library: LoraLibrary) -> None:
+    def __init__(
+        self, model: Model, library: LoraLibrary, inversions: LoraLibrary = NO_INVERSIONS
+    ) -> None:
         self._model = model
         self._library = library
+        self._inversions = inversions
+        self._latest: tuple[Hashable, Model] | None = None
         self._read: OrderedDict[str, Adapter] = OrderedDict()
         self._merged: OrderedDict[Hashable, _Merged] = OrderedDict()
 
-    def find(self, loras: Sequence[Lora]) -> Adaptation | None:
-        """Return the LoRAs of a request, read and checked; None for none.
+    def find(
+        self, loras: Sequence[Lora], inversions: Sequence[Inversion] = ()
+    ) -> Adaptation | None:
+        """Return the LoRAs and inversions of a request, read and checked; None for none.
 
         Raises:
-            LoraError: there is no such LoRA, or it cannot be used with this model.
+            LoraError: there is no such file, or it cannot be used with this model.
         """
-        if not loras:
+        if not loras and not inversions:
             return None
         found = sorted(map(self._find, loras), key=lambda pair: str(pair[0].sha256))
-        return Adaptation(tuple(lora for lora, _ in found), tuple(a for _, a in found))
+        vectors = list(map(self._find_inversion, inversions))
+        return Adaptation(
+            loras=tuple(lora for lora, _ in found),
+            adapters=tuple(adapter for _, adapter in found),
+            inversions=tuple(inversion for inversion, _ in vectors),
+            vectors=tuple(own for _, own in vectors),
+        )
+
+    def text_model(self, adaptation: Adaptation | None) -> Model:
+        """Return the model that reads the texts of a picture.
+
+        Raises:
+            OutOfMemory: it does not fit, not even alone.
+            LoraError: the numbers overflow.
+        """
+        if adaptation is None:
+            return self._model
+        model = self.model(adaptation if adaptation.changes_texts else None)
+        if not adaptation.vectors:
+            return model
+        if self._latest is None or self._latest[0] != adaptation.text_key:
+            # Its table of tokens is large, so only the latest one stays.
+            self._latest = None
+            self._latest = adaptation.text_key, model.with_inversions(adaptation.vectors)
+        return self._latest[1]
 
     def model(self, adaptation: Adaptation | None) -> Model:
         """Return the model with LoRAs merged in.
@@ -109,9 +174,8 @@ class AdaptedModels:
             OutOfMemory: it does not fit, not even alone.
             LoraError: the numbers overflow.
         """
-        if adaptation is None:
+        if adaptation is None or (key := adaptation.key) is None:
             return self._model
-        key = adaptation.key
         if key not in self._merged:
             self._merged[key] = self._fitting(adaptation)
             self._drop_surplus()
@@ -152,6 +216,15 @@ class AdaptedModels:
                 self._read.popitem(last=False)
         self._read.move_to_end(digest)
         return replace(lora, sha256=digest), self._read[digest]
+
+    def _find_inversion(self, inversion: Inversion) -> tuple[Inversion, Mapping[str, torch.Tensor]]:
+        path, digest = self._inversions.file(inversion)
+        found = replace(inversion, sha256=digest)
+        widths, model = self._model.inversion_widths, self._model.profile.name
+        vectors = read_inversion(path, inversion.name, widths, model)
+        # Hashed again: the file may have been replaced while it was read.
+        self._inversions.file(found)
+        return found, vectors
 
     def _fitting(self, adaptation: Adaptation) -> _Merged:
         device = self._model.device

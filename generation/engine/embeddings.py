@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -56,19 +56,29 @@ class TextEmbedder:
     ) -> dict[Told, Embedding]:
         """Return the embedding of each text, by text encoders with the LoRAs of `adaptation`."""
         key = None if adaptation is None else adaptation.text_key
-        model = self._adapted.model(None if key is None else adaptation)
         wanted = dict.fromkeys(texts)
         found = {text: self._cache[text, key] for text in wanted if (text, key) in self._cache}
         new = [text for text in wanted if text not in found]
-        prompts = [model.tokenize(text) for text in new]
-        encoded = self._encode(model, [prompt.ids for prompt in prompts])
-        for text, prompt, conditioning in zip(new, prompts, encoded, strict=True):
-            found[text] = Embedding(conditioning, prompt.unread)
+        if new:
+            found |= zip(new, self._embed(new, adaptation), strict=True)
         for text in wanted:
             self._cache[text, key] = found[text]
             self._cache.move_to_end((text, key))
         self._forget()
         return found
+
+    def _embed(self, texts: Sequence[Told], adaptation: Adaptation | None) -> Iterator[Embedding]:
+        """Yield the embedding of each text."""
+        model = self._adapted.text_model(adaptation)
+        if adaptation is None:
+            prompts = [model.tokenize(text) for text in texts]
+        else:
+            written = [replace(text, text=adaptation.written(text.text)) for text in texts]
+            read = [model.tokenize(text) for text in written]
+            prompts = [replace(each, unread=adaptation.unwritten(each.unread)) for each in read]
+        encoded = self._encode(model, [prompt.ids for prompt in prompts])
+        for prompt, conditioning in zip(prompts, encoded, strict=True):
+            yield Embedding(conditioning, prompt.unread)
 
     def _forget(self) -> None:
         """Drop the embeddings that were not asked for the longest, until the others fit."""

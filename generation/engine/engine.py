@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 
-from ..catalog.loras import NO_LORAS, LoraLibrary
+from ..catalog.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
 from ..catalog.profile import ModelProfile
 from ..errors import GenerationError, InvalidRequest, OutOfMemory, PictureRefused
 from ..models.family import Model
@@ -47,8 +47,8 @@ class Engine:
     is always so. With `compiled` the network is compiled at the start. Without `shared` each image
     has calls of its own: slower for many images, but nothing has to be measured. `load_in_float32`
     loads the model again in float32, for pictures that overflow. Each picture passes through
-    `stages` in order. `library` has the LoRAs that requests name. `on_sign` is called after each
-    call of a network, and before a model is loaded.
+    `stages` in order. `library` has the LoRAs that requests name, and `inversions` the textual
+    inversions. `on_sign` is called after each call of a network, and before a model is loaded.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Engine:
         load_in_float32: Callable[[], Model] | None = None,
         stages: Sequence[Stage] = (),
         library: LoraLibrary = NO_LORAS,
+        inversions: LoraLibrary = NO_INVERSIONS,
         on_sign: OnSign = lambda _: None,
         learned: Learned | None = None,
     ) -> None:
@@ -77,6 +78,7 @@ class Engine:
                 shared=shared,
                 library=library,
                 learned=learned,
+                inversions=inversions,
             )
         self._second_attempt = recovery.SecondAttempt(
             self._networks, load_in_float32, exact=exact, on_sign=on_sign
@@ -231,7 +233,7 @@ class Engine:
 
         If memory runs out, nothing is cached, and the texts of each request are embedded alone.
         """
-        plain = [request for request in requests if not request.loras]
+        plain = [request for request in requests if not (request.loras or request.inversions)]
         texts = [text for request in plain for text in denoising.texts(request, self._profile)]
         attempt(lambda: self._networks.text.embed(texts), self._device)
 
@@ -240,7 +242,7 @@ class Engine:
             _check_size(self._profile, request)
             _check_references(self._profile, request)
             fitting.check(request, self._profile.scheduler_config)
-            adaptation = self._networks.adapted.find(request.loras)
+            adaptation = self._networks.adapted.find(request.loras, request.inversions)
             told = denoising.texts(request, self._profile)
             embedded = self._networks.text.embed(told, adaptation)
             return denoising.begin_all(request, self._networks, embedded, adaptation)

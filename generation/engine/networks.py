@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from ..catalog.loras import NO_LORAS, LoraLibrary
+from ..catalog.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
 from ..errors import OutOfMemory
 from ..models.family import Conditioning, Model, Posterior, Predict, Shapes
 from ..timing import Sizes
@@ -73,10 +73,11 @@ class Networks:
         compiled: bool,
         shared: bool = True,
         library: LoraLibrary = NO_LORAS,
+        inversions: LoraLibrary = NO_INVERSIONS,
         learned: Learned | None = None,
     ) -> None:
         self.model = model
-        self.adapted = AdaptedModels(model, library)
+        self.adapted = AdaptedModels(model, library, inversions)
         sizes = None if learned is None else learned.text
         self.text = TextEmbedder(self.adapted, exact=exact, shared=shared, sizes=sizes)
         known = None if learned is None else learned.decoding
@@ -112,8 +113,9 @@ class Networks:
 
         It is not for references: these come in any number of shapes. Nor is it for LoRAs.
         """
+        has_loras = adaptation is not None and adaptation.key is not None
         is_native = latents[1:] == self.autoencoder.native_shape[1:] and not _pictures(told)
-        return self._compiled is not None and is_native and adaptation is None
+        return self._compiled is not None and is_native and not has_loras
 
     def predict(
         self,

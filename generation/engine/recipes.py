@@ -53,5 +53,6 @@ def recipe_of(image: Denoising, pixels_sha256: str, versions: Mapping[str, str])
         base_sha256=None if denoiser is None else denoiser.base_sha256,
         reference_sha256=[picture.sha256 for picture in request.reference_pixels] or None,
         compiled=True if is_compiled else None,
-        loras=None if adaptation is None else adaptation.used,
+        loras=None if adaptation is None else adaptation.used_loras,
+        inversions=None if adaptation is None else adaptation.used_inversions,
     )

@@ -191,6 +191,13 @@ class Model(Protocol):
     def adapted(self, networks: Mapping[str, torch.nn.Module]) -> Self:
         """Return the model with other networks in place of those parts; the rest is shared."""
 
+    @property
+    def inversion_widths(self) -> Mapping[str, int]:
+        """Return the width of a token of each text encoder that reads textual inversions."""
+
+    def with_inversions(self, inversions: Sequence[Mapping[str, torch.Tensor]]) -> Self:
+        """Return a model whose text encoders know vectors [vectors, width] of inversions too."""
+
     def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Return a LoRA's tensors by the names of diffusers' layers; see `adapters.conversion`.
 

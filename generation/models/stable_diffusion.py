@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import torch
@@ -16,6 +16,7 @@ from ..values.request import Told
 from .family import Conditioning
 from .networks.building import Make, of_diffusers
 from .text.clip import text_encoder
+from .text.inversions import extended
 from .text.tokenizing import load_tokenizer
 from .text.tokens import TokenizedPrompt, tokenize
 from .unet import WithUNet, load_networks
@@ -94,6 +95,17 @@ class StableDiffusion(WithUNet):
             self.profile.prompt_limit,
             keeps_unknown=text.keeps_unknown,
         )
+
+    @property
+    def inversion_widths(self) -> Mapping[str, int]:
+        """Return the width of a token of the text encoder."""
+        return {"text_encoder": self.text_encoder.config.hidden_size}
+
+    def with_inversions(self, inversions: Sequence[Mapping[str, torch.Tensor]]) -> Self:
+        """Return a model whose text encoder knows the vectors of inversions too."""
+        vectors = [own["text_encoder"] for own in inversions]
+        tokenizer, encoder = extended(self.tokenizer, self.text_encoder, vectors)
+        return replace(self, tokenizer=tokenizer, text_encoder=encoder)
 
     def sample_tokens(self) -> tuple[int, ...]:
         """Return the tokens of some text, to measure what `encode` takes."""

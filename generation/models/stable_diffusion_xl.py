@@ -6,7 +6,7 @@ The paper: Podell et al. 2023, https://arxiv.org/abs/2307.01952.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 import torch
@@ -19,6 +19,7 @@ from ..values.request import Told
 from .family import Conditioning
 from .networks.building import Make, of_diffusers
 from .text.clip import projected_text_encoder, text_encoder
+from .text.inversions import extended
 from .text.tokenizing import load_tokenizer
 from .text.tokens import TokenizedPrompt, tokenize
 from .unet import WithUNet, load_networks
@@ -126,6 +127,21 @@ class StableDiffusionXL(WithUNet):
             for tokenizer in self.tokenizers
         )
         return TokenizedPrompt((*first.ids, *second.ids), first.unread)
+
+    @property
+    def inversion_widths(self) -> Mapping[str, int]:
+        """Return the width of a token of each text encoder."""
+        return {name: getattr(self, name).config.hidden_size for name in _ENCODERS}
+
+    def with_inversions(self, inversions: Sequence[Mapping[str, torch.Tensor]]) -> Self:
+        """Return a model whose text encoders know the vectors of inversions too."""
+        pairs = [
+            extended(tokenizer, getattr(self, name), [own[name] for own in inversions])
+            for tokenizer, name in zip(self.tokenizers, _ENCODERS, strict=True)
+        ]
+        (first, encoder), (second, encoder_2) = pairs
+        tokenizers = (first, second)
+        return replace(self, tokenizers=tokenizers, text_encoder=encoder, text_encoder_2=encoder_2)
 
     def sample_tokens(self) -> tuple[int, ...]:
         """Return the tokens of some text, to measure what `encode` takes."""

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, GetPydanticSchema, ValidationError, crea
 from pydantic_core import ErrorDetails
 from typing_extensions import TypedDict
 
+from .inversion import Inversion
 from .lora import Lora
 from .pixels import Pixels
 from .request import SIZE_MAX, GenerationRequest, SchedulerName, Spacing
@@ -31,6 +32,13 @@ class UsedLora(TypedDict):
     sha256: str
 
 
+class UsedInversion(TypedDict):
+    """A textual inversion that a picture was made with: its name, and the hash of its file."""
+
+    name: str
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Everything that one image depends on, and the hash of the pixels that came out.
@@ -42,7 +50,8 @@ class Recipe:
     the edge in pixels of the decoder's tiles, if memory was short. `compiled` is True if the
     network was compiled, which also decides the last bits. `reference_sha256` holds the hashes of
     the references in their order; None without references, and in recipes older than this field.
-    `loras` are the LoRAs in the order in which they were merged, each with the hash of its file.
+    `loras` are the LoRAs in the order in which they were merged, and `inversions` the textual
+    inversions, each with the hash of its file.
     `quantization` says how the weights were stored in fewer bits, as in `Q4_K` or `int8`; None for
     plain weights. `base_sha256` is the hash of the other parts of a model whose denoiser is a file
     of its own.
@@ -77,6 +86,7 @@ class Recipe:
     spacing: _AnySpacing | None = None
     guidance_rescale: float | None = None
     loras: Sequence[UsedLora] | None = None
+    inversions: Sequence[UsedInversion] | None = None
 
     def request(
         self, source: Pixels | None, references: Sequence[Pixels] = ()
@@ -101,6 +111,7 @@ class Recipe:
             read_negative_prompt=self.read_negative_prompt,
             references=tuple(references),
             loras=tuple(Lora(**used) for used in self.loras or ()),
+            inversions=tuple(Inversion(**used) for used in self.inversions or ()),
             spacing=self.spacing,
             guidance_rescale=self.guidance_rescale,
         )

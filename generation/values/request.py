@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Self, get_args
 
 from ..errors import InvalidRequest
+from .inversion import Inversion, check_inversions
 from .lora import Lora, check_loras
 from .pixels import Pixels, StoredPixels
 
@@ -94,7 +95,8 @@ class GenerationRequest:
     `read_negative_prompt` are the texts that the model reads instead: in plain letters, with the
     names of emoji (`generation.values.spelling`). In requests from before version 0.2 these are
     None, and the model reads what was typed. `loras` change the weights of the model; where the
-    prompt names some, `read_prompt` no longer does.
+    prompt names some, `read_prompt` no longer does. `inversions` are words of the prompts for which
+    the model reads learned vectors.
 
     `model` is the name of the model in the operator's list; None means the default model.
 
@@ -120,6 +122,7 @@ class GenerationRequest:
     guidance_rescale: float | None = None
     model: str | None = None
     loras: tuple[Lora, ...] = ()
+    inversions: tuple[Inversion, ...] = ()
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt, required=True)
@@ -140,6 +143,7 @@ class GenerationRequest:
         self._check_source()
         _check_references(self.references)
         check_loras(self.loras)
+        check_inversions(self.inversions)
 
     def _check_source(self) -> None:
         if self.source is None:

@@ -29,6 +29,7 @@ from ..errors import (
     SetAside,
 )
 from ..timing import Measured
+from ..values.inversion import Inversion
 from ..values.lora import Lora
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage, Recipe
@@ -163,6 +164,7 @@ class NewJob(_Value, frozen=True, kw_only=True):
     guidance_rescale: int | float | None
     model: str | None
     loras: tuple[Lora, ...]
+    inversions: tuple[Inversion, ...]
 
     @classmethod
     def of(cls, request: GenerationRequest, images: tuple[int, ...]) -> Self:

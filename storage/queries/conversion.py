@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from generation.errors import GenerationError
+from generation.values.inversion import Inversion
 from generation.values.lora import Lora
 from generation.values.pixels import Pixels, StoredPixels
 from generation.values.recipe import Recipe
@@ -65,12 +66,14 @@ def request_to_json(request: GenerationRequest) -> str:
     values = {
         field.name: getattr(request, field.name)
         for field in dataclasses.fields(request)
-        if field.name not in ("source", "references", "loras")
+        if field.name not in ("source", "references", "loras", "inversions")
     }
     if request.references:
         values["references"] = [[picture.width, picture.height] for picture in request.references]
     if request.loras:
         values["loras"] = [dataclasses.asdict(lora) for lora in request.loras]
+    if request.inversions:
+        values["inversions"] = [dataclasses.asdict(each) for each in request.inversions]
     return json.dumps(values, sort_keys=True)
 
 
@@ -88,8 +91,13 @@ def request_from_json(
         values["strength"] = None
     sizes = [StoredPixels(width, height) for width, height in values.pop("references", ())]
     loras = tuple(Lora(**lora) for lora in values.pop("loras", ()))
+    inversions = tuple(Inversion(**each) for each in values.pop("inversions", ()))
     return GenerationRequest(
-        **values, source=source, references=(*(references or sizes),), loras=loras
+        **values,
+        source=source,
+        references=(*(references or sizes),),
+        loras=loras,
+        inversions=inversions,
     )
 
 

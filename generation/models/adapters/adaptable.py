@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -29,6 +29,18 @@ class Adaptable:
         model: Any = self
         changed: Self = replace(model, **networks)
         return changed
+
+    @property
+    def inversion_widths(self) -> Mapping[str, int]:
+        """Return the width of a token of each text encoder that reads textual inversions."""
+        return {}
+
+    def with_inversions(self, inversions: Sequence[Mapping[str, torch.Tensor]]) -> Self:
+        """Return a model whose text encoders know vectors [vectors, width] of inversions too.
+
+        The text of an inversion is in `generation.models.text.inversions.words`.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

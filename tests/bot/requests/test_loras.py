@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 
 from bot.config import Settings
-from bot.engines import lora_library
+from bot.engines import inversion_library, lora_library
 from bot.listing import ListedLora
 from bot.requests.builder import RequestBuilder
 from bot.requests.limits import OperatorLimits
 from bot.requests.options import RequestOptions
 from generation.errors import InvalidRequest, LoraError
 from generation.models.locate import locate
+from generation.values.inversion import Inversion
 from generation.values.lora import Lora, LoraTag
 from generation.values.recipe import UsedLora
 
@@ -99,3 +100,17 @@ def test_in_a_request_from_before_there_were_loras_a_tag_is_text(builder: Reques
     old = a_request(prompt="a cat <lora:ink:0.8>")
     assert builder.rerun(old, guild_id=None).loras == ()
     assert "lora" in str(builder.rerun(old, guild_id=None).read_prompt)
+
+
+def test_embeddings_are_those_that_the_prompts_name(tmp_path: Path) -> None:
+    for name in ("EasyNegative", "toy"):
+        (tmp_path / f"{name}.safetensors").touch()
+    settings = Settings(embedding_folder=tmp_path)
+    profile = locate("starter")
+    limits = OperatorLimits(settings, profile)
+    builder = RequestBuilder(limits, profile, inversions=inversion_library(settings))
+    options = RequestOptions(prompt="a cat", negative_prompt="easynegative, dark")
+    request = builder.imagine(options, guild_id=None)
+    assert request.inversions == (Inversion("EasyNegative"),)
+    assert builder.rerun(request, guild_id=None).inversions == request.inversions
+    assert builder.imagine(RequestOptions(prompt="a toybox"), guild_id=None).inversions == ()

@@ -29,6 +29,7 @@ from generation.errors import (
     QueueFull,
     SetAside,
 )
+from generation.values.inversion import Inversion
 from generation.values.lora import Lora
 from generation.values.pixels import Pixels, StoredPixels
 from generation.values.recipe import GeneratedImage
@@ -74,7 +75,9 @@ STATE = ImageState(1, 3, done=False, failure=None)
 FAILED = ImageState(3, 3, done=True, failure=Failure.of(OutOfMemory()))
 PICTURE = FinishedImage.of(GeneratedImage(index=1, pixels=gradient(), recipe=a_recipe()))
 AN_EDIT = a_request(
-    references=(gradient(), gradient(96, 64)), loras=(Lora("ink", 0.8), Lora("b", 1, "0" * 64))
+    references=(gradient(), gradient(96, 64)),
+    loras=(Lora("ink", 0.8), Lora("b", 1, "0" * 64)),
+    inversions=(Inversion("cat-toy"),),
 )
 REQUESTS: tuple[Request, ...] = (
     Start(spec='{"model": "starter"}'),
