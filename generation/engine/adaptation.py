@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..catalog.loras import NO_INVERSIONS, LoraLibrary
+from ..catalog.profile import ModelProfile
 from ..errors import LoraError, OutOfMemory
 from ..models.adapters.adapter import Adapter, Change
 from ..models.adapters.grafting import with_layers
@@ -140,6 +141,7 @@ class AdaptedModels:
         """
         if not loras and not inversions:
             return None
+        _check_is_plain(self._model.profile)
         found = sorted(map(self._find, loras), key=lambda pair: str(pair[0].sha256))
         vectors = list(map(self._find_inversion, inversions))
         return Adaptation(
@@ -248,6 +250,22 @@ class AdaptedModels:
             size += weight.numel() * weight.element_size()
         changed = {part: with_layers(networks[part], own) for part, own in layers.items()}
         return _Merged(self._model.adapted(changed), size)
+
+
+def _check_is_plain(profile: ModelProfile) -> None:
+    """Refuse a model whose layers cannot be copied and changed.
+
+    Raises:
+        LoraError: the weights are quantised, or wait in main memory until a network computes.
+    """
+    # Changed copies would need hooks of their own to be brought to the device.
+    is_offloaded = profile.savings.offload != "none"
+    if is_offloaded or profile.quantization is not None:
+        state = "offloaded" if is_offloaded else "quantised"
+        raise LoraError(
+            f"LoRAs and embeddings cannot be used with the model {profile.name} while it is "
+            f"{state}; leave them out, or choose another model."
+        )
 
 
 def _bytes(network: nn.Module) -> int:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from peft import LoHaConfig, get_peft_model
 
 from generation.catalog.loras import LoraLibrary
+from generation.catalog.memory.savings import Savings
 from generation.engine import adaptation
 from generation.engine.engine import Engine
 from generation.errors import LoraError
@@ -238,3 +240,19 @@ class TestRecipe:
         file.write_bytes((folder / "peft.safetensors").read_bytes())
         with pytest.raises(LoraError, match="has changed"):
             engine.generate(request)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"savings": Savings(offload="model")}, "offloaded"),
+        ({"savings": Savings(quantize="int8")}, "quantised"),
+    ],
+)
+def test_a_model_whose_layers_cannot_be_copied_says_so(
+    sd15: StableDiffusion, folder: Path, changes: dict[str, Any], said: str
+) -> None:
+    model = replace(sd15, profile=replace(sd15.profile, **changes))
+    engine = Engine(model, library=LoraLibrary(folder), shared=False)
+    with pytest.raises(LoraError, match=f"while it is {said}"):
+        engine.generate(a_small_request(Lora("kohya")))
