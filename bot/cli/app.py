@@ -219,11 +219,18 @@ def replay(
 
 
 @app.command()
-def doctor(config: ConfigOption = None, data: DataOption = None) -> None:
+def doctor(
+    config: ConfigOption = None,
+    data: DataOption = None,
+    card: Annotated[
+        float | None,
+        typer.Option(help="GB of memory of a card: what of the settings would it need?", min=0.1),
+    ] = None,
+) -> None:
     """Check the set-up, and say how to fix what is wrong."""
     from .doctor import examine  # noqa: PLC0415
 
-    raise typer.Exit(examine(config, data=data))
+    raise typer.Exit(examine(config, data=data, card=card))
 
 
 models_app = typer.Typer(

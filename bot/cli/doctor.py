@@ -34,6 +34,7 @@ from ..requests.options import RequestOptions
 from ..terminal import shows
 from ..token import PORTAL, NoToken, find_token, readable_by_others
 from . import data_folder
+from .needs import needs_of
 
 _SPACE_MIN: Final = 2 * 2**30
 
@@ -47,18 +48,21 @@ class Finding:
     fix: str = ""
 
 
-def examine(config: Path | None, *, data: Path | None) -> int:
-    """Print a line for each check; return 0 only if all is well."""
+def examine(config: Path | None, *, data: Path | None, card: float | None) -> int:
+    """Print a line for each check; return 0 only if all is well.
+
+    `card` is the memory, in GB, of a card that is not in this machine.
+    """
     reading = read_settings(config, data=data)
     console.set_up_logging("ERROR")
     findings = []
-    for finding in _findings(reading):
+    for finding in _findings(reading, card):
         _print(finding)
         findings.append(finding)
     return 1 if any(finding.fix for finding in findings) else 0
 
 
-def _findings(reading: Reading) -> Iterator[Finding]:
+def _findings(reading: Reading, card: float | None) -> Iterator[Finding]:
     for fault in reading.faults:
         yield Finding("config", "cannot be used", fault)
     if not reading.faults:
@@ -69,6 +73,7 @@ def _findings(reading: Reading) -> Iterator[Finding]:
     yield _intents(settings)
     yield from _models(settings)
     yield _device(settings)
+    yield from _memory(settings, card)
     yield from _weights(settings)
     for check in (_data, _rights, _space):
         yield check(settings)
@@ -165,6 +170,27 @@ def _device(settings: Settings) -> Finding:
     if device.type == "cpu":
         text += "; large models need a GPU, the starter model does not"
     return Finding("device", text)
+
+
+def _memory(settings: Settings, card: float | None) -> Iterator[Finding]:
+    """Say what each model needs on a card of `card` GB, or on the device that is there."""
+    import torch  # noqa: PLC0415 - it takes seconds
+
+    from generation.models.networks.devices import choose_device, choose_dtype  # noqa: PLC0415
+
+    for listed in settings.listed:
+        try:
+            profile = look_at(listed)
+            device = choose_device(settings.device) if card is None else torch.device("cuda")
+            needs = needs_of(profile, choose_dtype(settings.dtype, device, profile.half))
+        except GenerationError:
+            # The findings about the model and the device say what is wrong.
+            continue
+        size = None if card is None else card * 1e9
+        if device.type == "cuda" and size is None:
+            size = torch.cuda.get_device_properties(device).total_memory
+        fix = "" if size is None else needs.fix(size)
+        yield Finding("memory", f"{profile.name}: {needs.describe()}", fix)
 
 
 def _half(settings: Settings) -> Half:

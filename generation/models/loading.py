@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import torch
 
-from ..catalog.cache.sizes import weight_count
-from ..catalog.files import SCHEDULER_CONFIG, list_folder, select_files
+from ..catalog.files import SCHEDULER_CONFIG, ModelFiles, list_folder, select_files
 from ..catalog.hashing import file_sha256, weights_sha256
 from ..catalog.layout import Layout
+from ..catalog.memory.savings import NO_SAVINGS
+from ..catalog.memory.sizes import PartSize, on_card, part_sizes
 from ..catalog.profile import ModelProfile
 from ..errors import ModelError, first_sentence
 from ..libraries import quiet
@@ -21,6 +22,7 @@ from .families import family_of
 from .family import Model
 from .locate import layout_for
 from .networks.devices import choose_device, choose_dtype
+from .networks.measuring import peak_bytes
 
 
 def load(
@@ -45,15 +47,14 @@ def load(
     _check_compiled(profile, compiled=compiled)
     target = choose_device(device)
     number = choose_dtype(dtype, target, profile.half)
-    family = family_of(profile.pipeline)
-    layout = layout_for(family.layout, profile.denoiser)
+    layout = _layout(profile)
     digest = _digest(profile, layout)
     if profile.denoiser is not None:
         base = weights_sha256(profile.folder, layout)
         profile = replace(profile, denoiser=replace(profile.denoiser, base_sha256=base))
-    files = select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
+    files = _files(profile, layout)
     with quiet(), torch.random.fork_rng(devices=[]):
-        kind: type[Model] = family.load()
+        kind: type[Model] = family_of(profile.pipeline).load()
         model = kind.load(
             profile, files, device=target, dtype=number, compiled=compiled, weights_sha256=digest
         )
@@ -69,15 +70,63 @@ def load(
 def expected_bytes(profile: ModelProfile, *, device: str | None, dtype: str | None) -> int:
     """Return about how many bytes of memory the weights of a model take, before it is loaded.
 
-    `device` and `dtype` are as in `load`.
+    `device` and `dtype` are as in `load`. Of an offloaded model it is what is on the device.
 
     Raises:
         ModelError: a file is broken or missing, or the device is not there.
     """
-    layout = family_of(profile.pipeline).layout
-    files = select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
     number = choose_dtype(dtype, choose_device(device), profile.half)
-    return weight_count(profile.folder, files) * number.itemsize
+    return on_card(sizes_of(profile, number), profile.savings)
+
+
+def sizes_of(profile: ModelProfile, dtype: torch.dtype) -> dict[str, PartSize]:
+    """Return the sizes of a model's weights by part, with numbers of type `dtype`.
+
+    Raises:
+        ModelError: a file is broken or missing.
+    """
+    layout, denoiser = _layout(profile), profile.denoiser
+    own = None if denoiser is None else (layout.denoiser, denoiser)
+    return part_sizes(profile.folder, _files(profile, layout), own, dtype.itemsize)
+
+
+def decoding_bytes(profile: ModelProfile, dtype: torch.dtype) -> int:
+    """Return about how many bytes decoding a picture of the model's own size takes.
+
+    They are measured on shapes, by `generation.models.networks.measuring`.
+
+    Raises:
+        ModelError: a file is broken or missing.
+    """
+    layout = _layout(profile)
+    without_numbers = replace(_files(profile, layout), weights={})
+    plain = replace(profile, denoiser=None, savings=NO_SAVINGS)
+    with quiet(), torch.random.fork_rng(devices=[]):
+        model: Model = (
+            family_of(profile.pipeline)
+            .load()
+            .load(
+                plain,
+                without_numbers,
+                device=torch.device("meta"),
+                dtype=dtype,
+                compiled=False,
+                weights_sha256="",
+            )
+        )
+    side, tile = profile.native_size, profile.savings.decoder_tile
+    latents = torch.empty(model.latent_shape(side, side), device="meta", dtype=model.latents_dtype)
+    if tile is None or tile >= side:
+        return peak_bytes(lambda: model.decode(latents))
+    return peak_bytes(lambda: model.decode_in_tiles(latents, tile))
+
+
+def _layout(profile: ModelProfile) -> Layout:
+    return layout_for(family_of(profile.pipeline).layout, profile.denoiser)
+
+
+def _files(profile: ModelProfile, layout: Layout) -> ModelFiles:
+    return select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
 
 
 def _digest(profile: ModelProfile, layout: Layout) -> str:

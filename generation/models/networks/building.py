@@ -37,11 +37,16 @@ def load_network(
 ) -> Any:
     """Return the network that is a part of a model, with weights of type `dtype`.
 
+    If `files` has no weights of any part, the network has only shapes.
+
     Raises:
         ModelError: a file is broken, or the config and the weights do not fit each other.
     """
     folder = profile.folder
     config = read_config(folder, f"{part}/config.json")
+    if not files.weights:
+        with made_from(part, folder / part / "config.json"), torch.device("meta"):
+            return make(config).to(dtype).eval()
     if part not in files.weights and profile.denoiser is not None:
         # It needs the converters of diffusers, which take a second to load.
         from .denoiser import load_denoiser  # noqa: PLC0415

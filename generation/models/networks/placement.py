@@ -118,11 +118,12 @@ def _is_on(network: nn.Module, device: torch.device) -> bool:
 
 def computing_device(network: Any) -> torch.device:
     """Return the device on which a network computes, wherever its weights are meanwhile."""
-    hook = getattr(network, "_hf_hook", None)
-    # A network that is offloaded by layers has several hooks.
-    for single in getattr(hook, "hooks", (hook,)):
-        found: torch.device | None = getattr(single, "execution_device", None)
-        if found is not None:
-            return found
+    # A network that is offloaded by layers has hooks at its layers, some of them several.
+    hooks = (getattr(module, "_hf_hook", None) for module in network.modules())
+    for hook in hooks:
+        for single in getattr(hook, "hooks", (hook,)):
+            found: torch.device | None = getattr(single, "execution_device", None)
+            if found is not None:
+                return found
     device: torch.device = network.device
     return device

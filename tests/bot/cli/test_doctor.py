@@ -180,3 +180,12 @@ def test_doctor_checks_each_model_of_the_list(doctor: Callable[..., str], tmp_pa
     assert any(line.startswith("✓ model: Filtered, ") and line.endswith(needs) for line in lines)
     assert "✓ weights: of Emoji: loaded, and one step was taken with them" in lines
     assert "✗ weights: of Broken: cannot be used" in lines
+
+
+def test_doctor_says_what_a_card_needs(doctor: Callable[..., str]) -> None:
+    lines = doctor("--card", "8").splitlines()
+    (said,) = [line for line in lines if "memory: " in line]
+    assert said.startswith("✓ memory: starter: weights 0.0 GB (text_encoder 0.0 GB, unet 0.0 GB, ")
+    assert said.endswith("to decode a picture, so about 0.6 GB as it is set")
+    lines = doctor("--card", "0.5").splitlines()
+    assert "  → a card of 0.5 GB is too small for this model; choose a smaller one" in lines
