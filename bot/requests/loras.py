@@ -9,7 +9,7 @@ from generation.catalog.loras import LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import LoraError, ModelError
 from generation.models.adapters.offering import Size, may_fit, weight_sizes
-from generation.models.families import family_of
+from generation.models.locate import layout_of
 from generation.values.inversion import Inversion, named_in
 from generation.values.lora import Lora, LoraTag, listed_tags, merged, split_tags
 from generation.values.recipe import Recipe
@@ -69,8 +69,8 @@ class LoraOptions:
 
     def _weight_sizes(self) -> frozenset[Size]:
         if self._sizes is None:
-            layout = family_of(self._profile.pipeline).layout
-            self._sizes = weight_sizes(self._profile.folder, layout)
+            folder = self._profile.folder
+            self._sizes = weight_sizes(folder, layout_of(folder))
         return self._sizes
 
     def read(self, prompt: str, chosen: Sequence[LoraTag]) -> Reading:

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..errors import ModelError
 from . import bounds
-from .files import SCHEDULER_CONFIG, read_config
+from .files import INDEX, SCHEDULER_CONFIG, read_config
+from .layout import names_part
 
 
 class Config:
@@ -78,6 +79,10 @@ class Configs:
     def has(self, name: str) -> bool:
         """Return whether the model has the file `name`."""
         return (self.folder / name).is_file()
+
+    def has_part(self, part: str) -> bool:
+        """Return whether `model_index.json` says that the model has an optional part."""
+        return names_part(self.other(INDEX).values, part)
 
     def other(self, name: str) -> Config:
         """Return any other JSON file of the model."""

@@ -135,9 +135,9 @@ def select_files(names: Collection[str], layout: Layout, where: str) -> ModelFil
     """
     configs = select_configs(names, layout, where)
     weights = {
-        part: _part_weights(names, part, layout.parts[part].stem, where)
-        for part in _networks(names, layout)
-        if not layout.parts[part].is_config_only
+        name: _part_weights(names, name, part.stem, where)
+        for name, part in layout.networks.items()
+        if not part.is_config_only
     }
     return ModelFiles(configs, weights)
 
@@ -150,7 +150,7 @@ def select_configs(names: Collection[str], layout: Layout, where: str) -> tuple[
     """
     require_index(names, where)
     _require(names, SCHEDULER_CONFIG, where)
-    parts = [f"{part}/config.json" for part in _networks(names, layout)]
+    parts = [f"{part}/config.json" for part in layout.networks]
     for name in parts:
         _require(names, name, where)
     ours = (name for name in (DEFAULTS, EMOJI) if name in names)
@@ -165,15 +165,6 @@ def require_index(names: Collection[str], where: str) -> None:
         ModelError: the file is missing.
     """
     _require(names, INDEX, where, "it is no model in the layout of diffusers")
-
-
-def _networks(names: Collection[str], layout: Layout) -> list[str]:
-    """Return the parts with weights that a model has to have, and the optional ones it has."""
-    return [
-        name
-        for name, part in layout.networks.items()
-        if not part.is_optional or f"{name}/config.json" in names
-    ]
 
 
 def _require(

@@ -44,9 +44,14 @@ def network(library: str, *classes: str, is_optional: bool = False) -> Part:
     return Part(library=library, classes=frozenset(classes), is_optional=is_optional)
 
 
-def tokenizer(*classes: str) -> Part:
+def tokenizer(*classes: str, is_optional: bool = False) -> Part:
     """Return a part that turns text into tokens, made by a class of transformers."""
-    return Part(library="transformers", classes=frozenset(classes), has_weights=False)
+    return Part(
+        library="transformers",
+        classes=frozenset(classes),
+        has_weights=False,
+        is_optional=is_optional,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,15 @@ class Layout:
         part = replace(self.parts[name], is_config_only=True)
         return replace(self, parts={**self.parts, name: part})
 
+    def of(self, index: Mapping[str, Any]) -> Layout:
+        """Return the layout without the optional parts that `model_index.json` does not name."""
+        kept = {
+            name: part
+            for name, part in self.parts.items()
+            if not part.is_optional or names_part(index, name)
+        }
+        return replace(self, parts=kept)
+
     def check_index(self, folder: Path, index: Mapping[str, Any], family: str) -> None:
         """Compare the entries of `model_index.json` with the parts of the family.
 
@@ -95,9 +109,7 @@ class Layout:
                 raise ModelError(f"The model in {folder} is {kind}; choose a plain {family} model.")
         scheduler = Part(library="diffusers", classes=frozenset(), has_weights=False)
         for name, part in {**self.parts, "scheduler": scheduler}.items():
-            entry = index.get(name)
-            pair = entry if isinstance(entry, list) and len(entry) == 2 else [None, None]  # noqa: PLR2004
-            library, found = (str(item) if item else None for item in pair)
+            library, found = _entry(index, name)
             if found is None and (part.is_optional or not part.classes):
                 continue
             if part.classes and found not in part.classes:
@@ -110,6 +122,20 @@ class Layout:
                     f"The model in {folder} takes its {name} from {shown(library) or 'nowhere'} "
                     f"instead of {part.library}; choose a plain {family} model."
                 )
+
+
+def names_part(index: Mapping[str, Any], part: str) -> bool:
+    """Return whether `model_index.json` names a class for a part."""
+    return _entry(index, part)[1] is not None
+
+
+def _entry(index: Mapping[str, Any], part: str) -> tuple[str | None, str | None]:
+    """Return the library and the class of a part, from `model_index.json`."""
+    entry = index.get(part)
+    if not isinstance(entry, list) or len(entry) != 2:  # noqa: PLR2004 - a library and a class
+        return None, None
+    library, found = (str(item) if item else None for item in entry)
+    return library, found
 
 
 def any_of(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,8 +39,11 @@ class Place:
     scale: str | None = None
 
 
-def find_tensors(folder: Path, part: str, weights: PartWeights) -> dict[str, Place]:
+def find_tensors(folder: Path, weights: PartWeights, known: Container[str]) -> dict[str, Place]:
     """Return where each tensor of a part lies, by the name that the network uses.
+
+    `known` are the names of the network's tensors. A name that is not known is taken for an older
+    one, if it was that of a known name.
 
     Raises:
         ModelError: a file is broken, the index of several files names another one, or a tensor
@@ -52,7 +55,7 @@ def find_tensors(folder: Path, part: str, weights: PartWeights) -> dict[str, Pla
         for name, place in file_tensors(folder / file).items():
             if listed is not None and listed.get(place.name) != Path(file).name:
                 raise _unlisted(folder, weights, place.name, file)
-            _add(found, _modern(part, name), place)
+            _add(found, _modern(name, known), place)
     if listed is not None and (gone := listed.keys() - _names(folder, weights)):
         raise ModelError(
             f"{folder / str(weights.index)} lists the tensor {min(gone)[:120]!r}, which is in none "
@@ -92,12 +95,15 @@ def _scale(file: Path, name: str, tensors: Mapping[str, TensorInfo]) -> str | No
     return scale
 
 
-def _modern(part: str, name: str) -> str:
-    if part == "text_encoder":
-        return _TEXT_PREFIX.sub("", name, count=1) if _TEXT_PREFIX.match(name) else name
-    if part == "vae" and (match := _ATTENTION.fullmatch(name)):
-        return match[1] + _ATTENTION_NAMES[match[2]] + match[3]
-    return name
+def _modern(name: str, known: Container[str]) -> str:
+    if name in known:
+        return name
+    modern = name
+    if _TEXT_PREFIX.match(name):
+        modern = _TEXT_PREFIX.sub("", name, count=1)
+    elif match := _ATTENTION.fullmatch(name):
+        modern = match[1] + _ATTENTION_NAMES[match[2]] + match[3]
+    return modern if modern in known else name
 
 
 def _add(found: dict[str, Place], name: str, place: Place) -> None:

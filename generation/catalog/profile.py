@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -159,6 +159,8 @@ def profile(
 def recognise(folder: Path, families: Collection[Family]) -> Family:
     """Return the family of the model in `folder`, of which only `model_index.json` is read.
 
+    Its layout has only those optional parts that the model has.
+
     Raises:
         ModelError: the file cannot be read, or names none of `families` or other parts.
     """
@@ -171,7 +173,7 @@ def recognise(folder: Path, families: Collection[Family]) -> Family:
             f"engine cannot run; choose a model of {any_of([family.name for family in families])}."
         )
     family.layout.check_index(folder, index, family.name)
-    return family
+    return replace(family, layout=family.layout.of(index))
 
 
 def family_for(pipeline: object, families: Iterable[Family]) -> Family | None:

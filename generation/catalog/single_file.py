@@ -23,7 +23,7 @@ from .hashing import file_sha256
 
 _UNFINISHED: Final = "unfinished-"
 # CLIP's vocabulary is in the package once, among these configs.
-_VOCABULARY: Final = ("stable-diffusion-v1-5/tokenizer", ("vocab.json", "merges.txt"))
+_VOCABULARY: Final = ("clip", ("vocab.json", "merges.txt"))
 # The library, namespace and folder of `cached_assets_path`.
 _NAMES: Final = ("imagine-bot", "single-files", "default")
 _SHELF: Final = Path(HF_ASSETS_CACHE).expanduser().resolve().joinpath(*_NAMES)

@@ -10,7 +10,65 @@ from typing import Any, Final
 from ..catalog.checkpoint import SingleFile
 from ..catalog.layout import Layout, network, tokenizer
 from ..catalog.profile import Family, family_for
-from . import describing
+from ..values.request import REFERENCES_MAX
+from .describing.facts import (
+    Fact,
+    at_least,
+    channels,
+    described,
+    fits,
+    given,
+    index_says,
+    native_size,
+    number,
+    only,
+    positions,
+    sets,
+    size,
+    size_multiple,
+    where,
+)
+from .describing.schedules import diffusion, flow, has_shift, own_scheduler, takes_few_steps
+from .describing.texts import clip_texts, texts
+
+# A UNet that sets one of these needs more than latents, a timestep, a prompt and a size.
+_MORE_CONDITIONS: Final = ("class_embed_type", "encoder_hid_dim_type")
+# What diffusers' pipelines read of a text, with the chat around it.
+_QWEN_TOKENS: Final = 512
+_QWEN3: Final = (
+    at_least("text_encoder", "num_hidden_layers", 1, absent=32),
+    number("text_encoder", "rms_norm_eps", 1e-6, 0.0, 1.0),
+)
+_UNGUIDED: Final = given(default_guidance_scale=1.0)
+_FEW_STEPS: Final = (
+    where(takes_few_steps, own_scheduler, given(default_steps=4), _UNGUIDED),
+    # The UNet of a latent consistency model reads the guidance scale, and is not guided besides.
+    # The scale is that of diffusers' pipeline.
+    where(
+        sets("unet", "time_cond_proj_dim"),
+        at_least("unet", "time_cond_proj_dim", 4),
+        own_scheduler,
+        given(default_steps=4, default_guidance_scale=8.5, is_guided=False),
+    ),
+)
+
+
+def _unet_of_clip(*encoders: str) -> tuple[Fact, ...]:
+    """Return what a UNet of diffusion and CLIP's text encoders, which it reads, have to fit."""
+    return (
+        size_multiple(least=8),
+        channels("unet", 4),
+        fits(
+            "unet",
+            "cross_attention_dim",
+            [size(encoder, "hidden_size", 512) for encoder in encoders],
+            "the text encoder's {}",
+            is_listed=True,
+        ),
+        native_size("unet", in_latents=True),
+        clip_texts({encoder: encoder.replace("text_encoder", "tokenizer") for encoder in encoders}),
+        diffusion,
+    )
 
 
 def _stable_diffusion() -> Any:
@@ -54,7 +112,17 @@ STABLE_DIFFUSION: Final = Family(
             "vae": network("diffusers", "AutoencoderKL"),
         },
     ),
-    describe=describing.stable_diffusion,
+    describe=described(
+        only(
+            "unet",
+            ("addition_embed_type", *_MORE_CONDITIONS),
+            None,
+            "null (this engine gives a UNet only a prompt)",
+        ),
+        *_unet_of_clip("text_encoder"),
+        given(default_steps=30, default_guidance_scale=7.5),
+        *_FEW_STEPS,
+    ),
     load=_stable_diffusion,
     single_files=(
         SingleFile(
@@ -92,7 +160,36 @@ STABLE_DIFFUSION_XL: Final = Family(
             "requires_aesthetics_score": "a refiner, which only finishes another model's pictures"
         },
     ),
-    describe=describing.stable_diffusion_xl,
+    describe=described(
+        only(
+            "unet",
+            _MORE_CONDITIONS,
+            None,
+            "null (this engine gives the UNet a prompt and a size)",
+        ),
+        only(
+            "unet",
+            "addition_embed_type",
+            "text_time",
+            "text_time, as Stable Diffusion XL has it",
+            absent=None,
+        ),
+        fits(
+            "unet",
+            "projection_class_embeddings_input_dim",
+            [
+                # Height and width of an original picture, where it was cropped, and height and
+                # width wanted.
+                size("unet", "addition_time_embed_dim", times=6),
+                size("text_encoder_2", "projection_dim", 512),
+            ],
+            "{} (text and sizes)",
+        ),
+        *_unet_of_clip("text_encoder", "text_encoder_2"),
+        own_scheduler,
+        given(default_steps=30, default_guidance_scale=5.0),
+        *_FEW_STEPS,
+    ),
     load=_stable_diffusion_xl,
     single_files=(
         SingleFile(
@@ -120,7 +217,43 @@ FLUX2_KLEIN: Final = Family(
             "vae": network("diffusers", "AutoencoderKLFlux2"),
         },
     ),
-    describe=describing.flux2_klein,
+    describe=described(
+        *_QWEN3,
+        size_multiple(patch=2),
+        only("vae", "patch_size", [2, 2], "[2, 2]"),
+        *(
+            fits(
+                "transformer",
+                key,
+                [size("vae", "latent_channels", 32, times=4)],
+                "the {} channels of a patch of latents",
+                may_be_null=True,
+            )
+            for key in ("in_channels", "out_channels")
+        ),
+        only("transformer", "patch_size", 1, "1"),
+        only(
+            "transformer",
+            "guidance_embeds",
+            False,
+            "false, as FLUX.2 klein has it",
+            absent=True,
+        ),
+        # The states after three of the encoder's layers, of which 27 is the last.
+        fits(
+            "transformer",
+            "joint_attention_dim",
+            [size("text_encoder", "hidden_size", 4096, times=3)],
+            "{}, as the text encoder has it",
+            absent=15360,
+        ),
+        at_least("text_encoder", "num_hidden_layers", 27, absent=32),
+        native_size("vae", absent=1024),
+        texts(_QWEN_TOKENS),
+        flow,
+        given(default_steps=50, default_guidance_scale=4.0, most_references=REFERENCES_MAX),
+        where(index_says("is_distilled"), given(default_steps=4, is_guided=False), _UNGUIDED),
+    ),
     load=_flux2_klein,
     # Its networks were trained in it, and float16 is too small for some of their numbers.
     half="bfloat16",
@@ -137,7 +270,38 @@ Z_IMAGE: Final = Family(
             "vae": network("diffusers", "AutoencoderKL"),
         },
     ),
-    describe=describing.z_image,
+    describe=described(
+        channels("transformer", 16),
+        size_multiple(patch=2),
+        *_QWEN3,
+        number("transformer", "norm_eps", 1e-5, 0.0, 1.0),
+        number("transformer", "rope_theta", 256.0, 1.0, 1e6),
+        number("transformer", "t_scale", 1000.0, 1.0, 1e6),
+        only("transformer", "all_patch_size", [2], "[2] (the patches of Z-Image)"),
+        only("transformer", "all_f_patch_size", [1], "[1] (the patches of Z-Image)"),
+        only(
+            "transformer",
+            "siglip_feat_dim",
+            None,
+            "null (this engine gives Z-Image only a prompt)",
+        ),
+        fits(
+            "transformer",
+            "cap_feat_dim",
+            [size("text_encoder", "hidden_size", 4096)],
+            "the text encoder's {}",
+            absent=2560,
+        ),
+        # The tokens of a text are counted from 1, and the picture has the number after them.
+        positions("transformer", "axes_lens", tokens=_QWEN_TOKENS + 2, patch=2),
+        native_size("vae", patch=2, absent=1024),
+        texts(_QWEN_TOKENS),
+        flow,
+        # The networks of both are the same, and the shift tells them apart: the release has 6, and
+        # Turbo 3. The numbers of steps and the scales are those of the model cards.
+        given(default_steps=30, default_guidance_scale=5.0),
+        where(has_shift(3.0), given(default_steps=8), _UNGUIDED),
+    ),
     load=_z_image,
     # In float16 its transformer overflows.
     half="bfloat16",

@@ -24,7 +24,6 @@ from ..catalog.profile import ModelProfile
 from ..values.request import Told
 from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_transformer
-from .describing import KLEIN_TEXT_LAYERS
 from .family import Conditioning, Posterior, Predict
 from .guidance import guide
 from .networks.building import Make, load_network, of_diffusers
@@ -35,6 +34,8 @@ from .text.tokenizing import QWEN, load_tokenizer
 from .text.tokens import TokenizedPrompt
 
 _TEXT: Final = "text"
+# The layers of the text encoder after which the transformer reads the states.
+_LAYERS: Final = (9, 18, 27)
 _REFERENCE: Final = "reference_"
 # The transformer sees a patch of 2 x 2 latents of the autoencoder as one token.
 _PATCH: Final = 2
@@ -57,7 +58,7 @@ class Statistics(nn.Module):
 
 
 def _text_encoder(config: Mapping[str, Any]) -> Any:
-    return qwen3.text_encoder(config, depth=max(KLEIN_TEXT_LAYERS))
+    return qwen3.text_encoder(config, depth=max(_LAYERS))
 
 
 def _autoencoder(config: Mapping[str, Any]) -> Any:
@@ -184,9 +185,7 @@ class Flux2Klein(Adaptable):
 
     def _encode(self, prompt: tuple[int, ...]) -> Conditioning:
         padding = self.tokenizer.pad_token_id
-        found = qwen3.hidden_states(
-            self.text_encoder, [prompt], KLEIN_TEXT_LAYERS, padding_id=padding
-        )
+        found = qwen3.hidden_states(self.text_encoder, [prompt], _LAYERS, padding_id=padding)
         return Conditioning({_TEXT: torch.cat([*found.layers], dim=2).to(self.dtype)})
 
     def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:

@@ -17,10 +17,10 @@ from ..libraries import quiet
 from ..schedulers.registry import REGISTRY
 from ..schedulers.sampler import Sampler
 from ..values.request import SchedulerName
-from .describing import noise_alone
+from .describing.schedules import noise_alone
 from .families import family_of
 from .family import Model
-from .locate import layout_for
+from .locate import layout_for, layout_of
 from .networks.devices import choose_device, choose_dtype
 from .networks.measuring import peak_bytes
 
@@ -122,7 +122,7 @@ def decoding_bytes(profile: ModelProfile, dtype: torch.dtype) -> int:
 
 
 def _layout(profile: ModelProfile) -> Layout:
-    return layout_for(family_of(profile.pipeline).layout, profile.denoiser)
+    return layout_for(layout_of(profile.folder), profile.denoiser)
 
 
 def _files(profile: ModelProfile, layout: Layout) -> ModelFiles:

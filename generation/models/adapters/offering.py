@@ -40,7 +40,7 @@ def weight_sizes(folder: Path, layout: Layout) -> frozenset[Size]:
     sizes = set[Size]()
     for part, weights in files.weights.items():
         if part in _PARTS:
-            for name, place in find_tensors(folder, part, weights).items():
+            for name, place in find_tensors(folder, weights, ()).items():
                 shape = place.info.shape
                 if name.endswith(_WEIGHT) and len(shape) >= _MATRIX:
                     sizes.add((shape[0], math.prod(shape[1:])))

@@ -54,27 +54,10 @@ def load_network(
         shapes = expected_shapes(make, part, config, folder / part / "config.json")
         return load_denoiser(profile.denoiser, partial(make, config), shapes, config, dtype)
     weights = files.weights[part]
-    places = find_tensors(folder, part, weights)
-    return build(make, part, config, places, folder / weights.names[0], dtype)
-
-
-def build(
-    make: Make,
-    part: str,
-    config: Mapping[str, Any],
-    places: Mapping[str, Place],
-    file: Path,
-    dtype: torch.dtype,
-) -> Any:
-    """Return the network that `make` makes of `config`, with the tensors at `places` as `dtype`.
-
-    The shapes are compared with those in the headers before memory for the network is taken.
-    Errors name `file`.
-
-    Raises:
-        ModelError: the config makes no network, or the tensors do not fit it.
-    """
+    file = folder / weights.names[0]
     shapes = expected_shapes(make, part, config, file)
+    places = find_tensors(folder, weights, shapes)
+    # The shapes in the headers are compared before memory for the network is taken.
     check_fit(part, shapes, places, file)
     with init_empty_weights(include_buffers=False):
         network = make(config)

@@ -13,7 +13,7 @@ from generation.catalog import single_file
 from generation.catalog.checkpoint import read_checkpoint
 from generation.catalog.conversion import convert
 from generation.catalog.files import list_folder, read_config, select_configs
-from generation.catalog.single_file import bundled_configs
+from generation.catalog.single_file import whole_configs
 from generation.errors import ModelError
 from generation.models.families import STABLE_DIFFUSION
 from generation.models.loading import load
@@ -305,19 +305,19 @@ def test_gguf_is_said_to_be_not_supported(name: str) -> None:
 
 
 def test_the_configs_that_come_with_the_package_are_those_of_stable_diffusion_1() -> None:
-    folder = bundled_configs(KINDS[0].configs)
-    for part, first, count in (
-        ("unet", (320, 4, 3, 3), 859_520_964),
-        ("vae", (128, 3, 3, 3), 83_653_863),
-        ("text_encoder", (49_408, 768), 123_060_480),
-    ):
-        shapes = expected_shapes(
-            NETWORKS[part], part, read_config(folder, f"{part}/config.json"), folder / part
-        )
-        assert first in {tuple(shape) for shape in shapes.values()}
-        assert sum(shape.numel() for shape in shapes.values()) == count
-    names = select_configs(list_folder(folder), STABLE_DIFFUSION.layout, "x")
-    tokenizer = load_tokenizer(folder, names, 49_408)
+    with whole_configs(KINDS[0].configs) as folder:
+        for part, first, count in (
+            ("unet", (320, 4, 3, 3), 859_520_964),
+            ("vae", (128, 3, 3, 3), 83_653_863),
+            ("text_encoder", (49_408, 768), 123_060_480),
+        ):
+            shapes = expected_shapes(
+                NETWORKS[part], part, read_config(folder, f"{part}/config.json"), folder / part
+            )
+            assert first in {tuple(shape) for shape in shapes.values()}
+            assert sum(shape.numel() for shape in shapes.values()) == count
+        names = select_configs(list_folder(folder), STABLE_DIFFUSION.layout, "x")
+        tokenizer = load_tokenizer(folder, names, 49_408)
     ids = tokenizer("a photo of a cat").input_ids
     # As in the examples of CLIP's own documentation.
     assert ids == [49_406, 320, 1_125, 539, 320, 2_368, 49_407]

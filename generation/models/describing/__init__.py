@@ -1,0 +1,1 @@
+"""Facts about a model, read from the model's configs; importing this loads no torch."""
