@@ -13,8 +13,7 @@ import pytest
 from aiohttp import web
 from discord.http import HTTPClient
 
-from bot.cogs.vary import _download
-from bot.requests.downloading import download
+from bot.requests.downloading import download, download_source
 from generation.errors import InvalidSource
 
 PICTURE = b"a picture"
@@ -117,5 +116,5 @@ async def test_only_discords_own_servers_are_asked(
     asked = mock.Mock(side_effect=AssertionError("it was asked"))
     monkeypatch.setattr(aiohttp.ClientSession, "get", asked)
     with pytest.raises(InvalidSource, match="could not be fetched"):
-        await _download(attachment(url.format(origin=origin)))
+        await download_source(attachment(url.format(origin=origin)))
     assert not asked.called
