@@ -182,6 +182,6 @@ def _expected_bytes(settings: Settings, profile: ModelProfile) -> int:
 
     try:
         return expected_bytes(profile, device=settings.device, dtype=settings.dtype)
-    except GenerationError:
+    except (GenerationError, OSError):
         # What is wrong with the model is said when it is loaded; it must not keep others out.
         return 0

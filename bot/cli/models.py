@@ -140,8 +140,10 @@ def _own_folders(listed: ListedModel) -> list[Path]:
 
     if listed.location == STARTER:
         raise ModelError(f"The model {listed.name} is a part of the bot; it cannot be removed.")
-    if is_on_hub(listed.location):
-        return hub_folders(listed.location)
+    # Of a model with a base, the bot downloaded only the base.
+    source = listed.base or listed.location
+    if is_on_hub(source):
+        return hub_folders(source)
     try:
         folder = look_at(listed).folder
     except ModelNotHere:
