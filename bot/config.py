@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     prediction_type: PredictionType | None = None
     base: Annotated[str, Field(min_length=1)] | None = None
+    vae: Annotated[str, Field(min_length=1)] | None = None
     offload: Offload = "none"
     vae_tile: Tile | None = None
     vae_slicing: bool = False
@@ -125,7 +126,7 @@ class Settings(BaseSettings):
     def listed(self) -> tuple[ListedModel, ...]:
         """Return the models of the operator: `models`, or else the one that `model` names."""
         if not self.models:
-            return (self._single(self.model, self.base),)
+            return (self._single(self.model, self.base, self.vae),)
         return tuple(model.model_copy(update=self._memory_of(model)) for model in self.models)
 
     @property
@@ -155,6 +156,7 @@ class Settings(BaseSettings):
             "models": (),
             "prediction_type": listed.prediction_type,
             "base": listed.base,
+            "vae": listed.vae,
             **self._memory_of(listed),
             "steps": listed.steps or self.steps,
             "guidance_scale": listed.guidance_scale or self.guidance_scale,
@@ -177,12 +179,13 @@ class Settings(BaseSettings):
         folded = name.casefold()
         return next((listed for listed in self.listed if listed.name.casefold() == folded), None)
 
-    def _single(self, source: str, base: str | None) -> ListedModel:
+    def _single(self, source: str, base: str | None, vae: str | None = None) -> ListedModel:
         return ListedModel(
             name=short_name(source),
             source=source,
             prediction_type=self.prediction_type,
             base=base,
+            vae=vae,
             **{key: getattr(self, key) for key in _OF_MEMORY},
         )
 
@@ -283,6 +286,8 @@ def _contradictions_of_models(settings: Settings) -> Iterator[str]:
         yield "prediction_type is set beside [[models]]; set it in the model that needs it."
     if settings.base is not None:
         yield "base is set beside [[models]]; set it in the model that needs it."
+    if settings.vae is not None:
+        yield "vae is set beside [[models]]; set it in the model that needs it."
     for name, count in Counter(name.casefold() for name in names).items():
         if count > 1:
             yield f"{count} of [[models]] are called {name!r}; give each a name of its own."

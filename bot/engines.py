@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from generation.catalog.loras import ListedLora, LoraLibrary
+from generation.catalog.addons.loras import ListedLora, LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import GenerationError
 from generation.workers.process import EngineProcess

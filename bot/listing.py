@@ -63,6 +63,7 @@ class ListedModel(BaseModel):
     roles: frozenset[int] = frozenset()
     servers: frozenset[int] = frozenset()
     base: Annotated[str, Field(min_length=1)] | None = None
+    vae: Annotated[str, Field(min_length=1)] | None = None
     offload: Offload = "none"
     vae_tile: Tile | None = None
     vae_slicing: bool = False
@@ -129,6 +130,7 @@ def locate_listed(
         prediction_type=listed.prediction_type,
         base=listed.base,
         savings=listed.savings,
+        vae=listed.vae,
         only_look=only_look,
     )
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from generation.catalog.addons.loras import SUFFIXES, check_source
 from generation.catalog.files import PICKLES
-from generation.catalog.loras import SUFFIXES, check_source
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
 from generation.images.files import check_bytes, read_source

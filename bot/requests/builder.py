@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from generation.catalog.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
+from generation.catalog.addons.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
 from generation.images.files import Fit, ReferenceFit

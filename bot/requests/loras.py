@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from generation.catalog.loras import LoraLibrary
+from generation.catalog.addons.loras import LoraLibrary
 from generation.catalog.profile import ModelProfile
 from generation.errors import LoraError, ModelError
 from generation.models.adapters.offering import Size, may_fit, weight_sizes

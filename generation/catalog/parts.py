@@ -55,7 +55,7 @@ def find_tensors(folder: Path, weights: PartWeights, known: Container[str]) -> d
         for name, place in file_tensors(folder / file).items():
             if listed is not None and listed.get(place.name) != Path(file).name:
                 raise _unlisted(folder, weights, place.name, file)
-            _add(found, _modern(name, known), place)
+            _add(found, modern_name(name, known), place)
     if listed is not None and (gone := listed.keys() - _names(folder, weights)):
         raise ModelError(
             f"{folder / str(weights.index)} lists the tensor {min(gone)[:120]!r}, which is in none "
@@ -95,7 +95,8 @@ def _scale(file: Path, name: str, tensors: Mapping[str, TensorInfo]) -> str | No
     return scale
 
 
-def _modern(name: str, known: Container[str]) -> str:
+def modern_name(name: str, known: Container[str]) -> str:
+    """Return the name that a network with the names `known` uses today for a tensor."""
     if name in known:
         return name
     modern = name

@@ -89,7 +89,8 @@ class ModelProfile(Description):
     model is made for. Pictures of more than `default_max_size` pixels in width or height are seldom
     good. `half` is the type of the weights on a GPU, if nobody chose one. `emoji` holds the names
     of the emoji that the model knows. `denoiser` is the file with the weights of the denoiser, if
-    these are not in `folder`. `savings` are the settings by which the model takes less memory.
+    these are not in `folder`, and `autoencoder` that of another autoencoder. `savings` are the
+    settings by which the model takes less memory.
     """
 
     name: str
@@ -104,6 +105,7 @@ class ModelProfile(Description):
     emoji: Mapping[str, str] = field(repr=False)
     denoiser: DenoiserFile | None = None
     savings: Savings = NO_SAVINGS
+    autoencoder: Path | None = None
 
     @property
     def quantization(self) -> str | None:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import nn
 
-from ..catalog.loras import NO_INVERSIONS, LoraLibrary
+from ..catalog.addons.loras import NO_INVERSIONS, LoraLibrary
 from ..catalog.profile import ModelProfile
 from ..errors import LoraError, OutOfMemory
 from ..models.adapters.adapter import Adapter, Change

@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 
-from ..catalog.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
+from ..catalog.addons.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
 from ..catalog.profile import ModelProfile
 from ..errors import GenerationError, InvalidRequest, OutOfMemory, PictureRefused
 from ..models.family import Model

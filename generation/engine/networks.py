@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from ..catalog.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
+from ..catalog.addons.loras import NO_INVERSIONS, NO_LORAS, LoraLibrary
 from ..errors import OutOfMemory
 from ..models.family import Conditioning, Model, Posterior, Predict, Shapes
 from ..timing import Sizes

@@ -134,6 +134,8 @@ def _digest(profile: ModelProfile, layout: Layout) -> str:
     also = []
     if profile.denoiser is not None:
         also.append(f"{layout.denoiser}\0{file_sha256(profile.denoiser.path)}")
+    if profile.autoencoder is not None:
+        also.append(f"vae\0{file_sha256(profile.autoencoder)}")
     if profile.savings.quantize is not None:
         also.append(f"quantize\0{profile.savings.quantize}")
     return weights_sha256(profile.folder, layout, also=also)

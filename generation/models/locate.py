@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from ..catalog.addons.autoencoder import find_autoencoder
 from ..catalog.files import PICKLES, DownloadProgress, pickle_sentence
 from ..catalog.layout import Layout
 from ..catalog.memory.denoiser import GGUF, DenoiserFile, read_denoiser
@@ -40,6 +41,7 @@ def locate(
     prediction_type: str | None = None,
     base: str | None = None,
     savings: Savings = NO_SAVINGS,
+    vae: str | None = None,
     only_look: bool = False,
 ) -> ModelProfile:
     """Return the model called `name`: `starter`, a folder, a file or a hub id as in `owner/name`.
@@ -52,16 +54,17 @@ def locate(
     own. With `only_look` nothing is downloaded or converted, and no file is written.
 
     With a `base` the model is a .gguf or .safetensors file with only the UNet or the transformer.
-    All other parts are those of `base`, a folder or a hub id. `savings` go into the profile.
+    All other parts are those of `base`, a folder or a hub id. `savings` go into the profile. `vae`
+    is an autoencoder in place of the model's: a .safetensors file, or a folder.
 
     Raises:
         ModelNotHere: with `only_look`, the model has to be downloaded or converted first.
         ModelError: there is no such model, or it cannot be downloaded, used or trusted.
     """
     find = _Finder(on_download, token, prediction_type, only_look)
-    if base is None:
-        return replace(find.whole(name), savings=savings)
-    return replace(find.denoiser(name, base), savings=savings)
+    found = find.whole(name) if base is None else find.denoiser(name, base)
+    autoencoder = None if vae is None else find_autoencoder(vae, found.folder)
+    return replace(found, savings=savings, autoencoder=autoencoder)
 
 
 @dataclass(frozen=True, slots=True)

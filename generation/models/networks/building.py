@@ -53,6 +53,11 @@ def load_network(
 
         shapes = expected_shapes(make, part, config, folder / part / "config.json")
         return load_denoiser(profile.denoiser, partial(make, config), shapes, config, dtype)
+    if part == "vae" and profile.autoencoder is not None:
+        from .autoencoder import load_autoencoder  # noqa: PLC0415 - as above
+
+        shapes = expected_shapes(make, part, config, folder / part / "config.json")
+        return load_autoencoder(profile.autoencoder, make, config, shapes, dtype)
     weights = files.weights[part]
     file = folder / weights.names[0]
     shapes = expected_shapes(make, part, config, file)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.catalog.loras import LoraLibrary
+from generation.catalog.addons.loras import LoraLibrary
 from generation.engine.engine import Engine
 from generation.errors import LoraError
 from generation.models.stable_diffusion import StableDiffusion

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from generation.catalog.loras import LoraLibrary
+from generation.catalog.addons.loras import LoraLibrary
 from generation.engine.engine import Engine
 from generation.errors import LoraError
 from generation.values.lora import Lora

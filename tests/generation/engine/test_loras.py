@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoHaConfig, get_peft_model
 
-from generation.catalog.loras import LoraLibrary
+from generation.catalog.addons.loras import LoraLibrary
 from generation.catalog.memory.savings import Savings
 from generation.engine import adaptation
 from generation.engine.engine import Engine

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..errors import LoraError, ModelError
-from ..values.inversion import Inversion
-from ..values.lora import LORA_NAME_LENGTH, Lora
-from .files import PICKLES
-from .hashing import file_sha256
+from ...errors import LoraError, ModelError
+from ...values.inversion import Inversion
+from ...values.lora import LORA_NAME_LENGTH, Lora
+from ..files import PICKLES
+from ..hashing import file_sha256
 
 SUFFIXES: Final = frozenset({".safetensors", ".sft"})
 _FILES_MOST: Final = 10_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from generation.catalog.loras import NO_LORAS, ListedLora, LoraLibrary, check_source
+from generation.catalog.addons.loras import NO_LORAS, ListedLora, LoraLibrary, check_source
 from generation.errors import LoraError
 from generation.values.lora import Lora
 
@@ -71,5 +71,5 @@ def test_a_pickle_and_another_file_are_refused(folder: Path) -> None:
 
 
 def test_the_catalog_of_loras_loads_no_torch() -> None:
-    code = "import sys, generation.catalog.loras; sys.exit('torch' in sys.modules)"
+    code = "import sys, generation.catalog.addons.loras; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""What an operator adds to models: LoRAs, textual inversions, and another autoencoder."""
