@@ -60,12 +60,14 @@ class Layout:
 
     `pipelines` are the names in `_class_name` of `model_index.json` by which the family is
     recognised. Each model has a scheduler too, of any class of diffusers. A model that sets one of
-    the keys of `refused` in `model_index.json` is what the value says, and cannot be used.
+    the keys of `refused` in `model_index.json` is what the value says, and cannot be used. Of the
+    optional parts in `pairs` a model has both or neither.
     """
 
     pipelines: frozenset[str]
     parts: Mapping[str, Part]
     refused: Mapping[str, str] = field(default_factory=dict)
+    pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def networks(self) -> Mapping[str, Part]:
@@ -107,6 +109,14 @@ class Layout:
         for key, kind in self.refused.items():
             if index.get(key):
                 raise ModelError(f"The model in {folder} is {kind}; choose a plain {family} model.")
+        for pair in self.pairs:
+            named = [part for part in pair if names_part(index, part)]
+            if len(named) == 1:
+                [missing] = {*pair} - {*named}
+                raise ModelError(
+                    f"The model in {folder} has its {named[0]} without the {missing}; choose a "
+                    f"plain {family} model."
+                )
         scheduler = Part(library="diffusers", classes=frozenset(), has_weights=False)
         for name, part in {**self.parts, "scheduler": scheduler}.items():
             library, found = _entry(index, name)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from ..catalog.checkpoint import SingleFile
 from ..catalog.layout import Layout, network, tokenizer
 from ..catalog.profile import Family, family_for
-from ..values.request import REFERENCES_MAX
+from ..values.request import REFERENCES_MAX, SIZE_MAX
 from .describing.facts import (
     Fact,
     at_least,
@@ -18,6 +18,7 @@ from .describing.facts import (
     described,
     fits,
     given,
+    has,
     index_says,
     native_size,
     number,
@@ -81,6 +82,12 @@ def _stable_diffusion_xl() -> Any:
     from .stable_diffusion_xl import StableDiffusionXL  # noqa: PLC0415 - it loads torch
 
     return StableDiffusionXL
+
+
+def _stable_diffusion_3() -> Any:
+    from .stable_diffusion_3 import StableDiffusion3  # noqa: PLC0415 - it loads torch
+
+    return StableDiffusion3
 
 
 def _flux2_klein() -> Any:
@@ -307,11 +314,72 @@ Z_IMAGE: Final = Family(
     half="bfloat16",
 )
 
+STABLE_DIFFUSION_3: Final = Family(
+    name="Stable Diffusion 3",
+    layout=Layout(
+        pipelines=frozenset({"StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"}),
+        parts={
+            "tokenizer": tokenizer("CLIPTokenizer", "CLIPTokenizerFast"),
+            "tokenizer_2": tokenizer("CLIPTokenizer", "CLIPTokenizerFast"),
+            "tokenizer_3": tokenizer("T5Tokenizer", "T5TokenizerFast", is_optional=True),
+            "text_encoder": network("transformers", "CLIPTextModelWithProjection"),
+            "text_encoder_2": network("transformers", "CLIPTextModelWithProjection"),
+            "text_encoder_3": network("transformers", "T5EncoderModel", is_optional=True),
+            "transformer": network("diffusers", "SD3Transformer2DModel"),
+            "vae": network("diffusers", "AutoencoderKL"),
+        },
+        pairs=(("text_encoder_3", "tokenizer_3"),),
+    ),
+    describe=described(
+        channels("transformer", 16),
+        size_multiple(patch=2),
+        only("transformer", "patch_size", 2, "2"),
+        fits(
+            "transformer",
+            "pooled_projection_dim",
+            [
+                size("text_encoder", "projection_dim", 512),
+                size("text_encoder_2", "projection_dim", 512),
+            ],
+            "the text encoders' {}",
+            absent=2048,
+        ),
+        at_least("transformer", "pos_embed_max_size", SIZE_MAX // 16, absent=96),
+        native_size("transformer", in_latents=True, patch=2, absent=128),
+        clip_texts({"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}),
+        where(
+            has("text_encoder_3"),
+            fits(
+                "transformer",
+                "joint_attention_dim",
+                [size("text_encoder_3", "d_model", 512)],
+                "the {} of text_encoder_3",
+                absent=4096,
+            ),
+            # What diffusers' pipelines give T5 to read.
+            texts(256),
+        ),
+        flow,
+        # The configs of the models with few steps are those of the others.
+        given(default_steps=28, default_guidance_scale=7.0),
+        # Version 3.5 in its large size, and in its medium size.
+        where(sets("transformer", "qk_norm"), given(default_guidance_scale=3.5)),
+        where(
+            sets("transformer", "dual_attention_layers"),
+            given(default_steps=40, default_guidance_scale=4.5),
+        ),
+    ),
+    load=_stable_diffusion_3,
+    # T5 overflows in float16.
+    half="bfloat16",
+)
+
 FAMILIES: Final[tuple[Family, ...]] = (
     STABLE_DIFFUSION,
     STABLE_DIFFUSION_XL,
     FLUX2_KLEIN,
     Z_IMAGE,
+    STABLE_DIFFUSION_3,
 )
 
 

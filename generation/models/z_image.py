@@ -19,6 +19,7 @@ from transformers import Qwen2Tokenizer, Qwen3Model
 
 from ..catalog.files import ModelFiles
 from ..catalog.profile import ModelProfile
+from ..schedulers.shift import shift_of
 from ..values.request import Told
 from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_transformer
@@ -39,13 +40,6 @@ _PATCH: Final = 2
 _BUCKET: Final = 32
 # The scheduler counts noise from 1000 down to 0, the transformer from 0 up to 1.
 _TIMESTEPS: Final = 1000
-# What the pipelines of flow matching take where the scheduler's config says nothing.
-_SHIFTS: Final = {
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 4096,
-    "base_shift": 0.5,
-    "max_shift": 1.15,
-}
 
 NETWORKS: Final[Mapping[str, Make]] = {
     "text_encoder": qwen3.text_encoder,
@@ -125,18 +119,12 @@ class ZImage(WithAutoencoderKL, Adaptable):
     def schedule(self, width: int, height: int, steps: int) -> Mapping[str, Any]:
         """Return the noise levels before the shift, and the shift `mu` of a picture's size.
 
-        The levels are `get_default_z_image_sigmas` of diffusers' pipeline, and `mu` is its
-        `calculate_shift`: linear in the number of image tokens. A scheduler whose shift is fixed,
-        as Z-Image's are, leaves `mu` alone.
+        The levels are `get_default_z_image_sigmas` of diffusers' pipeline.
         """
-        sizes = {key: self.scheduler_config.get(key) or value for key, value in _SHIFTS.items()}
-        few, many = sizes["base_image_seq_len"], sizes["max_image_seq_len"]
-        slope = (sizes["max_shift"] - sizes["base_shift"]) / (many - few)
         edge = _PATCH * self.pixels_per_latent
-        tokens = (width // edge) * (height // edge)
         return {
             "sigmas": torch.linspace(1.0, 1 / steps, steps).tolist(),
-            "mu": tokens * slope + (sizes["base_shift"] - slope * few),
+            "mu": shift_of((width // edge) * (height // edge), self.scheduler_config),
         }
 
     def tokenize(self, text: Told) -> TokenizedPrompt:

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from generation.engine.engine import Engine
     from generation.models.flux2_klein import Flux2Klein
     from generation.models.stable_diffusion import StableDiffusion
+    from generation.models.stable_diffusion_3 import StableDiffusion3
     from generation.models.stable_diffusion_xl import StableDiffusionXL
     from generation.models.z_image import ZImage
 
     from .flux2_klein import Flux2KleinPipelines
     from .pipelines import Pipelines
+    from .sd3 import SD3Pipelines
     from .sdxl import SDXLPipelines
     from .z_image import ZImagePipelines
 
@@ -159,3 +161,30 @@ def z_image_pipelines(z_image_folder: Path) -> ZImagePipelines:
     from .z_image import reference_z_image
 
     return reference_z_image(z_image_folder)
+
+
+@pytest.fixture(scope="session")
+def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion 3.5."""
+    from .sd3 import make_sd3
+
+    folder = tmp_path_factory.mktemp("models") / "small-sd3"
+    make_sd3(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd3(sd3_folder: Path) -> StableDiffusion3:
+    """The networks of that tiny model."""
+    from generation.models.loading import load
+    from generation.models.locate import locate
+
+    return load(locate(str(sd3_folder)), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def sd3_pipelines(sd3_folder: Path) -> SD3Pipelines:
+    """The pipelines of diffusers on that tiny model."""
+    from .sd3 import reference_sd3
+
+    return reference_sd3(sd3_folder)

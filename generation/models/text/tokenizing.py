@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import CLIPTokenizer, Qwen2Tokenizer
+from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
 
 from ...catalog.files import read_config
 from ...catalog.json_reader import LIST_BYTES, read_bytes
@@ -40,11 +41,16 @@ _ADDED_MOST: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class TokenizerKind:
-    """A class of tokenizers; `names` are the names that a config may call the class by."""
+    """A class of tokenizers; `names` are the names that a config may call the class by.
+
+    `model` is the kind of the vocabulary in `tokenizer.json`, and `lists` its lists.
+    """
 
     label: str
     made_by: Any
     names: frozenset[str]
+    model: str = "BPE"
+    lists: tuple[str, ...] = ("vocab", "merges")
 
 
 CLIP: Final = TokenizerKind(
@@ -53,6 +59,13 @@ CLIP: Final = TokenizerKind(
 # Qwen3 has the tokenizer of Qwen2, with more added tokens.
 QWEN: Final = TokenizerKind(
     "Qwen", Qwen2Tokenizer, frozenset({"Qwen2Tokenizer", "Qwen2TokenizerFast"})
+)
+T5: Final = TokenizerKind(
+    "T5",
+    T5Tokenizer,
+    frozenset({"T5Tokenizer", "T5TokenizerFast"}),
+    model="Unigram",
+    lists=("vocab",),
 )
 
 
@@ -76,14 +89,26 @@ def load_tokenizer(
         for name in names:
             _write(Path(made) / name, _cleaned(folder, part, name, kind))
         try:
-            tokenizer = kind.made_by.from_pretrained(made, local_files_only=True)
-            largest = max(tokenizer.get_vocab().values())
+            with panics_as_errors():
+                tokenizer = kind.made_by.from_pretrained(made, local_files_only=True)
+                largest = max(tokenizer.get_vocab().values())
         # The Rust tokenizers raise bare Exceptions, so no narrower class can be named.
         except Exception as error:
             raise _broken(home, str(error).replace(made, str(folder))) from error
     if largest >= vocab_size:
         raise _broken(home, f"it has a token {largest}, and the text encoder knows {vocab_size}")
     return tokenizer
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Raise ValueError where Rust panics inside: the library's own class is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(str(error)) from error
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -102,7 +127,7 @@ def _cleaned(folder: Path, part: str, name: str, kind: TokenizerKind) -> bytes:
         return read_bytes(path, most=LIST_BYTES)
     values = read_config(folder, f"{part}/{name}")
     if name == "tokenizer.json":
-        values = _vocabulary(path, values)
+        values = _vocabulary(path, values, kind)
     if name == "tokenizer_config.json":
         named = str(values.get("tokenizer_class", min(kind.names)))
         if named not in kind.names:
@@ -113,19 +138,33 @@ def _cleaned(folder: Path, part: str, name: str, kind: TokenizerKind) -> bytes:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _vocabulary(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a `tokenizer.json` with the vocabulary, the merges and the added tokens alone."""
+def _vocabulary(path: Path, values: Mapping[str, Any], kind: TokenizerKind) -> dict[str, Any]:
+    """Return a `tokenizer.json` with the vocabulary, the merges and the added tokens alone.
+
+    A table of characters to replace before a text is split is kept too.
+    """
     model, added = values.get("model"), values.get("added_tokens", [])
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        raise _broken(path, "it holds no BPE model")
+    if not isinstance(model, dict) or model.get("type", kind.model) != kind.model:
+        raise _broken(path, f"it holds no {kind.model} model")
     if not isinstance(added, list) or len(added) > _ADDED_MOST:
         raise _broken(path, f"it adds no list of at most {_ADDED_MOST:,} tokens")
-    kept = {key: model[key] for key in ("vocab", "merges") if key in model}
+    empty = {"vocab": {}, "merges": []} if kind.model == "BPE" else {"vocab": [], "unk_id": 2}
+    kept = {key: model[key] for key in kind.lists if key in model}
     return {
         "version": "1.0",
         "added_tokens": added,
-        "model": {"type": "BPE", "vocab": {}, "merges": []} | kept,
+        "normalizer": _table(values.get("normalizer")) if kind.model == "Unigram" else None,
+        "model": {"type": kind.model} | empty | kept,
     }
+
+
+def _table(normalizer: Any) -> dict[str, Any] | None:
+    """Return the normalizer that replaces characters by a table, if it is among those of a file."""
+    inner = normalizer.get("normalizers") if isinstance(normalizer, dict) else None
+    for one in inner if isinstance(inner, list) else [normalizer]:
+        if isinstance(one, dict) and one.get("type") == "Precompiled":
+            return {key: one.get(key) for key in ("type", "precompiled_charsmap")}
+    return None
 
 
 def _broken(path: Path, why: str) -> ModelError:

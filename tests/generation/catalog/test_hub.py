@@ -264,9 +264,9 @@ def test_a_hub_model_of_pickles_is_refused_before_more_than_its_index_is_fetched
 def test_a_hub_model_for_another_engine_is_refused_before_its_weights_are_fetched(
     hub: Hub, client: Client, folder: Path, edit: Edit
 ) -> None:
-    edit("model_index.json", {"_class_name": "StableDiffusion3Pipeline"})
+    edit("model_index.json", {"_class_name": "PixArtSigmaPipeline"})
     hub.add_folder("owner/rabbit", folder)
-    assert "StableDiffusion3Pipeline" in client.locate("owner/rabbit").error
+    assert "PixArtSigmaPipeline" in client.locate("owner/rabbit").error
     assert "model_index.json" in hub.downloads()
     assert not set(WEIGHTS) & set(hub.downloads())
 

@@ -160,7 +160,7 @@ def test_weights_may_be_split(folder: Path, variant: str, dotted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pipeline", ["StableDiffusion3Pipeline", "StableDiffusionInpaintPipeline", "FluxPipeline"]
+    "pipeline", ["PixArtSigmaPipeline", "StableDiffusionInpaintPipeline", "FluxPipeline"]
 )
 def test_a_model_for_another_pipeline_is_refused(folder: Path, edit: Edit, pipeline: str) -> None:
     edit("model_index.json", {"_class_name": pipeline})
