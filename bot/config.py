@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from generation.catalog.memory.savings import Offload
+from generation.catalog.memory.savings import Offload, Quantize
 from generation.values.request import STEPS_MAX
 
 from .errors import BotError, ConfigError
@@ -42,7 +42,7 @@ DEFAULT_FILE: Final = Path("config.toml")
 _ENV_PREFIX: Final = "IMAGINE_BOT_"
 _ENVIRONMENT: Final = "the environment"
 # These may be set for all models, and for a single one.
-_OF_MEMORY: Final = ("offload", "vae_tile", "vae_slicing")
+_OF_MEMORY: Final = ("quantize", "offload", "vae_tile", "vae_slicing")
 _TOKEN_KEYS: Final = frozenset({"token", "token_file"})
 _SHOWN: Final = 100
 _FILE_BYTES: Final = 2**20
@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     prediction_type: PredictionType | None = None
     base: Annotated[str, Field(min_length=1)] | None = None
     vae: Annotated[str, Field(min_length=1)] | None = None
+    quantize: Quantize | None = None
     offload: Offload = "none"
     vae_tile: Tile | None = None
     vae_slicing: bool = False

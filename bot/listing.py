@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from generation.catalog.files import DownloadProgress
-from generation.catalog.memory.savings import Offload, Savings
+from generation.catalog.memory.savings import Offload, Quantize, Savings
 from generation.catalog.profile import ModelProfile
 from generation.models.locate import locate
 from generation.values.lora import LORA_NAME_LENGTH, LORA_WEIGHT_MAX
@@ -64,6 +64,7 @@ class ListedModel(BaseModel):
     servers: frozenset[int] = frozenset()
     base: Annotated[str, Field(min_length=1)] | None = None
     vae: Annotated[str, Field(min_length=1)] | None = None
+    quantize: Quantize | None = None
     offload: Offload = "none"
     vae_tile: Tile | None = None
     vae_slicing: bool = False
@@ -72,6 +73,7 @@ class ListedModel(BaseModel):
     def savings(self) -> Savings:
         """Return how the model takes less memory."""
         return Savings(
+            quantize=self.quantize,
             offload=self.offload,
             decoder_tile=self.vae_tile,
             decoder_slicing=self.vae_slicing,

@@ -86,12 +86,17 @@ def _variants(profile: ModelProfile) -> Iterator[tuple[str, Savings]]:
     """Yield the settings as they are, and others that may need less, the better ones first."""
     as_set = profile.savings
     yield "as it is set", as_set
+    if as_set.quantize is None:
+        yield 'with quantize = "int8"', replace(as_set, quantize="int8")
     yield 'with offload = "model"', replace(as_set, offload="model")
     needs_tiles = profile.native_size > _TILE and as_set.decoder_tile is None
     tiled = f" and vae_tile = {_TILE}" if needs_tiles else ""
     if tiled:
         as_set = replace(as_set, decoder_tile=_TILE)
         yield f'with offload = "model"{tiled}', replace(as_set, offload="model")
+    if as_set.quantize is None:
+        both = replace(as_set, offload="model", quantize="int8")
+        yield f'with quantize = "int8", offload = "model"{tiled}', both
     if profile.quantization is None:
         yield f'with offload = "sequential"{tiled}', replace(as_set, offload="sequential")
 

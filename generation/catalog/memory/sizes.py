@@ -17,6 +17,8 @@ from .savings import Savings
 # It is small, and stays as it is.
 _AUTOENCODER: Final = "vae"
 _MATRIX: Final = 2
+# They are looked up in, and stay as they are.
+_TABLES: Final = ("embed_tokens.weight", "token_embedding.weight", "position_embedding.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +68,18 @@ def on_card(sizes: Mapping[str, PartSize], savings: Savings) -> int:
     return max(each) if savings.offload == "model" else sum(each)
 
 
-def _tensors(files: Iterable[Path]) -> list[TensorInfo]:
-    return [info for file in files for info in read_header(file).tensors.values()]
+def _tensors(files: Iterable[Path]) -> dict[str, TensorInfo]:
+    return {name: info for file in files for name, info in read_header(file).tensors.items()}
 
 
-def _size(tensors: Iterable[TensorInfo], itemsize: int) -> PartSize:
+def _size(tensors: Mapping[str, TensorInfo], itemsize: int) -> PartSize:
     plain = quantized = largest = 0
-    for info in tensors:
+    for name, info in tensors.items():
         numbers = math.prod(info.shape)
         plain += numbers * itemsize
         largest = max(largest, numbers * itemsize)
         # A matrix has a scale for each row beside its numbers.
-        is_matrix = len(info.shape) == _MATRIX
+        is_matrix = len(info.shape) == _MATRIX and not name.endswith(_TABLES)
         quantized += numbers + info.shape[0] * itemsize if is_matrix else numbers * itemsize
     return PartSize(plain, quantized, largest)
 

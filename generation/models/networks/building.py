@@ -20,6 +20,7 @@ from ...catalog.parts import Place, find_tensors
 from ...catalog.profile import ModelProfile
 from ...catalog.tensors import read_tensors
 from ...errors import ModelError
+from .quantized import store_in_int8
 
 Make: TypeAlias = Callable[[Mapping[str, Any]], Any]
 """Makes a network with random weights from its config."""
@@ -67,7 +68,10 @@ def load_network(
     with init_empty_weights(include_buffers=False):
         network = make(config)
     network.load_state_dict(read_tensors(places, shapes, dtype), assign=True)
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    if profile.savings.quantize == "int8" and part != "vae":
+        store_in_int8(network)
+    return network
 
 
 def expected_shapes(

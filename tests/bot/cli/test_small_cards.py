@@ -89,6 +89,20 @@ def test_pictures_decoded_one_by_one_are_the_same(shell: Shell) -> None:
     assert shell("replay", file).exit_code == 0
 
 
+def test_a_picture_of_8_bits_is_made_again_in_8_bits(shell: Shell) -> None:
+    config = shell.folder / "config.toml"
+    config.write_text('quantize = "int8"\n', encoding="utf-8")
+    file, recipe = made(shell)
+    assert recipe.quantization == "int8"
+    config.unlink()
+    plain, recipe = made(shell)
+    assert recipe.quantization is None
+    assert read_png(plain.read_bytes())[0] != read_png(file.read_bytes())[0]
+    assert shell("replay", file).exit_code == 0
+    config.write_text('quantize = "int8"\n', encoding="utf-8")
+    assert shell("replay", plain).exit_code == 0
+
+
 @pytest.mark.parametrize("offload", ["model", "sequential"])
 def test_offload_changes_no_pixel(shell: Shell, offload: str) -> None:
     config = shell.folder / "config.toml"
@@ -103,6 +117,7 @@ def test_offload_changes_no_pixel(shell: Shell, offload: str) -> None:
     [
         ("vae_tile = 64", "sets vae_tile to 64; it should be greater than or equal to 256"),
         ("vae_tile = 300", "sets vae_tile to 300; it should be a multiple of 64"),
+        ('quantize = "int2"', "it should be 'int8'"),
         ('offload = "all"', "it should be 'none', 'model' or 'sequential'"),
     ],
 )
