@@ -34,6 +34,7 @@ from ..requests.options import RequestOptions
 from ..terminal import shows
 from ..token import PORTAL, NoToken, find_token, readable_by_others
 from . import data_folder
+from .addons import checked_addons
 from .needs import needs_of
 
 _SPACE_MIN: Final = 2 * 2**30
@@ -72,6 +73,8 @@ def _findings(reading: Reading, card: float | None) -> Iterator[Finding]:
     yield _token(settings, reading.token_in)
     yield _intents(settings)
     yield from _models(settings)
+    for addon in checked_addons(settings):
+        yield Finding(*addon)
     yield _device(settings)
     yield from _memory(settings, card)
     yield from _weights(settings)

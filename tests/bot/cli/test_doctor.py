@@ -189,3 +189,21 @@ def test_doctor_says_what_a_card_needs(doctor: Callable[..., str]) -> None:
     assert said.endswith("to decode a picture, so about 0.6 GB as it is set")
     lines = doctor("--card", "0.5").splitlines()
     assert "  → a card of 0.5 GB is too small for this model; choose a smaller one" in lines
+
+
+def test_doctor_looks_at_loras_and_embeddings(doctor: Callable[..., str], tmp_path: Path) -> None:
+    for name in ("loras", "embeddings"):
+        (tmp_path / name).mkdir()
+    broken = tmp_path / "loras/broken.safetensors"
+    broken.write_bytes(b"broken")
+    (tmp_path / "loras/old.pt").touch()
+    file = tmp_path / "config.toml"
+    file.write_text(
+        f'lora_folder = "{tmp_path}/loras"\nembedding_folder = "{tmp_path}/nowhere"\n',
+        encoding="utf-8",
+    )
+    said = doctor("--config", file)
+    assert "LoRAs: 1 found, faults: 2" in said
+    assert f"{broken} cannot be loaded" in said
+    assert "pickles, which are never read" in said
+    assert f"embeddings: there is no folder {tmp_path}/nowhere" in said
