@@ -5,6 +5,8 @@ Importing this module loads no torch: `load` of a row imports the family's class
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 from ..catalog.checkpoint import SingleFile
@@ -72,34 +74,9 @@ def _unet_of_clip(*encoders: str) -> tuple[Fact, ...]:
     )
 
 
-def _stable_diffusion() -> Any:
-    from .stable_diffusion import StableDiffusion  # noqa: PLC0415 - it loads torch
-
-    return StableDiffusion
-
-
-def _stable_diffusion_xl() -> Any:
-    from .stable_diffusion_xl import StableDiffusionXL  # noqa: PLC0415 - it loads torch
-
-    return StableDiffusionXL
-
-
-def _stable_diffusion_3() -> Any:
-    from .stable_diffusion_3 import StableDiffusion3  # noqa: PLC0415 - it loads torch
-
-    return StableDiffusion3
-
-
-def _flux2_klein() -> Any:
-    from .flux2_klein import Flux2Klein  # noqa: PLC0415 - it loads torch
-
-    return Flux2Klein
-
-
-def _z_image() -> Any:
-    from .z_image import ZImage  # noqa: PLC0415 - it loads torch
-
-    return ZImage
+def _class(module: str, name: str) -> Callable[[], Any]:
+    """Return what imports the class of a family, which loads torch."""
+    return lambda: getattr(import_module(f".{module}", __package__), name)
 
 
 STABLE_DIFFUSION: Final = Family(
@@ -130,7 +107,7 @@ STABLE_DIFFUSION: Final = Family(
         given(default_steps=30, default_guidance_scale=7.5),
         *_FEW_STEPS,
     ),
-    load=_stable_diffusion,
+    load=_class("stable_diffusion", "StableDiffusion"),
     single_files=(
         SingleFile(
             name="Stable Diffusion 1",
@@ -197,7 +174,7 @@ STABLE_DIFFUSION_XL: Final = Family(
         given(default_steps=30, default_guidance_scale=5.0),
         *_FEW_STEPS,
     ),
-    load=_stable_diffusion_xl,
+    load=_class("stable_diffusion_xl", "StableDiffusionXL"),
     single_files=(
         SingleFile(
             name="Stable Diffusion XL",
@@ -261,7 +238,7 @@ FLUX2_KLEIN: Final = Family(
         given(default_steps=50, default_guidance_scale=4.0, most_references=REFERENCES_MAX),
         where(index_says("is_distilled"), given(default_steps=4, is_guided=False), _UNGUIDED),
     ),
-    load=_flux2_klein,
+    load=_class("flux2_klein", "Flux2Klein"),
     # Its networks were trained in it, and float16 is too small for some of their numbers.
     half="bfloat16",
 )
@@ -309,7 +286,7 @@ Z_IMAGE: Final = Family(
         given(default_steps=30, default_guidance_scale=5.0),
         where(has_shift(3.0), given(default_steps=8), _UNGUIDED),
     ),
-    load=_z_image,
+    load=_class("z_image", "ZImage"),
     # In float16 its transformer overflows.
     half="bfloat16",
 )
@@ -369,7 +346,7 @@ STABLE_DIFFUSION_3: Final = Family(
             given(default_steps=40, default_guidance_scale=4.5),
         ),
     ),
-    load=_stable_diffusion_3,
+    load=_class("stable_diffusion_3", "StableDiffusion3"),
     # T5 overflows in float16.
     half="bfloat16",
 )

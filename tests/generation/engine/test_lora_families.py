@@ -21,6 +21,7 @@ from ..examples import a_request
 from ..flux2_klein import Flux2KleinPipelines
 from ..loras import Layer, Tensors
 from ..pipelines import pixels
+from ..sd3 import reference_sd3
 from ..sdxl import reference_sdxl
 from ..z_image import reference_z_image
 
@@ -98,6 +99,7 @@ CASES: dict[str, tuple[str, Callable[[list[Layer]], Tensors]]] = {
     "Z-Image, kohya": ("z_image", loras.kohya),
     "Z-Image, ComfyUI": ("z_image", comfy),
     "Z-Image, fused": ("z_image", fused_z_image),
+    "Stable Diffusion 3, diffusers": ("sd3", loras.peft),
     "klein, diffusers": ("klein", loras.peft),
     "klein, Black Forest Labs": ("klein", fused_klein),
     "klein, kohya": ("klein", fused_kohya_klein),
@@ -105,11 +107,13 @@ CASES: dict[str, tuple[str, Callable[[list[Layer]], Tensors]]] = {
 REFERENCES: dict[str, Callable[[Path], Any]] = {
     "sdxl": lambda folder: reference_sdxl(folder, stock=True),
     "z_image": lambda folder: reference_z_image(folder, stock=True),
+    "sd3": lambda folder: reference_sd3(folder, stock=True),
     "klein": lambda folder: Flux2KleinPipelines.load(folder, stock=True),
 }
 REQUESTS: dict[str, dict[str, Any]] = {
     "sdxl": {"guidance_scale": 5.0},
     "z_image": {"scheduler": "euler", "guidance_scale": 4.0},
+    "sd3": {"scheduler": "euler", "guidance_scale": 4.0},
     "klein": {"scheduler": "euler", "guidance_scale": 1.0},
 }
 
@@ -153,7 +157,14 @@ def test_it_is_the_pipelines_picture(
 
 @pytest.mark.parametrize(
     ("trained", "used"),
-    [("sdxl", "sd15"), ("sd15", "sdxl"), ("klein", "z_image"), ("z_image", "klein")],
+    [
+        ("sdxl", "sd15"),
+        ("sd15", "sdxl"),
+        ("klein", "z_image"),
+        ("z_image", "klein"),
+        ("sdxl", "sd3"),
+        ("klein", "sd3"),
+    ],
 )
 def test_a_lora_of_another_family_is_refused(
     trained: str, used: str, request: pytest.FixtureRequest, tmp_path: Path
