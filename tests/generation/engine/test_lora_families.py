@@ -175,3 +175,28 @@ def test_a_lora_of_another_family_is_refused(
     engine = Engine(model, library=LoraLibrary(tmp_path), shared=False)
     with pytest.raises(LoraError, match=r"another kind of model|does not fit"):
         engine.generate(a_request(loras=(Lora("one"),), **REQUESTS.get(used, {})))
+
+
+@pytest.mark.parametrize("family", ["sdxl", "z_image", "klein"])
+def test_bits_do_not_depend_on_seven_others_with_other_loras(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(family)
+    for number in range(2):
+        tensors = loras.peft(loras.layers(dict(model.adaptable), only="to_q", seed=number))
+        loras.save(tensors, tmp_path / f"{number}.safetensors")
+    engine = Engine(model, library=LoraLibrary(tmp_path))
+    plain = a_request(prompt="a cat", steps=2, **REQUESTS[family])
+    requests = [
+        plain,
+        *(replace(plain, loras=(Lora("0", weight),)) for weight in (0.4, 0.4, 0.9)),
+        *(replace(plain, loras=(Lora("0", 0.4), Lora("1", weight))) for weight in (1, -1, 0.5, 2)),
+    ]
+    alone = [engine.generate(each)[0].pixels for each in requests]
+    begun = engine.begin(requests)
+    images = [image for images in begun for image in images]  # type: ignore[union-attr]
+    while not all(image.done for image in images):
+        engine.step(images)
+    beside = [made.pixels for made in engine.finish(images) if made is not None]
+    assert beside == alone
+    assert len({picture.sha256 for picture in alone}) == len(requests) - 1
