@@ -55,6 +55,9 @@ def store_in_int8(network: nn.Module) -> None:
     from optimum.quanto import freeze, qint8, quantize  # noqa: PLC0415
 
     linear = [name for name, layer in network.named_modules() if type(layer) is nn.Linear]
-    quantize(network, weights=qint8, include=linear)
+    # What overflows in float16 is computed in float32 later, and the type of such weights is fixed.
+    precise = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    chosen = [name for name in linear if precise.isdisjoint(name.split("."))]
+    quantize(network, weights=qint8, include=chosen)
     freeze(network)
     network.eval().requires_grad_(False)

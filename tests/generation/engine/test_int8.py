@@ -26,7 +26,7 @@ from ..pipelines import Pipelines, pixels
 from ..z_image import reference_z_image
 from .pictures import begin, found
 
-FAMILIES = ("sd15", "sdxl", "klein", "z_image")
+FAMILIES = ("sd15", "sdxl", "klein", "z_image", "sd3")
 
 
 def in_int8(folder: Path, offload: Offload = "none") -> ModelProfile:
@@ -137,6 +137,16 @@ def test_without_the_library_it_is_refused(
 def _bytes(weight: torch.Tensor) -> int:
     inner = (weight._data, weight._scale) if isinstance(weight, QTensor) else (weight,)
     return sum(tensor.numel() * tensor.element_size() for tensor in inner)
+
+
+def test_what_is_computed_in_float32_later_stays_as_it_is(sd3_folder: Path) -> None:
+    encoder = loaded(in_int8(sd3_folder)).text_encoder_3
+    kinds = {
+        name.endswith(".wo"): isinstance(layer.weight, QTensor)
+        for name, layer in encoder.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    assert kinds == {True: False, False: True}
 
 
 @pytest.fixture
