@@ -19,6 +19,7 @@ from generation.models.loading import load
 from generation.models.locate import locate
 
 from ..denoisers import as_comfyui_z_image, folder_tensors, write_gguf, write_plain
+from ..hub import Client, Hub
 
 MAGIC = b"GGUF" + struct.pack("<I", 3)
 U32, ARRAY, STRING = 4, 9, 8
@@ -195,6 +196,32 @@ class TestWrongFiles:
         file = write_gguf(tmp_path / "m.gguf", folder_tensors(sd15_folder, "unet"))
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         assert "pip install 'imagine-bot[small]'" in refused(file, sd15_folder)
+
+
+WITH_A_BASE = """
+import sys
+from generation.models.locate import locate
+found = locate(sys.argv[1], base="owner/rabbit")
+print(found.name, found.quantization, "torch" in sys.modules, "diffusers" in sys.modules)
+"""
+
+
+def test_the_weights_of_the_denoiser_are_not_downloaded_with_a_base(
+    sd15_folder: Path, tmp_path: Path
+) -> None:
+    file = write_gguf(tmp_path / "small.gguf", folder_tensors(sd15_folder, "unet"))
+    with Hub.running() as hub:
+        hub.add_folder("owner/rabbit", sd15_folder)
+        client = Client(hub, tmp_path / "home")
+        # Looking for a model loads neither library, however it is stored.
+        assert client.run(WITH_A_BASE, str(file)).split() == ["small", "Q8_0", "False", "False"]
+        downloads = hub.downloads()
+        assert "unet/config.json" in downloads
+        assert "vae/diffusion_pytorch_model.safetensors" in downloads
+        assert not any(name.startswith("unet/diffusion") for name in downloads)
+        # The plain model wants them all the same.
+        assert client.locate("owner/rabbit").error == ""
+        assert "unet/diffusion_pytorch_model.safetensors" in hub.downloads()
 
 
 def test_the_base_needs_no_weights_of_its_denoiser(sd15_folder: Path, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from ..denoisers import (
 from ..examples import a_request
 from ..flux2_klein import Flux2KleinPipelines
 from ..pipelines import Pipelines, pixels
+from ..single_file import unet_name
 from ..z_image import reference_z_image
 from .pictures import begin, found
 
@@ -129,6 +130,20 @@ def test_a_transformer_of_comfyui_makes_the_pictures_of_the_folder(
     assert made.pixels == whole.pixels
     assert made.recipe.quantization is None
     assert made.recipe.model_sha256 != whole.recipe.model_sha256
+
+
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+def test_a_unet_by_the_names_of_the_first_release_has_the_weights_of_the_folder(
+    sdxl: Any, tmp_path: Path, prefix: str
+) -> None:
+    folder = sdxl.profile.folder
+    tensors = folder_tensors(folder, "unet")
+    layers = sdxl.unet.config.layers_per_block
+    renamed = {f"{prefix}{unet_name(name, layers)}": tensor for name, tensor in tensors.items()}
+    file = write_plain(tmp_path / "unet.safetensors", renamed)
+    model: Any = load(locate(str(file), base=str(folder)), device="cpu", dtype="float32")
+    for name, weight in model.unet.state_dict().items():
+        assert torch.equal(weight, tensors[name])
 
 
 class TestTogether:
