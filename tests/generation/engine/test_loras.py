@@ -127,6 +127,28 @@ class TestBesideThePipeline:
         made = Engine(sd15, library=LoraLibrary(tmp_path)).generate(request)[0]
         assert_alike(made, pipeline.picture(request))
 
+    def test_a_dora_as_kohya_writes_it_gives_the_same_picture(
+        self, sd15: StableDiffusion, engine: Engine, tmp_path: Path
+    ) -> None:
+        # The pipeline leaves out the lengths in this layout, and makes another picture.
+        tensors: loras.Tensors = {}
+        for name, tensor in loras.doras(
+            loras.layers({"unet": sd15.unet}, only=ATTENTION, seed=9)
+        ).items():
+            layer, _, end = name.removeprefix("unet.").partition(".lora_")
+            ends = {
+                "A.weight": "lora_down.weight",
+                "B.weight": "lora_up.weight",
+                "magnitude_vector": "dora_scale",
+            }
+            written = f"lora_unet_{layer.replace('.', '_')}.{ends[end]}"
+            tensors[written] = tensor.unsqueeze(1) if end == "magnitude_vector" else tensor
+        loras.save(tensors, tmp_path / "kohya dora.safetensors")
+        made = Engine(sd15, library=LoraLibrary(tmp_path)).generate(
+            a_small_request(Lora("kohya dora", 0.8))
+        )[0]
+        assert made.pixels == engine.generate(a_small_request(Lora("dora", 0.8)))[0].pixels
+
     def test_a_loha_gives_what_peft_computes(
         self, sd15: StableDiffusion, pipeline: Pipelines, tmp_path: Path
     ) -> None:

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generation.errors import LoraError
+from generation.models.adapters import merging
 from generation.models.adapters.adapter import Adapter, Change
 from generation.models.adapters.conversion import convert_unet
+from generation.models.adapters.fitting import fitted
 from generation.models.adapters.grafting import with_layers
 from generation.models.adapters.layouts import LayerIndex, is_adapter, split_name
 from generation.models.adapters.merging import merge
@@ -145,6 +147,68 @@ class TestWrongFiles:
         small = Change({"lora_A": torch.full((1, 2), 1e3), "lora_B": torch.full((2, 1), 1e3)})
         with pytest.raises(LoraError, match="smaller weights"):
             merge(torch.ones(2, 2, dtype=torch.float16), [(small, 1.0)])
+
+
+class TestMerging:
+    """Each kind beside its paper's formula, written out."""
+
+    def test_a_lora_is_its_product_by_alpha_and_rank(self) -> None:
+        weight, down, up = torch.randn(6, 4), torch.randn(2, 4), torch.randn(6, 2)
+        change = Change({"lora_A": down, "lora_B": up}, alpha=1.0)
+        expected = weight + 0.7 * (1.0 / 2) * up @ down
+        torch.testing.assert_close(merge(weight, [(change, 0.7)]), expected)
+
+    def test_a_lokr_is_a_kronecker_product_scaled_only_if_it_is_decomposed(self) -> None:
+        weight, small, large = torch.randn(6, 8), torch.randn(2, 4), torch.randn(3, 2)
+        whole = fitted(Change({"lokr_w1": small, "lokr_w2": large}, alpha=9.0), weight.shape)
+        assert whole is not None
+        expected = weight + 0.5 * torch.kron(small, large)
+        torch.testing.assert_close(merge(weight, [(whole, 0.5)]), expected)
+        first, second = torch.randn(3, 1), torch.randn(1, 2)
+        tensors = {"lokr_w1": small, "lokr_w2_a": first, "lokr_w2_b": second}
+        split = fitted(Change(tensors, alpha=3.0), weight.shape)
+        assert split is not None
+        expected = weight + 0.5 * 3.0 * torch.kron(small, first @ second)
+        torch.testing.assert_close(merge(weight, [(split, 0.5)]), expected)
+
+    def test_a_loha_of_a_convolution_is_a_product_by_elements(self) -> None:
+        weight = torch.randn(6, 4, 3, 3)
+        sides = {"a": (6, 2), "b": (2, 36)}
+        tensors = {
+            f"hada_w{factor}_{side}": torch.randn(shape)
+            for factor in (1, 2)
+            for side, shape in sides.items()
+        }
+        change = fitted(Change(tensors, alpha=1.0), weight.shape)
+        assert change is not None
+        first, second = (tensors[f"hada_w{n}_a"] @ tensors[f"hada_w{n}_b"] for n in (1, 2))
+        expected = weight + 0.5 * (first * second).reshape(weight.shape)
+        torch.testing.assert_close(merge(weight, [(change, 1.0)]), expected)
+
+    @pytest.mark.parametrize("shape", [(6, 1), (6,)])
+    def test_a_dora_of_lycoris_gives_each_row_its_length(self, shape: tuple[int, ...]) -> None:
+        weight, down, up = torch.randn(6, 4), torch.randn(2, 4), torch.randn(6, 2)
+        length = torch.rand(6) + 0.5
+        tensors = {"lora_A": down, "lora_B": up, "lora_magnitude_vector": length.reshape(shape)}
+        change = fitted(Change(tensors), weight.shape)
+        assert change is not None
+        moved = weight + up @ down
+        expected = length.unsqueeze(1) * moved / moved.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(merge(weight, [(change, 1.0)]), expected)
+
+    def test_lengths_of_columns_are_refused(self) -> None:
+        tensors = {
+            "lora_A": torch.ones(2, 6),
+            "lora_B": torch.ones(6, 2),
+            "lora_magnitude_vector": torch.ones(1, 6),
+        }
+        assert fitted(Change(tensors), torch.Size((6, 6))) is None
+
+    def test_the_global_random_state_is_left_alone(self) -> None:
+        before = torch.random.get_rng_state()
+        for kind in ("lora", "loha", "lokr"):
+            merging._layer.__wrapped__(kind, is_matrix=True, is_dora=False)
+        assert torch.equal(torch.random.get_rng_state(), before)
 
 
 class TestNames:
