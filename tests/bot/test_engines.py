@@ -14,6 +14,8 @@ import pytest
 
 from bot.config import Settings
 from bot.engines import decode_spec, encode_spec, start_engine
+from generation.catalog.memory.denoiser import DenoiserFile
+from generation.catalog.memory.savings import Savings
 from generation.catalog.profile import ModelProfile
 from generation.errors import EngineLost
 from generation.models.locate import locate
@@ -65,6 +67,15 @@ def test_a_description_comes_back_as_it_was_without_a_secret(
 def test_a_folder_may_have_a_name_that_is_no_text(profile: ModelProfile) -> None:
     odd = dataclasses.replace(profile, folder=Path(os.fsdecode(b"/models/\xff")))
     assert decode_spec(encode_spec(SETTINGS, {"odd": odd}))[1] == {"odd": odd}
+
+
+def test_a_description_holds_how_a_model_saves_memory(profile: ModelProfile) -> None:
+    small = dataclasses.replace(
+        profile,
+        denoiser=DenoiserFile(Path("/models/small.gguf"), "Q4_K"),
+        savings=Savings(quantize="int8", offload="model", decoder_tile=512, decoder_slicing=True),
+    )
+    assert decode_spec(encode_spec(SETTINGS, {"small": small}))[1] == {"small": small}
 
 
 @pytest.mark.parametrize(
