@@ -244,6 +244,8 @@ class Engine:
             fitting.check(request, self._profile.scheduler_config)
             adaptation = self._networks.adapted.find(request.loras, request.inversions)
             told = denoising.texts(request, self._profile)
+            # Merged here, LoRAs that overflow or do not fit are the failure of this request alone.
+            self._networks.adapted.model(adaptation)
             embedded = self._networks.text.embed(told, adaptation)
             return denoising.begin_all(request, self._networks, embedded, adaptation)
         except GenerationError as error:

@@ -61,12 +61,22 @@ def _sizes(image: Denoising) -> Sizes:
 
 
 def take_step(batch: Batch[Denoising], on_sign: OnSign) -> None:
-    """Take a step of each image of `batch`, in smaller calls if memory runs out."""
+    """Take a step of each image of `batch`, in smaller calls if memory runs out.
+
+    The images fail if not even one fits, or if the LoRAs that they share cannot be merged.
+    """
     first = batch.images[0]
     networks, device = first.networks, first.networks.model.device
     shapes = first.latents.shape, first.conditional.shape
     start = time.perf_counter()
-    predictions = attempt(lambda: predict(batch), device)
+    try:
+        predictions = attempt(lambda: predict(batch), device)
+    except GenerationError as error:
+        # LoRAs that had left the memory are merged again, which may fail.
+        for image in batch.images:
+            image.failure = error.with_traceback(None)
+        on_sign("alive")
+        return
     seconds = time.perf_counter() - start
     on_sign("alive")
     if predictions is not None:
