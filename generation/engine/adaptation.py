@@ -39,7 +39,7 @@ _MERGED_MOST: Final = 16
 _SHARE: Final = 1.0
 _READ_MOST: Final = 8
 # What stands for one vector; the text of an inversion may be cut behind any of them.
-_WORDS: Final = re.compile(r"<\|inversion-(?P<number>\d+)-(?:0|(?P<more>\d+))\|>")
+_WORDS: Final = re.compile(r"<\|inversion-(?P<number>[0-9]{1,2})-(?:0|(?P<more>[0-9]{1,2}))\|>")
 _TEXT_PARTS: Final = "text_encoder"
 
 
@@ -89,18 +89,29 @@ class Adaptation:
         return None if key is None and not names else (key, names)
 
     def written(self, text: str) -> str:
-        """Return a text with the words for vectors in place of the names of inversions."""
+        """Return a text with the words for vectors in place of the names of inversions.
+
+        A person may have typed such a word. Then a space takes the word's place, since only names
+        stand for vectors.
+        """
+        if not self.inversions:
+            return text
         by_name = {
             each.name: words(number, len(next(iter(self.vectors[number].values()))))
             for number, each in enumerate(self.inversions)
         }
-        return replaced(text, by_name, by_name.__getitem__)
+        return replaced(_WORDS.sub(" ", text), by_name, by_name.__getitem__)
 
     def unwritten(self, text: str) -> str:
         """Return a text, or its end, as it was before `written`."""
-        return _WORDS.sub(
-            lambda match: "" if match["more"] else self.inversions[int(match["number"])].name, text
-        )
+        return _WORDS.sub(self._name, text)
+
+    def _name(self, word: re.Match[str]) -> str:
+        """Return the name that the word for a vector came from; of several words only the first."""
+        number = int(word["number"])
+        if number >= len(self.inversions):
+            return word[0]
+        return "" if word["more"] else self.inversions[number].name
 
     def changes(self) -> dict[tuple[str, str], list[tuple[Change, float]]]:
         """Return the changes of each layer of each part, each with its weight."""

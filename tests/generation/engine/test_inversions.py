@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from generation.catalog.addons.loras import LoraLibrary
+from generation.engine.adaptation import Adaptation
 from generation.engine.engine import Engine
 from generation.errors import LoraError
 from generation.models.stable_diffusion import StableDiffusion
@@ -26,6 +30,7 @@ from ..pipelines import Pipelines, pixels
 from ..sdxl import reference_sdxl
 
 MANY, ONE = 3, 1
+WORD = re.compile(r"<\|inversion-[0-9]+-[0-9]+\|>")
 
 
 def vectors(width: int, count: int, seed: int = 0) -> torch.Tensor:
@@ -128,6 +133,38 @@ def test_the_end_that_is_not_read_is_told_in_the_words_of_the_prompt(engine: Eng
     request = wanted("cat " * 80 + "a Cat-Toy by day", "Cat-Toy")
     unread = engine.generate(replace(request, steps=1))[0].recipe.unread_prompt
     assert unread.endswith("a Cat-Toy by day")
+
+
+@pytest.mark.parametrize("mark", ["<|inversion-9-0|>", "<|inversion-0-0|>", "<|inversion-0-2|>"])
+def test_the_word_for_a_vector_means_nothing_when_a_person_types_it(
+    engine: Engine, mark: str
+) -> None:
+    typed, plain = (
+        engine.generate(wanted(f"a {text} cat by style", "style", steps=1))[0]
+        for text in (mark, " ")
+    )
+    assert typed.pixels == plain.pixels
+    unread = wanted("cat " * 80 + f"{mark} by style", "style", steps=1)
+    assert engine.generate(unread)[0].recipe.unread_prompt.endswith("by style")
+
+
+PIECES = ["<|inversion-", "0", "1", "9", "-", "|>", "<|inversion-0-0|>", " style ", "cat-toy", "٣"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.lists(st.sampled_from(PIECES), max_size=12).map("".join), end=st.integers(0, 60))
+def test_no_prompt_and_no_end_of_a_prompt_breaks_the_words_for_vectors(text: str, end: int) -> None:
+    used = Adaptation(
+        inversions=(Inversion("cat-toy"), Inversion("style")),
+        vectors=({"text_encoder": vectors(4, MANY)}, {"text_encoder": vectors(4, ONE)}),
+    )
+    written = used.written(text)
+    # Every word for a vector that is left came from a name.
+    names = len(re.findall(r"(?<!\w)(?:cat-toy|style)(?!\w)", text))
+    assert written.count("<|inversion-0-0|>") + written.count("<|inversion-1-0|>") == names
+    assert used.unwritten(written).split() == WORD.sub(" ", text).split()
+    used.unwritten(text[end:])
+    assert Adaptation().written(text) == Adaptation().unwritten(text) == text
 
 
 def test_beside_a_lora_for_the_text_encoder_both_count(
