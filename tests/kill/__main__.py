@@ -28,7 +28,7 @@ def main() -> int:
         figures = asyncio.run(
             _run(data, options.kills, options.seed, has_chosen=not options.random)
         )
-    print(figures)
+    print(figures, *figures.doubles, sep="\n")
     return int(figures.lost + figures.doubled + figures.changed > 0)
 
 

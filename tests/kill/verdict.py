@@ -6,6 +6,7 @@ The message of a cancelled job must show the cancellation. A removed job must ha
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Figures:
 
     Accepted jobs are in the database, or their commands were answered in the channel. Doubled are
     commands with two jobs, jobs with two messages, and messages without a job. Changed pictures
-    differ from the pictures of their seeds.
+    differ from the pictures of their seeds. `doubles` says of each doubled one what it is.
     """
 
     kills: int
@@ -37,6 +38,7 @@ class Figures:
     lost: int
     doubled: int
     changed: int
+    doubles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -52,18 +54,35 @@ def judge(run: Killing, reference: Reference) -> Figures:
     by_origin = Counter(job.origin for job in jobs if job.origin is not None)
     answers = {job.id: _answers(job, run) for job in jobs}
     forgotten = [asked for asked in run.asked if _promised(asked) and not by_origin[_name(asked)]]
-    strays = {message.id for message in run.answers()}.difference(
-        *({message.id for message in messages} for messages in answers.values())
-    )
+    doubles = tuple(_doubles(run, by_origin, answers))
     return Figures(
         kills=run.kills,
         accepted=len(jobs) + len(forgotten),
         lost=len(forgotten) + sum(not _complete(job, answers[job.id]) for job in jobs),
-        doubled=sum(count - 1 for count in by_origin.values())
-        + sum(len(messages) > 1 for messages in answers.values())
-        + len(strays),
+        doubled=len(doubles),
         changed=sum(_changed(job, answers[job.id], reference) for job in jobs),
+        doubles=doubles,
     )
+
+
+def _doubles(
+    run: Killing, by_origin: Counter[str], answers: Mapping[int, list[MessageView]]
+) -> Iterator[str]:
+    """Yield a sentence for each command with two jobs, and each message that is one too many."""
+    for origin, count in by_origin.items():
+        yield from [f"{origin} made {count} jobs"] * (count - 1)
+    for number, messages in answers.items():
+        if len(messages) > 1:
+            yield f"job {number} has {len(messages)} messages: {[_seen(it) for it in messages]}"
+    known = {message.id for messages in answers.values() for message in messages}
+    for message in run.answers():
+        if message.id not in known:
+            yield f"no job has the message {_seen(message)}"
+
+
+def _seen(message: MessageView) -> str:
+    files = [file.name for file in message.attachments]
+    return f"{message.id} {message.content!r} {files}"
 
 
 def _jobs(run: Killing) -> list[Job]:
