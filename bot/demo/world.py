@@ -122,7 +122,12 @@ async def open_world() -> AsyncIterator[World]:
     """
     with TemporaryDirectory(prefix="imagine-bot-demo-", ignore_cleanup_errors=True) as folder:
         settings = _DemoSettings(
-            data=Path(folder), min_free_mb=0, model="starter", progress_seconds=_PROGRESS_SECONDS
+            data=Path(folder),
+            min_free_mb=0,
+            model="starter",
+            progress_seconds=_PROGRESS_SECONDS,
+            # The terminal shows the requests of the simulated Discord alone.
+            log_level="WARNING",
         )
         bot = create_bot(settings)
         # The bot reports its errors in its log and in its answers.

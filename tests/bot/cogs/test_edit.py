@@ -64,7 +64,7 @@ class GatedPool(GatedEngine):
 def gate(engine: Engine, klein: Engine) -> GatedPool:
     engines = {"Emoji": engine, "Klein": klein}
     return GatedPool(
-        EnginePool({name: Loadable(lambda one=one: one, 1) for name, one in engines.items()})
+        EnginePool({name: Loadable(lambda _, one=one: one, 1) for name, one in engines.items()})
     )
 
 

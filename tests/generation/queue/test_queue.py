@@ -299,10 +299,10 @@ class TestWithTheRealEngine:
     async def test_a_size_that_the_model_cannot_make_is_refused(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def refuse(_: GenerationRequest) -> None:
+        def refuse(*_: object) -> None:
             raise InvalidRequest("width", "The width is 72; use 64.")
 
-        monkeypatch.setattr(engine, "_check_size", refuse)
+        monkeypatch.setattr("generation.engine.engine._check_size", refuse)
         async with GenerationQueue(lambda: engine, limits_for=at_most(1)) as queue:
             error = await failure_of(queue.submit(1, a_request(), EventLog()))
         assert str(error) == "The width is 72; use 64."
