@@ -326,7 +326,7 @@ async def test_sigterm_ends_the_bot_soon_and_the_next_start_finishes_every_job_o
 ) -> None:
     await room.imagine()
     [old] = await room.pictured()
-    await room.imagine(steps=150, seed=1)
+    await room.imagine(steps=60, seed=1)
     for seed in (2, 3):
         await room.imagine(seed=seed)
     await room.shows(" %")
@@ -343,7 +343,7 @@ async def test_sigterm_ends_the_bot_soon_and_the_next_start_finishes_every_job_o
     await room.world.react(old, "🔁", who="bob")
     await (await room.world.click(old, "🎲")).answered()
     finished = await room.pictured(6)
-    orders = [(150, 1), (STEPS, 2), (STEPS, 3)]
+    orders = [(60, 1), (STEPS, 2), (STEPS, 3)]
     for message, (steps, seed) in zip(finished[1:4], orders, strict=True):
         wanted = builder.imagine(
             RequestOptions(prompt="rabbit face", seed=seed, steps=steps), guild_id=None

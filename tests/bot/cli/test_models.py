@@ -127,6 +127,7 @@ def test_a_model_is_pulled_checked_and_removed(operator: Operator) -> None:
     assert not operator.blobs
 
 
+@pytest.mark.rare
 def test_an_interrupted_download_keeps_what_is_finished(operator: Operator) -> None:
     operator.hub.broken.add(WEIGHTS)
     failed, listed = operator.types("pull Rabbit", "list")

@@ -44,6 +44,7 @@ def test_a_gguf_with_the_parts_of_its_base(shell: Shell, gguf_file: Path) -> Non
     )
 
 
+@pytest.mark.rare
 def test_the_config_names_the_base(shell: Shell, gguf_file: Path) -> None:
     config = shell.folder / "config.toml"
     config.write_text(f'model = "{gguf_file}"\nbase = "starter"\n', encoding="utf-8")
@@ -54,6 +55,7 @@ def test_the_config_names_the_base(shell: Shell, gguf_file: Path) -> None:
     assert made(shell, "--model", "starter")[1].quantization is None
 
 
+@pytest.mark.rare
 def test_one_of_several_models_is_a_gguf(shell: Shell, gguf_file: Path) -> None:
     config = shell.folder / "config.toml"
     config.write_text(
@@ -65,6 +67,7 @@ def test_one_of_several_models_is_a_gguf(shell: Shell, gguf_file: Path) -> None:
     assert made(shell, "--model", "small")[1].quantization == "Q8_0"
 
 
+@pytest.mark.rare
 def test_large_pictures_are_decoded_in_tiles_and_a_replay_knows(shell: Shell) -> None:
     config = shell.folder / "config.toml"
     config.write_text("vae_tile = 256\n", encoding="utf-8")
@@ -81,6 +84,7 @@ def test_large_pictures_are_decoded_in_tiles_and_a_replay_knows(shell: Shell) ->
     assert shell("replay", whole).exit_code == 0
 
 
+@pytest.mark.rare
 def test_pictures_decoded_one_by_one_are_the_same(shell: Shell) -> None:
     config = shell.folder / "config.toml"
     config.write_text("vae_slicing = true\n", encoding="utf-8")
@@ -89,6 +93,7 @@ def test_pictures_decoded_one_by_one_are_the_same(shell: Shell) -> None:
     assert shell("replay", file).exit_code == 0
 
 
+@pytest.mark.rare
 def test_a_picture_of_8_bits_is_made_again_in_8_bits(shell: Shell) -> None:
     config = shell.folder / "config.toml"
     config.write_text('quantize = "int8"\n', encoding="utf-8")
@@ -104,6 +109,7 @@ def test_a_picture_of_8_bits_is_made_again_in_8_bits(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])
+@pytest.mark.rare
 def test_offload_changes_no_pixel(shell: Shell, offload: str) -> None:
     config = shell.folder / "config.toml"
     config.write_text(f'offload = "{offload}"\n', encoding="utf-8")

@@ -100,6 +100,7 @@ class TestTextToImageAndEditing:
         assert bool(made.recipe.unread_prompt) == (asked.prompt == TOO_LONG)
 
     @pytest.mark.parametrize("name", ["tall", "too long", "four references"])
+    @pytest.mark.rare
     def test_with_the_librarys_own_kernels_it_is_no_further_away(
         self, engine: Engine, stock: Flux2KleinPipelines, name: str
     ) -> None:

@@ -145,6 +145,7 @@ class TestCompiled:
         assert other.recipe.compiled is None
         assert type(own.recipe).from_json(own.recipe.to_json()) == own.recipe
 
+    @pytest.mark.rare
     def test_the_unet_is_one_graph(self, starter: StableDiffusion) -> None:
         """Where it breaks in two, most of what compiling wins is lost, and nothing says so."""
         unet = load(starter.profile, compiled=True).unet

@@ -125,6 +125,7 @@ class TestTextToImage:
         ("scheduler", "guided", "size"),
         [*itertools.product(BOTH, (True, False), ((64, 64), (64, 96), (104, 64)))],
     )
+    @pytest.mark.rare
     def test_nothing_depends_on_the_starter_model(
         self,
         sd15_engine: Engine,
@@ -176,6 +177,7 @@ class TestStockPipeline:
         ],
         ids=str,
     )
+    @pytest.mark.rare
     def test_no_pixel_is_further_than_a_level_from_it(
         self,
         engine: Engine,
@@ -186,6 +188,7 @@ class TestStockPipeline:
         request = a_request(scheduler=scheduler, **changes)
         assert_alike(pixels(engine.generate(request)[0]), stock.picture(request))
 
+    @pytest.mark.rare
     def test_similar_images_are_no_further_away(
         self, engine: Engine, stock: Pipelines, source: Pixels
     ) -> None:
@@ -222,6 +225,7 @@ class TestSchedulerSettings:
         assert_same(engine.generate(request)[0], sd15_pipelines.picture(request, **settings))
 
     @pytest.mark.parametrize("scheduler", BOTH)
+    @pytest.mark.rare
     def test_settings_are_read_from_the_models_file(
         self, tmp_path: Path, scheduler: SchedulerName
     ) -> None:
@@ -296,6 +300,7 @@ class TestImageToImage:
 
     @pytest.mark.parametrize(("steps", "strength"), [(10, 0.3), (50, 0.58), (10, 1.0)])
     @pytest.mark.parametrize("size", [(64, 64), (104, 64)])
+    @pytest.mark.rare
     def test_nothing_depends_on_the_starter_model(
         self,
         sd15_engine: Engine,

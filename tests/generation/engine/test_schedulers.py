@@ -83,6 +83,7 @@ FLOW: list[tuple[SchedulerName, Spacing | None]] = [
 
 
 @pytest.mark.parametrize(("scheduler", "spacing"), FLOW)
+@pytest.mark.rare
 def test_klein_whose_schedule_depends_on_the_size_makes_the_pipelines_picture(
     klein: Flux2Klein,
     klein_pipelines: Flux2KleinPipelines,

@@ -98,6 +98,7 @@ class TestTextToImage:
         assert bool(made.recipe.unread_prompt) == (asked.prompt == TOO_LONG)
 
     @pytest.mark.parametrize("changes", TEXTS.values(), ids=TEXTS)
+    @pytest.mark.rare
     def test_with_the_librarys_own_kernels_it_is_no_further_away(
         self, engine: Engine, stock: SD3Pipelines, changes: dict[str, Any]
     ) -> None:
@@ -132,6 +133,7 @@ class TestTextToImage:
 
     @pytest.mark.parametrize("spacing", [None, "karras", "exponential", "beta"])
     @pytest.mark.parametrize("scheduler", ["euler", "heun"])
+    @pytest.mark.rare
     def test_each_scheduler_and_spacing_gives_the_pipelines_picture(
         self,
         engine: Engine,
@@ -165,6 +167,7 @@ class TestImageToImage:
         assert_same(engine.generate(asked)[0], sd3_pipelines.picture(asked))
 
     @pytest.mark.parametrize("changes", IMAGES.values(), ids=IMAGES)
+    @pytest.mark.rare
     def test_with_the_librarys_own_kernels_it_is_no_further_away(
         self, engine: Engine, stock: SD3Pipelines, changes: dict[str, Any]
     ) -> None:

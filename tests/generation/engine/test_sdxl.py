@@ -85,6 +85,7 @@ class TestTextToImage:
         assert bool(made.recipe.unread_prompt) == (request.prompt == LONG)
 
     @pytest.mark.parametrize("scheduler", [*SCHEDULERS])
+    @pytest.mark.rare
     def test_each_scheduler_makes_the_pipelines_picture(
         self, engine: Engine, sdxl_pipelines: SDXLPipelines, scheduler: SchedulerName
     ) -> None:
@@ -92,6 +93,7 @@ class TestTextToImage:
         assert_same(engine.generate(request)[0], sdxl_pipelines.picture(request))
 
     @pytest.mark.parametrize("changes", TEXTS.values(), ids=TEXTS)
+    @pytest.mark.rare
     def test_with_the_librarys_own_kernels_it_is_no_further_away(
         self, engine: Engine, stock: SDXLPipelines, changes: dict[str, Any]
     ) -> None:
@@ -164,6 +166,7 @@ class TestImageToImage:
         assert_same(engine.generate(request)[0], sdxl_pipelines.picture(request))
 
     @pytest.mark.parametrize("changes", IMAGES.values(), ids=IMAGES)
+    @pytest.mark.rare
     def test_with_the_librarys_own_kernels_it_is_no_further_away(
         self, engine: Engine, stock: SDXLPipelines, changes: dict[str, Any]
     ) -> None:

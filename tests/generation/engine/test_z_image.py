@@ -86,6 +86,7 @@ class TestTextToImage:
         assert bool(made.recipe.unread_prompt) == (asked.prompt == TOO_LONG)
 
     @pytest.mark.parametrize("changes", TEXTS.values(), ids=TEXTS)
+    @pytest.mark.rare
     def test_with_the_librarys_own_kernels_it_is_no_further_away(
         self, engine: Engine, stock: ZImagePipelines, changes: dict[str, Any]
     ) -> None:
@@ -129,6 +130,7 @@ class TestTextToImage:
 
     @pytest.mark.parametrize("spacing", [None, "karras", "exponential", "beta"])
     @pytest.mark.parametrize("scheduler", ["euler", "heun"])
+    @pytest.mark.rare
     def test_each_scheduler_and_spacing_gives_the_pipelines_picture(
         self,
         engine: Engine,
