@@ -50,8 +50,8 @@ async def _make(interaction: Interaction, clicked: CustomId) -> None:
 
 async def _new_job(interaction: Interaction, clicked: CustomId) -> NewJob:
     services = services_of(interaction)
-    await services.commands.check_click(interaction, clicked.action)
-    await services.lookup.check_button(interaction, clicked.job_id, clicked.token)
+    job = await services.lookup.check_button(interaction, clicked.job_id, clicked.token)
+    await services.commands.check_click(interaction, clicked.action, job)
     picture = ImageReference(clicked.job_id, clicked.number)
     return await services.actions.new_job(clicked.action, requester_of(interaction), picture)
 

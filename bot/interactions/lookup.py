@@ -12,7 +12,7 @@ from generation.values.recipe import Recipe
 from storage.errors import PictureMissing
 from storage.history import History
 from storage.jobs import JobStore
-from storage.records import HistoryEntry, Job, JobKind, StoredImage
+from storage.records import HistoryEntry, Job, StoredImage
 from storage.states import UNFINISHED, JobStatus
 
 from ..delivery.presence import is_gone
@@ -21,6 +21,7 @@ from ..jobs.removals import Removals
 from ..permissions.ages import Ages, Made
 from ..permissions.members import Members, check_clicked
 from ..requests.reference import ImageReference
+from ..ui.actions import command_of
 from .concurrency import NewestOnly
 from .requester import Requester
 
@@ -56,14 +57,14 @@ class Lookup:
 
     async def check_button(
         self, interaction: discord.Interaction[Any], job_id: int, token: str | None
-    ) -> None:
-        """Return only if the clicked button belongs to the job with this id in this database.
+    ) -> Job:
+        """Return the job of the clicked button, without the picture that it starts from.
 
         Raises:
             UnknownButton: the button belongs to a job of another database.
         """
         job = await self._store.record(job_id)
-        check_clicked(job, token, interaction.message)
+        return check_clicked(job, token, interaction.message)
 
     async def find_job(self, job_id: int, requester: Requester) -> Job:
         """Return a job that the requester may see."""
@@ -87,10 +88,9 @@ class Lookup:
             job = await self._store.record(job_id)
             if job is None or job.status not in (JobStatus.CANCELLED, JobStatus.FAILED):
                 raise
-            command = "edit" if job.kind is JobKind.EDIT else "vary"
             raise MissingInput(
                 f"The picture that job {job_id} started from was not kept, since the job made no "
-                f"pictures; send it again with /{command}."
+                f"pictures; send it again with /{command_of(job)}."
             ) from error
 
     async def find_image(

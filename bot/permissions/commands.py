@@ -25,8 +25,10 @@ class CommandAccess:
         self._members = members
         self._integrations = integrations
 
-    async def check_click(self, interaction: discord.Interaction[Any], action: Action) -> None:
-        """Return only if the person who clicked the button of `action` may use its command here.
+    async def check_click(
+        self, interaction: discord.Interaction[Any], action: Action, job: Job
+    ) -> None:
+        """Return only if the person who clicked a button of `job` may use its command here.
 
         Raises:
             NotAllowed: the person may not.
@@ -34,12 +36,13 @@ class CommandAccess:
         if interaction.guild_id is None:
             return
         channel = interaction.channel or discord.Object(interaction.channel_id or 0)
-        await self._check(action, interaction.user, channel, interaction.permissions)
+        command = action.command_for(job)
+        await self._check(command, interaction.user, channel, interaction.permissions)
 
     async def may_react(
         self, job: Job, person: discord.User | discord.Member, action: Action
     ) -> bool:
-        """Return whether `person` may use the command of `action` in the channel of `job`."""
+        """Return whether `person` may do `action` to `job`, by the rights in the job's channel."""
         if job.guild_id is None:
             return job.user_id == person.id
         channel = self._members.channel_of(job)
@@ -47,27 +50,27 @@ class CommandAccess:
             return False
         allowed = self._members.permissions(job, person, job.channel_id)
         try:
-            await self._check(action, person, channel, allowed)
+            await self._check(action.command_for(job), person, channel, allowed)
         except NotAllowed:
             return False
         return True
 
     async def _check(
         self,
-        action: Action,
+        command: str | None,
         person: discord.User | discord.Member,
         channel: discord.abc.Snowflake,
         allowed: discord.Permissions,
     ) -> None:
-        if action.command is None:
+        if command is None:
             return
         if not allowed.use_application_commands:
             raise NotAllowed(
                 "You may not use commands in this channel, so you cannot make pictures here; ask a "
                 "moderator for the permission Use Application Commands."
             )
-        if not await self._integrations.allow(action.command, person, channel):
+        if not await self._integrations.allow(command, person, channel):
             raise NotAllowed(
-                f"You may not use /{action.command} in this channel, so you cannot use this "
+                f"You may not use /{command} in this channel, so you cannot use this "
                 "button; ask an admin to allow it under Server Settings, Integrations."
             )

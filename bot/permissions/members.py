@@ -103,8 +103,8 @@ def weight(role_weights: Mapping[int, float], person: discord.User | discord.Mem
     return max(weights, default=1.0)
 
 
-def check_clicked(job: Job | None, token: str | None, message: discord.Message | None) -> None:
-    """Return only if the button that was clicked below `message` belongs to `job`.
+def check_clicked(job: Job | None, token: str | None, message: discord.Message | None) -> Job:
+    """Return `job` if the button that was clicked below `message` belongs to it.
 
     `token` is None for a button of the first version. Such a button works below the job's own
     message only.
@@ -123,3 +123,4 @@ def check_clicked(job: Job | None, token: str | None, message: discord.Message |
         is_ours = message is None or message.id == job.message_id or is_unrecorded
     if not is_ours:
         raise UnknownButton
+    return job

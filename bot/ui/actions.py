@@ -25,9 +25,10 @@ class Action:
     """A row of the table.
 
     `name` starts the custom ids. `emoji` is on the button, and as a reaction does the same.
-    `command` is the slash command that does the same: a person needs the right to use it. `kind` is
-    the kind of the job that the action makes, if it makes one. `of_picture` says whether the action
-    concerns one picture of the job, whose number the custom id then holds.
+    `command` is the slash command that does the same, if that is one command for all jobs (see
+    `command_for`). `kind` is the kind of the job that the action makes, if it makes one.
+    `of_picture` says whether the action concerns one picture of the job, whose number the custom id
+    then holds.
     """
 
     name: str
@@ -37,8 +38,24 @@ class Action:
     kind: JobKind | None = None
     of_picture: bool = False
 
+    def command_for(self, job: Job) -> str | None:
+        """Return the slash command that does the same to `job`, or None if there is none.
 
-RERUN: Final = Action(name="rerun", emoji="🔁", command="imagine", kind=JobKind.RERUN)
+        A person needs the right to use that command.
+        """
+        return command_of(job) if self.kind is JobKind.RERUN else self.command
+
+
+def command_of(job: Job) -> str:
+    """Return the slash command that makes jobs such as `job`, which may itself be a rerun."""
+    if job.request.references:
+        return "edit"
+    if job.has_upload or job.parent_image_id is not None:
+        return "vary"
+    return "imagine"
+
+
+RERUN: Final = Action(name="rerun", emoji="🔁", kind=JobKind.RERUN)
 VARY: Final = Action(name="vary", emoji="🎲", command="vary", kind=JobKind.VARY, of_picture=True)
 REMOVE: Final = Action(name="remove", emoji="❌")
 # The button below the private question that follows ❌.

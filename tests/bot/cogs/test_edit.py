@@ -25,6 +25,7 @@ from generation.values.recipe import Recipe
 from storage.records import JobKind
 
 from ...generation.flux2_klein import make_flux2_klein
+from ..permissions.test_integrations import Server
 from ..stage import GatedEngine, Stage, buttons, pictures
 
 
@@ -145,6 +146,21 @@ async def test_an_edit_runs_again_with_the_same_references_and_another_seed(stag
     again, before = await recipe_of(await stage.finished(newest.id)), await recipe_of(first)
     assert again.reference_sha256 == before.reference_sha256
     assert again.seed != before.seed
+
+
+async def test_an_edit_and_its_rerun_run_again_for_those_who_may_edit(stage: Stage) -> None:
+    server = Server(stage)
+    first = await edit(stage, image=photo("orange"))
+    result = await stage.alice.click(first, custom_id="rerun:1")
+    again = await stage.finished(result.response.id)
+    server.set("edit", ("bob", False))
+    for message, button in ((first, "rerun:1"), (again, "rerun:2")):
+        refused = await stage.bob.click(message, custom_id=button)
+        assert refused.ephemeral
+        assert "You may not use /edit in this channel" in refused.response.content
+    server.set("edit", ("bob", True))
+    server.set("imagine", ("bob", False))
+    assert await server.may_press(first, "rerun:1")
 
 
 async def test_an_edit_is_made_after_a_restart(stage: Stage, gate: GatedPool) -> None:

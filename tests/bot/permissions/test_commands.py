@@ -13,6 +13,8 @@ from bot.errors import NotAllowed
 from bot.permissions.commands import CommandAccess
 from bot.ui.actions import REMOVE, RERUN, Action
 
+from ..ui.test_messages import JOB
+
 RULES = list(itertools.product((False, True), (False, True), (False, True)))
 
 
@@ -35,9 +37,8 @@ async def test_a_reaction_needs_the_permission_the_settings_and_a_known_channel(
     may_use: bool, is_set: bool, is_known: bool
 ) -> None:
     rule = access(may_use=may_use, is_set=is_set, is_known=is_known)
-    job: Any = mock.Mock(guild_id=1)
     expected = may_use and is_set and is_known
-    assert await rule.may_react(job, mock.Mock(), RERUN) is expected
+    assert await rule.may_react(JOB, mock.Mock(), RERUN) is expected
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,8 @@ async def test_a_reaction_needs_the_permission_the_settings_and_a_known_channel(
 async def test_a_click_needs_the_permission_and_the_settings(
     may_use: bool, is_set: bool, refusal: str | None
 ) -> None:
-    checking = access(may_use=may_use, is_set=is_set).check_click(click(may_use=may_use), RERUN)
+    rule = access(may_use=may_use, is_set=is_set)
+    checking = rule.check_click(click(may_use=may_use), RERUN, JOB)
     if refusal is None:
         await checking
     else:
@@ -65,7 +67,7 @@ async def test_a_click_needs_the_permission_and_the_settings(
 )
 async def test_no_command_and_no_server_set_no_rule(action: Action, guild_id: int | None) -> None:
     clicked = click(may_use=False, guild_id=guild_id)
-    await access(may_use=False, is_set=False).check_click(clicked, action)
+    await access(may_use=False, is_set=False).check_click(clicked, action, JOB)
 
 
 @pytest.mark.parametrize("user_id", [7, 8])

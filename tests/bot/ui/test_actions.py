@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.cogs.buttons import HANDLERS, ActionButton
+from bot.cogs.edit import Edit
 from bot.cogs.imagine import Imagine
 from bot.cogs.vary import Vary
 from bot.interactions.actions import Actions
@@ -29,9 +30,10 @@ from bot.ui.actions import (
     remove_ids,
 )
 from bot.ui.views import button, cancelled_view, delete_view, finished_view, waiting_view
+from generation.values.pixels import StoredPixels
 from storage.records import JobKind
 
-from .test_messages import JOB
+from .test_messages import JOB, REQUEST
 
 TOKENS = st.none() | st.text("0123456789abcdef", min_size=1, max_size=32)
 EVERY_ACTION = pytest.mark.parametrize("action", ACTIONS, ids=[action.name for action in ACTIONS])
@@ -44,7 +46,7 @@ def shown(view: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("action", "emoji", "command", "kind", "custom_id"),
     [
-        (RERUN, "🔁", "imagine", JobKind.RERUN, "rerun:ab12.7"),
+        (RERUN, "🔁", None, JobKind.RERUN, "rerun:ab12.7"),
         (VARY, "🎲", "vary", JobKind.VARY, "vary:ab12.7:3"),
         (REMOVE, "❌", None, None, "remove:ab12.7"),
         (DELETE, "", None, None, "delete:ab12.7"),
@@ -100,8 +102,33 @@ async def test_an_action_that_makes_a_job_has_a_maker_and_a_command(action: Acti
     parts: Any = mock.Mock()
     actions = Actions(lookup=parts, models=parts, store=parts, memory=parts)
     assert action.kind in actions._makers
-    cogs: list[commands.Cog] = [Imagine(parts), Vary(parts, parts)]
-    assert action.command in {known.name for cog in cogs for known in cog.get_app_commands()}
+    cogs: list[commands.Cog] = [Imagine(parts), Vary(parts, parts), Edit(parts, parts)]
+    known = {command.name for cog in cogs for command in cog.get_app_commands()}
+    assert {action.command_for(job) for job in JOBS.values()} <= known
+
+
+JOBS = {
+    "imagine": JOB,
+    "vary": dataclasses.replace(JOB, parent_image_id=3),
+    "vary an upload": dataclasses.replace(JOB, has_upload=True),
+    "edit": dataclasses.replace(
+        JOB,
+        parent_image_id=3,
+        has_upload=True,
+        request=dataclasses.replace(REQUEST, references=(StoredPixels(64, 64),)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [JobKind.IMAGINE, JobKind.RERUN])
+@pytest.mark.parametrize("made_by", JOBS)
+def test_a_rerun_needs_the_right_to_the_command_that_made_the_job(
+    made_by: str, kind: JobKind
+) -> None:
+    job = dataclasses.replace(JOBS[made_by], kind=kind)
+    assert RERUN.command_for(job) == made_by.split(maxsplit=1)[0]
+    assert VARY.command_for(job) == "vary"
+    assert REMOVE.command_for(job) is None
 
 
 def test_each_message_has_the_buttons_of_its_state() -> None:
