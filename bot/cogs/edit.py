@@ -82,17 +82,19 @@ class Edit(commands.Cog):
         if picture is None and not attachments:
             raise MissingInput("Say what to edit: add an image, or give picture, such as 42-1.")
         builder = self._services.models.editor(options.model, requester)
-        builder.check_references(len(attachments) + (picture is not None))
+        own = None if picture is None else ImageReference.parse(picture)
+        count, owner = len(attachments) + (own is not None), requester.person.id
+        builder.check_references(count)
         references, parent = list[Pixels](), None
-        if picture is not None:
-            own = ImageReference.parse(picture)
-            parent, pixels = await self._services.actions.reference(requester, own, builder)
-            references.append(pixels)
-        references += await self._uploads.references(
-            requester.person.id, attachments, download_source, builder=builder
-        )
-        request = builder.edit_of(references, options, guild_id=requester.guild_id)
-        if picture is not None:
+        async with self._uploads.held_references(owner, attachments, count):
+            if own is not None:
+                parent, pixels = await self._services.actions.reference(requester, own, builder)
+                references.append(pixels)
+            references += await self._uploads.references(
+                owner, attachments, download_source, builder=builder
+            )
+            request = builder.edit_of(references, options, guild_id=requester.guild_id)
+        if own is not None:
             await self._services.lookup.check_is_there(own.job_id, str(own))
         return requester.new_job(
             JobKind.EDIT, request, parent_image_id=None if parent is None else parent.id

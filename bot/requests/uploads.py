@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 import discord
@@ -28,8 +29,9 @@ Download = Callable[[discord.Attachment], Awaitable[bytes | bytearray]]
 class Uploads:
     """Downloads and reads attachments.
 
-    A file counts in `memory` from before its download until it is read. Two files are read at the
-    same time, and one of each member; members without a file being read come first.
+    A file counts in `memory` from before its download until it is read; the references of an edit
+    count as long as `held_references` says. Two files are read at the same time, and one of each
+    member; members without a file being read come first.
     """
 
     def __init__(self, memory: PictureMemory) -> None:
@@ -69,6 +71,27 @@ class Uploads:
             )
         return builder.similar_to(source.pixels, options, guild_id=guild_id)
 
+    @asynccontextmanager
+    async def held_references(
+        self, owner: int, attachments: Sequence[discord.Attachment], count: int
+    ) -> AsyncIterator[None]:
+        """Count the memory of `count` references inside the context; some are attachments.
+
+        Without attachments nothing counts here: a picture of the bot counts where it is read.
+
+        Raises:
+            InvalidSource: a file is too large.
+        """
+        for attachment in attachments:
+            check_bytes(attachment.size)
+        if not attachments:
+            yield
+            return
+        # The files are read one after the other, and all references stay.
+        held = max(map(_file_bytes, attachments)) + count * 3 * REFERENCE_AREA_MAX
+        async with self._memory.hold(held, owner):
+            yield
+
     async def references(
         self,
         owner: int,
@@ -77,34 +100,39 @@ class Uploads:
         *,
         builder: RequestBuilder,
     ) -> list[Pixels]:
-        """Return attachments as references for the model of `builder`.
+        """Return attachments as references for the model of `builder`, inside `held_references`.
 
         Raises:
             InvalidSource: a file cannot be fetched or read, or its shape does not do.
         """
-        for attachment in attachments:
-            check_bytes(attachment.size)
         fit = builder.reference_fit
         return [
-            (await self._source(owner, attachment, download, fit)).pixels
+            (await self._read(owner, attachment, download, fit)).pixels
             for attachment in attachments
         ]
 
     async def _source(
+        self, owner: int, attachment: discord.Attachment, download: Download, fit: Fit
+    ) -> Source:
+        # The file, and its decoded pixels.
+        async with self._memory.hold(_file_bytes(attachment) + 3 * fit.most**2, owner):
+            return await self._read(owner, attachment, download, fit)
+
+    async def _read(
         self,
         owner: int,
         attachment: discord.Attachment,
         download: Download,
         fit: Fit | ReferenceFit,
     ) -> Source:
-        # The file, and its decoded pixels.
-        area = fit.most**2 if isinstance(fit, Fit) else REFERENCE_AREA_MAX
-        held = min(attachment.size, SOURCE_BYTES_MAX) + 3 * area
-        async with self._memory.hold(held, owner):
-            # The file is in no local variable: an error keeps the frames until it is answered.
-            reading = SourceReading(await download(attachment), fit)
-            async with self._turns.hold(1, owner):
-                return await _read(reading)
+        # The file is in no local variable: an error keeps the frames until it is answered.
+        reading = SourceReading(await download(attachment), fit)
+        async with self._turns.hold(1, owner):
+            return await _read(reading)
+
+
+def _file_bytes(attachment: discord.Attachment) -> int:
+    return min(attachment.size, SOURCE_BYTES_MAX)
 
 
 async def _read(reading: SourceReading) -> Source:

@@ -6,6 +6,7 @@ import io
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import discord
 import pytest
@@ -14,14 +15,20 @@ from PIL import Image
 
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
+from bot.interactions.requester import Requester
 from bot.listing import ListedModel
+from bot.memory import PictureMemory
+from bot.requests.options import RequestOptions
 from generation.engine.engine import Engine
 from generation.engine.pool import EnginePool, Loadable
+from generation.errors import InvalidSource
+from generation.images.limits import SOURCE_BYTES_MAX
 from generation.images.pillow import as_reference, to_pixels
 from generation.images.png import read_png
 from generation.models.loading import load
 from generation.models.locate import locate
 from generation.values.recipe import Recipe
+from generation.values.request import REFERENCE_AREA_MAX
 from storage.records import JobKind
 
 from ...generation.flux2_klein import make_flux2_klein
@@ -190,6 +197,32 @@ async def test_a_cancelled_edit_forgets_its_uploads_and_cannot_run_again(
     await stage.until(lambda: not [path for path in files.rglob("*") if path.is_file()])
     assert not pictures(stage.look(message.id))
     assert len(buttons(stage.look(message.id))) == 1
+
+
+async def test_all_references_of_an_edit_count_until_it_is_a_request(stage: Stage) -> None:
+    cog: Any = stage.bot.get_cog("Edit")
+    memory: PictureMemory = cog._uploads._memory
+    held: list[int] = []
+
+    def attachment(number: int) -> Any:
+        _, data = photo("orange")
+
+        async def read() -> bytes:
+            held.append(memory.held)
+            return data
+
+        return mock.Mock(discord.Attachment, size=1_000 * number, read=read)
+
+    requester = Requester(person=mock.Mock(id=1), guild_id=None, channel_id=1, origin="x")
+    await cog._new_job(
+        requester, None, [attachment(n) for n in (1, 3, 2)], RequestOptions(prompt="make it winter")
+    )
+    assert held == [3 * 3 * REFERENCE_AREA_MAX + 3_000] * 3
+    assert memory.held == 0
+    too_large = mock.Mock(discord.Attachment, size=SOURCE_BYTES_MAX + 1)
+    with pytest.raises(InvalidSource):
+        await cog._new_job(requester, None, [too_large], RequestOptions(prompt="make it winter"))
+    assert memory.held == 0
 
 
 MISTAKES: tuple[tuple[dict[str, Any], str], ...] = (
