@@ -41,6 +41,7 @@ from .interactions.answers import tell
 from .interactions.intake import Intake
 from .interactions.interaction_check import RateLimitedTree
 from .interactions.lookup import Lookup
+from .interactions.loras import LoraSuggestions
 from .interactions.models import ModelChoice
 from .interactions.rate_limit import RateLimit
 from .interactions.services import Services
@@ -177,6 +178,7 @@ class ImagineBot(commands.Bot):
             lookup=lookup,
             actions=Actions(lookup=lookup, models=models, store=storage.jobs, memory=memory),
             models=models,
+            loras=LoraSuggestions(lookup, models),
             members=members,
             commands=CommandAccess(members, self.integrations),
             ages=ages,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import discord
@@ -21,10 +20,16 @@ _CHOICES: Final = 25
 async def suggest_loras(
     interaction: discord.Interaction[Any], typed: str
 ) -> list[app_commands.Choice[str]]:
-    """Suggest the LoRAs that fit the model, as far as it is chosen; several are apart by commas."""
-    models, requester = services_of(interaction).models, requester_of(interaction)
-    builder = models.named_or_default(getattr(interaction.namespace, "model", None), requester)
-    found = await asyncio.to_thread(builder.loras.suggest, typed, _CHOICES)
+    """Suggest the LoRAs that fit the model of the command; commas separate several LoRAs."""
+    typed_so_far = interaction.namespace
+    found = await services_of(interaction).loras.suggest(
+        requester_of(interaction),
+        typed,
+        _CHOICES,
+        model=getattr(typed_so_far, "model", None),
+        # The picture that /vary starts from.
+        picture=getattr(typed_so_far, "image", None),
+    )
     return [
         app_commands.Choice(name=each.label[:LORAS_LENGTH], value=each.text)
         for each in found

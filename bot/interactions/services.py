@@ -20,6 +20,7 @@ from ..ui.attachments import Attachment
 from .actions import Actions
 from .intake import Intake
 from .lookup import Lookup
+from .loras import LoraSuggestions
 from .models import ModelChoice
 from .rate_limit import RateLimit
 
@@ -37,6 +38,7 @@ class Services:
     lookup: Lookup
     actions: Actions
     models: ModelChoice
+    loras: LoraSuggestions
     members: Members
     commands: CommandAccess
     ages: Ages

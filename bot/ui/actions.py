@@ -48,6 +48,9 @@ class Action:
 
 def command_of(job: Job) -> str:
     """Return the slash command that makes jobs such as `job`, which may itself be a rerun."""
+    if job.kind is not JobKind.RERUN:
+        # The other kinds have the names of their commands.
+        return job.kind.value
     if job.request.references:
         return "edit"
     if job.has_upload or job.parent_image_id is not None:

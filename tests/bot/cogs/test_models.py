@@ -13,6 +13,7 @@ import simcord
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
 from bot.listing import ListedModel
+from bot.requests.loras import LoraOptions, Suggestion
 from bot.requests.options import RequestOptions
 from generation.engine.engine import Engine
 from generation.engine.pool import EnginePool, Loadable
@@ -108,6 +109,26 @@ async def test_again_and_vary_keep_the_model_of_the_picture(stage: Stage) -> Non
         assert await model_of(await stage.finished(result.response.id)) == ("second", 3)
     result = await stage.bob.slash(stage.channel, "vary", image="1", model="Emoji")
     assert (await model_of(await stage.finished(result.response.id)))[0] == "starter"
+
+
+async def test_vary_suggests_loras_for_the_model_of_the_picture(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        LoraOptions, "suggest", lambda options, *_: [Suggestion(options._profile.name, ())]
+    )
+    await stage.imagine(model="Second")
+
+    async def suggested(**filled: str) -> list[str]:
+        found = await stage.alice.autocomplete(stage.channel, "vary", "lora", "", **filled)
+        return [choice["value"] for choice in found]
+
+    assert await suggested(image="1-1") == ["second"]
+    assert await suggested(image="1-1", model="Emoji") == ["starter"]
+    assert await suggested(model="Second") == ["second"]
+    for image in ("77-1", "rabbit"):
+        assert await suggested(image=image) == ["starter"]
+    assert await suggested() == ["starter"]
 
 
 async def test_only_the_models_that_a_person_may_use_are_suggested_and_listed(stage: Stage) -> None:

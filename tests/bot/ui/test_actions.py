@@ -109,10 +109,11 @@ async def test_an_action_that_makes_a_job_has_a_maker_and_a_command(action: Acti
 
 JOBS = {
     "imagine": JOB,
-    "vary": dataclasses.replace(JOB, parent_image_id=3),
-    "vary an upload": dataclasses.replace(JOB, has_upload=True),
+    "vary": dataclasses.replace(JOB, kind=JobKind.VARY, parent_image_id=3),
+    "vary an upload": dataclasses.replace(JOB, kind=JobKind.VARY, has_upload=True),
     "edit": dataclasses.replace(
         JOB,
+        kind=JobKind.EDIT,
         parent_image_id=3,
         has_upload=True,
         request=dataclasses.replace(REQUEST, references=(StoredPixels(64, 64),)),
@@ -120,12 +121,13 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("kind", [JobKind.IMAGINE, JobKind.RERUN])
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("made_by", JOBS)
 def test_a_rerun_needs_the_right_to_the_command_that_made_the_job(
-    made_by: str, kind: JobKind
+    made_by: str, again: bool
 ) -> None:
-    job = dataclasses.replace(JOBS[made_by], kind=kind)
+    job = JOBS[made_by]
+    job = dataclasses.replace(job, kind=JobKind.RERUN) if again else job
     assert RERUN.command_for(job) == made_by.split(maxsplit=1)[0]
     assert VARY.command_for(job) == "vary"
     assert REMOVE.command_for(job) is None
