@@ -55,7 +55,7 @@ class Dispatcher:
     def _forget_models(self) -> None:
         """Note that a new engine has only the default model in memory."""
         if self._default_model is not None:
-            self._turns.ready = frozenset({self._default_model})
+            self._turns.loaded, self._turns.beside = frozenset({self._default_model}), frozenset()
 
     def stop(self) -> None:
         """Stop the timers."""
@@ -160,7 +160,7 @@ class Dispatcher:
         speed = self._updates.model_loaded(model, result.measured, self._default_model)
         if speed is not None:
             self._turns.speeds[model] = speed
-        self._turns.ready = frozenset((*result.loaded, *result.beside))
+        self._turns.loaded, self._turns.beside = result.loaded, result.beside
         if result.weights_sha256 is not None:
             self.weights_sha256[model] = result.weights_sha256
         self._handle_answer()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
@@ -138,14 +138,15 @@ class Turns(Generic[J]):
     The load of the running jobs is about `capacity`. One job runs at a time while `capacity` is
     None, which means unknown. `speeds` holds what is known of single models.
 
-    `ready` holds the models that are in memory, and those that fit in beside them; None means that
-    every model is.
+    `loaded` holds the models in memory, or None if every model is always there. `beside` holds the
+    models that fit in beside those; each of them fits by itself, two of them may not.
     """
 
     def __init__(self, capacity: float | None = None) -> None:
         self.capacity = capacity
         self.speeds: dict[Hashable, ModelSpeed] = {}
-        self.ready: Collection[Hashable] | None = None
+        self.loaded: Collection[Hashable] | None = None
+        self.beside: Collection[Hashable] = frozenset()
         self._passed_over = _PassedOver()
         self._waiting: FairQueue[J] = FairQueue()
         # Ahead of all waiting jobs: these lost their turn when the engine was lost.
@@ -197,10 +198,20 @@ class Turns(Generic[J]):
         if job is not None:
             self._running[job] = None
             job.turn_ends = job.taken + turn_steps(job.load, self._capacity(job))
-            if not self._is_ready(job):
-                # The engine may have to drop any other model for this one.
-                self.ready = frozenset({job.model})
         return job
+
+    def _ready(self) -> Collection[Hashable] | None:
+        """Return the models whose jobs may start beside the running jobs; None for all models."""
+        if self.loaded is None:
+            return None
+        coming = {job.model for job in self._running}.difference(self.loaded)
+        if not coming:
+            return {*self.loaded, *self.beside}
+        if len(coming) == 1 and coming.issubset(self.beside):
+            # The next model may not fit in beside this one.
+            return {*self.loaded, *coming}
+        # The engine may have to drop any other model for these.
+        return coming
 
     def _turn(self, job: J) -> int:
         """Return how many steps the next turn of a job has."""
@@ -214,8 +225,10 @@ class Turns(Generic[J]):
         speed = self.speeds.get(job.model)
         return 1.0 if speed is None else speed.cost
 
-    def _is_ready(self, job: J) -> bool:
-        return self.ready is None or job.model in self.ready
+    def _is_ready(self) -> Callable[[J], bool]:
+        """Return a function that says whether a job may start beside the running jobs."""
+        ready = self._ready()
+        return lambda job: ready is None or job.model in ready
 
     def _next(self) -> J | None:
         if self._suspects:
@@ -224,17 +237,17 @@ class Turns(Generic[J]):
         if self._running and not self._has_capacity():
             return None
         if self._restarted:
-            may_start = not self._running or self._is_ready(self._restarted[0])
+            may_start = not self._running or self._is_ready()(self._restarted[0])
             return self._restarted.popleft() if may_start else None
         return self._next_waiting() if len(self._waiting) else None
 
     def _next_waiting(self) -> J | None:
         """Remove and return the next job in the fair order, or one for a model in memory."""
-        first = self._waiting.first()
-        if self._is_ready(first):
+        first, is_ready = self._waiting.first(), self._is_ready()
+        if is_ready(first):
             return self._waiting.pop()
         if self._passed_over.calls_of(first) < PATIENCE_CALLS:
-            other = self._waiting.pop_first(self._is_ready)
+            other = self._waiting.pop_first(is_ready)
             if other is not None:
                 capacity = self._capacity(other) or other.load
                 self._passed_over.add(first, self._turn(other) * min(1.0, other.load / capacity))

@@ -13,7 +13,7 @@ import heapq
 import random
 import statistics
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from generation.queue.fairness import Share
@@ -124,41 +124,72 @@ def _seconds_of_step(asks: Iterable[Ask]) -> float:
 
 @dataclass
 class Memory:
-    """The memory of a card that holds one model; loading another takes so many seconds."""
+    """The memory of a card, which holds models of `size` in all; loading one takes so many seconds.
+
+    The models that were used least recently leave for another. A model in `sizes` takes so much of
+    the memory, and any other model takes all of it.
+    """
 
     seconds: float = 20.0
-    model: str | None = None
+    loaded: list[str] = field(default_factory=list)
     loads: int = 0
+    size: float = 1.0
+    sizes: Mapping[str, float] = field(default_factory=dict)
 
-    def use(self, model: str | None) -> float:
+    def use(self, model: str) -> float:
         """Return how many seconds it takes until a model is in memory."""
-        if model in (None, self.model):
-            return 0.0
-        self.model = model
-        self.loads += 1
-        return self.seconds
+        seconds = 0.0
+        if model in self.loaded:
+            self.loaded.remove(model)
+        else:
+            while self.loaded and not self._fits(model):
+                self.loaded.pop(0)
+            self.loads += 1
+            seconds = self.seconds
+        self.loaded.append(model)
+        return seconds
+
+    def tell(self, turns: Turns[Ask]) -> None:
+        """Tell which models are in memory, and which fit in beside them, as an engine does."""
+        turns.loaded = frozenset(self.loaded)
+        turns.beside = frozenset(filter(self._fits, self.sizes)) - turns.loaded
+
+    def _fits(self, model: str) -> bool:
+        return sum(self.sizes.get(name, self.size) for name in (model, *self.loaded)) <= self.size
 
 
-def _of_one_size(asks: Iterable[Ask], sizes: FairSizes[int]) -> list[Ask]:
-    """Return the jobs of the size that takes the next step."""
-    of_size: dict[int, list[Ask]] = {}
+_Kind = tuple[str | None, int]
+
+
+def _of_one_size(asks: Iterable[Ask], sizes: FairSizes[_Kind]) -> list[Ask]:
+    """Return the jobs of the model and size that take the next step."""
+    of_size: dict[_Kind, list[Ask]] = {}
     for ask in asks:
-        of_size.setdefault(ask.pixels, []).append(ask)
+        of_size.setdefault((ask.model, ask.pixels), []).append(ask)
     loads = {size: [ask.load for ask in these] for size, these in of_size.items()}
     return of_size[sizes.choose(loads)]
+
+
+def _loading(ask: Ask, memory: Memory | None, turns: Turns[Ask]) -> float:
+    """Return how many seconds it takes until the model of a job is in memory."""
+    if memory is None or ask.model is None:
+        return 0.0
+    seconds = memory.use(ask.model)
+    memory.tell(turns)
+    return seconds
 
 
 def in_turns(asks: Sequence[Ask], memory: Memory | None = None) -> dict[int, Served]:
     """Return the waiting times of each job, by number, with the product's turns.
 
-    The running jobs of one size take a step together, and the sizes alternate. Between two steps,
-    jobs end or wait for their next turn, and other jobs start. Where a job needs another model than
-    the one in `memory`, no step is taken until it is loaded.
+    The running jobs of one model and size take a step together, and the sizes alternate. Between
+    two steps, jobs end or wait for their next turn, and other jobs start. If a job needs a model
+    that is not in `memory`, no job takes a step until the model is loaded.
     """
     turns: Turns[Ask] = Turns(CAPACITY)
     if memory is not None:
-        turns.ready = frozenset()
-    sizes: FairSizes[int] = FairSizes()
+        memory.tell(turns)
+    sizes: FairSizes[_Kind] = FairSizes()
     coming = deque(asks)
     started: dict[int, float] = {}
     served: dict[int, Served] = {}
@@ -170,13 +201,12 @@ def in_turns(asks: Sequence[Ask], memory: Memory | None = None) -> dict[int, Ser
             now = max(now, coming[0].at)
         while coming and coming[0].at <= now:
             turns.add(coming.popleft())
-        while (ask := turns.start()) is not None:
-            if memory is not None:
-                now += memory.use(ask.model)
-                assert {other.model for other in turns.running} == {ask.model}
+        # The engine loads a model when the jobs that need the model have started.
+        for ask in list(iter(turns.start, None)):
+            now += _loading(ask, memory, turns)
             started.setdefault(ask.number, now - ask.at)
         group = _of_one_size(turns.running, sizes)
-        now += _seconds_of_step(group)
+        now += _loading(group[0], memory, turns) + _seconds_of_step(group)
         for ask in group:
             ask.taken += 1
             if ask.taken == ask.steps:

@@ -12,6 +12,7 @@ import pytest
 
 from generation.errors import EngineLost, ModelError, SetAside
 from generation.queue.queue import GenerationQueue
+from generation.queue.tickets import JobCancelled
 from generation.values.events import Loading, Progress, Waiting
 from generation.workers.protocol import ModelLoad
 
@@ -45,6 +46,19 @@ class Shelf(FakeEngine):
     def step(self, images):  # type: ignore[no-untyped-def]  # as in the class above
         assert {image.request.model or "a" for image in images} == {self.in_memory}
         super().step(images)
+
+
+class Hold:
+    """Stops the engine thread until the test lets the engine thread go on."""
+
+    def __init__(self) -> None:
+        self.arrived, self.go_on = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def wait(self) -> None:
+        """Wait for `go_on`, in the engine thread."""
+        self._loop.call_soon_threadsafe(self.arrived.set)
+        asyncio.run_coroutine_threadsafe(self.go_on.wait(), self._loop).result(PATIENCE)
 
 
 @asynccontextmanager
@@ -135,20 +149,42 @@ async def test_a_model_that_ends_the_engine_twice_is_refused_and_the_others_go_o
 
 
 async def test_a_job_is_cancelled_while_its_model_is_loaded() -> None:
-    arrived, go_on = asyncio.Event(), asyncio.Event()
-    loop = asyncio.get_running_loop()
     async with a_shelf() as (stage, (engine,)):
+        hold = Hold()
         load = engine.load
 
         def slow(model: str) -> ModelLoad:
-            loop.call_soon_threadsafe(arrived.set)
-            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(PATIENCE)
+            hold.wait()
             return load(model)
 
         engine.load = slow  # type: ignore[method-assign]
         ticket = stage.submit(1, model="b")
-        await arrived.wait()
+        await hold.arrived.wait()
         assert stage.queue.cancel(1)
         assert (await failure_of(ticket)).args == ("This picture was cancelled.",)
-        go_on.set()
+        hold.go_on.set()
         assert await seeds_of(stage.submit(2, model="b")) == [2]
+
+
+async def test_a_job_that_is_cancelled_before_its_model_is_loaded_changes_no_order() -> None:
+    async with a_shelf() as (stage, (engine,)):
+        hold = Hold()
+
+        def release_unused() -> None:
+            # The engine thread has nothing to do: it holds no job, or job 1 has ended.
+            if engine.begun and not hold.go_on.is_set():
+                hold.wait()
+
+        engine.release_unused = release_unused  # type: ignore[method-assign]
+        assert await seeds_of(stage.submit(1)) == [1]
+        await hold.arrived.wait()
+        cancelled = stage.submit(2, model="b")
+        others = [stage.submit(3, model="c", member="x"), stage.submit(4, model="a", member="y")]
+        assert stage.queue.cancel(2)
+        assert isinstance(await failure_of(cancelled), JobCancelled)
+        hold.go_on.set()
+        for seed, ticket in zip((3, 4), others, strict=True):
+            assert await seeds_of(ticket) == [seed]
+        # The model a is still in memory, so its job goes first.
+        assert engine.begun == [1, 4, 3]
+        assert engine.loads == ["c"]

@@ -24,9 +24,10 @@ def job(model: str, member: str = "m", *, steps: int = 30, rows: int = 2, at: fl
 _numbers = itertools.count()
 
 
-def turns_of(*jobs: Ask, ready: frozenset[str] = frozenset({"a"})) -> Turns[Ask]:
+def turns_of(*jobs: Ask, loaded: str = "a", beside: str = "") -> Turns[Ask]:
+    """Return turns with one letter for each model in memory, and for each that fits in beside."""
     turns: Turns[Ask] = Turns(CAPACITY)
-    turns.ready = ready
+    turns.loaded, turns.beside = frozenset(loaded), frozenset(beside)
     for each in jobs:
         turns.add(each)
     return turns
@@ -47,11 +48,12 @@ class TestPreference:
         assert started(turns) == [a]
         turns.remove(a)
         assert started(turns) == [b]
-        assert turns.ready == {"b"}
+        turns.add(job("a"))
+        assert started(turns) == []
 
     def test_while_a_model_is_loaded_only_its_own_jobs_start_beside(self) -> None:
         b, a, other = job("b", "x"), job("a", "y"), job("b", "z")
-        turns = turns_of(b, ready=frozenset({"c"}))
+        turns = turns_of(b, loaded="c")
         assert started(turns) == [b]
         turns.add(a)
         turns.add(other)
@@ -59,7 +61,32 @@ class TestPreference:
 
     def test_models_that_fit_in_beside_run_together(self) -> None:
         a, b = job("a", "x"), job("b", "y")
-        assert started(turns_of(a, b, ready=frozenset({"a", "b"}))) == [a, b]
+        assert started(turns_of(a, b, loaded="ab")) == [a, b]
+
+    def test_one_model_at_a_time_is_loaded_beside_those_in_memory(self) -> None:
+        """The models b and c fit in beside a, and not beside each other."""
+        b, c, a = job("b", "x"), job("c", "y"), job("a", "z")
+        turns = turns_of(b, c, a, beside="bc")
+        assert started(turns) == [b, a]
+        turns.loaded, turns.beside = frozenset("ab"), frozenset()
+        assert started(turns) == []
+        turns.remove(b)
+        turns.remove(a)
+        assert started(turns) == [c]
+
+    @pytest.mark.parametrize("beside", ["", "b"])
+    def test_a_job_that_ends_before_its_model_is_loaded_leaves_the_others_ready(
+        self, beside: str
+    ) -> None:
+        """A job that is cancelled at once, for instance: nothing is loaded for that job."""
+        b, a, restarted = job("b", "x"), job("a", "y"), job("a", "z")
+        turns = turns_of(b, beside=beside)
+        assert started(turns) == [b]
+        turns.remove(b)
+        turns.add(job("c"))
+        turns.add(a)
+        turns.restart(restarted, alone=False)
+        assert started(turns) == [restarted, a]
 
     def test_a_job_that_lost_its_engine_waits_until_its_model_can_be_loaded(self) -> None:
         a, b = job("a"), job("b", "x")
@@ -72,7 +99,7 @@ class TestPreference:
 
     def test_the_own_capacity_of_a_model_counts(self) -> None:
         jobs = [job("b", str(number)) for number in range(4)]
-        turns = turns_of(*jobs, ready=frozenset({"b"}))
+        turns = turns_of(*jobs, loaded="b")
         turns.speeds["b"] = ModelSpeed(CAPACITY / 4, cost=4.0)
         assert started(turns) == jobs[:1]
 
@@ -148,9 +175,25 @@ class TestDay:
         asks = [job("a", f"member {number}", at=0.0) for number in range(400)]
         rare = job("b", "rare", at=60.0)
         later = [job("a", f"late {number}", at=60 + 0.3 * number) for number in range(1, 2_000)]
-        memory = Memory(model="a")
+        memory = Memory(loaded=["a"])
         served = in_turns([*asks, rare, *later], memory)
         bound = (PATIENCE_CALLS + 2 * TURN_STEPS) * CALL + memory.seconds
         # And the jobs that came before in the fair order: those of all who waited already.
         before = 400 / 4 * TURN_STEPS * CALL + 400 * MEASURED.decode_seconds[1]
         assert served[rare.number].started <= bound + before
+
+
+class TestTwoLargeModels:
+    """A card with a small model in memory and room for one of two large ones beside it."""
+
+    def test_the_large_models_do_not_take_the_memory_from_each_other_at_each_step(self) -> None:
+        memory = Memory(loaded=["small"], size=18, sizes={"small": 2, "large": 7, "larger": 16})
+        models = ("large", "larger", "small")
+        asks = [job(models[n % 3], f"member {n}", at=n // 8) for n in range(300)]
+        served = in_turns(asks, memory)
+        assert len(served) == len(asks)
+        calls = len(asks) / 4 * TURN_STEPS
+        assert memory.loads <= calls / PATIENCE_CALLS + 3
+        last = max(served[ask.number].finished + ask.at for ask in asks)
+        busy = calls * CALL + len(asks) * MEASURED.decode_seconds[1]
+        assert last <= 1.2 * busy + memory.loads * memory.seconds
