@@ -198,7 +198,8 @@ class EnginePool:
             if not self._engines:
                 raise ModelTooLarge.named(model) from error
         else:
-            self._sizes[model] = (_allocated() - before) or self._sizes[model]
+            # Of an offloaded model, only the part that computed last is on the device.
+            self._sizes[model] = max(self._models[model].size, _allocated() - before)
             return engine
         log.warning("The model %s does not fit in beside others, which leave the memory", model)
         for other in list(self._engines):

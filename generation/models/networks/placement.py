@@ -100,12 +100,22 @@ class _ComesAlone(ModelHook):  # type: ignore[misc]  # accelerate has no types
         self._others = others
 
     def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Return the arguments of the call, on the device."""
+        """Return the arguments of the call, on the device.
+
+        Raises:
+            torch.OutOfMemoryError: the network does not fit; no part of the network stays there.
+        """
         if not _is_on(module, self.execution_device):
             for other in self._others:
                 if not _is_on(other, _MAIN_MEMORY):
                     other.to(_MAIN_MEMORY)
-            module.to(self.execution_device)
+            try:
+                module.to(self.execution_device)
+            except BaseException:
+                # The weights that had moved would stay there, and the next call would not move the
+                # other weights.
+                module.to(_MAIN_MEMORY)
+                raise
         return (
             send_to_device(args, self.execution_device),
             send_to_device(kwargs, self.execution_device),

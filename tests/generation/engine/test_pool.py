@@ -200,6 +200,21 @@ class TestBudget:
         pool.load("a")
         assert set(pool.load("b").loaded) == {"b"}
 
+    @pytest.mark.parametrize(
+        ("measured", "fits"), [(-5, True), (0, True), (2, True), (12, True), (17, False)]
+    )
+    def test_a_model_counts_at_least_what_its_files_say(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, measured: int, fits: bool
+    ) -> None:
+        """The networks of an offloaded model are not on the card when the card is measured."""
+        allocated = iter([100, 100 + measured])
+        monkeypatch.setattr(pool_module, "_allocated", lambda: next(allocated))
+        pool = shelf.pool(budget=26)
+        assert set(pool.load("a").beside) == ({"b", "c"} if fits else set())
+        small = shelf.pool(budget=19)
+        allocated = iter([100, 100 + measured])
+        assert not small.load("a").beside
+
     def test_the_size_of_a_model_is_known_before_it_is_loaded(
         self, starter: StableDiffusion
     ) -> None:

@@ -121,6 +121,10 @@ def test_a_gguf_takes_what_its_blocks_take(z_image_folder: Path, tmp_path: Path)
     assert expected_bytes(profile, device="cpu", dtype="float32") > size.plain
 
 
+# It stands for the card: torch knows the device, and every machine has it.
+CARD = torch.device("meta")
+
+
 class Recorded(nn.Module):
     """A network that writes down who is on the card when it computes."""
 
@@ -132,7 +136,6 @@ class Recorded(nn.Module):
 
     def to(self, device: torch.device) -> Recorded:  # type: ignore[override]
         self.where = torch.device(device)
-        # "meta" stands for the card: torch knows the device, and every machine has it.
         self.weight = nn.Parameter(torch.ones(2, device=self.where))
         return self
 
@@ -140,14 +143,13 @@ class Recorded(nn.Module):
 def test_one_network_at_a_time_is_on_the_card() -> None:
     log: list[tuple[str, ...]] = []
     networks = [Recorded(name, log) for name in ("text_encoder", "unet", "vae")]
-    card = torch.device("meta")
 
     def seen() -> list[str]:
-        return [network.name for network in networks if network.where == card]
+        return [network.name for network in networks if network.where == CARD]
 
     for network in networks:
         network.forward = lambda: log.append(tuple(seen()))  # type: ignore[method-assign]
-    bring_one_at_a_time(networks, card)
+    bring_one_at_a_time(networks, CARD)
     text_encoder, unet, vae = networks
     assert seen() == []
     for network in (text_encoder, unet, unet, text_encoder, unet, vae):
@@ -160,6 +162,35 @@ def test_one_network_at_a_time_is_on_the_card() -> None:
         ("unet",),
         ("vae",),
     ]
+
+
+class Halfway(Recorded):
+    """A network of two weights; the card is full when the first one has moved, the first time."""
+
+    def __init__(self, name: str, log: list[tuple[str, ...]]) -> None:
+        super().__init__(name, log)
+        self.second = nn.Parameter(torch.ones(2))
+        self.is_full = True
+
+    def to(self, device: torch.device) -> Halfway:  # type: ignore[override]
+        super().to(device)
+        if self.is_full and self.where == CARD:
+            self.is_full = False
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.second = nn.Parameter(torch.ones(2, device=self.where))
+        return self
+
+    def forward(self) -> set[torch.device]:
+        return {weight.device for weight in self.parameters()}
+
+
+def test_a_network_that_does_not_fit_on_the_card_leaves_no_weight_there() -> None:
+    unet = Halfway("unet", [])
+    bring_one_at_a_time([unet, Recorded("vae", [])], CARD)
+    with pytest.raises(torch.OutOfMemoryError):
+        unet()
+    assert {weight.device.type for weight in unet.parameters()} == {"cpu"}
+    assert unet() == {CARD}
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential"])
