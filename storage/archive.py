@@ -9,10 +9,13 @@ import sqlite_utils
 
 from generation.values.pixels import Pixels
 
+from .errors import JobUnreadable
 from .folder.layout import DATABASE_NAME, PICTURES_NAME
 from .pictures.files import PictureFiles
 from .pictures.rows import source_pixels
+from .queries.conversion import job_from_row
 from .queries.images import images_of
+from .queries.jobs import job_row
 from .records import StoredImage
 from .sqlite.readonly import open_readonly
 
@@ -42,6 +45,16 @@ class Archive:
     def images(self, job_id: int) -> list[StoredImage]:
         """Return the images of a job that are not deleted, in order."""
         return [image for image in images_of(self._db, job_id) if not image.deleted]
+
+    def model_of(self, job_id: int) -> str | None:
+        """Return the name of the model that a job asked for; None if the job has none to tell."""
+        row = job_row(self._db, job_id)
+        if row is None:
+            return None
+        try:
+            return job_from_row(row, None).request.model
+        except JobUnreadable:
+            return None
 
     def read(self, image: StoredImage) -> bytes:
         """Return the PNG file of an image.

@@ -17,6 +17,7 @@ from generation.errors import InvalidSource, ModelError
 from generation.images.files import read_source
 from generation.images.pillow import enlarged, reference_pixels, to_image, to_pixels
 from generation.images.png import parameters, read_png, read_png_outside
+from generation.models.loading import model_sha256
 from generation.models.locate import STARTER
 from generation.values.pixels import Pixels
 from generation.values.recipe import Recipe
@@ -46,13 +47,15 @@ _CIRCUMSTANCES = (
 class Original:
     """A picture to make again: its name, its pixels and its recipe.
 
-    `parameters` is the recipe in AUTOMATIC1111's format, from the same file.
+    `parameters` is the recipe in AUTOMATIC1111's format, from the same file. `model` is what its
+    job named, if the picture is in the bot's store.
     """
 
     name: str
     pixels: Pixels
     recipe: Recipe
     parameters: str
+    model: str | None = None
 
 
 @console.one_sentence
@@ -71,7 +74,7 @@ def replay_picture(
     settings = load_settings(config, data=data)
     settings, _ = with_loras(settings, [str(path.resolve()) for path in loras])
     originals = _originals(picture, settings)
-    profile = _like(originals[0].recipe, _model_of(originals[0].recipe, settings, model, base))
+    profile = _like(originals[0].recipe, _model_of(originals[0], settings, model, base))
     requests = [
         original.recipe.request(
             _source_of(original.recipe, settings, image),
@@ -111,16 +114,16 @@ def _originals(picture: str, settings: Settings) -> list[Original]:
                 f"There are no pictures of a job {picture} in {settings.data}; name the bot's "
                 "folder with --data."
             )
-        originals = []
+        originals, model = [], archive.model_of(int(picture))
         for image in images:
             pixels, _, text = read_png(archive.read(image))
             name = f"job {picture}, picture {image.index + 1}"
-            originals.append(Original(name, pixels, image.recipe, text))
+            originals.append(Original(name, pixels, image.recipe, text, model))
         return originals
 
 
 def _model_of(
-    recipe: Recipe, settings: Settings, named: str | None, base: str | None
+    original: Original, settings: Settings, named: str | None, base: str | None
 ) -> ModelProfile:
     """Return the model named on the command line, or else a listed or the bundled one if it fits.
 
@@ -131,17 +134,36 @@ def _model_of(
     """
     if named is not None:
         return console.locate_model(settings.named(named, base))
-    for listed in settings.listed:
-        with suppress(ModelError):
-            profile = look_at(listed)
-            if profile.name == recipe.model:
-                return profile
+    listed = _listed_model(original, settings)
+    if listed is not None:
+        return listed
+    recipe = original.recipe
     if recipe.model == STARTER:
         return console.locate_model(settings.named(STARTER))
     raise MissingInput(
         f"This picture was made by a model called {recipe.model!r}; name that one with --model, as "
         "a folder, a .safetensors file or a hub id."
     )
+
+
+def _listed_model(original: Original, settings: Settings) -> ModelProfile | None:
+    """Return the listed model whose weights made a picture, or else one of the same name.
+
+    The files of several models may have the same name, and the operator may have renamed files. The
+    model that the job named is compared first, then the models with the recipe's name.
+    """
+    recipe, here = original.recipe, dict[str, ModelProfile]()
+    for listed in settings.listed:
+        with suppress(ModelError):
+            here[listed.name] = look_at(listed)
+    of_job = [profile for name, profile in here.items() if name == original.model]
+    of_name = [profile for profile in here.values() if profile.name == recipe.model]
+    likely = of_job + of_name
+    for profile in (*likely, *here.values()):
+        with suppress(ModelError, MissingInput):
+            if model_sha256(_like(recipe, profile)) == recipe.model_sha256:
+                return profile
+    return next(iter(likely), None)
 
 
 def _like(recipe: Recipe, profile: ModelProfile) -> ModelProfile:

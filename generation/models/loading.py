@@ -48,7 +48,7 @@ def load(
     target = choose_device(device)
     number = choose_dtype(dtype, target, profile.half)
     layout = _layout(profile)
-    digest = _digest(profile, layout)
+    digest = model_sha256(profile)
     if profile.denoiser is not None:
         base = weights_sha256(profile.folder, layout)
         profile = replace(profile, denoiser=replace(profile.denoiser, base_sha256=base))
@@ -59,7 +59,7 @@ def load(
             profile, files, device=target, dtype=number, compiled=compiled, weights_sha256=digest
         )
         _check_schedulers(model)
-    if _digest(profile, layout) != digest:
+    if model_sha256(profile) != digest:
         raise ModelError(
             f"The files in {profile.folder} changed while they were read; start again when they "
             "are complete."
@@ -129,9 +129,15 @@ def _files(profile: ModelProfile, layout: Layout) -> ModelFiles:
     return select_files(list_folder(profile.folder), layout, f"The model in {profile.folder}")
 
 
-def _digest(profile: ModelProfile, layout: Layout) -> str:
-    """Return one hash over all that the model's numbers depend on."""
-    also = []
+def model_sha256(profile: ModelProfile) -> str:
+    """Return one hash over all that the model's numbers depend on, as a recipe names it.
+
+    An unchanged file is read only once in a process.
+
+    Raises:
+        ModelError: a file is missing or cannot be read.
+    """
+    layout, also = _layout(profile), []
     if profile.denoiser is not None:
         also.append(f"{layout.denoiser}\0{file_sha256(profile.denoiser.path)}")
     if profile.autoencoder is not None:

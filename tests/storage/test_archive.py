@@ -28,6 +28,17 @@ async def test_pictures_are_read_while_a_bot_works(tmp_path: Path) -> None:
             assert archive.images(job.id) == []
 
 
+@pytest.mark.parametrize("model", [None, "Rabbit"])
+async def test_the_model_of_a_job_is_read(tmp_path: Path, model: str | None) -> None:
+    async with open_jobs(tmp_path) as store:
+        job = await store.add(new_job(request=request(model=model)))
+        with Archive(tmp_path) as archive:
+            assert archive.model_of(job.id) == model
+            assert archive.model_of(job.id + 1) is None
+            await store.delete(job.id)
+            assert archive.model_of(job.id) is None
+
+
 async def test_a_folder_without_a_database_has_no_archive(tmp_path: Path) -> None:
     assert not Archive.exists(tmp_path)
     with pytest.raises(DatabaseUnusable, match="does not exist"):

@@ -6,18 +6,24 @@ import json
 import resource
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
 
 from generation.images.png import read_png, write_png
 from generation.models.locate import starter_folder
+from generation.values.recipe import GeneratedImage
 
 from ...generation.examples import EDGE
+from ...storage.inspection import open_jobs
+from ...storage.samples import new_job
 from .shell import Shell, imagine_bot, sentence
 
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # Sets the title of the window, the colour, and the direction of what follows.
 ESCAPES = "\x1b]0;PWNED\x07\x9b31m\u202e\nrabbit.png: the same, every pixel."
 
@@ -42,6 +48,17 @@ def altered(picture: Path, **changes: object) -> Path:
         copy = picture.with_name("altered.png")
         image.save(copy, pnginfo=chunks)
     return copy
+
+
+def other_model(folder: Path, *, factor: float) -> None:
+    """Make a model with other weights than the bundled one."""
+    shutil.copytree(starter_folder(), folder)
+    scale_weights(folder, factor)
+
+
+def scale_weights(folder: Path, factor: float) -> None:
+    path = folder / WEIGHTS
+    save_file({name: factor * weight for name, weight in load_file(path).items()}, path)
 
 
 def test_generate_twice_gives_the_same_pixels_and_one_file(
@@ -133,7 +150,7 @@ def test_replay_of_an_altered_recipe_says_what_differs(
 
 
 def test_replay_looks_for_no_model_by_the_word_of_a_file(shell: Shell, tmp_path: Path) -> None:
-    shutil.copytree(starter_folder(), tmp_path / "mine")
+    other_model(tmp_path / "mine", factor=1.1)
     [name] = shell("generate", "owl", "--steps", "1", "--model", "mine").stdout.split()
     assert sentence(shell("replay", name)) == (
         "This picture was made by a model called 'mine'; name that one with --model, as a folder, "
@@ -229,3 +246,58 @@ def test_generate_takes_a_listed_model_with_its_defaults_and_replay_finds_it(
     assert (recipe.model, recipe.steps, recipe.guidance_scale) == ("mine", 2, 3.0)
     assert (recipe.width, recipe.scheduler) == (64, "lms")
     assert shell("replay", name).exit_code == 0
+    # The folder has got another name, which the recipe does not know.
+    (tmp_path / "mine").rename(tmp_path / "moved")
+    config = tmp_path / "config.toml"
+    config.write_text(config.read_text().replace('"mine"', '"moved"'))
+    assert shell("replay", name).exit_code == 0
+
+
+@pytest.fixture
+def namesakes(tmp_path: Path) -> Path:
+    """A folder with two listed models whose folders have the same name."""
+    other_model(tmp_path / "first" / "mine", factor=1.1)
+    other_model(tmp_path / "second" / "mine", factor=1.2)
+    (tmp_path / "config.toml").write_text(
+        """
+        [[models]]
+        name = "One"
+        source = "first/mine"
+        [[models]]
+        name = "Two"
+        source = "second/mine"
+        """
+    )
+    return tmp_path
+
+
+def test_replay_of_a_file_finds_the_model_by_its_weights(shell: Shell, namesakes: Path) -> None:
+    for model in ("One", "Two"):
+        [name] = shell("generate", f"owl {model}", "--steps", "1", "--model", model).stdout.split()
+        result = shell("replay", name)
+        assert result.exit_code == 0, result.stdout
+
+
+async def test_replay_of_a_job_takes_the_model_that_the_job_named(
+    shell: Shell, namesakes: Path
+) -> None:
+    [name] = shell("generate", "owl", "--steps", "1", "--model", "Two").stdout.split()
+    file = (namesakes / name).read_bytes()
+    pixels, recipe, _ = read_png(file)
+    async with open_jobs(namesakes / "data") as store:
+        asked = replace(recipe.request(None), model="Two")
+        job = await store.add(new_job(request=asked))
+        await store.start(job.id)
+        image = GeneratedImage(index=0, pixels=pixels, recipe=recipe)
+        await store.complete(job.id, [(image, file)])
+    # Only the other model has the name that is in the recipe.
+    (namesakes / "second" / "mine").rename(namesakes / "second" / "moved")
+    config = namesakes / "config.toml"
+    config.write_text(config.read_text().replace("second/mine", "second/moved"))
+    result = shell("replay", str(job.id))
+    assert result.exit_code == 0, result.stdout
+
+    scale_weights(namesakes / "second" / "moved", 2.0)
+    result = shell("replay", str(job.id))
+    assert result.exit_code == 1
+    assert "model sha256" in result.stdout
