@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +122,12 @@ def test_the_text_encoder_of_a_gguf_may_be_in_8_bits(z_image_folder: Path, tmp_p
     profile = locate(str(file), base=str(z_image_folder), savings=Savings(quantize="int8"))
     made = Engine(loaded(profile), shared=False).generate(request())[0]
     assert made.recipe.quantization == "Q8_0 + int8"
+    for library in ("gguf", "optimum-quanto"):
+        assert made.recipe.versions[library] == importlib.metadata.version(library)
     plain = dataclasses.replace(profile, savings=Savings())
     other = Engine(loaded(plain), shared=False).generate(request())[0]
     assert other.recipe.model_sha256 != made.recipe.model_sha256
+    assert "optimum-quanto" not in other.recipe.versions
 
 
 def test_without_the_library_it_is_refused(

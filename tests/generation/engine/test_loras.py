@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -244,6 +245,8 @@ class TestRecipe:
         used = {lora["name"]: lora for lora in recipe.loras or ()}
         assert used["Kohya"]["weight"] == 0.5
         assert len(used["peft"]["sha256"]) == 64
+        assert recipe.versions["peft"] == importlib.metadata.version("peft")
+        assert "peft" not in engine.generate(a_small_request())[0].recipe.versions
         assert engine.generate(recipe.request(None))[0].pixels == made.pixels
 
     def test_a_file_under_another_name_is_found_by_its_hash(
