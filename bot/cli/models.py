@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -86,10 +87,13 @@ def _check(listed: ListedModel) -> str:
     from generation.catalog.cache.verification import verify  # noqa: PLC0415
 
     profile = look_at(listed)
-    files = _files_of(profile)
+    files, beside = _files_of(profile), _beside(profile)
+    count = len(files.names) + len(beside)
     with console.progress() as bar:
-        task = bar.add_task("Reading", total=len(files.names))
-        verified = verify(profile.folder, files, on_file=lambda _: bar.update(task, advance=1))
+        task = bar.add_task("Reading", total=count)
+        verified = verify(
+            profile.folder, files, lambda _: bar.update(task, advance=1), beside=beside
+        )
     if verified.faults:
         fix = (
             f"run imagine-bot models remove {listed.name!r}, then pull."
@@ -98,7 +102,7 @@ def _check(listed: ListedModel) -> str:
         )
         raise ModelError(f"{' '.join(verified.faults)} To repair it, {fix}")
     return (
-        f"{len(files.names)} files are whole ({verified.by_hash} have the hub's hashes, and "
+        f"{count} files are whole ({verified.by_hash} have the hub's hashes, and "
         f"{verified.by_header} are as long as their headers say)"
     )
 
@@ -111,23 +115,37 @@ def remove_models(
     settings = load_settings(config, data=data)
     if data_folder.is_in_use(settings.data):
         raise BotError("The bot is running and may need the model; stop the bot first.")
-    for listed in settings.only(names):
-        _remove(listed, yes=yes)
+    chosen = settings.only(names)
+    for listed in chosen:
+        kept = [other for other in settings.listed if other not in chosen]
+        _remove(listed, kept, yes=yes)
     return 0
 
 
-def _remove(listed: ListedModel, *, yes: bool) -> None:
+def _remove(listed: ListedModel, kept: Sequence[ListedModel], *, yes: bool) -> None:
     from generation.catalog.cache.removal import remove, size_of  # noqa: PLC0415
 
     folders = _own_folders(listed)
     if not folders:
         console.say(f"{listed.name}: there is nothing to remove")
         return
+    if sharing := [other.name for other in kept if _shares(other, folders)]:
+        raise ModelError(
+            f"The model {listed.name} has its files in common with {' and '.join(sharing)}; name "
+            "those too, to remove all of them."
+        )
     size = _megabytes(size_of(folders))
     if not yes:
         typer.confirm(f"Remove {listed.name} ({size} in {folders[0]})?", abort=True, err=True)
     remove(folders)
     console.say(f"{listed.name}: removed, {size} are free again")
+
+
+def _shares(other: ListedModel, folders: Sequence[Path]) -> bool:
+    """Return whether a model needs one of the folders that the bot made for another model."""
+    with suppress(ModelError):
+        return not set(folders).isdisjoint(_own_folders(other))
+    return False
 
 
 def _own_folders(listed: ListedModel) -> list[Path]:
@@ -175,9 +193,15 @@ def _files_of(profile: ModelProfile) -> ModelFiles:
     return select_files(list_folder(profile.folder), layout, where)
 
 
+def _beside(profile: ModelProfile) -> list[Path]:
+    """Return the files of a model that are not in its folder: a denoiser, and another VAE."""
+    denoiser = None if profile.denoiser is None else profile.denoiser.path
+    return [path for path in (denoiser, profile.autoencoder) if path is not None]
+
+
 def _size(profile: ModelProfile) -> str:
     size = disk_bytes(profile.folder, _files_of(profile))
-    return _megabytes(size + (profile.denoiser.path.stat().st_size if profile.denoiser else 0))
+    return _megabytes(size + sum(path.stat().st_size for path in _beside(profile)))
 
 
 def _megabytes(size: int) -> str:

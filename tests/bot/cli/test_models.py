@@ -16,6 +16,7 @@ from bot.cli import models
 from generation.catalog.cache import removal
 from generation.models.locate import starter_folder
 
+from ...generation.denoisers import folder_tensors, write_gguf
 from ...generation.hub import Hub
 from .shell import Shell, sentence
 
@@ -205,3 +206,50 @@ def test_what_the_bot_converted_is_removed(
     result = shell("models", "remove", "converted", "--yes")
     assert result.exit_code == 0, result.output
     assert not folder.exists()
+
+
+def test_the_files_beside_the_folder_are_checked_too(shell: Shell, tmp_path: Path) -> None:
+    gguf = write_gguf(tmp_path / "small.gguf", folder_tensors(starter_folder(), "unet"))
+    vae = tmp_path / "own.safetensors"
+    shutil.copy(starter_folder() / "vae" / "diffusion_pytorch_model.safetensors", vae)
+    (tmp_path / "config.toml").write_text(
+        f'[[models]]\nname = "Small"\nsource = "{gguf}"\nbase = "starter"\nvae = "{vae}"\n'
+    )
+    result = shell("models", "check")
+    assert result.exit_code == 0, result.stderr
+    weights = list(starter_folder().rglob("*.safetensors"))
+    # The weights of the folder without those of the denoiser, and the two files beside.
+    assert f"and {len(weights) - 1 + 2} are as long as their headers say" in result.stdout
+    vae.write_bytes(vae.read_bytes()[:-1])
+    broken = shell("models", "check")
+    assert broken.exit_code == 1
+    assert "own.safetensors" in broken.stderr
+
+
+def test_a_base_that_another_model_needs_is_not_removed(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "models--owner--rabbit"
+    base.mkdir()
+    monkeypatch.setattr(removal, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "config.toml").write_text(
+        """
+        [[models]]
+        name = "Rabbit"
+        source = "owner/rabbit"
+        [[models]]
+        name = "Small rabbit"
+        source = "rabbit.gguf"
+        base = "owner/rabbit"
+        """
+    )
+    for name, other in (("Rabbit", "Small rabbit"), ("Small rabbit", "Rabbit")):
+        assert sentence(shell("models", "remove", name, "--yes")) == (
+            f"The model {name} has its files in common with {other}; name those too, to remove all "
+            "of them."
+        )
+    assert base.exists()
+    both = shell("models", "remove", "Rabbit", "Small rabbit", "--yes")
+    assert both.exit_code == 0, both.stderr
+    assert "Small rabbit: there is nothing to remove" in both.stdout
+    assert not base.exists()
