@@ -7,6 +7,7 @@ Importing this module loads no torch. Whether a LoRA fits a model is checked whe
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from ...values.inversion import Inversion
 from ...values.lora import LORA_NAME_LENGTH, Lora
 from ..files import PICKLES
 from ..hashing import file_sha256
+
+log = logging.getLogger(__name__)
 
 SUFFIXES: Final = frozenset({".safetensors", ".sft"})
 _FILES_MOST: Final = 10_000
@@ -107,9 +110,10 @@ class LoraLibrary:
             paths = [path for way in ("*/*", "*") for path in sorted(self.folder.glob(way))]
             found = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
         except OSError as error:
+            log.warning("The folder %s cannot be read: %s", self.folder, error)
             raise LoraError(
-                f"The folder {self.folder} cannot be read ({error.strerror}); let the bot's user "
-                "read it."
+                f"The folder of {self.kind}s cannot be read ({error.strerror}); the operator has "
+                "to let the bot's user read it."
             ) from error
         yield from found[:_FILES_MOST]
 
@@ -139,14 +143,26 @@ def _hash(path: Path) -> str:
     try:
         return file_sha256(path)
     except ModelError as error:
-        raise LoraError(str(error)) from error
+        raise without_folder(error, path) from error
+
+
+def without_folder(error: ModelError, path: Path) -> LoraError:
+    """Return an error about a file for everybody: only the log says in which folder the file is."""
+    log.warning("%s", error)
+    text = str(error)
+    for shown in (path, path.resolve()):
+        text = text.replace(str(shown), path.name)
+    return LoraError(text)
 
 
 def _unknown(name: str, known: Mapping[str, ListedLora], library: LoraLibrary) -> str:
-    shown, kind, folder = name.strip()[:LORA_NAME_LENGTH], library.kind, library.folder
+    shown, kind = name.strip()[:LORA_NAME_LENGTH], library.kind
     if not known:
-        where = f"in {kind.lower()}_folder" if folder is None else f"into {folder}"
-        return f"There is no {kind} {shown!r}, and no other one; the operator can put one {where}."
+        todo = "set" if library.folder is None else "put one into"
+        return (
+            f"There is no {kind} {shown!r}, and no other one; the operator can {todo} "
+            f"{kind.lower()}_folder."
+        )
     near = difflib.get_close_matches(shown.casefold(), known, n=_NAMED)
     names = [known[key].name for key in near or list(known)[:_NAMED]]
     return f"There is no {kind} {shown!r}; use {_or(names)}."

@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ...catalog.addons.loras import without_folder
 from ...catalog.headers import FLOATS, Header, read_header
 from ...errors import LoraError, ModelError, first_sentence
 from .adapter import Adapter, Change
@@ -73,7 +74,7 @@ def _header(path: Path, name: str) -> Header:
     try:
         header = read_header(path, what="the LoRA")
     except ModelError as error:
-        raise LoraError(str(error)) from error
+        raise without_folder(error, path) from error
     if not is_adapter(header.tensors):
         raise LoraError(
             f"The file of the LoRA {name} holds no LoRA; put a LoRA, DoRA, LoHa or LoKr there, in "

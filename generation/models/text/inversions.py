@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import AddedToken
 from torch import nn
 
+from ...catalog.addons.loras import without_folder
 from ...catalog.headers import FLOATS, Header, read_header
 from ...errors import LoraError, ModelError, first_sentence
 from ..adapters.grafting import with_layers
@@ -64,7 +65,7 @@ def _header(path: Path) -> Header:
     try:
         return read_header(path, what="the embedding")
     except ModelError as error:
-        raise LoraError(str(error)) from error
+        raise without_folder(error, path) from error
 
 
 def _other_model(name: str, model: str) -> LoraError:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from generation.catalog.addons.loras import NO_LORAS, ListedLora, LoraLibrary, check_source
 from generation.errors import LoraError
+from generation.models.adapters.reading import read_adapter
+from generation.models.text.inversions import read_inversion
 from generation.values.lora import Lora
 
 
@@ -39,7 +43,7 @@ def test_what_is_listed_comes_before_a_file(folder: Path) -> None:
 def test_an_unknown_name_is_answered_with_near_ones(folder: Path) -> None:
     with pytest.raises(LoraError, match=r"There is no LoRA 'inc'; use Ink\."):
         LoraLibrary(folder).named("inc")
-    with pytest.raises(LoraError, match="no other one"):
+    with pytest.raises(LoraError, match=r"no other one; the operator can set lora_folder\."):
         NO_LORAS.named("ink")
 
 
@@ -61,6 +65,43 @@ def test_a_folder_that_cannot_be_read_is_one_sentence(folder: Path) -> None:
     listed = LoraLibrary(None, (ListedLora(name="gone", path=folder / "gone.safetensors"),))
     with pytest.raises(LoraError, match="cannot be read"):
         listed.file(Lora("gone"))
+
+
+def test_no_sentence_for_a_member_holds_the_operators_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "home of the operator"
+    folder.mkdir()
+    gone = LoraLibrary(None, (ListedLora(name="gone", path=folder / "gone.safetensors"),))
+    empty = LoraLibrary(folder / "none", kind="embedding")
+    broken = folder / "broken.safetensors"
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    def unreadable() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "glob", refuse)
+            LoraLibrary(folder).all()
+
+    loading = "broken.safetensors cannot be loaded"
+    cases: list[tuple[Callable[[], object], str]] = [
+        (lambda: gone.file(Lora("gone")), "gone.safetensors cannot be read"),
+        (lambda: empty.named("ink"), "the operator can put one into embedding_folder."),
+        (unreadable, "The folder of LoRAs cannot be read (Permission denied)"),
+        (lambda: read_adapter(broken, "broken", {}, mock.Mock(), "sd"), loading),
+        (lambda: read_inversion(broken, "broken", {"text_encoder": 4}, "sd"), loading),
+    ]
+    broken.write_bytes(b"broken")
+    for make, said in cases:
+        with pytest.raises(LoraError) as caught:
+            make()
+        assert said in str(caught.value)
+        assert "operator/" not in str(caught.value)
+        assert str(tmp_path) not in str(caught.value)
+    # The operator learns the folder from the log.
+    assert f"{broken} cannot be loaded" in caplog.text
+    assert f"{folder} cannot be read" in caplog.text
 
 
 def test_a_pickle_and_another_file_are_refused(folder: Path) -> None:
