@@ -106,8 +106,8 @@ def find(name: str, *, layout_of: Callable[[Path], Layout], token: str | None = 
         raise _explain(name, error) from error
     size = sum(listed[file].size or 0 for file in files.names)
     raise ModelNotHere(
-        f"The model {name} is not on this machine yet; the bot downloads {size / 1e6:,.0f} MB "
-        "when it starts."
+        f"The model {name} is not on this machine yet ({size / 1e6:,.0f} MB); imagine-bot models "
+        "pull downloads it, and the bot downloads its default model when it starts."
     )
 
 

@@ -54,7 +54,8 @@ def open_single_file(file: Path, kinds: Sequence[SingleFile], *, only_look: bool
         folder = shelf / f"{digest}{checkpoint.differences}"
         if only_look and not folder.is_dir():
             raise ModelNotHere(
-                f"The model {file} is a whole checkpoint; the bot converts it when it first starts."
+                f"The model {file} is a whole checkpoint, which has to be converted; imagine-bot "
+                "models pull converts it, and the bot converts its default model when it starts."
             )
         if not folder.is_dir():
             with _alone(shelf):

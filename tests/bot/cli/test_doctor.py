@@ -140,14 +140,15 @@ def test_doctor_downloads_and_converts_no_model(tmp_path: Path) -> None:
     of_the_hub, of_the_file = said.splitlines()
     weights = sum(path.stat().st_size for path in starter_folder().rglob("*.safetensors"))
     there = re.fullmatch(
-        r"The model owner/rabbit is not on this machine yet; the bot downloads (\d+) MB "
-        rf"when it starts\. \| {left}",
+        r"The model owner/rabbit is not on this machine yet \((\d+) MB\); imagine-bot models pull "
+        rf"downloads it, and the bot downloads its default model when it starts\. \| {left}",
         of_the_hub,
     )
     assert there is not None
     assert 0 <= int(there[1]) - weights // 1_000_000 <= 3
     assert of_the_file == (
-        f"The model {file} is a whole checkpoint; the bot converts it when it first starts."
+        f"The model {file} is a whole checkpoint, which has to be converted; imagine-bot models "
+        "pull converts it, and the bot converts its default model when it starts."
         f" | {left}"
     )
 
