@@ -8,7 +8,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from generation.catalog.files import DownloadProgress
+from generation.catalog.files import SAFETENSORS, DownloadProgress
+from generation.catalog.memory.denoiser import GGUF
 from generation.catalog.memory.savings import Offload, Quantize, Savings
 from generation.catalog.profile import ModelProfile
 from generation.models.locate import locate
@@ -26,7 +27,7 @@ from generation.values.request import (
 _MODEL_NAME: Final = 80
 _STARTER: Final = "starter"
 _STARTER_LICENCE: Final = "MIT"
-_CHECKPOINTS: Final = frozenset({".safetensors", ".sft", ".gguf"})
+_CHECKPOINTS: Final = SAFETENSORS | {GGUF}
 
 PredictionType = Literal["epsilon", "v_prediction"]
 Steps = Annotated[int, Field(ge=STEPS_MIN, le=STEPS_MAX)]

@@ -24,6 +24,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Self
 
 
@@ -41,6 +42,11 @@ def first_sentence(error: BaseException) -> str:
     """Return the first sentence of an error, at most 100 characters, without the full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return textwrap.shorten(text.split(". ")[0], 100, placeholder=" ...").rstrip(".")
+
+
+def any_of(names: Sequence[str]) -> str:
+    """Return names as a list for a sentence: `A, B or C`."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 class InvalidRequest(GenerationError):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from generation.catalog.addons.loras import SUFFIXES, check_source
-from generation.catalog.files import PICKLES
+from generation.catalog.addons.loras import check_source
+from generation.catalog.files import PICKLES, SAFETENSORS
 from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidSource
 from generation.images.files import check_bytes, read_source
@@ -110,7 +110,7 @@ def with_loras(settings: Settings, given: Sequence[str]) -> tuple[Settings, tupl
     for text in given:
         tag = LoraTag.of(text)
         path = Path(tag.name)
-        if path.suffix.lower() in SUFFIXES or path.suffix.lower() in PICKLES:
+        if path.suffix.lower() in SAFETENSORS or path.suffix.lower() in PICKLES:
             check_source(path)
             tag = LoraTag(path.stem, tag.weight)
             listed.append(ListedLora(name=tag.name, source=path))

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from ..errors import ModelError
+from ..errors import ModelError, any_of
 from .headers import Header, read_header
 from .json_reader import read_bytes
-from .layout import any_of
 from .parts import Place, file_tensors
 
 UNET: Final = "model.diffusion_model."

@@ -21,6 +21,8 @@ INDEX: Final = "model_index.json"
 DEFAULTS: Final = "defaults.json"
 EMOJI: Final = "emoji.json"
 SCHEDULER_CONFIG: Final = "scheduler/scheduler_config.json"
+# The two suffixes that people give safetensors files.
+SAFETENSORS: Final = frozenset({".safetensors", ".sft"})
 PICKLES: Final = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
 
 _TOKENIZER_FILES: Final = (

@@ -5,7 +5,7 @@ The families themselves are listed in `generation.models.families`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -146,11 +146,6 @@ def _entry(index: Mapping[str, Any], part: str) -> tuple[str | None, str | None]
         return None, None
     library, found = (str(item) if item else None for item in entry)
     return library, found
-
-
-def any_of(names: Sequence[str]) -> str:
-    """Return names as a list for a sentence: `A, B or C`."""
-    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def shown(value: object) -> str:

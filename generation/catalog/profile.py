@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from ..errors import InvalidRequest, ModelError
+from ..errors import InvalidRequest, ModelError, any_of
 from ..values.request import (
     GUIDANCE_MAX,
     GUIDANCE_MIN,
@@ -23,7 +23,7 @@ from ..values.spelling import NAME_LENGTH
 from .checkpoint import SingleFile
 from .configs import Config, Configs
 from .files import DEFAULTS, EMOJI, INDEX, list_folder, require_index, select_files
-from .layout import Layout, any_of, shown
+from .layout import Layout, shown
 from .memory.denoiser import DenoiserFile
 from .memory.savings import NO_SAVINGS, Savings
 

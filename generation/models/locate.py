@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ..catalog.addons.autoencoder import find_autoencoder
-from ..catalog.files import PICKLES, DownloadProgress, pickle_sentence
+from ..catalog.files import PICKLES, SAFETENSORS, DownloadProgress, pickle_sentence
 from ..catalog.layout import Layout
 from ..catalog.memory.denoiser import GGUF, DenoiserFile, read_denoiser
 from ..catalog.memory.savings import NO_SAVINGS, Savings
@@ -24,7 +24,6 @@ from .families import FAMILIES
 
 STARTER: Final = "starter"
 
-_SINGLE_FILES: Final = frozenset({".safetensors", ".sft"})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -81,13 +80,13 @@ class _Finder:
         path = _path(name)
         if path.suffix.lower() in PICKLES:
             raise ModelError(pickle_sentence(f"The model {name}"))
-        if path.suffix.lower() not in {GGUF, *_SINGLE_FILES}:
+        if path.suffix.lower() not in {GGUF, *SAFETENSORS}:
             raise ModelError(
                 f"The model {name} has a base, so it has to be a .gguf or .safetensors file with "
                 "only the denoiser; leave the base out for a whole model."
             )
         denoiser = read_denoiser(path)
-        if _path(base).suffix.lower() in {GGUF, *_SINGLE_FILES}:
+        if _path(base).suffix.lower() in {GGUF, *SAFETENSORS}:
             raise ModelError(
                 f"The base {base} is a single file; name a folder in the layout of diffusers or a "
                 "hub id, which has all parts of the model."
@@ -104,7 +103,7 @@ class _Finder:
             raise ModelError(pickle_sentence(f"The model {name}"))
         if name and _is(Path.is_dir, path):
             return profile_of(path, path.resolve().name, self.prediction_type, denoiser)
-        if path.suffix.lower() in _SINGLE_FILES:
+        if path.suffix.lower() in SAFETENSORS:
             # The hub's client takes a good part of a second to load, so it is loaded only if
             # needed.
             from ..catalog.single_file import open_single_file  # noqa: PLC0415
@@ -150,7 +149,7 @@ def is_on_hub(name: str) -> bool:
         ModelError: the bot's user may not look at the path.
     """
     path = _path(name)
-    is_file = path.suffix.lower() in _SINGLE_FILES | PICKLES
+    is_file = path.suffix.lower() in SAFETENSORS | PICKLES
     return not is_file and not _is(Path.is_dir, path) and _HUB_ID.fullmatch(name) is not None
 
 

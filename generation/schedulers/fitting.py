@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, any_of
 from ..values.request import GenerationRequest, SchedulerName, Spacing
 from .registry import REGISTRY, Kind
 
@@ -72,10 +72,5 @@ def check(request: GenerationRequest, config: Mapping[str, Any]) -> None:
 
 
 def _no_spacing(request: GenerationRequest, spacings: Sequence[Spacing]) -> str:
-    known = f"choose {_listed(spacings)}, or leave it out" if spacings else "leave it out"
+    known = f"choose {any_of(spacings)}, or leave it out" if spacings else "leave it out"
     return f"The scheduler {request.scheduler} has no spacing {request.spacing}; {known}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} or {last}" if first else last

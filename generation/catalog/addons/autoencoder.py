@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import ModelError
-from ..files import PICKLES, pickle_sentence, read_config
+from ..files import PICKLES, SAFETENSORS, pickle_sentence, read_config
 
-_SUFFIXES: Final = frozenset({".safetensors", ".sft"})
 _IN_FOLDER: Final = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.fp16.safetensors",
@@ -36,7 +35,7 @@ def find_autoencoder(name: str, model: Path) -> Path:
     if path.suffix.lower() in PICKLES:
         raise ModelError(pickle_sentence(f"The VAE {name}"))
     if not path.is_dir():
-        if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in SAFETENSORS or not path.is_file():
             raise ModelError(
                 f"There is no VAE {name}; set vae to a .safetensors file, or to a folder in the "
                 "layout of diffusers."

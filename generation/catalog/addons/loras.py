@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ...errors import LoraError, ModelError
+from ...errors import LoraError, ModelError, any_of
 from ...values.inversion import Inversion
 from ...values.lora import LORA_NAME_LENGTH, Lora
-from ..files import PICKLES
+from ..files import PICKLES, SAFETENSORS
 from ..hashing import file_sha256
 
 log = logging.getLogger(__name__)
 
-SUFFIXES: Final = frozenset({".safetensors", ".sft"})
 _FILES_MOST: Final = 10_000
 _NAMED: Final = 5
 
@@ -108,7 +107,7 @@ class LoraLibrary:
             return
         try:
             paths = [path for way in ("*/*", "*") for path in sorted(self.folder.glob(way))]
-            found = [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+            found = [p for p in paths if p.suffix.lower() in SAFETENSORS and p.is_file()]
         except OSError as error:
             log.warning("The folder %s cannot be read: %s", self.folder, error)
             raise LoraError(
@@ -135,7 +134,7 @@ def check_source(path: Path) -> None:
             f"{path} is a pickle: loading one can run code that somebody hid in it, so it is "
             "refused; use a .safetensors file."
         )
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in SAFETENSORS or not path.is_file():
         raise LoraError(f"There is no .safetensors file {path}; correct its path.")
 
 
@@ -165,8 +164,4 @@ def _unknown(name: str, known: Mapping[str, ListedLora], library: LoraLibrary) -
         )
     near = difflib.get_close_matches(shown.casefold(), known, n=_NAMED)
     names = [known[key].name for key in near or list(known)[:_NAMED]]
-    return f"There is no {kind} {shown!r}; use {_or(names)}."
-
-
-def _or(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+    return f"There is no {kind} {shown!r}; use {any_of(names)}."
