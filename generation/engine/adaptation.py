@@ -3,14 +3,17 @@
 The merged layers of a combination are copies; everything else is shared with the model. So a change
 from one combination to another costs nothing while both are in memory. A combination that had to
 leave is merged again when the next step needs it, from the same numbers to the same bits.
+
+Combinations that images on their way need leave last, since each of their steps would merge again.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
@@ -30,20 +33,20 @@ from ..models.text.inversions import read_inversion, words
 from ..values.inversion import Inversion, replaced
 from ..values.lora import Lora
 from ..values.recipe import UsedInversion, UsedLora
-from .memory import attempt, release
+from .memory import Room, attempt, available, release
 
 log = logging.getLogger(__name__)
 
 _MERGED_MOST: Final = 16
-# The merged layers of all combinations take at most as much memory as the networks themselves.
-_SHARE: Final = 1.0
+# So many combinations stay even in little memory: with one, two people would merge at each step.
+_MERGED_LEAST: Final = 2
 _READ_MOST: Final = 8
 # What stands for one vector; the text of an inversion may be cut behind any of them.
 _WORDS: Final = re.compile(r"<\|inversion-(?P<number>[0-9]{1,2})-(?:0|(?P<more>[0-9]{1,2}))\|>")
 _TEXT_PARTS: Final = "text_encoder"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Adaptation:
     """The LoRAs and the textual inversions of a picture, with their hashes, and what they hold.
 
@@ -130,17 +133,29 @@ class _Merged(NamedTuple):
 
 
 class AdaptedModels:
-    """A model with LoRAs of `library` and textual inversions; the latest ones stay in memory."""
+    """A model with LoRAs of `library` and textual inversions; merged ones stay in memory.
+
+    Together they take as much memory as the networks, or more while at least as much is left.
+    `room` are the other models, which leave the memory where it does not suffice.
+    """
 
     def __init__(
-        self, model: Model, library: LoraLibrary, inversions: LoraLibrary = NO_INVERSIONS
+        self,
+        model: Model,
+        library: LoraLibrary,
+        inversions: LoraLibrary = NO_INVERSIONS,
+        room: Room | None = None,
     ) -> None:
         self._model = model
         self._library = library
         self._inversions = inversions
         self._latest: tuple[Hashable, Model] | None = None
         self._read: OrderedDict[str, Adapter] = OrderedDict()
+        # The least recently used first.
         self._merged: OrderedDict[Hashable, _Merged] = OrderedDict()
+        self._room = room or Room()
+        # Images on their way keep these alive.
+        self._alive: weakref.WeakSet[Adaptation] = weakref.WeakSet()
 
     def find(
         self, loras: Sequence[Lora], inversions: Sequence[Inversion] = ()
@@ -189,20 +204,51 @@ class AdaptedModels:
         """
         if adaptation is None or (key := adaptation.key) is None:
             return self._model
+        self._alive.add(adaptation)
         if key not in self._merged:
             self._merged[key] = self._fitting(adaptation)
             self._drop_surplus()
         self._merged.move_to_end(key)
         return self._merged[key].model
 
+    def make_room(self) -> bool:
+        """Drop merged LoRAs, or else another model, that no image needs; return False for none."""
+        return self._drop(self._unused()) or self._room.drop_other(only_idle=True)
+
+    def make_room_for(self, adaptation: Adaptation | None) -> bool:
+        """Drop what images need, too, but not `adaptation`; return False if there is nothing."""
+        others = self._merged.keys() - {None if adaptation is None else adaptation.key}
+        return self._drop(others) or self._room.drop_other(only_idle=False)
+
+    def _unused(self) -> list[Hashable]:
+        """Return the combinations that no image needs, the least recently used first."""
+        needed = {adaptation.key for adaptation in self._alive}
+        return [key for key in self._merged if key not in needed]
+
+    def _drop(self, keys: Collection[Hashable]) -> bool:
+        """Drop merged combinations, and return whether there were any."""
+        for key in keys:
+            del self._merged[key]
+        if keys:
+            # The text encoder of the latest texts may have the layers of a combination.
+            self._latest = None
+            release(self._model.device)
+        return bool(keys)
+
     def _drop_surplus(self) -> None:
-        """Drop the combinations that were not used for longest; the latest one always stays."""
+        """Drop combinations until the others may stay; the latest one always stays."""
         own = sum(_bytes(network) for network in self._model.adaptable.values())
-        while len(self._merged) > 1 and (
+        while len(self._merged) > _MERGED_LEAST and (
             len(self._merged) > _MERGED_MOST
-            or sum(merged.size for merged in self._merged.values()) > _SHARE * own
+            or (
+                sum(merged.size for merged in self._merged.values()) > own
+                and available(self._model.device) < own
+            )
         ):
-            self._merged.popitem(last=False)
+            *others, latest = self._merged
+            unused = [key for key in self._unused() if key != latest]
+            # Images take their steps in turn: the one of the last call is needed again last.
+            self._drop([unused[0] if unused else others[-1]])
 
     def _find(self, lora: Lora) -> tuple[Lora, Adapter]:
         path, digest = self._library.file(lora)
@@ -242,10 +288,8 @@ class AdaptedModels:
     def _fitting(self, adaptation: Adaptation) -> _Merged:
         device = self._model.device
         merged = attempt(lambda: self._merge(adaptation), device)
-        if merged is None:
-            log.warning("Out of memory at merging LoRAs; other combinations are dropped")
-            self._merged.clear()
-            release(device)
+        while merged is None and (self.make_room() or self.make_room_for(adaptation)):
+            log.warning("Out of memory at merging LoRAs; others, or another model, were dropped")
             merged = attempt(lambda: self._merge(adaptation), device)
         if merged is None:
             raise OutOfMemory

@@ -34,7 +34,7 @@ from . import denoising, recovery
 from .autoencoder import rounded
 from .calibration import Learned
 from .denoising import Denoising, SuspendedImage
-from .memory import attempt
+from .memory import DropOther, Room, attempt
 from .networks import Networks
 from .recipes import library_versions, recipe_of
 
@@ -70,6 +70,7 @@ class Engine:
         self._device = model.device
         self._stages = stages
         self._on_sign = on_sign
+        self._room = Room()
         with torch.inference_mode():
             self._networks = Networks(
                 model,
@@ -79,9 +80,10 @@ class Engine:
                 library=library,
                 learned=learned,
                 inversions=inversions,
+                room=self._room,
             )
         self._second_attempt = recovery.SecondAttempt(
-            self._networks, load_in_float32, exact=exact, on_sign=on_sign
+            self._networks, load_in_float32, exact=exact, on_sign=on_sign, room=self._room
         )
         self._versions = library_versions()
         self._images: weakref.WeakSet[Denoising] = weakref.WeakSet()
@@ -95,6 +97,15 @@ class Engine:
     def weights_sha256(self) -> str:
         """Return the hash of the model's files."""
         return self._networks.model.weights_sha256
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether no image is on its way."""
+        return all(image.failure is not None for image in self._images)
+
+    def share_memory(self, drop_other: DropOther) -> None:
+        """Let `drop_other` drop other models where the memory does not suffice for a call."""
+        self._room.drop_other = drop_other
 
     @torch.inference_mode()
     def measured(self) -> Measured:
@@ -120,7 +131,7 @@ class Engine:
         self._embed_together(requests)
         for request in requests:
             self._on_sign("alive")
-            images = attempt(partial(self._begin, request), self._device) or OutOfMemory()
+            images = self._networks.attempt(partial(self._begin, request)) or OutOfMemory()
             if not isinstance(images, GenerationError):
                 self._images.update(images)
             begun.append(images)

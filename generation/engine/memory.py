@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import psutil
 import torch
 
 T = TypeVar("T")
+
+
+class DropOther(Protocol):
+    """Drops another model that is in the memory of the device."""
+
+    def __call__(self, *, only_idle: bool) -> bool:
+        """Drop a model, and return False if there is none; with `only_idle` one without images."""
+
+
+class Room:
+    """The memory that a model shares with other models; `drop_other` makes one of them leave."""
+
+    def __init__(self) -> None:
+        self.drop_other: DropOther = _no_other
+
+
+def _no_other(*, only_idle: bool) -> bool:
+    """Return False: without a pool there is no other model."""
+    del only_idle
+    return False
 
 
 def attempt(call: Callable[[], T], device: torch.device) -> T | None:
@@ -30,6 +51,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(
         words in str(error) for words in ("not enough memory", "out of memory", "can't allocate")
     )
+
+
+def available(device: torch.device) -> int:
+    """Return how many bytes of memory new tensors on `device` can take."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    return int(psutil.virtual_memory().available)
 
 
 def release(device: torch.device) -> None:

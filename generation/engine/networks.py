@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 
@@ -30,9 +30,11 @@ from .calibration import (
     measure,
 )
 from .embeddings import TextEmbedder
-from .memory import attempt
+from .memory import Room, attempt
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Each size is compiled separately, which takes a minute on a CPU.
 _COMPILED_LADDER: Final = (2, 8, 16)
@@ -62,7 +64,7 @@ class Networks:
     network is compiled for pictures of the model's own size alone: each further shape would take
     minutes, in which no picture is made. Without `shared` nothing is measured, and each image has
     calls of its own. `library` has the LoRAs; with LoRAs nothing is compiled. What was `learned` of
-    the same model before is not measured again.
+    the same model before is not measured again. `room` are the other models in memory.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class Networks:
         library: LoraLibrary = NO_LORAS,
         inversions: LoraLibrary = NO_INVERSIONS,
         learned: Learned | None = None,
+        room: Room | None = None,
     ) -> None:
         self.model = model
-        self.adapted = AdaptedModels(model, library, inversions)
+        self.adapted = AdaptedModels(model, library, inversions, room)
         sizes = None if learned is None else learned.text
         self.text = TextEmbedder(self.adapted, exact=exact, shared=shared, sizes=sizes)
         known = None if learned is None else learned.decoding
@@ -130,6 +133,17 @@ class Networks:
         predict = self._compiled if is_compiled and self._compiled else plain
         with computing_on(self._threads.get((latents.shape, conditioning.shape))):
             return predict(latents, timesteps, conditioning)
+
+    def attempt(self, call: Callable[[], T]) -> T | None:
+        """Return the result of `call`, or None if memory ran out.
+
+        What no image needs leaves the memory first: merged LoRAs, then models.
+        """
+        result = attempt(call, self.model.device)
+        while result is None and self.adapted.make_room():
+            log.warning("Out of memory; LoRAs or a model that no picture needs were dropped")
+            result = attempt(call, self.model.device)
+        return result
 
     def encode_pictures(self, request: GenerationRequest) -> EncodedPictures:
         """Return what the model makes of the pictures of a request."""
@@ -185,7 +199,7 @@ class Networks:
             larger = places / math.prod(native[2:])
             return carry_over(self._probe(latents, told), known, larger, self._bounds)
 
-        sizes = attempt(find, self.model.device)
+        sizes = self.attempt(find)
         if sizes is None:
             raise OutOfMemory
         return sizes

@@ -12,11 +12,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import torch
 
-from ..errors import GenerationError, ModelError, ModelTooLarge
+from ..errors import GenerationError, ModelError, ModelTooLarge, OutOfMemory
 from ..timing import Measured
 from ..values.pixels import Pixels
 from ..values.recipe import GeneratedImage
@@ -25,6 +26,7 @@ from ..workers.protocol import ModelLoad, OnSign
 from .calibration import Learned
 from .denoising import Denoising, SuspendedImage
 from .engine import Engine
+from .memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
@@ -183,6 +185,7 @@ class EnginePool:
             engine = self._attempt(model)
         finally:
             self._on_sign("alive")
+        engine.share_memory(partial(self._drop_other, model))
         engine.resume(self._suspended.pop(model, []))
         self._failed.pop(model, None)
         return engine
@@ -191,20 +194,32 @@ class EnginePool:
         """Load a model; if the device's memory does not suffice, without any other model in it."""
         log.info("Loading the model %s", model)
         before = _allocated()
-        try:
-            engine = self._models[model].load(self._learned.get(model))
-            engine.measured()
-        except (ModelTooLarge, torch.OutOfMemoryError) as error:
-            if not self._engines:
-                raise ModelTooLarge.named(model) from error
-        else:
+        engine = self._fitting(model)
+        if engine is not None:
             # Of an offloaded model, only the part that computed last is on the device.
             self._sizes[model] = max(self._models[model].size, _allocated() - before)
             return engine
+        _collect()
+        if not self._engines:
+            raise ModelTooLarge.named(model)
         log.warning("The model %s does not fit in beside others, which leave the memory", model)
         for other in list(self._engines):
             self._drop(other)
         return self._attempt(model)
+
+    def _fitting(self, model: str) -> Engine | None:
+        """Load a model; return None if the memory does not suffice for a call.
+
+        An error would keep the networks in memory, so none about memory leaves this function.
+        """
+        try:
+            engine = self._models[model].load(self._learned.get(model))
+            engine.measured()
+        except Exception as error:
+            if isinstance(error, (ModelTooLarge, OutOfMemory)) or is_out_of_memory(error):
+                return None
+            raise
+        return engine
 
     def _make_room(self, model: str) -> None:
         while self._engines and not self._fits(model):
@@ -216,20 +231,35 @@ class EnginePool:
             return not self._engines
         return sum(self._sizes[name] for name in (model, *self._engines)) <= self._budget
 
+    def _drop_other(self, model: str, *, only_idle: bool) -> bool:
+        """Drop the least recently used model beside `model`; return False if there is none.
+
+        With `only_idle` models with images on their way stay.
+        """
+        for other, engine in self._engines.items():
+            if other != model and (engine.is_idle or not only_idle):
+                self._drop(other)
+                return True
+        return False
+
     def _drop(self, model: str) -> None:
         log.info("The model %s leaves the memory", model)
         engine = self._engines.pop(model)
         self._learned[model] = engine.learned
         self._suspended.setdefault(model, []).extend(engine.suspend())
         del engine
-        # The networks refer to each other in circles.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _collect()
 
     def _recent_failure(self, model: str) -> GenerationError | None:
         since, failure = self._failed.get(model, (0.0, None))
         return failure if time.monotonic() < since + _RETRY_SECONDS else None
+
+
+def _collect() -> None:
+    """Free the memory of networks that nobody needs: they refer to each other in circles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _allocated() -> int:

@@ -1,6 +1,8 @@
 """What the engine does where memory runs out, and where numbers overflow.
 
-- A step that does not fit is taken in smaller calls; an image that does not fit alone fails.
+- LoRAs and models that no image needs leave the memory first.
+- A step that does not fit then is taken in smaller calls. Before an image fails because it does not
+  fit alone, all other LoRAs and models leave the memory.
 - Pictures that do not fit together are decoded one by one, then in smaller and smaller tiles.
 - An image whose numbers overflow is made a second time, in float32.
 """
@@ -15,14 +17,14 @@ from functools import partial
 
 import torch
 
-from ..errors import GenerationError, NotFinite, OutOfMemory
+from ..errors import GenerationError, ModelTooLarge, NotFinite, OutOfMemory
 from ..models.family import Model
 from ..timing import Sizes
 from ..workers.protocol import OnSign
 from . import batching
 from .batching import Batch
 from .denoising import Denoising, predict
-from .memory import attempt, release
+from .memory import Room, attempt, release
 from .networks import Networks
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ def take_step(batch: Batch[Denoising], on_sign: OnSign) -> None:
     shapes = first.latents.shape, first.conditional.shape
     start = time.perf_counter()
     try:
-        predictions = attempt(lambda: predict(batch), device)
+        predictions = networks.attempt(lambda: predict(batch))
     except GenerationError as error:
         # LoRAs that had left the memory are merged again, which may fail.
         for image in batch.images:
@@ -90,6 +92,8 @@ def take_step(batch: Batch[Denoising], on_sign: OnSign) -> None:
     if networks.shrink(*shapes, batch.size):
         for smaller in batching.plan(batch.images, _sizes):
             take_step(smaller, on_sign)
+    elif networks.adapted.make_room_for(first.adaptation):
+        take_step(batch, on_sign)
     else:
         for image in batch.images:
             image.failure = OutOfMemory()
@@ -111,7 +115,7 @@ def _decode_whole(images: Sequence[Denoising], on_sign: OnSign) -> dict[Denoisin
         return {}
     networks = images[0].networks
     latents = [image.latents for image in images]
-    decoded = attempt(lambda: networks.autoencoder.decode(latents), networks.model.device)
+    decoded = networks.attempt(lambda: networks.autoencoder.decode(latents))
     if decoded is not None:
         return dict(zip(images, decoded, strict=True))
     on_sign("alive")
@@ -126,11 +130,11 @@ def _decode_whole(images: Sequence[Denoising], on_sign: OnSign) -> dict[Denoisin
 
 def _decode_in_tiles(image: Denoising, on_sign: OnSign) -> torch.Tensor | None:
     """Return the picture of `image` from the largest tiles that fit; without any, fail it."""
-    autoencoder, device = image.networks.autoencoder, image.networks.model.device
+    networks, autoencoder = image.networks, image.networks.autoencoder
     tile = image.decoder_tile or autoencoder.tile_for(image.latents)
     while tile is not None:
         on_sign("alive")
-        picture = attempt(partial(autoencoder.decode_in_tiles, image.latents, tile), device)
+        picture = networks.attempt(partial(autoencoder.decode_in_tiles, image.latents, tile))
         if picture is not None:
             image.decoder_tile = tile
             return picture
@@ -143,7 +147,7 @@ class SecondAttempt:
     """Starts an image whose numbers overflowed again, on networks in float32.
 
     `load` loads these networks; without it the image fails. They are loaded when the first image
-    needs them, and dropped when no image needs them any more.
+    needs them, and dropped when no image needs them any more. `room` are the other models.
     """
 
     def __init__(
@@ -153,11 +157,13 @@ class SecondAttempt:
         *,
         exact: bool,
         on_sign: OnSign,
+        room: Room,
     ) -> None:
         self._networks = networks
         self._load = load
         self._exact = exact
         self._on_sign = on_sign
+        self._room = room
         self._float32: weakref.ref[Networks] | None = None
 
     def start(self, image: Denoising) -> None:
@@ -167,26 +173,33 @@ class SecondAttempt:
             image.failure = NotFinite()
             return
         log.warning("A picture overflowed in %s; it is made again in float32", dtype)
-        device = self._networks.model.device
-        if attempt(partial(self._restart, image, self._load), device) is None:
-            image.failure = OutOfMemory()
+        image.failure = self._restart(image, self._load)
+        lacks_memory = (OutOfMemory, ModelTooLarge)
+        while isinstance(image.failure, lacks_memory) and self._networks.adapted.make_room():
+            image.failure = self._restart(image, self._load)
         if image.failure is not None:
-            release(device)
+            release(self._networks.model.device)
 
-    def _restart(self, image: Denoising, load: Callable[[], Model]) -> bool:
-        """Return True once the image has restarted, or has failed for want of a model."""
-        try:
+    def _restart(self, image: Denoising, load: Callable[[], Model]) -> GenerationError | None:
+        """Restart the image in float32, and return why that failed."""
+
+        def restart() -> bool:
             image.restart(self._in_float32(load))
+            return True
+
+        try:
+            return None if attempt(restart, self._networks.model.device) else OutOfMemory()
         except GenerationError as error:
-            image.failure = error.with_traceback(None)
-        return True
+            return error.with_traceback(None)
 
     def _in_float32(self, load: Callable[[], Model]) -> Networks:
         networks = None if self._float32 is None else self._float32()
         if networks is None:
             self._on_sign("loading")
             # Few pictures need these networks, so measuring shared calls would not pay.
-            networks = Networks(load(), exact=self._exact, compiled=False, shared=False)
+            networks = Networks(
+                load(), exact=self._exact, compiled=False, shared=False, room=self._room
+            )
             self._on_sign("alive")
             self._float32 = weakref.ref(networks)
             weakref.finalize(networks, self._regain_memory).atexit = False

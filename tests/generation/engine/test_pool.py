@@ -14,14 +14,14 @@ from generation.engine.calibration import Learned
 from generation.engine.denoising import Denoising
 from generation.engine.engine import Engine
 from generation.engine.pool import EnginePool, Loadable
-from generation.errors import GenerationError, ModelError, ModelTooLarge
+from generation.errors import GenerationError, ModelError, ModelTooLarge, OutOfMemory
 from generation.models.loading import expected_bytes, load
 from generation.models.stable_diffusion import StableDiffusion
 from generation.values.recipe import GeneratedImage
 from generation.values.request import GenerationRequest
 
 from ..examples import a_request
-from .faults import small_calls
+from .faults import small_calls, unet_without_room
 
 
 class Shelf:
@@ -225,6 +225,31 @@ class TestBudget:
         assert expected == pytest.approx(2 * real, rel=0.02)
 
 
+class TestShortMemory:
+    def test_a_model_without_pictures_leaves_before_calls_get_smaller(
+        self, shelf: Shelf, starter: StableDiffusion, alone: dict[str, Engine]
+    ) -> None:
+        pool = shelf.pool(budget=100)
+        pool.load("b")
+        images = begin(pool, A)
+        with unet_without_room(starter, lambda _: "b" in shelf.in_memory) as refused:
+            assert finish(pool, images) == alone["a"].generate(A)
+        assert len(refused) == 1
+        assert shelf.in_memory == {"a"}
+
+    def test_a_model_with_pictures_leaves_only_before_a_picture_fails(
+        self, shelf: Shelf, starter: StableDiffusion, alone: dict[str, Engine]
+    ) -> None:
+        pool = shelf.pool(budget=100)
+        images = begin(pool, B, A)
+        pool.step(images)
+        assert shelf.in_memory == {"a", "b"}
+        with unet_without_room(starter, lambda _: "b" in shelf.in_memory):
+            made = finish(pool, images)
+        assert made == [*alone["b"].generate(B), *alone["a"].generate(A)]
+        assert shelf.loads.count("b") > 1
+
+
 class TestFailures:
     def test_a_model_that_cannot_be_loaded_fails_alone_and_is_not_tried_again_at_once(
         self, shelf: Shelf, alone: dict[str, Engine], monkeypatch: pytest.MonkeyPatch
@@ -243,7 +268,9 @@ class TestFailures:
         monkeypatch.setattr(pool_module, "_RETRY_SECONDS", 0.0)
         assert pool.load("b").failure is None
 
-    @pytest.mark.parametrize("error", [ModelTooLarge("It does not fit."), torch.OutOfMemoryError()])
+    @pytest.mark.parametrize(
+        "error", [ModelTooLarge("It does not fit."), torch.OutOfMemoryError(), OutOfMemory()]
+    )
     def test_a_model_that_does_not_fit_in_beside_others_has_the_memory_alone(
         self, shelf: Shelf, error: Exception
     ) -> None:
@@ -257,6 +284,24 @@ class TestFailures:
         failure = pool.load("a").failure
         assert isinstance(failure, ModelTooLarge)
         assert str(failure).startswith("The model a does not fit into the memory of the device;")
+
+    def test_the_weights_of_a_model_that_does_not_fit_are_freed(
+        self, starter: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        weights = []
+
+        def load_anew(_: Learned | None) -> Engine:
+            model = load(starter.profile, device="cpu", dtype="float32")
+            weights.append(weakref.ref(model.unet.conv_in.weight))
+            return Engine(model, shared=False)
+
+        def run_out(_: Engine) -> None:
+            raise OutOfMemory
+
+        monkeypatch.setattr(Engine, "measured", run_out)
+        pool = EnginePool({"a": Loadable(load_anew, 1)})
+        assert isinstance(pool.load("a").failure, ModelTooLarge)
+        assert [weight() for weight in weights] == [None]
 
     def test_a_model_that_nobody_listed_is_refused_in_a_sentence(self, shelf: Shelf) -> None:
         pool = shelf.pool()
