@@ -49,11 +49,12 @@ class Bounds:
 class Learned:
     """What was measured of a model on this device: the sizes of its calls.
 
-    The same model can use it when it is loaded again. `steps` and `decoding` are by the shapes of
-    one row, `threads` by the shapes of whole calls. `native` is the shape in `steps` that was
-    measured; the others were estimated from it.
+    A model with the same `weights_sha256` can use it when it is loaded again. `steps` and
+    `decoding` are by the shapes of one row, `threads` by the shapes of whole calls. `native` is the
+    shape in `steps` that was measured; the others were estimated from it.
     """
 
+    weights_sha256: str
     text: Sizes
     decoding: Mapping[tuple[int, ...], Sizes]
     steps: Mapping[Any, Sizes]

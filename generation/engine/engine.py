@@ -149,7 +149,7 @@ class Engine:
         self._on_sign("alive")
         for batch in batches:
             recovery.take_step(batch, self._on_sign)
-        self._synchronize()
+        _synchronize(self._device)
 
     @torch.inference_mode()
     def finish(self, images: Sequence[Denoising]) -> list[GeneratedImage | None]:
@@ -180,21 +180,26 @@ class Engine:
     def suspend(self) -> list[SuspendedImage]:
         """Take the networks from all images on their way, so that the model can leave the memory.
 
-        The images keep their latents. `resume` of an engine with the same model goes on with them.
+        The images keep their latents. `resume` of another engine goes on with them.
         """
         suspended = [image.suspend(self._networks) for image in self._images]
         self._images.clear()
         return suspended
 
     @torch.inference_mode()
-    def resume(self, images: Sequence[SuspendedImage]) -> None:
-        """Give networks to images that were suspended. Those in float32 start again."""
+    def resume(self, images: Sequence[SuspendedImage], *, restart: bool = False) -> None:
+        """Give networks to images that were suspended. Those in float32 start again.
+
+        With `restart` all start again: steps of one image must not come from different weights.
+        """
         for suspended in images:
             if (image := suspended.image()) is not None:
                 image.networks = self._networks
                 self._images.add(image)
                 if suspended.in_float32:
                     self._second_attempt.start(image)
+                elif restart and image.failure is None:
+                    image.failure = recovery.restart(image, lambda: self._networks, self._device)
 
     def release_unused(self) -> None:
         """Do nothing: what is dropped here is gone at once (see `generation.workers.process`)."""
@@ -262,17 +267,6 @@ class Engine:
         except GenerationError as error:
             return error.with_traceback(None)
 
-    def _synchronize(self) -> None:
-        """Wait until the device has done what this step launched.
-
-        Otherwise all steps would be launched at once: no image could join or leave, progress would
-        be unknown, and an error would come to light in a later call that other images share. The
-        wait costs next to nothing, since the next call waits for this one as soon as it moves
-        timesteps to the device.
-        """
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
     def _is_finite(self, image: Denoising, numbers: torch.Tensor) -> bool:
         """Return whether all `numbers` of an image are finite; else start the image again."""
         if bool(torch.isfinite(numbers).all()):
@@ -291,6 +285,18 @@ class Engine:
             return
         recipe = recipe_of(image, pixels.sha256, self._versions)
         finished[image] = GeneratedImage(index=image.index, pixels=pixels, recipe=recipe)
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until the device has done what this step launched.
+
+    Otherwise all steps would be launched at once: no image could join or leave, progress would
+    be unknown, and an error would come to light in a later call that other images share. The
+    wait costs next to nothing, since the next call waits for this one as soon as it moves
+    timesteps to the device.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _check_tile(multiple: int, tile: int | None) -> None:

@@ -79,6 +79,8 @@ class Networks:
         learned: Learned | None = None,
         room: Room | None = None,
     ) -> None:
+        if learned is not None and learned.weights_sha256 != model.weights_sha256:
+            learned = None
         self.model = model
         self.adapted = AdaptedModels(model, library, inversions, room)
         sizes = None if learned is None else learned.text
@@ -102,6 +104,7 @@ class Networks:
     def learned(self) -> Learned:
         """Return what was measured, for the same model when it is loaded again."""
         return Learned(
+            weights_sha256=self.model.weights_sha256,
             text=self.text.sizes,
             decoding=dict(self.autoencoder.known_sizes),
             steps=dict(self._whole),

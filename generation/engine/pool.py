@@ -2,7 +2,7 @@
 
 A model is loaded when it is asked for. If the memory does not suffice, the models that were used
 least recently leave it first. Images on their way keep their latents meanwhile and go on when
-their model is back, with the same bits.
+their model is back, with the same bits. They start again if the model's files have changed.
 """
 
 from __future__ import annotations
@@ -186,7 +186,11 @@ class EnginePool:
         finally:
             self._on_sign("alive")
         engine.share_memory(partial(self._drop_other, model))
-        engine.resume(self._suspended.pop(model, []))
+        before = self._learned.get(model)
+        is_changed = before is not None and before.weights_sha256 != engine.weights_sha256
+        if is_changed:
+            log.warning("The files of the model %s have changed; its pictures start again", model)
+        engine.resume(self._suspended.pop(model, []), restart=is_changed)
         self._failed.pop(model, None)
         return engine
 

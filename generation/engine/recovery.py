@@ -143,6 +143,21 @@ def _decode_in_tiles(image: Denoising, on_sign: OnSign) -> torch.Tensor | None:
     return None
 
 
+def restart(
+    image: Denoising, networks: Callable[[], Networks], device: torch.device
+) -> GenerationError | None:
+    """Set an image back to its first step on other networks, and return why that failed."""
+
+    def on_networks() -> bool:
+        image.restart(networks())
+        return True
+
+    try:
+        return None if attempt(on_networks, device) else OutOfMemory()
+    except GenerationError as error:
+        return error.with_traceback(None)
+
+
 class SecondAttempt:
     """Starts an image whose numbers overflowed again, on networks in float32.
 
@@ -181,16 +196,9 @@ class SecondAttempt:
             release(self._networks.model.device)
 
     def _restart(self, image: Denoising, load: Callable[[], Model]) -> GenerationError | None:
-        """Restart the image in float32, and return why that failed."""
-
-        def restart() -> bool:
-            image.restart(self._in_float32(load))
-            return True
-
-        try:
-            return None if attempt(restart, self._networks.model.device) else OutOfMemory()
-        except GenerationError as error:
-            return error.with_traceback(None)
+        """Set the image back to its first step in float32, and return why that failed."""
+        device = self._networks.model.device
+        return restart(image, lambda: self._in_float32(load), device)
 
     def _in_float32(self, load: Callable[[], Model]) -> Networks:
         networks = None if self._float32 is None else self._float32()

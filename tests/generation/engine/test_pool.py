@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -137,6 +138,28 @@ class TestOneModelAtATime:
         pool.step(images)
         assert pool.load("b").failure is None
         assert [weight() is None for weight in weights] == [True, False]
+
+    def test_a_picture_starts_again_if_the_files_of_its_model_changed_meanwhile(
+        self, shelf: Shelf, alone: dict[str, Engine]
+    ) -> None:
+        pool = shelf.pool()
+        images = begin(pool, A)
+        pool.step(images)
+        pool.load("c")
+        shelf.models["a"] = shelf.models["b"]
+        assert pool.load("a").weights_sha256 == shelf.models["b"].weights_sha256
+        assert images[0].progress.step == 0
+        assert finish(pool, images) == alone["b"].generate(A)
+
+    def test_what_was_measured_of_other_weights_does_not_count(
+        self, starter: StableDiffusion
+    ) -> None:
+        engine = Engine(starter, shared=False)
+        engine.measured()
+        learned = engine.learned
+        assert Engine(starter, shared=False, learned=learned).learned == learned
+        other = replace(starter, weights_sha256="0" * 64)
+        assert not Engine(other, shared=False, learned=learned).learned.steps
 
     def test_a_picture_that_was_dropped_is_not_kept(self, shelf: Shelf) -> None:
         pool = shelf.pool()
