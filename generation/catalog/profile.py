@@ -46,8 +46,11 @@ class Description:
     `token_limit` is the number of tokens of a text, start and end included; a prompt fills at most
     the first `prompt_limit`, the others are padding. `prediction_type` is `epsilon`,
     `v_prediction` or `flow`. `schedulers` are those that fit. `is_guided` is False for a model that
-    ignores the guidance scale. `most_references` is the number of pictures that a prompt may refer
-    to.
+    makes no unconditional prediction. `reads_guidance` is True for a network that is told the
+    guidance scale, as that of a latent consistency model is. A model of neither kind ignores the
+    scale. `most_references` is the number of pictures that a prompt may refer to.
+    `inversion_widths` are the widths of the tokens of the text encoders that can read textual
+    inversions, by the names of their parts.
     """
 
     native_size: int
@@ -60,7 +63,9 @@ class Description:
     default_steps: int
     default_guidance_scale: float
     is_guided: bool = True
+    reads_guidance: bool = False
     most_references: int = 0
+    inversion_widths: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +117,17 @@ class ModelProfile(Description):
         """Return how the weights are stored in fewer bits; None for plain weights."""
         of_file = None if self.denoiser is None else self.denoiser.quantization
         return " + ".join(filter(None, (of_file, self.savings.quantize))) or None
+
+    @property
+    def heeds_guidance(self) -> bool:
+        """Return whether the guidance scale changes a picture."""
+        return self.is_guided or self.reads_guidance
+
+    @property
+    def takes_inversions(self) -> bool:
+        """Return whether the model can read textual inversions with the savings that it has."""
+        is_plain = self.quantization is None and self.savings.offload == "none"
+        return is_plain and bool(self.inversion_widths)
 
     def check_references(self, count: int, called: str | None = None) -> None:
         """Refuse more references than the model reads; `called` is another name for the model.

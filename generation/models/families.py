@@ -32,7 +32,7 @@ from .describing.facts import (
     where,
 )
 from .describing.schedules import diffusion, flow, has_shift, own_scheduler, takes_few_steps
-from .describing.texts import clip_texts, texts
+from .describing.texts import clip_texts, reads_inversions, texts
 
 # A UNet that sets one of these needs more than latents, a timestep, a prompt and a size.
 _MORE_CONDITIONS: Final = ("class_embed_type", "encoder_hid_dim_type")
@@ -51,7 +51,7 @@ _FEW_STEPS: Final = (
         sets("unet", "time_cond_proj_dim"),
         at_least("unet", "time_cond_proj_dim", 4),
         own_scheduler,
-        given(default_steps=4, default_guidance_scale=8.5, is_guided=False),
+        given(default_steps=4, default_guidance_scale=8.5, is_guided=False, reads_guidance=True),
     ),
 )
 
@@ -70,6 +70,7 @@ def _unet_of_clip(*encoders: str) -> tuple[Fact, ...]:
         ),
         native_size("unet", in_latents=True),
         clip_texts({encoder: encoder.replace("text_encoder", "tokenizer") for encoder in encoders}),
+        reads_inversions(*encoders),
         diffusion,
     )
 

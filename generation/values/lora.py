@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -102,15 +102,26 @@ def split_tags(prompt: str) -> tuple[str, tuple[LoraTag, ...]]:
     This is the syntax of AUTOMATIC1111's web UI. A prompt without a tag comes back as it is. Where
     a tag was cut out, no second space stays, and none before a comma.
     """
-    tags = tuple(
-        LoraTag(match["name"].strip(), None if match["weight"] is None else match["weight"].strip())
-        for match in _TAG.finditer(prompt)
-        if match["name"].strip()
-    )
-    if not tags:
-        return prompt, ()
-    pieces = _TAG.sub(lambda match: "\0" if match["name"].strip() else match[0], prompt)
-    return _GAP.sub(_space, pieces).strip(), tags
+    tags = tuple(_tag(match) for match in _TAG.finditer(prompt) if match["name"].strip())
+    return without_loras(prompt, lambda _: True), tags
+
+
+def without_loras(prompt: str, is_cut: Callable[[LoraTag], bool]) -> str:
+    """Return a prompt without those of its `<lora:name:weight>` for which `is_cut` is true.
+
+    A prompt without such a tag comes back as it is.
+    """
+
+    def cut(match: re.Match[str]) -> str:
+        return "\0" if match["name"].strip() and is_cut(_tag(match)) else match[0]
+
+    pieces = _TAG.sub(cut, prompt)
+    return prompt if pieces == prompt else _GAP.sub(_space, pieces).strip()
+
+
+def _tag(match: re.Match[str]) -> LoraTag:
+    weight = match["weight"]
+    return LoraTag(match["name"].strip(), None if weight is None else weight.strip())
 
 
 def _space(gap: re.Match[str]) -> str:
@@ -131,7 +142,16 @@ def check_loras(loras: Sequence[Lora]) -> None:
     Raises:
         InvalidRequest: there are too many, or one is there twice.
     """
-    if len(loras) > LORAS_MAX:
-        raise InvalidRequest("loras", f"There are {len(loras)} LoRAs; use at most {LORAS_MAX}.")
+    check_lora_count(len(loras))
     if len({lora.name.casefold() for lora in loras}) < len(loras):
         raise InvalidRequest("loras", "A LoRA is named twice; name each one once.")
+
+
+def check_lora_count(count: int) -> None:
+    """Check the number of LoRAs of a request.
+
+    Raises:
+        InvalidRequest: there are too many.
+    """
+    if count > LORAS_MAX:
+        raise InvalidRequest("loras", f"There are {count} LoRAs; use at most {LORAS_MAX}.")

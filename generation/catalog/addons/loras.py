@@ -68,7 +68,10 @@ class LoraLibrary:
         Raises:
             LoraError: there is none.
         """
-        known = self.all()
+        return self.named_in(self.all(), name)
+
+    def named_in(self, known: Mapping[str, ListedLora], name: str) -> ListedLora:
+        """Do the same as `named` for what `all` returned, so that the folder is read once."""
         found = known.get(name.strip().casefold())
         if found is None:
             raise LoraError(_unknown(name, known, self))

@@ -1,4 +1,4 @@
-"""How long the texts of a model may be."""
+"""How long the texts of a model may be, and which encoders read textual inversions."""
 
 from __future__ import annotations
 
@@ -34,6 +34,15 @@ def clip_texts(tokenizers: Mapping[str, str]) -> Fact:
         return {"token_limit": token_limit, "prompt_limit": prompt_limit}
 
     return fact
+
+
+def reads_inversions(*encoders: str) -> Fact:
+    """Return that these text encoders of CLIP read textual inversions."""
+    return lambda configs: {
+        "inversion_widths": {
+            part: configs.network(part).size("hidden_size", 512) for part in encoders
+        }
+    }
 
 
 def clip_limits(configs: Configs, part: str, tokenizer: str) -> tuple[int, int]:

@@ -16,14 +16,13 @@ from tokenizers import AddedToken
 from torch import nn
 
 from ...catalog.addons.loras import without_folder
-from ...catalog.headers import FLOATS, Header, read_header
+from ...catalog.headers import Header, read_header
 from ...errors import LoraError, ModelError, first_sentence
 from ..adapters.grafting import with_layers
+from .inversion_files import tensors_by_part
 
 _VECTORS_MOST: Final = 75
 _MATRIX: Final = 2
-# The names of the tensors in a file for a model with two text encoders.
-_PARTS: Final = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 # What transformers takes for a config from before it knew the token that ends a text.
 _WRONG_END: Final = 2
 
@@ -43,20 +42,18 @@ def read_inversion(
     if not widths:
         raise LoraError(f"Embeddings cannot be used with the model {model}; leave {name} out.")
     header = _header(path)
-    if header.tensors.keys() == _PARTS.keys() and len(widths) == len(_PARTS):
-        keys = {part: key for key, part in _PARTS.items()}
-    elif len(header.tensors) == 1 and len(widths) == 1:
-        keys = {next(iter(widths)): next(iter(header.tensors))}
-    else:
-        raise _other_model(name, model)
-    for part, key in keys.items():
-        info = header.tensors[key]
-        *count, width = info.shape or (0,)
-        if info.dtype not in FLOATS or len(count) >= _MATRIX or width != widths.get(part):
-            raise _other_model(name, model)
-        if not 1 <= (count[0] if count else 1) <= _VECTORS_MOST:
+    keys = tensors_by_part(header, widths)
+    if keys is None:
+        raise LoraError(
+            f"The file {name} holds no embedding for a model like {model}; choose one that was "
+            "made for this kind of model."
+        )
+    for key in keys.values():
+        shape = header.tensors[key].shape
+        count = shape[0] if len(shape) == _MATRIX else 1
+        if not 1 <= count <= _VECTORS_MOST:
             raise LoraError(
-                f"The embedding {name} has {count[0]:,} vectors; use one of 1 to {_VECTORS_MOST}."
+                f"The embedding {name} has {count:,} vectors; use one of 1 to {_VECTORS_MOST}."
             )
     return _vectors(path, name, keys)
 
@@ -66,13 +63,6 @@ def _header(path: Path) -> Header:
         return read_header(path, what="the embedding")
     except ModelError as error:
         raise without_folder(error, path) from error
-
-
-def _other_model(name: str, model: str) -> LoraError:
-    return LoraError(
-        f"The file {name} holds no embedding for a model like {model}; choose one that was made "
-        "for this kind of model."
-    )
 
 
 def _vectors(path: Path, name: str, keys: Mapping[str, str]) -> dict[str, torch.Tensor]:
