@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from generation.catalog.profile import ModelProfile
 from generation.queue.admission import QueueLimits
@@ -11,6 +12,9 @@ from generation.values.request import SchedulerName
 
 from ..config import Settings
 from ..listing import ListedModel
+
+# Models that were distilled to a few steps take at most so many.
+_FEW_STEPS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,26 @@ class OperatorQueueLimits:
     def queue_limits_for(self, guild_id: int | None) -> QueueLimits:  # noqa: ARG002 - as above
         """Return the operator's limits of the queue."""
         return self._limits
+
+
+def overruled(settings: Settings, profile: ModelProfile, listed: ListedModel) -> Iterator[str]:
+    """Yield a sentence for each general setting that hardly suits a model made for a few steps."""
+    if not settings.models or profile.default_steps > _FEW_STEPS:
+        return
+    for key, general, own, usual in (
+        ("steps", settings.steps, listed.steps, profile.default_steps),
+        (
+            "guidance_scale",
+            settings.guidance_scale if profile.heeds_guidance else None,
+            listed.guidance_scale,
+            profile.default_guidance_scale,
+        ),
+    ):
+        if general is not None and own is None and general > usual:
+            yield (
+                f"{key} is {general} for all models, also for {listed.name}, which was made for "
+                f"{usual}; set {key} for this model in [[models]]."
+            )
 
 
 def _scheduler(listed: ListedModel, profile: ModelProfile) -> SchedulerName:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,7 +17,9 @@ from ..engines import inversion_library, lora_library
 from ..errors import BotError
 from ..listing import ListedModel, locate_listed
 from .builder import RequestBuilder
-from .limits import OperatorLimits
+from .limits import OperatorLimits, overruled
+
+log = logging.getLogger(__name__)
 
 
 class NoSuchModel(BotError):
@@ -125,31 +129,37 @@ class ModelOffer:
     ) -> OfferedModel:
         """Return the model that made a picture, or that a job asked for.
 
-        `model` is the name in the job; None, in older jobs, stands for the default model. The
-        operator may have given the name to other weights, or the weights another name: then the
-        `recipe` tells which model it is. `sha256_of` returns the hash of a model, if it is known.
+        `model` is the name in the job; None, in jobs from before there was a list, stands for a
+        model that may be any in the list by now. The operator may have given the name to other
+        weights, or the weights another name. So the hash in the `recipe` is compared first, then
+        the name in the job, then the name in the recipe. `sha256_of` returns the hash of a model,
+        if it is known. A job without a name whose recipe matches no model is for the default model.
 
         Raises:
             NoSuchModel: the model is not here any more.
         """
+        usual = self.default.name if model is None else model
+        same, alike = list[OfferedModel](), list[OfferedModel]()
+        if recipe is not None:
+            same = [offer for offer in self if sha256_of(offer.name) == recipe.model_sha256]
+            alike = [offer for offer in self if offer.profile.name == recipe.model]
+        if same:
+            return _named_or_first(same, usual)
+        if model is not None:
+            with suppress(NoSuchModel):
+                return self.find(model)
+        if alike:
+            return _named_or_first(alike, usual)
         if model is None:
             return self.default
-        if recipe is not None:
-            same = {
-                offer.name: offer for offer in self if sha256_of(offer.name) == recipe.model_sha256
-            }
-            if same:
-                return same.get(model) or next(iter(same.values()))
-        try:
-            return self.find(model)
-        except NoSuchModel:
-            for offer in self:
-                if recipe is not None and offer.profile.name == recipe.model:
-                    return offer
         raise NoSuchModel(
             f"This picture was made by the model {model}, which is not here any more; use another "
             "one with /imagine."
         )
+
+
+def _named_or_first(models: Sequence[OfferedModel], name: str) -> OfferedModel:
+    return next((model for model in models if model.name == name), models[0])
 
 
 def offered(settings: Settings, listed: ListedModel, profile: ModelProfile) -> OfferedModel:
@@ -157,6 +167,8 @@ def offered(settings: Settings, listed: ListedModel, profile: ModelProfile) -> O
 
     Requests name their model only if the operator lists several: whoever lists one may replace it.
     """
+    for sentence in overruled(settings, profile, listed):
+        log.warning("%s", sentence)
     limits = OperatorLimits(settings, profile, listed)
     builder = RequestBuilder(
         limits,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -17,10 +20,13 @@ HASHES = {"SDXL": NEW, "SDXL of last year": OLD}
 RECIPE = a_recipe(model="sdxl-folder", model_sha256=OLD)
 
 
-def offer(*names: str) -> ModelOffer:
+def offer(*names: str, folders: Mapping[str, str] = MappingProxyType({})) -> ModelOffer:
     settings = Settings(models=tuple(ListedModel(name=name) for name in names))
-    profile = dataclasses.replace(STARTER, name="another-folder")
-    models = {name: offered(settings, settings.named(name), profile) for name in names}
+    profiles = {
+        name: dataclasses.replace(STARTER, name=folders.get(name, "another-folder"))
+        for name in names
+    }
+    models = {name: offered(settings, settings.named(name), profiles[name]) for name in names}
     return ModelOffer(models, {}, default=names[0])
 
 
@@ -47,6 +53,52 @@ def test_new_weights_under_the_old_name_are_used_if_the_old_ones_are_gone() -> N
 
 def test_a_job_of_before_the_list_is_for_the_default_model() -> None:
     assert offer("SDXL", "B").maker_of(None, RECIPE, HASHES.get).name == "SDXL"
+
+
+def test_a_job_of_before_the_list_is_for_the_model_that_made_its_picture() -> None:
+    models = offer("SDXL", "SDXL of last year", "C")
+    assert models.maker_of(None, RECIPE, HASHES.get).name == "SDXL of last year"
+    assert models.maker_of(None, RECIPE, lambda _: OLD).name == "SDXL"
+    by_name = offer("SDXL", "B", folders={"B": "sdxl-folder"})
+    assert by_name.maker_of(None, RECIPE).name == "B"
+    assert by_name.maker_of(None).name == "SDXL"
+    both = offer("SDXL", "B", folders={"B": "sdxl-folder", "SDXL": "sdxl-folder"})
+    assert both.maker_of(None, RECIPE).name == "SDXL"
+
+
+@pytest.mark.parametrize(
+    ("profile", "general", "own", "said"),
+    [
+        ({"default_steps": 4}, {"steps": 30}, {}, ["steps is 30 for all models, also for Turbo"]),
+        ({"default_steps": 4}, {"steps": 30}, {"steps": 4}, []),
+        ({"default_steps": 4}, {"steps": 4}, {}, []),
+        ({"default_steps": 30}, {"steps": 50}, {}, []),
+        (
+            {"default_steps": 4, "default_guidance_scale": 1.0},
+            {"guidance_scale": 7.5},
+            {},
+            ["guidance_scale is 7.5 for all models, also for Turbo"],
+        ),
+        (
+            {"default_steps": 4, "default_guidance_scale": 1.0, "is_guided": False},
+            {"guidance_scale": 7.5},
+            {},
+            [],
+        ),
+    ],
+)
+def test_a_setting_for_all_models_that_hardly_suits_one_is_said_at_start(
+    caplog: pytest.LogCaptureFixture,
+    profile: dict[str, Any],
+    general: dict[str, Any],
+    own: dict[str, Any],
+    said: list[str],
+) -> None:
+    settings = Settings(models=(ListedModel(name="Turbo", **own),), **general)
+    offered(settings, settings.named("Turbo"), dataclasses.replace(STARTER, **profile))
+    sentences = [record.getMessage() for record in caplog.records]
+    assert len(sentences) == len(said)
+    assert all(sentence.startswith(start) for sentence, start in zip(sentences, said, strict=True))
 
 
 def test_a_model_that_is_gone_is_missed() -> None:
