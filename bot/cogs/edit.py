@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import discord
@@ -93,7 +94,9 @@ class Edit(commands.Cog):
             references += await self._uploads.references(
                 owner, attachments, download_source, builder=builder
             )
-            request = builder.edit_of(references, options, guild_id=requester.guild_id)
+            request = await asyncio.to_thread(
+                builder.edit_of, references, options, guild_id=requester.guild_id
+            )
         if own is not None:
             await self._services.lookup.check_is_there(own.job_id, str(own))
         return requester.new_job(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import discord
@@ -109,5 +110,5 @@ class Imagine(commands.Cog):
         requester = requester_of(interaction)
         options = await resolve_mentions(interaction, options)
         builder = self._services.models.named(options.model, requester)
-        request = builder.imagine(options, guild_id=requester.guild_id)
+        request = await asyncio.to_thread(builder.imagine, options, guild_id=requester.guild_id)
         return requester.new_job(JobKind.IMAGINE, request)

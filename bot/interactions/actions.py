@@ -86,6 +86,7 @@ class Actions:
                 picture,
                 options,
                 guild_id=requester.guild_id,
+                references=job.request.references,
             )
         return requester.new_job(JobKind.VARY, request, parent_image_id=stored.id)
 

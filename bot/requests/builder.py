@@ -14,7 +14,7 @@ from generation.catalog.profile import ModelProfile
 from generation.errors import InvalidRequest
 from generation.images.files import Fit, ReferenceFit
 from generation.images.pillow import fitted_size, reference_pixels, to_pixels
-from generation.values.pixels import Pixels
+from generation.values.pixels import Pixels, StoredPixels
 from generation.values.recipe import Recipe
 from generation.values.request import (
     GUIDANCE_MIN,
@@ -25,9 +25,10 @@ from generation.values.request import (
 from generation.values.spelling import spell_emoji
 
 from .limits import Limits, LimitsSource
-from .loras import LoraOptions, chosen_for, find_inversions, without_tags
+from .loras import LoraOptions, find_inversions, without_tags
 from .options import RequestOptions
 from .schedulers import SchedulerChoices
+from .varying import check_can_follow, varied
 
 T = TypeVar("T")
 
@@ -42,7 +43,9 @@ class RequestBuilder:
 
     `model` is the name that the requests carry; None stands for the default model.
 
-    All methods raise InvalidRequest for a value that is out of range or above a limit.
+    All methods raise InvalidRequest for a value that is out of range or above a limit. Those that
+    read a prompt for the first time look at the folders of LoRAs and embeddings, and belong on a
+    thread; `rerun` reads no file.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class RequestBuilder:
             count=_or(options.count, 1),
             model=self._model,
             loras=loras,
-            inversions=find_inversions(self._inversions, text, negative),
+            inversions=find_inversions(self._inversions, self._profile, text, negative),
         )
         return self._checked(request, limits)
 
@@ -136,30 +139,20 @@ class RequestBuilder:
         options: RequestOptions,
         *,
         guild_id: int | None,
+        references: Sequence[Pixels | StoredPixels] = (),
     ) -> GenerationRequest:
-        """Return the request for a variation of one of the bot's pictures, by its own recipe."""
+        """Return the request for a variation of one of the bot's pictures, by its own recipe.
+
+        `references` are those that the picture was made with. While the prompt stays the same, it
+        is an instruction about them, so the variation has them too.
+        """
+        followed = tuple(references) if options.prompt is None else ()
+        if followed:
+            check_can_follow(self._profile, len(followed), self._model)
         limits = self._limits.limits_for(guild_id)
-        scheduler, spacing = self.schedulers.keep(
-            recipe.scheduler, recipe.spacing, default=limits.default_scheduler
-        )
-        return self.similar(
-            picture,
-            dataclasses.replace(
-                options,
-                scheduler=_or(options.scheduler, scheduler),
-                spacing=_or(options.spacing, spacing),
-                prompt=_or(options.prompt, recipe.prompt),
-                negative_prompt=_or(options.negative_prompt, recipe.negative_prompt),
-                loras=_or(options.loras, chosen_for(recipe)),
-                # The limit may be lower now; the person did not ask for more.
-                steps=_or(options.steps, min(recipe.steps, limits.max_steps)),
-                guidance_scale=_or(options.guidance_scale, recipe.guidance_scale),
-                guidance_rescale=_or(options.guidance_rescale, recipe.guidance_rescale),
-                width=recipe.width,
-                height=recipe.height,
-            ),
-            guild_id=guild_id,
-        )
+        wanted = varied(recipe, options, self._profile, limits, self.schedulers)
+        request = self.similar(picture, wanted, guild_id=guild_id)
+        return dataclasses.replace(request, references=followed)
 
     def rerun(self, request: GenerationRequest, *, guild_id: int | None) -> GenerationRequest:
         """Return the same request with a random seed."""
@@ -236,8 +229,8 @@ class RequestBuilder:
         return dataclasses.replace(plain, source=source, strength=_or(options.strength, default))
 
     def _guidance(self, scale: float) -> float:
-        """Return the guidance scale that counts: a distilled model ignores the wanted one."""
-        return scale if self._profile.is_guided else GUIDANCE_MIN
+        """Return the guidance scale that counts: some distilled models ignore the wanted one."""
+        return scale if self._profile.heeds_guidance else GUIDANCE_MIN
 
     def _read(self, name: str, typed: str) -> str:
         """Return the text that the model reads for a prompt: emoji are spelled out."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from generation.catalog.addons.loras import LoraLibrary
+from generation.catalog.addons.loras import ListedLora, LoraLibrary
 from generation.catalog.profile import ModelProfile
-from generation.errors import LoraError, ModelError
+from generation.errors import InvalidRequest, LoraError, ModelError
 from generation.models.adapters.offering import Size, may_fit, weight_sizes
 from generation.models.locate import layout_of
+from generation.models.text.inversion_files import may_fit as may_fit_text
 from generation.values.inversion import Inversion, named_in
-from generation.values.lora import Lora, LoraTag, listed_tags, merged, split_tags
+from generation.values.lora import (
+    Lora,
+    LoraTag,
+    check_lora_count,
+    listed_tags,
+    merged,
+    split_tags,
+    without_loras,
+)
 from generation.values.recipe import Recipe
 
 
@@ -76,29 +85,62 @@ class LoraOptions:
     def read(self, prompt: str, chosen: Sequence[LoraTag]) -> Reading:
         """Return a prompt as the model reads it, and the LoRAs that it names and that are chosen.
 
-        A weight in the prompt counts more than one that is chosen.
+        A weight in the prompt counts more than one that is chosen. The folder is read once, and
+        only if there are LoRAs.
 
         Raises:
             LoraError: there is no such LoRA.
-            InvalidRequest: a weight is no number, or out of range.
+            InvalidRequest: a weight is no number, or out of range, or there are too many LoRAs.
         """
         text, tags = split_tags(prompt)
-        found = [self._known(tag) for tag in (*chosen, *tags)]
-        return Reading(text, merged(found))
+        wanted = (*chosen, *tags)
+        check_lora_count(len({tag.name.casefold() for tag in wanted}))
+        known = self._library.all() if wanted else {}
+        return Reading(text, merged([self._found(tag, known) for tag in wanted]))
 
-    def _known(self, tag: LoraTag) -> Lora:
-        listed = self._library.named(tag.name)
+    def of_stored(self, prompt: str) -> str:
+        """Return a prompt that nobody typed here, without its LoRAs that cannot be used here.
+
+        Raises:
+            LoraError: the folder cannot be read.
+        """
+        if not split_tags(prompt)[1]:
+            return prompt
+        known = self._library.all()
+        return without_loras(prompt, lambda tag: not self._is_usable(tag, known))
+
+    def _is_usable(self, tag: LoraTag, known: Mapping[str, ListedLora]) -> bool:
+        try:
+            self._found(tag, known)
+        except InvalidRequest:
+            return False
+        return True
+
+    def _found(self, tag: LoraTag, known: Mapping[str, ListedLora]) -> Lora:
+        listed = self._library.named_in(known, tag.name)
         return LoraTag(listed.name, tag.weight).lora(listed.weight)
 
 
-def find_inversions(library: LoraLibrary, *texts: str) -> tuple[Inversion, ...]:
-    """Return the textual inversions that texts name as words.
+def find_inversions(
+    library: LoraLibrary, profile: ModelProfile, *texts: str
+) -> tuple[Inversion, ...]:
+    """Return the textual inversions for a model that texts name as words.
+
+    A word that is the name of a file for another kind of model is a word like any other.
 
     Raises:
         LoraError: the folder cannot be read.
     """
-    names = [each.name for each in library.all().values()]
-    return tuple(Inversion(name) for name in named_in(texts, names))
+    known = library.all() if profile.takes_inversions else {}
+    names = {each.name: each.path for each in known.values()}
+    while found := named_in(texts, names):
+        others = [name for name in found if not may_fit_text(names[name], profile.inversion_widths)]
+        if not others:
+            break
+        # Without a longer name, a shorter one in it may be meant.
+        for name in others:
+            del names[name]
+    return tuple(Inversion(name) for name in found)
 
 
 def without_tags(prompt: str, loras: Sequence[Lora]) -> str:
@@ -110,11 +152,5 @@ def without_tags(prompt: str, loras: Sequence[Lora]) -> str:
 
 
 def chosen_for(recipe: Recipe) -> tuple[LoraTag, ...]:
-    """Return the LoRAs of a picture that its prompt does not name: an option chose them."""
-    _, tags = split_tags(recipe.prompt)
-    in_prompt = {tag.name.casefold() for tag in tags}
-    return tuple(
-        LoraTag(used["name"], repr(used["weight"]))
-        for used in recipe.loras or ()
-        if used["name"].casefold() not in in_prompt
-    )
+    """Return the LoRAs of a picture, with the weights that they had."""
+    return tuple(LoraTag(used["name"], repr(used["weight"])) for used in recipe.loras or ())

@@ -50,7 +50,8 @@ class Uploads:
     ) -> GenerationRequest:
         """Return the request by `builder` for pictures similar to an attachment.
 
-        The default prompt is the one that is stored in the file, if there is one.
+        The default prompt is the one that is stored in the file, if there is one. LoRAs in it that
+        cannot be used here are left out.
 
         Raises:
             InvalidSource: the file cannot be fetched or read.
@@ -64,12 +65,16 @@ class Uploads:
             if source.prompts is None:
                 raise MissingInput("Say what the picture should become: add a prompt.")
             stored = source.prompts
+            # The LoRAs in it are those of another machine.
+            prompt = await asyncio.to_thread(builder.loras.of_stored, stored.prompt)
             options = dataclasses.replace(
                 options,
-                prompt=stored.prompt,
+                prompt=prompt,
                 negative_prompt=options.negative_prompt or stored.negative_prompt or None,
             )
-        return builder.similar_to(source.pixels, options, guild_id=guild_id)
+        return await asyncio.to_thread(
+            builder.similar_to, source.pixels, options, guild_id=guild_id
+        )
 
     @asynccontextmanager
     async def held_references(

@@ -170,6 +170,20 @@ async def test_an_edit_and_its_rerun_run_again_for_those_who_may_edit(stage: Sta
     assert await server.may_press(first, "rerun:1")
 
 
+async def test_a_variation_of_an_edit_follows_the_instruction_about_the_same_references(
+    stage: Stage,
+) -> None:
+    first = await edit(stage, image=photo("orange"), seed=3)
+    result = await stage.bob.click(first, custom_id="vary:1:1")
+    message = await stage.finished(result.response.id)
+    made, before = await recipe_of(message), await recipe_of(first)
+    assert (made.prompt, made.model) == ("make it winter", "klein")
+    assert made.reference_sha256 == before.reference_sha256
+    assert made.source_sha256 == before.pixels_sha256
+    refused = await stage.alice.slash(stage.channel, "vary", image="1-1", model="Emoji")
+    assert "the model Emoji cannot edit; add a prompt" in refused.response.content
+
+
 async def test_an_edit_is_made_after_a_restart(stage: Stage, gate: GatedPool) -> None:
     gate.shut()
     result = await stage.alice.slash(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import io
+import threading
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 import simcord
+from PIL import Image, PngImagePlugin
 
 from bot.client import ImagineBot, MakeEngine, create_bot
 from bot.config import Settings
 from bot.engines import lora_library
 from bot.listing import ListedLora
+from generation.catalog.addons.loras import LoraLibrary
 from generation.engine.engine import Engine
 from generation.images.png import read_png
 from generation.models.loading import load
@@ -95,6 +99,41 @@ async def test_a_chosen_lora_makes_the_picture_and_its_message_and_a_rerun_say_s
         made = read_png(await again.attachments[0].read())[1]
         assert names(made.loras) == names(recipe.loras)
         assert made.read_prompt == "rabbit face"
+
+
+def infotext(prompt: str) -> tuple[str, bytes]:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("parameters", f"{prompt}\nSteps: 20, Seed: 1")
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "orange").save(file, "PNG", pnginfo=chunks)
+    return "a1111.png", file.getvalue()
+
+
+async def test_loras_of_another_machine_in_a_file_are_left_out(stage: Stage) -> None:
+    attached = infotext("red apple <lora:gone:1>, <lora:ink:0.5>")
+    result = await stage.alice.slash(stage.channel, "vary", attachment=attached)
+    message = await stage.finished(result.response.id)
+    recipe = read_png(await message.attachments[0].read())[1]
+    assert [(lora["name"], lora["weight"]) for lora in recipe.loras or ()] == [("ink", 0.5)]
+    assert recipe.read_prompt == "red apple,"
+    assert "gone" not in message.content
+
+
+async def test_folders_are_read_on_a_thread(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers, read = set[threading.Thread](), LoraLibrary.all
+
+    def watched(library: LoraLibrary) -> Mapping[str, object]:
+        readers.add(threading.current_thread())
+        return read(library)
+
+    monkeypatch.setattr(LoraLibrary, "all", watched)
+    await stage.imagine("rabbit face <lora:ink>")
+    result = await stage.alice.slash(
+        stage.channel, "vary", attachment=infotext("red apple <lora:ink:0.5>")
+    )
+    await stage.finished(result.response.id)
+    assert readers
+    assert threading.current_thread() not in readers
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,8 @@ from generation.errors import InvalidRequest
 from generation.models.locate import locate
 from generation.values.request import COUNT_MAX, SEED_MAX
 
-from ...generation.examples import EDGE, a_recipe
+from ...generation.examples import EDGE, a_recipe, gradient
+from ...generation.sd2 import make_sd2
 
 
 def builder_for(settings: Settings) -> RequestBuilder:
@@ -186,6 +188,62 @@ def test_a_distilled_model_is_asked_for_the_guidance_scale_that_counts() -> None
     assert request.guidance_scale == 1.0
     guided = dataclasses.replace(request, guidance_scale=5.0)
     assert builder.rerun(guided, guild_id=None).guidance_scale == 1.0
+
+
+def test_a_consistency_model_reads_the_guidance_scale_without_an_unconditional_prediction(
+    tmp_path: Path,
+) -> None:
+    make_sd2(tmp_path / "lcm", time_cond_proj_dim=16)
+    profile = locate(str(tmp_path / "lcm"))
+    assert not profile.is_guided
+    builder = RequestBuilder(OperatorLimits(Settings(), profile), profile)
+    request = builder.imagine(RequestOptions(prompt="owl"), guild_id=None)
+    assert request.guidance_scale == 8.5
+    chosen = builder.imagine(RequestOptions(prompt="owl", guidance_scale=5.0), guild_id=None)
+    assert chosen.guidance_scale == builder.rerun(chosen, guild_id=None).guidance_scale == 5.0
+
+
+def test_a_variation_by_another_model_has_its_own_defaults_and_a_size_that_fits() -> None:
+    profile = dataclasses.replace(
+        locate("starter"),
+        native_size=512,
+        default_max_size=1_024,
+        size_multiple=16,
+        default_steps=4,
+        default_guidance_scale=1.5,
+    )
+    builder = RequestBuilder(OperatorLimits(Settings(), profile), profile)
+    recipe = a_recipe(width=520, height=520, steps=30, guidance_scale=9.0, model="another")
+    picture, nothing = Image.new("RGB", (520, 520)), RequestOptions()
+    made = builder.variation(recipe, picture, nothing, guild_id=None)
+    assert (made.width, made.height, made.steps, made.guidance_scale) == (512, 512, 4, 1.5)
+    typed = RequestOptions(steps=9, guidance_scale=3.0)
+    made = builder.variation(recipe, picture, typed, guild_id=None)
+    assert (made.steps, made.guidance_scale) == (9, 3.0)
+    fits = dataclasses.replace(recipe, width=640, height=320)
+    made = builder.variation(fits, picture, nothing, guild_id=None)
+    assert (made.width, made.height) == (640, 320)
+    own = dataclasses.replace(recipe, model=profile.name)
+    made = builder.variation(own, picture, nothing, guild_id=None)
+    assert (made.width, made.steps, made.guidance_scale) == (512, 30, 9.0)
+
+
+def test_a_variation_of_an_edit_has_its_references_while_it_has_its_instruction(
+    builder: RequestBuilder,
+) -> None:
+    picture, references = Image.new("RGB", (512, 512)), (gradient(), gradient(96, 64))
+    recipe = a_recipe(prompt="make it winter", width=512, height=512)
+    made = editor().variation(
+        recipe, picture, RequestOptions(), guild_id=None, references=references
+    )
+    assert made.references == references
+    assert made.source is not None
+    options = RequestOptions(prompt="an owl")
+    made = editor().variation(recipe, picture, options, guild_id=None, references=references)
+    assert made.references == ()
+    with pytest.raises(InvalidRequest, match=r"starter cannot edit; add a prompt"):
+        builder.variation(recipe, picture, RequestOptions(), guild_id=None, references=references)
+    assert builder.variation(recipe, picture, options, guild_id=None, references=references)
 
 
 def test_seeds_that_nobody_chose_differ_and_fit(builder: RequestBuilder) -> None:
