@@ -165,7 +165,7 @@ def _named_or_first(models: Sequence[OfferedModel], name: str) -> OfferedModel:
 def offered(settings: Settings, listed: ListedModel, profile: ModelProfile) -> OfferedModel:
     """Return a located model with its builder.
 
-    Requests name their model only if the operator lists several: whoever lists one may replace it.
+    Requests name their model only if the operator lists several: then the operator may replace one.
     """
     for sentence in overruled(settings, profile, listed):
         log.warning("%s", sentence)

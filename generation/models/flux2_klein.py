@@ -6,7 +6,7 @@ The reference for every formula is `Flux2KleinPipeline` of diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Self
@@ -24,6 +24,7 @@ from ..catalog.profile import ModelProfile
 from ..values.request import Told
 from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_transformer
+from .defaults import FamilyDefaults
 from .family import Conditioning, Posterior, Predict
 from .guidance import guide
 from .networks.building import Make, load_network, of_diffusers
@@ -79,7 +80,7 @@ VECTOR_LAYERS: Final = ("time_guidance_embed.", "stream_modulation", "norm_out."
 
 
 @dataclass(frozen=True)
-class Flux2Klein(Adaptable):
+class Flux2Klein(Adaptable, FamilyDefaults):
     """A loaded FLUX.2 klein; see `generation.models.family.Model`.
 
     Latents are patches of 2 x 2 latents of the autoencoder, at the scale of its batch
@@ -164,10 +165,6 @@ class Flux2Klein(Adaptable):
         levels = np.linspace(1.0, 1 / steps, steps)
         return {"sigmas": levels.tolist(), "mu": _shift(tokens, steps)}
 
-    def batch_key(self, latents: torch.Size, conditioning: Conditioning) -> Hashable:
-        """Return the weights in use, and the shapes of latents, text and references."""
-        return (self.weights_sha256, self.dtype, *latents[1:], *conditioning.shape)
-
     def tokenize(self, text: Told) -> TokenizedPrompt:
         """Return the tokens of a text in a chat, and what of the text the model does not read."""
         limit = self.profile.token_limit
@@ -194,11 +191,6 @@ class Flux2Klein(Adaptable):
             f"{_REFERENCE}{number}": self.scale(self.posterior(picture).mean)
             for number, picture in enumerate(pictures)
         }
-
-    def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:
-        """Return nothing: the transformer reads no guidance scale."""
-        del scale
-        return {}
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning

@@ -6,7 +6,7 @@ The reference for every formula is `StableDiffusion3Pipeline` of diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Self
@@ -24,6 +24,7 @@ from ..values.request import Told
 from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_transformer
 from .autoencoder_kl import WithAutoencoderKL
+from .defaults import FamilyDefaults
 from .family import Conditioning, Predict
 from .guidance import guide
 from .networks.building import Make, load_network, of_diffusers
@@ -59,7 +60,7 @@ VECTOR_LAYERS: Final = ("time_text_embed.", "norm1.linear", "norm1_context.linea
 
 
 @dataclass(frozen=True)
-class StableDiffusion3(WithAutoencoderKL, Adaptable):
+class StableDiffusion3(WithAutoencoderKL, Adaptable, FamilyDefaults):
     """A loaded Stable Diffusion 3; see `generation.models.family.Model`.
 
     The transformer is told of a text by the states of both encoders of CLIP side by side, then by
@@ -138,10 +139,6 @@ class StableDiffusion3(WithAutoencoderKL, Adaptable):
         """Return the type of latents between the steps: that of the weights."""
         return self.dtype
 
-    def batch_key(self, latents: torch.Size, conditioning: Conditioning) -> Hashable:
-        """Return the weights in use, the shape of the latents and the lengths of the texts."""
-        return (self.weights_sha256, self.dtype, *latents[1:], *conditioning.shape)
-
     def schedule(self, width: int, height: int, steps: int) -> Mapping[str, Any]:
         """Return the shift `mu` of a picture's size, or nothing where the shift is fixed."""
         del steps
@@ -194,16 +191,6 @@ class StableDiffusion3(WithAutoencoderKL, Adaptable):
         return Conditioning(
             {_TEXT: torch.cat([padded, long], dim=1), _POOLED: pooled.to(self.dtype)}
         )
-
-    def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Return nothing: the family reads no references, and the engine refuses them."""
-        del pictures
-        return {}
-
-    def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:
-        """Return nothing: the transformer reads no guidance scale."""
-        del scale
-        return {}
 
     def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Return a LoRA's tensors by the names of diffusers' layers."""

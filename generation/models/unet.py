@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -16,6 +16,7 @@ from ..catalog.profile import ModelProfile
 from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_unet
 from .autoencoder_kl import WithAutoencoderKL
+from .defaults import FamilyDefaults
 from .family import Conditioning, Predict
 from .guidance import embed_scale, guide
 from .networks.building import Make, load_network
@@ -28,7 +29,7 @@ _CONVOLUTIONAL: Final = ("unet", "vae")
 _GUIDANCE: Final = "guidance"
 
 
-class WithUNet(WithAutoencoderKL, Adaptable):
+class WithUNet(WithAutoencoderKL, Adaptable, FamilyDefaults):
     """The part of `generation.models.family.Model` that a UNet does."""
 
     unet: UNet2DConditionModel
@@ -44,15 +45,6 @@ class WithUNet(WithAutoencoderKL, Adaptable):
     def schedule(self, width: int, height: int, steps: int) -> Mapping[str, Any]:
         """Return nothing: the schedule is the same for pictures of all sizes."""
         del width, height, steps
-        return {}
-
-    def batch_key(self, latents: torch.Size, conditioning: Conditioning) -> Hashable:
-        """Return the weights in use, the shape of the latents and the lengths of the texts."""
-        return (self.weights_sha256, self.dtype, *latents[1:], *conditioning.shape)
-
-    def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Return nothing: the family reads no references, and the engine refuses them."""
-        del pictures
         return {}
 
     def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:

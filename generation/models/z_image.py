@@ -6,7 +6,7 @@ The paper: https://arxiv.org/abs/2511.22699.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Self
@@ -24,6 +24,7 @@ from ..values.request import Told
 from .adapters.adaptable import Adaptable
 from .adapters.conversion import convert_transformer
 from .autoencoder_kl import WithAutoencoderKL
+from .defaults import FamilyDefaults
 from .family import Conditioning, Predict
 from .networks.building import Make, load_network, of_diffusers
 from .networks.placement import settle
@@ -53,7 +54,7 @@ VECTOR_LAYERS: Final = ("t_embedder.", "adaLN_modulation.")
 
 
 @dataclass(frozen=True)
-class ZImage(WithAutoencoderKL, Adaptable):
+class ZImage(WithAutoencoderKL, Adaptable, FamilyDefaults):
     """A loaded Z-Image; see `generation.models.family.Model`.
 
     The transformer is told of a text by the states before the encoder's last layer. A text has the
@@ -112,10 +113,6 @@ class ZImage(WithAutoencoderKL, Adaptable):
         """Return float32: the steps of flow matching are too small for half precision."""
         return torch.float32
 
-    def batch_key(self, latents: torch.Size, conditioning: Conditioning) -> Hashable:
-        """Return the weights in use, the shape of the latents and the padded length of the text."""
-        return (self.weights_sha256, self.dtype, *latents[1:], *conditioning.shape)
-
     def schedule(self, width: int, height: int, steps: int) -> Mapping[str, Any]:
         """Return the noise levels before the shift, and the shift `mu` of a picture's size.
 
@@ -147,11 +144,6 @@ class ZImage(WithAutoencoderKL, Adaptable):
             for states, count in zip(torch.split(found.layers[0], 1), counts, strict=True)
         ]
 
-    def refer(self, pictures: Sequence[torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Return nothing: the family reads no references, and the engine refuses them."""
-        del pictures
-        return {}
-
     def convert_lora(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Return a LoRA's tensors by the names of diffusers' layers."""
         return convert_transformer(tensors, ZImageLoraLoaderMixin)
@@ -164,11 +156,6 @@ class ZImage(WithAutoencoderKL, Adaptable):
         It is what `u + s (c - u)` is, but for the last bits. The pipeline's scale is `s - 1`.
         """
         return conditional + (scale - 1.0) * (conditional - unconditional)
-
-    def embed_guidance(self, scale: float) -> Mapping[str, torch.Tensor]:
-        """Return nothing: the transformer reads no guidance scale."""
-        del scale
-        return {}
 
     def predict(
         self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning

@@ -182,7 +182,7 @@ class Stage:
 
 
 def at_most(total: int) -> LimitsFor:
-    """Return limits that let `total` jobs wait, whoever asks."""
+    """Return limits that let `total` jobs wait, no matter who asks."""
     return lambda _: QueueLimits(total)
 
 
